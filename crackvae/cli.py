@@ -1,0 +1,142 @@
+"""The command `crackvae VERB`: parse, call, print tables and one JSON line, give the exit code."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+import pandas as pd
+
+import crackvae
+from crackvae import config as settings
+from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings
+from crackvae.errors import ConfigError, CrackvaeError
+
+# Verb: where its function is, and its settings. Modules are imported when called, so that --help needs no ray or torch.
+VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
+    "partition": ("crackvae.manifest", settings.PartitionConfig),
+    "train": ("crackvae.training", settings.TrainConfig),
+    "calibrate": ("crackvae.evaluation", settings.CalibrateConfig),
+    "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
+    "score": ("crackvae.pipeline", settings.ScoreConfig),
+    "demo": ("crackvae.demo", settings.DemoConfig),
+}
+EXIT_DONE, EXIT_USER, EXIT_INTERRUPTED = 0, 2, 130  # a bug ends with its traceback and 1
+# The folder that Ray copies a submitted job to, and deletes with it.
+JOB_FOLDER = "/runtime_resources/working_dir_files/"
+OUTPUTS = ("out", "model")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit code: 0 done, 2 a mistake of the user or a broken limit, 1 a bug (with its traceback)."""
+    parser = _parser()
+    chosen = vars(parser.parse_args(arguments))
+    verb = chosen.pop("verb")
+    module, config_class = VERBS[verb]
+    try:
+        config = _settings(config_class, chosen)
+        _refuse_lost_output(verb, config)
+        function: Callable[[VerbConfig], Outcome] = getattr(importlib.import_module(module), verb)
+        outcome = function(config)
+    except CrackvaeError as error:
+        print(f"crackvae {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print(f"crackvae {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    _print(outcome)
+    return EXIT_DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line; argparse's own way fills the screen with the usage first."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(EXIT_USER, f"{self.prog}: {message}. See {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="crackvae", description=crackvae.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (_, config_class) in VERBS.items():
+        text = (config_class.__doc__ or "").strip()
+        one = verbs.add_parser(verb, help=text.splitlines()[0], description=text, allow_abbrev=False)
+        one.add_argument("--config", metavar="FILE.toml", help="read settings from a file; flags win over it")
+        annotations = typing.get_type_hints(config_class)
+        for config_field in sorted(fields(config_class), key=lambda one: one.default is not MISSING):
+            _add_flag(one, config_field, annotations[config_field.name])
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", annotation: Any) -> None:
+    options: dict[str, Any] = {"dest": config_field.name, "default": argparse.SUPPRESS}
+    text = config_field.metadata["help"]
+    if annotation is bool:
+        parser.add_argument(flag(config_field.name), action="store_true", help=text, **options)
+        return
+
+    def parse(value: str) -> Any:
+        return parse_value(annotation, value)
+
+    parse.__name__ = getattr(annotation, "__name__", str(annotation))  # argparse names it in its error
+    default = config_field.default
+    if default is MISSING and config_field.default_factory is not MISSING:
+        default = config_field.default_factory()
+    parser.add_argument(flag(config_field.name), type=parse, help=text + _default_text(default), **options)
+
+
+def _default_text(default: Any) -> str:
+    if default is MISSING:
+        return " (required)"
+    if default is None or default == "":
+        return ""
+    if isinstance(default, dict):
+        default = [f"{key}={value}" for key, value in default.items()]
+    text = ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+    return f" (default: {text.replace('%', '%%')})"
+
+
+def _settings(config_class: type[VerbConfig], flags: dict[str, Any]) -> VerbConfig:
+    """Settings from the TOML file, if there is one, and flags over it."""
+    file = flags.pop("config")
+    values = (read_settings(file, config_class) if file else {}) | flags
+    required = [one.name for one in fields(config_class) if one.default is MISSING and one.default_factory is MISSING]
+    missing = [flag(name) for name in required if name not in values]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given. See --help.")
+    return config_class(**values)
+
+
+def _refuse_lost_output(verb: str, config: VerbConfig) -> None:
+    """A submitted job runs in a copy of its folder, which Ray deletes: a relative output would be lost with it."""
+    if JOB_FOLDER not in os.getcwd():
+        return
+    for name in OUTPUTS:
+        place = getattr(config, name, "/")
+        if "://" not in place and not os.path.isabs(place) and not (name == "model" and verb != "train"):
+            raise ConfigError(
+                f"{flag(name)} {place} is relative, and this job's folder is deleted with the job: "
+                "give an absolute path or a URI."
+            )
+
+
+def _print(outcome: Outcome) -> None:
+    """Tables for people, then the summary as one JSON line, always the last."""
+    with pd.option_context("display.width", 160, "display.max_columns", 20, "display.max_colwidth", 80):
+        for title, table in outcome.tables.items():
+            print(
+                f"\n{title}\n{table.to_string(float_format=lambda value: f'{value:.4g}') if len(table) else '(none)'}"
+            )
+    print()
+    print(json.dumps(outcome.summary, allow_nan=False))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Settings: one frozen dataclass a verb, checked when built; a TOML file, then flags. And what a verb returns."""
+
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crackvae.errors import ConfigError
+
+HEADS = ("mse", "top")
+FORMATS = ("parquet", "csv")
+
+
+def setting(text: str, default: Any = MISSING) -> Any:
+    """A field of a settings class with its help text; without a default it is required."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb returns and prints.
+
+    Attributes:
+        summary: JSON values; the last line on standard output.
+        tables: pandas tables by title, in the order in which they are printed.
+    """
+
+    summary: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbConfig:
+    """What every verb takes."""
+
+    quiet: bool = setting("no progress", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(VerbConfig):
+    """Where a verb that needs Ray runs, and how fast. Nothing here changes a score."""
+
+    address: str = setting("Ray cluster to use; default: RAY_ADDRESS, or else a local one for this run", "")
+    gpu: bool = setting("one GPU a worker", False)
+
+    def __post_init__(self) -> None:
+        workers = getattr(self, "workers", None)
+        if workers is not None and workers < 1:
+            raise ConfigError(f"workers={workers} must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig(ClusterConfig):
+    """A verb that sends images through the scoring pipeline."""
+
+    workers: int | None = setting("scoring actors; default: one a CPU, or one a GPU with --gpu", None)
+    batch: int = setting("tiles in one pass through the network", 32)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 1:
+            raise ConfigError(f"batch={self.batch} must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionConfig(VerbConfig):
+    """Split labelled images by group into train, val and test, and an external set; find what leaks between them."""
+
+    images: str = setting("folder, .zip or URI with one subfolder a label")
+    out: str = setting("folder to write manifest.parquet to")
+    labels: dict[str, str] = setting(
+        "FOLDER=LABEL,... with LABEL non_crack or crack",
+        {"Negative": "non_crack", "Positive": "crack", "non_crack": "non_crack", "crack": "crack"},
+    )
+    external: tuple[int, ...] = setting("images of the external set: NON_CRACK,CRACK", (5_000, 15_000))
+    non_crack_split: tuple[int, ...] = setting("internal non_crack images in train,val,test [%%]", (80, 10, 10))
+    crack_split: tuple[int, ...] = setting("internal crack images in val,test [%%]; none are trained on", (10, 90))
+    group_by: str = setting(
+        "what stays on one side of a split: near-duplicate, parent (folder), none (leaks!), or a regular "
+        "expression on the path below --images, whose first group or match is the name",
+        "near-duplicate",
+    )
+    groups: str = setting("CSV with columns image (path below --images) and group, instead of --group-by", "")
+    group_column: str = setting("column of --groups; default: group, or else the last one", "")
+    seed: int = setting("another seed is another split", 0)
+
+    def __post_init__(self) -> None:
+        wrong = sorted(set(self.labels.values()) - {"non_crack", "crack"})
+        if wrong or set(self.labels.values()) != {"non_crack", "crack"}:
+            raise ConfigError(
+                f"labels={_flag_text(self.labels)} must map folders to non_crack and to crack, and to nothing else. "
+                "Try --labels Negative=non_crack,Positive=crack."
+            )
+        if len(self.external) != 2 or min(self.external) < 0:
+            raise ConfigError(f"external={_flag_text(self.external)} must be two counts, such as 5000,15000 or 0,0.")
+        for name, split, parts in (("non-crack", self.non_crack_split, 3), ("crack", self.crack_split, 2)):
+            if len(split) != parts or min(split) < 0 or sum(split) != 100:
+                raise ConfigError(f"{name}-split={_flag_text(split)} must be {parts} percentages that add up to 100.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ClusterConfig):
+    """Train the ConvVAE on the sound images of a manifest. What changes a score is set here and kept with the model."""
+
+    manifest: str = setting("manifest.parquet written by partition")
+    model: str = setting("directory to write the model to; must not exist yet")
+    head: str = setting("score head: mse (mean squared residual) or top (mean of the top 1 %% of them)", "top")
+    epochs: int = setting("passes over the sound images of train", 10)
+    workers: int = setting("data-parallel workers", 1)
+    batch: int = setting("images a step, over all workers", 64)
+    learning_rate: float = setting("of Adam", 1e-3)
+    beta: float = setting("weight of the KL divergence [squared grey level a nat]", 1e-6)
+    latent_dim: int = setting("dimensions of the latent space", 128)
+    channels: tuple[int, ...] = setting("output channels of the stride-2 convolutions", (32, 64, 128, 256))
+    input_px: int = setting("side of a tile at the network's input [px]", 128)
+    tile_px: int = setting("side of a tile in the image [px]", 227)
+    stride_px: int = setting("distance of neighbouring tiles in a large image [px], at most tile_px", 170)
+    percentile: float = setting("of the val non_crack scores: the threshold", 95.0)
+    seed: int = setting("of weights, shuffling and sampling", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "batch", "latent_dim", "tile_px", "stride_px", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name):g} must be greater than 0.")
+        if self.head not in HEADS:
+            raise ConfigError(f"head={self.head} is not one of {', '.join(HEADS)}.")
+        if self.beta < 0:
+            raise ConfigError(f"beta={self.beta:g} must not be negative.")
+        if not self.channels or min(self.channels) < 1:
+            raise ConfigError(f"channels={_flag_text(self.channels)} must be one or more counts, such as 32,64,128.")
+        halvings = 2 ** len(self.channels)
+        if self.input_px < halvings or self.input_px % halvings:
+            raise ConfigError(
+                f"input_px={self.input_px} must be a multiple of {halvings}: {len(self.channels)} convolutions halve "
+                f"it. Try input_px={max(1, self.input_px // halvings) * halvings}."
+            )
+        if self.stride_px > self.tile_px:
+            raise ConfigError(
+                f"stride_px={self.stride_px} must lie in 1..tile_px={self.tile_px}: a larger stride leaves strips "
+                f"of the image unscored. Try stride_px={self.tile_px * 3 // 4}."
+            )
+        check_percentile(self.percentile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(ScoringConfig):
+    """Set a model's threshold from the scores of sound images that it was not trained on."""
+
+    model: str = setting("model directory; its calibration.json is replaced")
+    manifest: str = setting("manifest.parquet: its val non_crack images are scored", "")
+    images: str = setting("or a folder, .zip or URI of sound images only", "")
+    percentile: float = setting("of the sound scores: the threshold", 95.0)
+    max_false_alarm: float | None = setting("or the share of sound images that may be flagged, such as 0.01", None)
+    confidence: float | None = setting("with which --max-false-alarm holds; default: on average", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.manifest) == bool(self.images):
+            raise ConfigError("calibrate needs either --manifest or --images, and not both.")
+        check_percentile(self.percentile)
+        for name in ("max_false_alarm", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name}={value:g} must lie between 0 and 1.")
+        if self.confidence is not None and self.max_false_alarm is None:
+            raise ConfigError("--confidence needs --max-false-alarm: a percentile promises no rate.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ScoringConfig):
+    """Score a labelled split and the external set, and say how well cracks are told from sound concrete."""
+
+    manifest: str = setting("manifest.parquet written by partition")
+    model: str = setting("model directory written by train")
+    out: str = setting("directory to write metrics and predictions to; must not exist yet")
+    split: str = setting("internal split to judge: val or test", "test")
+    resamples: int = setting("bootstrap resamples of the groups, for 95 %% intervals", 1000)
+    seed: int = setting("of the bootstrap", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in ("val", "test"):
+            raise ConfigError(f"split={self.split} must be val or test: train holds no cracks.")
+        if self.resamples < 100:
+            raise ConfigError(f"resamples={self.resamples} must be 100 or more for a 95 % interval.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ScoringConfig):
+    """Score every image below a place once: one row an image, whatever happens to it."""
+
+    images: str = setting("folder, .zip or URI of images")
+    model: str = setting("model directory written by train")
+    out: str = setting("folder of the scores table; a rerun adds what is missing")
+    format: tuple[str, ...] = setting("parquet, or parquet,csv", ("parquet",))
+    group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
+    max_unreadable: str = setting("most unreadable images before the exit code is 2: a count (5) or share (1%%)", "10%")
+    max_unreachable: str = setting("the same for images that storage does not give", "10%")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "parquet" not in self.format or not set(self.format) <= set(FORMATS):
+            raise ConfigError(
+                f"format={_flag_text(self.format)} must be parquet or parquet,csv: a rerun reads Parquet."
+            )
+        limit_of(self.max_unreadable, 0)
+        limit_of(self.max_unreachable, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(VerbConfig):
+    """Draw concrete and cracks, then partition, train, evaluate and score them; print where to look."""
+
+    out: str = setting("folder; each demo makes a new one in it", "demo")
+    images: int = setting("drawn non_crack images; a third as many crack images", 900)
+    epochs: int = setting("of training", 3)
+    seed: int = setting("another seed draws other images", 0)
+
+    def __post_init__(self) -> None:
+        if self.images < 200:
+            raise ConfigError(f"images={self.images} must be 200 or more: fewer calibrate no threshold.")
+
+
+def check_percentile(percentile: float) -> None:
+    if not 50 <= percentile < 100:
+        raise ConfigError(f"percentile={percentile:g} must lie in 50..100 (100 excluded): the published one is 95.")
+
+
+def limit_of(text: str, n_images: int) -> float:
+    """A limit such as `5` (images) or `1%` (of n_images) as a number of images."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1
+    is_share = text.endswith("%")
+    if value < 0 or (is_share and value > 100) or (not is_share and value != int(value)):
+        raise ConfigError(f"{text!r} is no limit: write a count such as 5, or a share such as 1%.")
+    return value / 100 * n_images if is_share else value
+
+
+# ------------------------------------------------------------------------------- from text and TOML to settings
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def parse_value(annotation: Any, text: str) -> Any:
+    """The value of a setting from the text of a flag.
+
+    Raises:
+        ValueError: the text is no value of that type.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is types.UnionType:
+        return parse_value(arguments[0], text)
+    if origin is tuple:
+        return tuple(arguments[0](part) for part in text.split(",") if part)
+    if origin is dict:
+        pairs = [part.split("=") for part in text.split(",") if part]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError("not NAME=VALUE,...")
+        return dict(pairs)
+    return annotation(text)
+
+
+def read_settings(file: str, config_class: type[VerbConfig]) -> dict[str, Any]:
+    """Settings of a verb from a TOML file; keys are flags with or without dashes."""
+    try:
+        values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {file}: {error}. Mend the file, or give the settings as flags.") from error
+    known = {config_field.name: config_field for config_field in fields(config_class)}
+    settings = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"--config {file}: unknown setting {key!r}. Known: {', '.join(sorted(known))}.")
+        settings[name] = _toml_value(file, known[name], value, typing.get_type_hints(config_class)[name])
+    return settings
+
+
+def _toml_value(file: str, config_field: "Field[Any]", value: Any, annotation: Any) -> Any:
+    """TOML's own type where it fits (lists, tables, numbers); a text is read as the flag's text would be."""
+    try:
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        if isinstance(value, Mapping):
+            value = ",".join(f"{key}={item}" for key, item in value.items())
+        if annotation is bool:
+            if not isinstance(value, bool):
+                raise ValueError("not true or false")
+            return value
+        return parse_value(annotation, str(value))
+    except ValueError as error:
+        raise ConfigError(f"--config {file}: {config_field.name} = {value!r} is wrong: {error}.") from error
+
+
+def _flag_text(value: Mapping[str, str] | tuple[Any, ...]) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in value.items())
+    return ",".join(map(str, value))

@@ -1,0 +1,202 @@
+"""Score a labelled split through the pipeline, then metrics and predictions; and calibrate a model on sound images."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from crackvae import calibration, metrics, storage
+from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
+from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
+from crackvae.errors import CalibrationError, ManifestError, StorageError
+from crackvae.manifest import listing_of, load_manifest, with_groups
+from crackvae.model import load_model
+from crackvae.pipeline import new_run, score_rows
+from crackvae.progress import progress
+from crackvae.scoring import Scorer, load_scorer
+from crackvae.session import ray_session
+
+METRICS_FILE, SCORES_FILE = "metrics.json", "evaluation.parquet"
+PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
+
+
+def evaluate(config: EvaluateConfig) -> Outcome:
+    """Judge a model on a split of the internal set and, where the manifest has one, on the external set.
+
+    Returns:
+        Outcome with, for each set, the table of figures with 95 % intervals and the confusion matrix.
+
+    Raises:
+        OutputExists, ManifestError, ModelError, StorageError, ClusterError: with the mend.
+    """
+    started = time.perf_counter()
+    out = storage.absolute(config.out)
+    storage.require_new(out, "--out")
+    manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
+    sets = {"internal": manifest.images(config.split), "external": manifest.images("test", image_set="external")}
+    sets = {name: images for name, images in sets.items() if images.num_rows}
+    for name, images in sets.items():
+        if len(set(images["label"].to_pylist())) < 2:
+            raise ManifestError(f"{config.manifest}: {name} {config.split} lacks one of the labels: partition again.")
+    images = pa.concat_tables(sets.values())
+    scored = _score_all(listing_of(images), scorer, config)
+    _require_scored(scored)
+    for column in ("label", "set", "split"):
+        scored = scored.append_column(column, images[column])
+    leaky = scorer.model.spec.leaky or manifest.leaky
+    results: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    for name in sets:
+        rows = scored.filter(pc.field("set") == name)
+        title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
+        figures, counts = _judge(rows, scorer.calibration.threshold, config)
+        tables |= {f"{title}: figures with 95 % intervals": figures, f"{title}: confusion matrix": counts}
+        results[name] = {
+            "images": rows.num_rows,
+            "figures": figures.to_dict(orient="index"),
+            "confusion": counts.to_dict(orient="index"),
+        }
+    summary = {
+        "verb": "evaluate",
+        "out": out,
+        "model": scorer.model.digest,
+        "head": scorer.model.spec.head,
+        "manifest": manifest.digest,
+        "split": config.split,
+        "leaky": leaky,
+        "threshold": scorer.calibration.threshold,
+        "level": scorer.calibration.level,
+        "sets": results,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    storage.write_folder(out, _files(scored, list(sets), summary))
+    return Outcome(summary, tables)
+
+
+def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig) -> pa.Table:
+    """SCORES_SCHEMA rows of a listing, in its order."""
+    parts = []
+    with ray_session(config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
+        for rows in score_rows(images, scorer, config, new_run()):
+            parts.append(rows)
+            bar.update(rows.num_rows)
+    scored = pa.concat_tables(parts)
+    assert scored["image"].equals(images["image"]), "rows came out in another order than they went in"
+    return scored
+
+
+def _require_scored(scored: pa.Table) -> None:
+    """Raise ManifestError where an image has gone or changed: figures on the rest would mean something else."""
+    failed = scored.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
+    if failed:
+        raise ManifestError(
+            f"{len(failed)} of {scored.num_rows} images cannot be scored, the first {failed[0]['image']}: "
+            f"{failed[0]['error']}. Bring them back, or partition again."
+        )
+
+
+def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    scored = metrics.Scored(
+        is_crack_N=rows["label"].to_numpy() == "crack",
+        scores_N=rows["score"].to_numpy(),
+        groups_N=rows["group"].to_numpy(),
+        threshold=threshold,
+    )
+    figures = metrics.judge(scored, config.resamples, config.seed)
+    return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
+
+
+def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dict[str, bytes]:
+    """Files of an evaluation. The predictions are those of the external set, or else of the internal split."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(scored, sink)
+    files = {SCORES_FILE: sink.getvalue().to_pybytes()}
+    for name in sets:
+        prefix = "internal_" if name == "internal" and len(sets) > 1 else ""
+        for label, file in PREDICTIONS.items():
+            wanted = (pc.field("set") == name) & (pc.field("label") == label)
+            files[prefix + file] = bytes(storage.csv_bytes(_predictions(scored.filter(wanted))))
+    return files | {METRICS_FILE: json.dumps(summary, indent=1).encode()}
+
+
+def _predictions(rows: pa.Table) -> pa.Table:
+    paths = [PurePosixPath(image) for image in rows["image"].to_pylist()]
+    return pa.table(
+        {
+            "folder": [str(path.parent) for path in paths],
+            "file_name": [path.name for path in paths],
+            "prediction": pc.if_else(rows["flagged"], "crack", "non_crack"),
+            "error": rows["score"],
+            "p_value": rows["p_value"],
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------- calibrate
+
+
+def calibrate(config: CalibrateConfig) -> Outcome:
+    """Score sound images and set the model's threshold from them; replaces calibration.json.
+
+    Returns:
+        Outcome with the table `calibration`.
+
+    Raises:
+        CalibrationError: the images cannot carry the promise; calibration.json stays as it was.
+        StorageError, ManifestError, ModelError, ClusterError: with the mend.
+    """
+    model_dir = storage.absolute(config.model)
+    model = load_model(model_dir)
+    if config.manifest:
+        manifest = load_manifest(config.manifest)
+        images, leaky, source = listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack"
+    else:
+        images, leaky, source = _sound_images(config.images), False, "sound image"
+    if not images.num_rows:
+        raise CalibrationError(f"{config.manifest or config.images} holds no sound image to calibrate on.")
+    blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=leaky)
+    scored = _score_all(images, Scorer(model, blank), config)
+    left_out = scored.filter(pc.field("status") != "scored").num_rows
+    if config.manifest or left_out == scored.num_rows:
+        _require_scored(scored)
+    scored = scored.filter(pc.field("status") == "scored")
+    scores_N = np.sort(scored["score"].to_numpy())
+    if config.max_false_alarm is None:
+        threshold = percentile_threshold(scores_N, config.percentile)
+        level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
+    else:
+        threshold = conformal_threshold(scores_N, config.max_false_alarm, config.confidence)
+        sure = f" with confidence {config.confidence:g}" if config.confidence else " on average"
+        level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
+    groups = len(set(scored["group"].to_pylist()))
+    made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
+    storage.write_bytes(storage.join(model_dir, calibration.FILE), calibration.calibration_file(made))
+    summary = {
+        "verb": "calibrate",
+        "model": model_dir,
+        "n": len(scores_N),
+        "groups": groups,
+        "level": level,
+        "threshold": threshold,
+        "left_out": left_out,
+        "leaky": leaky or model.spec.leaky,
+    }
+    table = pd.DataFrame(
+        {"value": [len(scores_N), groups, level, threshold]}, index=["n", "groups", "level", "threshold"]
+    )
+    return Outcome(summary, {"calibration": table})
+
+
+def _sound_images(place: str) -> pa.Table:
+    """Listing of a place that holds sound concrete only, grouped by folder."""
+    listing = storage.list_images(place)
+    if not listing.images.num_rows:
+        raise StorageError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
+    return with_groups(listing, "parent")

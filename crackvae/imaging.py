@@ -1,0 +1,192 @@
+"""Bytes to upright grey pixels, and a photograph to model-sized tiles.
+
+Shape letters: H, W rows and columns of an image; T tiles; P side of a tile at the model's input [px].
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from crackvae.errors import UnreadableImage
+
+# Refuse larger images by their header, before decoding: 100 Mpx is 100 MB of grey pixels in one worker.
+MAX_IMAGE_PX = 100_000_000
+# A smaller image has no texture to judge; a METU image has 227 px.
+MIN_SIDE_PX = 16
+# Sixteen bits are scaled to eight by their full range, whatever part of it the camera used.
+GREY16_PER_GREY8 = 257
+# Below this many tile sides an image is resized whole: cutting a 300 px image into four overlapping tiles of
+# 227 px would show the model mostly the same pixels four times.
+MIN_TILES_TO_CUT = 1.5
+
+# 100 Mpx in tiles of 227 px with stride 170 are 3,460; more than this is a sliver of an image or a wrong setting,
+# and would fill a worker's memory (16 KiB a tile).
+MAX_TILES = 20_000
+
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP")
+EXIF_ORIENTATION = 0x0112
+
+# Our own check on the header comes first and has one limit for every format; Pillow's would only warn.
+Image.MAX_IMAGE_PIXELS = None
+
+# What Pillow's decoders raise on hostile bytes; each of them was seen or is documented, so none is a bug of ours.
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    Image.DecompressionBombError,
+)
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height [px] of the upright image as its header gives them, without decoding a pixel.
+
+    Raises:
+        UnreadableImage: not an image that can be scored.
+    """
+    image = _open(data)
+    return _upright_size(image)
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Upright grey pixels of an image file.
+
+    JPEG, PNG, TIFF, BMP and WebP of any colour mode; colour becomes ITU-R 601 luma (for JPEG its own Y channel),
+    16 bits become 8 by their full range, EXIF rotation is applied, transparency is ignored, and of several frames
+    the first is taken.
+
+    Returns:
+        uint8 (H, W), 0 black to 255 white.
+
+    Raises:
+        UnreadableImage: empty, damaged, no image, too large, too small, or in a format that is not supported.
+    """
+    image = _open(data)
+    try:
+        image.draft("L", image.size)  # JPEG: decode the luma only, at full size
+        grey = _as_grey(image)
+        return np.asarray(ImageOps.exif_transpose(grey) if _orientation(image) > 1 else grey)
+    except DECODER_ERRORS as error:
+        raise UnreadableImage(f"damaged {image.format}: {_first_line(error)}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise UnreadableImage("empty file")
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"ftyphevc"):
+        raise UnreadableImage("HEIC and AVIF are not supported: convert it to JPEG or PNG")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = _upright_size(image)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+    except DECODER_ERRORS as error:
+        raise UnreadableImage(f"damaged header: {_first_line(error)}") from error
+    if width * height > MAX_IMAGE_PX:
+        raise UnreadableImage(f"{width}x{height} px is over the limit of {MAX_IMAGE_PX // 1_000_000} Mpx")
+    if min(width, height) < MIN_SIDE_PX:
+        raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(EXIF_ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _as_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey16 = np.asarray(image).astype(np.int64)
+        if grey16.min() < 0 or grey16.max() > 65_535:
+            raise UnreadableImage(f"pixel values {grey16.min()}..{grey16.max()} lie outside 16 bits")
+        grey = Image.fromarray(((grey16 + GREY16_PER_GREY8 // 2) // GREY16_PER_GREY8).astype(np.uint8))
+        grey.info = image.info  # exif_transpose() reads the orientation from it
+        return grey
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels have no known white: convert it to 8 or 16 bits")
+    return image.convert("L")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# ------------------------------------------------------------------------------------------------------ tiles
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One image as the tiles that the model sees, row by row.
+
+    Attributes:
+        pixels_TPP: uint8 (rows * cols, P, P).
+        rows, cols: the grid of tiles.
+        xs, ys: left edges of the columns and top edges of the rows in the image [px].
+    """
+
+    pixels_TPP: np.ndarray
+    rows: int
+    cols: int
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+
+
+def tile_origins(length_px: int, tile_px: int, stride_px: int) -> tuple[int, ...]:
+    """Start offsets [px] of the tiles along one side of an image.
+
+    Every pixel is covered and no tile leaves the image: the last tile is moved back to the edge instead of padding,
+    because a padded border reconstructs badly and looks like a crack.
+    """
+    assert tile_px <= length_px, "cut() never asks for a tile larger than the image"
+    last = length_px - tile_px
+    return tuple(sorted({*range(0, last, stride_px), last}))
+
+
+def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> Tiles:
+    """Cut an image into square tiles and resize each, antialiased, to the model's input.
+
+    An image under MIN_TILES_TO_CUT tiles along both sides is one tile, resized whole. In an image narrower than one
+    tile the tiles are as wide as the image, and the stride shrinks with them.
+
+    Args:
+        pixels_HW: uint8 (H, W).
+        tile_px: side of a tile in the image [px].
+        stride_px: distance of neighbouring tiles in the image [px].
+        input_px: side P of a tile at the model's input [px].
+
+    Raises:
+        UnreadableImage: more than MAX_TILES tiles.
+    """
+    height, width = pixels_HW.shape
+    image = Image.fromarray(pixels_HW)
+    if max(height, width) < MIN_TILES_TO_CUT * tile_px:
+        whole = image.resize((input_px, input_px), Image.Resampling.BILINEAR)
+        return Tiles(np.asarray(whole)[None], 1, 1, (0,), (0,))
+    side = min(tile_px, height, width)
+    stride = max(1, stride_px * side // tile_px)
+    xs, ys = tile_origins(width, side, stride), tile_origins(height, side, stride)
+    if len(xs) * len(ys) > MAX_TILES:
+        raise UnreadableImage(f"{width}x{height} px would be {len(xs) * len(ys)} tiles: {MAX_TILES} at most")
+    pixels_TPP = np.empty((len(ys) * len(xs), input_px, input_px), np.uint8)
+    boxes = ((x, y, x + side, y + side) for y in ys for x in xs)
+    for tile_PP, box in zip(pixels_TPP, boxes, strict=True):
+        tile_PP[:] = np.asarray(image.resize((input_px, input_px), Image.Resampling.BILINEAR, box=box))
+    return Tiles(pixels_TPP, len(ys), len(xs), xs, ys)

@@ -1,0 +1,399 @@
+"""Labelled images to splits by group, with checks for what leaks between them; and what a rerun still has to score."""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from crackvae import storage
+from crackvae.config import Outcome, PartitionConfig
+from crackvae.duplicates import Fingerprint, fingerprint, same_picture
+from crackvae.errors import ConfigError, LeakError, ManifestError, StorageError, UnreadableImage
+from crackvae.progress import progress, say
+
+FILE = "manifest.parquet"
+LEFT_OUT_FILE = "left_out.csv"
+# Sides of the fences that no picture may stand on two of, in the order in which groups are dealt to them.
+SIDES = ("external", "test", "val", "train")
+METADATA_KEY = b"crackvae"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A loaded manifest.
+
+    Attributes:
+        table: MANIFEST_SCHEMA.
+        leaky: copies of a picture are allowed on both sides of a split (the published random split).
+        digest: sha256 of the file.
+    """
+
+    table: pa.Table
+    leaky: bool
+    digest: str
+
+    def images(self, split: str, label: str | None = None, image_set: str = "internal") -> pa.Table:
+        """The rows of one split (and label), in the order of the manifest."""
+        wanted = (pc.field("set") == image_set) & (pc.field("split") == split)
+        return self.table.filter(wanted if label is None else wanted & (pc.field("label") == label))
+
+
+def partition(config: PartitionConfig) -> Outcome:
+    """Read every labelled image once, split by group, look for leaks, write manifest.parquet.
+
+    Returns:
+        Outcome with the tables `images` (counts by split and label) and `leaks`.
+
+    Raises:
+        StorageError, ArchiveError, ManifestError, LeakError, OutputExists: with the mend.
+    """
+    out = storage.absolute(config.out)
+    place = storage.join(out, FILE)
+    storage.require_new(place, "--out")
+    listing = storage.list_images(config.images)
+    names = [storage.relative(image, listing.root) for image in listing.images["image"].to_pylist()]
+    if not names:
+        raise ManifestError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
+    labels = [label_of(name, config.labels) for name in names]
+    _check_sizes(Counter(labels), config.external)
+    say(f"{len(names)} images in {listing.root}", quiet=config.quiet)
+    prints, left_out = _fingerprints(listing.images, quiet=config.quiet)
+    kept = [number for number, one in enumerate(prints) if one is not None]
+    table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
+    readable = [one for one in prints if one is not None]
+    pictures = same_picture(np.stack([one.thumb_SS for one in readable]))
+    groups, merged = _groups(table["name"].to_pylist(), pictures, config)
+    is_crack = np.array([labels[k] == "crack" for k in kept])
+    sides = deal(groups, is_crack, _needs(is_crack, config), str(config.seed))
+    leaks, leaking = _leaks(sides, np.array([one.sha256 for one in readable]), pictures)
+    leaky = config.group_by == "none" and not config.groups
+    if leaking and not leaky:
+        raise LeakError(f"{leaking} images have a copy on another side of a split: a bug in the grouping.")
+    dealt = sides != ""
+    left_out += [
+        (table["name"][int(k)].as_py(), "a crack image of a group that is trained on") for k in np.flatnonzero(~dealt)
+    ]
+    manifest = _manifest_table(listing.images.take(kept), readable, labels, kept, groups, sides).filter(pa.array(dealt))
+    counts = _counts(manifest)
+    notes = {"leaky": leaky, "leaking_images": leaking, "group_by": config.groups or config.group_by}
+    metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": listing.root}).encode()}
+    if left_out:
+        rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
+        storage.write_bytes(storage.join(out, LEFT_OUT_FILE), storage.csv_bytes(rows))
+    storage.write_table(place, manifest.replace_schema_metadata(metadata))
+    return Outcome(
+        {
+            "verb": "partition",
+            "manifest": place,
+            **notes,
+            "groups": len(np.unique(groups[dealt])),
+            "merged_groups": merged,
+            "images": manifest.num_rows,
+            "left_out": len(left_out),
+            "skipped_files": listing.skipped,
+            "counts": counts.to_dict(orient="index"),
+        },
+        {
+            "images": counts,
+            f"leaks ({'leaky: allowed by --group-by none' if leaky else 'none allowed'})": leaks,
+        },
+    )
+
+
+def label_of(name: str, labels: dict[str, str]) -> str:
+    """non_crack or crack: what the one folder on the path that is a label's name stands for.
+
+    Args:
+        name: path below the listed place, `Negative/bridge-7/1.jpg` or `bridge-7/Negative/1.jpg`.
+        labels: folder name to label.
+    """
+    found = {labels[part] for part in PurePosixPath(name).parts[:-1] if part in labels}
+    if len(found) != 1:
+        first = PurePosixPath(name).parts[0] if len(PurePosixPath(name).parts) > 1 else "no folder"
+        raise ManifestError(
+            f"{name} lies in {'the folders of both labels' if found else first + ', which is no label'} "
+            f"(known: {', '.join(labels)}). Name the folders: --labels FOLDER=non_crack,FOLDER=crack."
+        )
+    return found.pop()
+
+
+def _check_sizes(counts: Counter[str], external: Sequence[int]) -> None:
+    for label, wanted in zip(("non_crack", "crack"), external, strict=True):
+        if counts[label] <= wanted:
+            raise ManifestError(
+                f"{counts['non_crack']} non_crack and {counts['crack']} crack images are too few for an external set "
+                f"of {external[0]} non_crack and {external[1]} crack. Give --external 0,0, or smaller counts."
+                if counts[label]
+                else f"no image is labelled {label}: check --images, and --labels FOLDER=non_crack,FOLDER=crack."
+            )
+
+
+def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
+    """Fingerprint of every image, None where it cannot be read; those by name with the reason."""
+
+    def one(image: str, error: str) -> Fingerprint | str:
+        try:
+            return error or fingerprint(storage.read_image(image))
+        except UnreadableImage as problem:
+            return str(problem)
+        except OSError as problem:
+            raise StorageError(f"cannot read {image}: {storage.reason(problem)}. Run it again.") from problem
+
+    names, errors = images["image"].to_pylist(), images["error"].to_pylist()
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
+        found = []
+        for result in pool.map(one, names, errors):
+            found.append(result)
+            bar.update()
+    left_out = [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)]
+    if len(left_out) == len(names):
+        raise ManifestError(f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}.")
+    return [None if isinstance(result, str) else result for result in found], left_out
+
+
+# ----------------------------------------------------------------------------------------------------- groups
+
+
+def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
+    """Group of an image by its path: `none` (itself), `parent` (its folder, without labels) or a regular expression."""
+    if group_by == "none":
+        return name
+    if group_by == "parent":
+        return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in labels)
+    try:
+        match = re.search(group_by, name)
+    except re.error as error:
+        raise ConfigError(f"--group-by {group_by} is no regular expression: {error}.") from error
+    if match is None:
+        raise ManifestError(f"--group-by {group_by} matches nothing in {name}: every image needs a group.")
+    return match[1] if match.re.groups and match[1] is not None else match[0]
+
+
+def with_groups(listing: storage.Listing, group_by: str) -> pa.Table:
+    """LISTING_SCHEMA and the group of each image by its path below the listed place."""
+    names = (storage.relative(image, listing.root) for image in listing.images["image"].to_pylist())
+    return listing.images.append_column("group", pa.array([group_of(name, group_by) for name in names], pa.string()))
+
+
+def _groups(names: list[str], pictures: np.ndarray, config: PartitionConfig) -> tuple[np.ndarray, int]:
+    """Group of every image, and how many groups were merged because they share a picture."""
+    if config.groups:
+        named = _groups_from_csv(names, config.groups, config.group_column)
+    elif config.group_by == "near-duplicate":
+        named = [names[first] for first in pictures]
+    else:
+        named = [group_of(name, config.group_by, config.labels) for name in names]
+    if config.group_by == "none" and not config.groups:
+        return np.array(named), 0
+    values, group_N = np.unique(named, return_inverse=True)
+    graph = coo_array((np.ones(len(names)), (group_N, group_N[pictures])), shape=(len(values), len(values)))
+    n_merged, component = connected_components(graph, directed=False)
+    first_of_component = np.unique(component, return_index=True)[1]
+    return values[first_of_component][component][group_N], len(values) - n_merged
+
+
+def _groups_from_csv(names: list[str], place: str, column: str) -> list[str]:
+    try:
+        rows = pd.read_csv(pa.BufferReader(storage.read_bytes(place)), dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{place} is no CSV table: {error}. It needs the columns image and group.") from error
+    column = column or ("group" if "group" in rows else rows.columns[-1])
+    if "image" not in rows or column not in rows or column == "image":
+        raise ManifestError(
+            f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and {column}. "
+            "Name the column of the groups: --group-column."
+        )
+    group_of_image = dict(zip(rows["image"], rows[column], strict=True))
+    missing = [name for name in names if not group_of_image.get(name)]
+    if missing:
+        raise ManifestError(
+            f"{len(missing)} of {len(names)} images have no group in {place}, the first {missing[0]}: "
+            "its column image must hold paths below --images."
+        )
+    return [group_of_image[name] for name in names]
+
+
+# ----------------------------------------------------------------------------------------------------- splits
+
+
+def _needs(is_crack: np.ndarray, config: PartitionConfig) -> dict[str, list[int]]:
+    """Wanted non_crack and crack images of each side."""
+    external = list(config.external)
+    n_sound, n_crack = int((~is_crack).sum()) - external[0], int(is_crack.sum()) - external[1]
+    val = [round(n_sound * config.non_crack_split[1] / 100), round(n_crack * config.crack_split[0] / 100)]
+    test = [round(n_sound * config.non_crack_split[2] / 100), n_crack - val[1]]
+    return {"external": external, "test": test, "val": val, "train": [n_sound - val[0] - test[0], 0]}
+
+
+def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], salt: str) -> np.ndarray:
+    """Deal whole groups to the sides of the split: each to the first of SIDES that still has room for all of it.
+
+    The order of the groups is that of a hash of their names, so it is even, repeatable, and independent of the order
+    of the files. With one image a group the wanted numbers are met exactly; else as nearly as the groups allow: a group
+    that fits nowhere is trained on. Crack images of a group that is trained on are left out, because they could neither
+    be trained on nor, with their neighbours in train, be judged.
+
+    Args:
+        groups: names (N,).
+        is_crack: bool (N,).
+        needs: wanted non_crack and crack images of each side.
+        salt: another salt is another split.
+
+    Returns:
+        side of each image (N,), "" where it is left out.
+    """
+    names, group_N = np.unique(groups, return_inverse=True)
+    counts = np.stack([np.bincount(group_N, ~is_crack, len(names)), np.bincount(group_N, is_crack, len(names))], 1)
+    order = sorted(range(len(names)), key=lambda number: hashlib.sha256(f"{salt}/{names[number]}".encode()).digest())
+    room = {side: np.array(needs[side]) for side in SIDES}
+    side_of_group = np.empty(len(names), dtype=object)
+    for number in order:
+        fitting = (side for side in SIDES[:-1] if (counts[number] <= room[side]).all())
+        side = next(fitting, "train" if counts[number][0] else max(("test", "val"), key=lambda name: room[name][1]))
+        side_of_group[number] = side
+        room[side] = room[side] - counts[number]
+    sides = side_of_group[group_N].astype(str)
+    _check_sides(sides, is_crack, len(names))
+    return np.where(is_crack & (sides == "train"), "", sides)
+
+
+def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int) -> None:
+    for side, label, present in (
+        ("train", "non_crack", ~is_crack),
+        ("val", "non_crack", ~is_crack),
+        ("test", "non_crack", ~is_crack),
+        ("test", "crack", is_crack),
+    ):
+        if not (present & (sides == side)).any():
+            raise ManifestError(
+                f"{n_groups} groups of {len(sides)} images leave no {label} image for {side}: "
+                "give more images or finer groups (--group-by), or another share (--non-crack-split, --crack-split)."
+            )
+
+
+def _leaks(sides: np.ndarray, sha256: np.ndarray, pictures: np.ndarray) -> tuple[pd.DataFrame, int]:
+    """How many images of each side have a copy on another; and how many images of val, test and external do at all."""
+    rows, leaking = {}, np.zeros(len(sides), bool)
+    for behind, before in (
+        ("val", "train"), ("test", "train"), ("test", "val"),
+        ("external", "train"), ("external", "val"), ("external", "test"),
+    ):  # fmt: skip
+        copies = [(sides == behind) & np.isin(key, key[sides == before]) for key in (sha256, pictures)]
+        leaking |= copies[1]
+        rows[f"{behind} images with a copy in {before}"] = [int(copy.sum()) for copy in copies]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["identical bytes", "same picture"])
+    return table, int(leaking.sum())
+
+
+def _manifest_table(
+    images: pa.Table,
+    prints: list[Fingerprint],
+    labels: list[str],
+    kept: list[int],
+    groups: np.ndarray,
+    sides: np.ndarray,
+) -> pa.Table:
+    external = sides == "external"
+    columns = {
+        "image": images["image"],
+        "label": [labels[k] for k in kept],
+        "group": groups.tolist(),
+        "set": np.where(external, "external", "internal").tolist(),
+        "split": np.where(external, "test", sides).tolist(),
+        "sha256": [one.sha256 for one in prints],
+        "width": [one.width for one in prints],
+        "height": [one.height for one in prints],
+        "bytes": images["bytes"],
+    }
+    return pa.table(columns).cast(storage.MANIFEST_SCHEMA)
+
+
+def _counts(manifest: pa.Table) -> pd.DataFrame:
+    """Images by set and split (rows) and label (columns)."""
+    side = pc.binary_join_element_wise(manifest["set"], manifest["split"], " ").to_pandas()
+    counts = pd.crosstab(side, manifest["label"].to_pandas())
+    order = [
+        name for name in ("internal train", "internal val", "internal test", "external test") if name in counts.index
+    ]
+    return counts.reindex(index=order, columns=["non_crack", "crack"], fill_value=0).rename_axis(
+        index=None, columns=None
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def load_manifest(place: str) -> Manifest:
+    """A manifest that keeps its promises.
+
+    Raises:
+        StorageError: missing, not whole, other columns.
+        ManifestError: unknown labels or splits, an image twice, a crack image to train on.
+        LeakError: a group or a file on two sides, in a manifest that does not say `leaky`.
+    """
+    place = storage.absolute(place)
+    data = storage.read_bytes(place)
+    table = storage.read_table(place, storage.MANIFEST_SCHEMA)
+    try:
+        leaky = bool(json.loads((table.schema.metadata or {})[METADATA_KEY])["leaky"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ManifestError(f"{place} was not written by crackvae partition: run it again.") from error
+    rows = table.to_pandas()
+    for column, known in (
+        ("label", {"non_crack", "crack"}),
+        ("set", {"internal", "external"}),
+        ("split", {"train", "val", "test"}),
+    ):
+        unknown = set(rows[column]) - known
+        if unknown:
+            raise ManifestError(f"{place} has the {column} {sorted(map(str, unknown))[0]!r}: only {sorted(known)}.")
+    if rows["image"].duplicated().any():
+        raise ManifestError(
+            f"{place} names {rows['image'][rows['image'].duplicated()].iloc[0]} twice: partition again."
+        )
+    trained_cracks = rows[(rows["split"] == "train") & (rows["label"] == "crack")]
+    if len(trained_cracks):
+        raise ManifestError(f"{place} trains on the crack image {trained_cracks['image'].iloc[0]}: only non_crack may.")
+    side = rows["set"].where(rows["set"] == "external", rows["split"])
+    for key in ("group", "sha256"):
+        crossing = side.groupby(rows[key]).nunique() > 1
+        if crossing.any() and not leaky:
+            raise LeakError(
+                f"{place} has the {key} {crossing[crossing].index[0]} on both sides of a split: partition again."
+            )
+    return Manifest(table, leaky, hashlib.sha256(data).hexdigest())
+
+
+def listing_of(images: pa.Table) -> pa.Table:
+    """LISTING_SCHEMA and group of rows of a manifest, for what reads images; their time is not known."""
+    n = images.num_rows
+    listing = images.select(["image", "group", "bytes"])
+    listing = listing.append_column("modified", pa.array([0] * n, storage.LISTING_SCHEMA.field("modified").type))
+    return listing.append_column("error", pa.array([""] * n, pa.string()))
+
+
+def still_to_score(images: pa.Table, done: pa.Table, model: str) -> pa.Table:
+    """Images that this model has not finished, by name.
+
+    Finished is scored or unreadable. An unreachable image comes again, and so does one of another size or time.
+
+    Args:
+        images: LISTING_SCHEMA.
+        done: at least image, bytes, modified, model and status of SCORES_SCHEMA.
+        model: digest.
+    """
+    finished = done.filter((pc.field("model") == model) & (pc.field("status") != "unreachable"))
+    key = ["image", "bytes", "modified"]
+    return images.join(finished.select(key), key, join_type="left anti").sort_by("image")

@@ -1,0 +1,127 @@
+"""How well scores tell cracks from sound images: ranking, rates at a false-alarm rate, intervals over groups.
+
+Shape letters: N images, K operating points, R resamples.
+A crack is the positive class. An image is flagged when score > threshold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+# False-alarm rates at which recall is reported: what a night of mostly sound images can afford.
+FALSE_ALARM_RATES = (0.01, 0.001)
+# Share of cracked images for which average precision is stated: a real night, not a half-cracked benchmark.
+PREVALENCE = 0.01
+INTERVAL = 0.95
+
+RANKING_NAMES = (
+    "roc_auc",
+    "recall_at_1%_false_alarms",
+    "recall_at_0.1%_false_alarms",
+    "average_precision_at_1%_prevalence",
+)
+THRESHOLD_NAMES = ("precision", "recall", "f1", "false_alarm_rate")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Labelled scores of one set of images.
+
+    Attributes:
+        is_crack_N: bool (N,).
+        scores_N: float (N,), larger is more crack-like.
+        groups_N: (N,), the unit of resampling.
+        threshold: an image is flagged when its score is greater.
+    """
+
+    is_crack_N: np.ndarray
+    scores_N: np.ndarray
+    groups_N: np.ndarray
+    threshold: float
+
+    def __post_init__(self) -> None:
+        assert np.isfinite(self.scores_N).all(), "unreadable images have no score; refuse them before"
+        assert 0 < self.is_crack_N.sum() < len(self.is_crack_N), "both labels are needed; refuse before"
+
+
+def operating_points(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np.ndarray) -> tuple[np.ndarray, ...]:
+    """False-alarm rate and recall at every threshold that separates two scores, from none flagged to all flagged.
+
+    Args:
+        weights_N: float (N,), how often each image counts; both labels need a positive sum.
+
+    Returns:
+        false_alarm_K, recall_K: float (K,), non-decreasing from 0 to 1.
+    """
+    order = np.argsort(-scores_N, kind="stable")
+    last_of_ties = np.flatnonzero(np.diff(scores_N[order], append=-np.inf))
+    cracks, sound = weights_N * is_crack_N, weights_N * ~is_crack_N
+    recall_K = np.r_[0, np.cumsum(cracks[order])[last_of_ties]] / cracks.sum()
+    false_alarm_K = np.r_[0, np.cumsum(sound[order])[last_of_ties]] / sound.sum()
+    return false_alarm_K, recall_K
+
+
+def ranking(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """The figures of RANKING_NAMES, none of which needs a threshold.
+
+    Recall at a rate is that of the lowest threshold whose false-alarm rate does not exceed it. Average precision is
+    the sum of precision times gained recall, with precision restated for PREVALENCE.
+
+    Source: Fawcett, An introduction to ROC analysis (2006).
+    """
+    false_alarm_K, recall_K = operating_points(is_crack_N, scores_N, weights_N)
+    recalls = [recall_K[np.searchsorted(false_alarm_K, rate + 1e-12, side="right") - 1] for rate in FALSE_ALARM_RATES]
+    gained_K = np.diff(recall_K)
+    found, wrong = PREVALENCE * recall_K[1:][gained_K > 0], (1 - PREVALENCE) * false_alarm_K[1:][gained_K > 0]
+    average_precision = gained_K[gained_K > 0] @ (found / (found + wrong))
+    return np.array([np.trapezoid(recall_K, false_alarm_K), *recalls, average_precision])
+
+
+def at_threshold(is_crack_N: np.ndarray, flagged_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """The figures of THRESHOLD_NAMES; precision and F1 are 0 where nothing is flagged."""
+    cracks_N, sound_N = weights_N * is_crack_N, weights_N * ~is_crack_N
+    hits, alarms = cracks_N @ flagged_N, sound_N @ flagged_N
+    precision = hits / (hits + alarms) if hits + alarms else 0.0
+    f1 = 2 * hits / (hits + alarms + cracks_N.sum())
+    return np.array([precision, hits / cracks_N.sum(), f1, alarms / sound_N.sum()])
+
+
+def figures(scored: Scored, weights_N: np.ndarray) -> np.ndarray:
+    """All figures, in the order of RANKING_NAMES and THRESHOLD_NAMES."""
+    flagged_N = scored.scores_N > scored.threshold
+    ranks = ranking(scored.is_crack_N, scored.scores_N, weights_N)
+    return np.concatenate([ranks, at_threshold(scored.is_crack_N, flagged_N, weights_N)])
+
+
+def judge(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
+    """Every figure with its percentile bootstrap interval over groups.
+
+    Groups, not images, are drawn with replacement: images of one wall succeed and fail together. A resample without
+    both labels is drawn again.
+
+    Returns:
+        one row a figure: value, low, high.
+
+    Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8 on clustered data.
+    """
+    rng = np.random.default_rng(seed)
+    _, group_N = np.unique(scored.groups_N, return_inverse=True)
+    n_groups = group_N.max() + 1
+    draws: list[np.ndarray] = []
+    while len(draws) < resamples:
+        weights_N = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))[group_N].astype(float)
+        if (weights_N * scored.is_crack_N).any() and (weights_N * ~scored.is_crack_N).any():
+            draws.append(figures(scored, weights_N))
+    low, high = np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+    value = figures(scored, np.ones(len(scored.scores_N)))
+    return pd.DataFrame({"value": value, "low": low, "high": high}, index=[*RANKING_NAMES, *THRESHOLD_NAMES])
+
+
+def confusion(is_crack_N: np.ndarray, flagged_N: np.ndarray) -> pd.DataFrame:
+    """Counts with the truth in rows and the decision in columns, both named."""
+    names: Sequence[str] = ("non_crack", "crack")
+    counts = confusion_matrix(is_crack_N, flagged_N, labels=[False, True])
+    return pd.DataFrame(counts, index=[f"is {name}" for name in names], columns=["passed", "flagged"])

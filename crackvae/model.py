@@ -1,0 +1,183 @@
+"""The ConvVAE, its loss, and the model directory that holds all that changes a score, under one digest.
+
+Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent dimensions, C channels.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crackvae import storage
+from crackvae.errors import ModelError, StorageError
+
+WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "training.json"
+# Changes whenever an older crackvae could misread the files.
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What changes a score, apart from the weights: the content of model.json.
+
+    Attributes:
+        input_px: side P of a tile at the network's input [px].
+        channels: output channels of the stride-2 convolutions.
+        latent_dim: Z.
+        tile_px, stride_px: side and distance of tiles in the image [px].
+        head: score head, mse or top.
+        beta: weight of the KL divergence in training [squared grey level a nat].
+        seed: of the training.
+        manifest: digest of the manifest trained on.
+        leaky: that manifest allows copies on both sides of its splits.
+    """
+
+    input_px: int
+    channels: tuple[int, ...]
+    latent_dim: int
+    tile_px: int
+    stride_px: int
+    head: str
+    beta: float
+    seed: int
+    manifest: str
+    leaky: bool
+
+
+class ConvVAE(nn.Module):
+    """Convolutional variational autoencoder of grey tiles in [0, 1].
+
+    Stride-2 convolutions halve the tile, two linear layers give mean and log-variance of the posterior, and transposed
+    convolutions mirror the way back to a sigmoid.
+
+    Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014).
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        widths = (1, *spec.channels)
+        pairs = list(pairwise(widths))
+        self.side = spec.input_px >> len(spec.channels)
+        features = widths[-1] * self.side**2
+        self.encoder = nn.Sequential(*[layer for a, b in pairs for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())])
+        self.mu = nn.Linear(features, spec.latent_dim)
+        self.logvar = nn.Linear(features, spec.latent_dim)
+        self.expand = nn.Linear(spec.latent_dim, features)
+        up = [layer for a, b in reversed(pairs) for layer in (nn.ReLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
+        self.decoder = nn.Sequential(*up, nn.Sigmoid())
+
+    def encode(self, tiles_B1PP: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, Z) of the posterior."""
+        features = self.encoder(tiles_B1PP).flatten(1)
+        return self.mu(features), self.logvar(features)
+
+    def decode(self, z_BZ: Tensor) -> Tensor:
+        """Reconstruction (B, 1, P, P) in (0, 1)."""
+        features = self.expand(z_BZ)
+        return self.decoder(features.view(len(z_BZ), -1, self.side, self.side))  # type: ignore[no-any-return]
+
+    def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, mean and log-variance. With noise z is drawn (training), without it z = mu (scoring)."""
+        mu_BZ, logvar_BZ = self.encode(tiles_B1PP)
+        z_BZ = mu_BZ if noise_BZ is None else mu_BZ + noise_BZ * (0.5 * logvar_BZ).exp()
+        return self.decode(z_BZ), mu_BZ, logvar_BZ
+
+
+def squared_error(tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
+    """Mean squared error of each tile over its pixels, float (B,) [squared grey level, black 0 to white 1]."""
+    return (tiles_B1PP - reconstruction_B1PP).square().mean(dim=(1, 2, 3))
+
+
+def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
+    """KL divergence of each tile's posterior N(mu, diag(exp(logvar))) from N(0, I), float (B,) [nats].
+
+    Never negative; 0 exactly where mu = 0 and logvar = 0.
+
+    Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014), appendix B.
+    """
+    return 0.5 * (mu_BZ.square() + logvar_BZ.exp() - 1 - logvar_BZ).sum(dim=1)
+
+
+def to_input(tiles_BPP: Tensor) -> Tensor:
+    """uint8 (B, P, P) to the network's input: float32 (B, 1, P, P) in [0, 1], channels last."""
+    return (tiles_BPP.unsqueeze(1).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+# -------------------------------------------------------------------------------------------- model directory
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model directory, without its calibration.
+
+    Attributes:
+        spec: content of model.json.
+        network: in evaluation mode, on the CPU.
+        digest: of spec and weights; the same for two models exactly if their scores are.
+    """
+
+    spec: ModelSpec
+    network: ConvVAE
+    digest: str
+
+
+def model_digest(spec: ModelSpec, weights: dict[str, Tensor]) -> str:
+    """Hash of all that changes a score; of the numbers, not of the file, whose bytes depend on the torch version."""
+    sha256 = hashlib.sha256(json.dumps({"format": FORMAT, **asdict(spec)}, sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def model_files(spec: ModelSpec, weights: dict[str, Tensor], training: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a model directory, all but its calibration."""
+    file = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
+    description = {"format": FORMAT, **asdict(spec), "digest": model_digest(spec, weights)}
+    return {
+        WEIGHTS_FILE: file.getvalue(),
+        TRAINING_FILE: json.dumps(training, indent=1).encode(),
+        MODEL_FILE: json.dumps(description, indent=1).encode(),
+    }
+
+
+def load_model(model_dir: str) -> Model:
+    """Load a model directory; its weights are read as numbers only, so a file from a stranger runs no code.
+
+    Raises:
+        ModelError: missing, damaged, of another version, or altered since it was written.
+    """
+    model_dir = storage.absolute(model_dir)
+    again = "Copy the whole directory again, or train it again."
+    try:
+        description = json.loads(storage.read_bytes(storage.join(model_dir, MODEL_FILE)))
+        data = storage.read_bytes(storage.join(model_dir, WEIGHTS_FILE))
+    except StorageError as error:
+        raise ModelError(f"{model_dir} is no model directory: {error} Write one with crackvae train.") from error
+    except ValueError as error:
+        raise ModelError(f"{storage.join(model_dir, MODEL_FILE)} is damaged: {error}. {again}") from error
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise ModelError(
+            f"{model_dir} was written in format {found} by another version of crackvae; this one reads {FORMAT}. "
+            "Train it again, or install the version that wrote it."
+        )
+    try:
+        known = {spec_field.name: description[spec_field.name] for spec_field in fields(ModelSpec)}
+        spec = ModelSpec(**known | {"channels": tuple(known["channels"])})
+        network = ConvVAE(spec)
+        network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{model_dir} is damaged: {storage.reason(error)}. {again}") from error
+    digest = model_digest(spec, network.state_dict())
+    if digest != description.get("digest"):
+        raise ModelError(f"{model_dir} was altered since it was written: its digest does not fit. {again}")
+    return Model(spec, network.eval(), digest)

@@ -1,0 +1,135 @@
+"""The Ray session of one verb: connect, keep Ray's chatter out of sight, say in one line what failed."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext, Dataset
+from ray.exceptions import RayError, RayTaskError
+
+from crackvae.config import ClusterConfig
+from crackvae.errors import ClusterError, CrackvaeError
+from crackvae.progress import say
+
+# No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
+STALL_S = 1800
+RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
+
+
+@contextmanager
+def ray_session(config: ClusterConfig) -> Iterator[None]:
+    """Connect to a Ray cluster for the time of the block.
+
+    `address` of the settings, or RAY_ADDRESS, or a cluster of this machine's own that ends with the block. A session
+    that the caller has started (a notebook, a test) is used and left running.
+
+    Raises:
+        ClusterError: no cluster at that address, or Ray itself failed; a CrackvaeError of a worker as it is.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(config)
+    try:
+        if ours:
+            with _core_log_in_a_file():
+                yield
+        else:
+            yield
+    except RayTaskError as error:
+        # A mistake of the user is as plain on a worker as here; a bug keeps its traceback, the worker's own.
+        if isinstance(error.cause, CrackvaeError):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise ClusterError(f"Ray failed: {_first_line(error)}. Its logs: {log_folder()}. Run it again.") from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    # "auto" and addresses come from the user; an address file that a dead head left behind must not be picked up.
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    dashboard = False if address == "local" else None
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new default, which Ray else announces
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
+            "or unset RAY_ADDRESS to use this machine alone."
+        ) from error
+    for name in RAY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    say(f"Ray: {_resources()}; logs in {log_folder()}", quiet=config.quiet)
+
+
+@contextmanager
+def _core_log_in_a_file() -> Iterator[None]:
+    """Send what Ray's C++ core prints on the process's standard error to its log folder instead.
+
+    The core has no setting for it that would not also empty the log files of a local cluster. Python's own standard
+    error, with progress and tracebacks, stays where it was.
+    """
+    terminal = os.dup(2)
+    python_stderr = sys.stderr
+    try:
+        with open(os.path.join(log_folder(), "crackvae-driver.err"), "ab") as log:
+            os.dup2(log.fileno(), 2)
+        if _is_descriptor_2(python_stderr):
+            sys.stderr = open(terminal, "w", buffering=1, closefd=False)  # noqa: SIM115, closed below as `terminal`
+        yield
+    finally:
+        sys.stderr = python_stderr
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _is_descriptor_2(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # a notebook's stream, or a test's
+        return False
+
+
+def _resources() -> str:
+    resources = ray.cluster_resources()
+    return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {len(ray.nodes())} node(s)"
+
+
+def dataset_of(images: pa.Table, per_block: int) -> Dataset:
+    """Rows that lie in the object store from the start, in blocks of `per_block`, and keep their order.
+
+    No read task is needed, which would wait for ever for a CPU that the actors of a pool hold.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = STALL_S
+    return ray.data.from_arrow([images.slice(start, per_block) for start in range(0, images.num_rows, per_block)])
+
+
+def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
+    """Run a dataset and hand out its blocks as they come."""
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def log_folder() -> str:
+    """Where Ray writes the logs of its workers, on the node of the driver."""
+    if not ray.is_initialized():
+        return "/tmp/ray/session_latest/logs"
+    node = ray._private.worker._global_node
+    return str(node.get_logs_dir_path()) if node else "/tmp/ray/session_latest/logs"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

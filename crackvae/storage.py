@@ -1,0 +1,540 @@
+"""The only file-system code: list, read with retry, write whole; the schemas of the tables.
+
+A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `file://`). A `.zip` is read in place: its entry
+`Negative/1.jpg` is the image `/data/metu.zip!/Negative/1.jpg`. Nothing is ever extracted.
+"""
+
+import errno
+import functools
+import os
+import re
+import shutil
+import stat
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from crackvae.errors import ArchiveError, ConfigError, OutputExists, StorageError, UnreadableImage
+
+LISTING_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),  # path or URI
+        ("bytes", pa.int64()),
+        ("modified", pa.timestamp("us", tz="UTC")),
+        ("error", pa.string()),  # why it cannot be opened at all; "" for nearly every image
+    ]
+)
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("label", pa.string()),  # non_crack | crack
+        ("group", pa.string()),
+        ("set", pa.string()),  # internal | external
+        ("split", pa.string()),  # train | val | test
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+    ]
+)
+SCORES_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("group", pa.string()),
+        ("status", pa.string()),  # scored | unreadable | unreachable
+        ("error", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+        ("modified", pa.timestamp("us", tz="UTC")),
+        ("score", pa.float32()),
+        ("p_value", pa.float64()),
+        ("threshold", pa.float32()),
+        ("flagged", pa.bool_()),
+        ("rows", pa.int32()),
+        ("cols", pa.int32()),
+        ("tile_scores", pa.list_(pa.float32())),
+        ("worst_x", pa.int32()),  # left edge of the worst tile in the upright image [px]
+        ("worst_y", pa.int32()),
+        ("model", pa.string()),  # digest
+        ("run", pa.string()),
+    ]
+)
+
+# What is listed as an image. HEIC and camera raw files are listed too, so that each becomes a row that says why.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+
+# Larger than any image that may be decoded: 100 Mpx of 16-bit RGB without compression is 600 MB.
+MAX_IMAGE_BYTES = 600_000_000
+# deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
+MAX_ZIP_RATIO = 200
+# Attempts and first pause [s] of a remote read; the pause doubles. S3 answers 503 for seconds, not minutes.
+READ_ATTEMPTS, FIRST_PAUSE_S = 4, 0.5
+# Without a limit the Google client retries a missing credential for 15 minutes.
+GCS_RETRY_S = 20
+
+ZIP_MARK = ".zip!/"
+
+
+def is_local(place: str) -> bool:
+    return "://" not in place
+
+
+def absolute(place: str) -> str:
+    """The place in the one form that tables hold: an absolute local path, or a URI without a trailing slash."""
+    if place.startswith("file://"):
+        place = pafs.FileSystem.from_uri(place)[1]
+    return os.path.abspath(os.path.expanduser(place)) if is_local(place) else place.rstrip("/")
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def relative(image: str, root: str) -> str:
+    """Name of an image below the folder or archive it was listed from: `Negative/1.jpg`."""
+    return image.removeprefix(root).lstrip("!/") or PurePosixPath(image).name
+
+
+def reason(error: BaseException) -> str:
+    """What an operating system or a client library says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
+
+
+def _mend(error: BaseException) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space, or write somewhere else."
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Give this user the right to it, or choose another place."
+    if code == errno.ENOENT:
+        return "Check the spelling; is the disk mounted?"
+    return "Check the address, the credentials and the network."
+
+
+@contextmanager
+def storage_errors(doing: str, place: str) -> Iterator[None]:
+    """Turn what pyarrow and the operating system raise into one StorageError that names the place."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        where = getattr(error, "filename", None) or place
+        raise StorageError(f"cannot {doing} {where}: {reason(error)}. {_mend(error)}") from error
+
+
+# Options such as `?region=eu-central-1` end a URI. All else is taken letter by letter: a key may hold `%`, `#` or `?`.
+_URI = re.compile(r"(?P<address>[a-z0-9]+://[^/?]*)/?(?P<path>.*?)(?P<options>\?[a-z_]+=[^/?]*)?", re.DOTALL)
+
+
+@functools.lru_cache(maxsize=16)
+def _bucket(address: str, options: str) -> tuple[pafs.FileSystem, str]:
+    """File system of `s3://bucket`, and the bucket's path in it."""
+    if address.startswith(("gs:", "gcs:")) and "retry_limit_seconds" not in options:
+        options += f"{'&' if options else '?'}retry_limit_seconds={GCS_RETRY_S}"
+    filesystem, path = pafs.FileSystem.from_uri(address + options)
+    return filesystem, path.strip("/")
+
+
+def _split_uri(uri: str) -> tuple[str, str, str]:
+    """`s3://bucket`, `key`, `?options` of a URI; refuses secrets, because URIs are written into tables and logs."""
+    match = _URI.fullmatch(uri)
+    if not match or match["address"].endswith("://"):
+        raise ConfigError(f"{uri} names no bucket: write it as s3://bucket/folder.")
+    if ":" in match["address"].partition("://")[2].rpartition("@")[0]:
+        raise ConfigError("a URI with a password would be written into every table: put it into the environment.")
+    return match["address"], match["path"], match["options"] or ""
+
+
+def _filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    address, path, options = _split_uri(uri)
+    filesystem, bucket = _bucket(address, options)
+    return filesystem, f"{bucket}/{path}".rstrip("/")
+
+
+def exists(place: str) -> bool:
+    with storage_errors("look at", place):
+        if is_local(place):
+            return os.path.lexists(place)
+        filesystem, path = _filesystem(place)
+        return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def require_new(place: str, flag: str) -> None:
+    """Raise OutputExists rather than overwrite."""
+    if exists(place):
+        raise OutputExists(f"{place} exists already: delete it, or choose another {flag}.")
+
+
+# ---------------------------------------------------------------------------------------------------- listing
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found below one place.
+
+    Attributes:
+        root: the absolute place that was listed.
+        images: table of LISTING_SCHEMA, sorted by name, each image once.
+        skipped: files that are no images (by their ending, or hidden); counted so that nothing vanishes.
+    """
+
+    root: str
+    images: pa.Table
+    skipped: int
+
+
+def list_images(place: str) -> Listing:
+    """List every image below a folder, in a .zip, or below a URI; a single image is a list of one.
+
+    Raises:
+        StorageError: the place does not exist or cannot be listed.
+        ArchiveError: a .zip that is broken or tries to leave its folder.
+    """
+    root = absolute(place)
+    if root.lower().endswith(".zip"):
+        found = _zip_files(root)
+    elif is_local(root):
+        with storage_errors("list", root):
+            found = list(_local_files(root))
+    else:
+        with storage_errors("list", root):
+            found = _remote_files(root)
+    rows = [file for file in found if _is_image(relative(file[0], root))]
+    columns = zip(*sorted(rows), strict=True) if rows else ([], [], [], [])
+    images = pa.table([pa.array(column) for column in columns], names=LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+    return Listing(root, images, skipped=len(found) - len(rows))
+
+
+_File = tuple[str, int, int, str]  # image, bytes, modified [µs], error
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES
+
+
+def _local_files(root: str) -> Iterator[_File]:
+    """Files below a local folder. Follows links, each folder once: pyarrow's own walk never leaves a loop of links."""
+    if not os.path.isdir(root):
+        yield _local_file(root)
+        return
+    folders, seen = [root], set()
+    while folders:
+        folder = folders.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    yield _local_file(entry.path)
+
+
+def _local_file(path: str) -> _File:
+    name = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise
+        return name, 0, 0, "a link to a file that does not exist"
+    problem = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
+    if name != path:
+        problem = "the file's name is not UTF-8: rename it"
+    return name, status.st_size, status.st_mtime_ns // 1000, problem
+
+
+def _remote_files(root: str) -> list[_File]:
+    address, _, options = _split_uri(root)
+    filesystem, path = _filesystem(root)
+    bucket = _bucket(address, options)[1]
+    infos = [filesystem.get_file_info(path)]
+    if infos[0].type != pafs.FileType.File:
+        infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    return [
+        (f"{address}/{info.path.removeprefix(f'{bucket}/')}{options}", info.size, (info.mtime_ns or 0) // 1000, "")
+        for info in infos
+        if info.type == pafs.FileType.File
+    ]
+
+
+def _zip_files(root: str) -> list[_File]:
+    """Entries of a .zip. An archive with an entry that would leave the folder it is unpacked to is refused whole."""
+    archive, modified = _open_zip(root)
+    files, seen = [], set()
+    for entry in archive.infolist():
+        name = entry.filename
+        if name in seen:
+            raise ArchiveError(f"{root} holds two entries named {name!r}: pack it again with one of them.")
+        if name.startswith(("/", "\\")) or ":" in name.split("/")[0] or ".." in name.replace("\\", "/").split("/"):
+            raise ArchiveError(f"{root} holds the entry {name!r}, which leaves its folder: do not trust this archive.")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise ArchiveError(f"{root} holds the link {name!r}: pack the file itself, not a link to it.")
+        seen.add(name)
+        if not entry.is_dir():
+            files.append((f"{root}!/{name}", entry.file_size, modified, _zip_entry_problem(entry)))
+    return files
+
+
+def _zip_entry_problem(entry: zipfile.ZipInfo) -> str:
+    if entry.flag_bits & 1:
+        return "encrypted in its archive"
+    if entry.file_size > MAX_ZIP_RATIO * max(entry.compress_size, 1):
+        return f"a bomb: {entry.compress_size} bytes in the archive claim to hold {entry.file_size}"
+    return ""
+
+
+def _open_zip(place: str) -> tuple[zipfile.ZipFile, int]:
+    """The archive and when it was changed last [µs]; one that changes while a job runs is opened again."""
+    with storage_errors("read", place):
+        if is_local(place):
+            modified = os.stat(place).st_mtime_ns // 1000
+        else:
+            filesystem, path = _filesystem(place)
+            modified = (filesystem.get_file_info(path).mtime_ns or 0) // 1000
+    return _cached_zip(place, modified), modified
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_zip(place: str, modified: int) -> zipfile.ZipFile:
+    """A directory of 40,000 entries takes 0.3 s to read, so each process keeps the last two."""
+    try:
+        with storage_errors("read", place):
+            if is_local(place):
+                return zipfile.ZipFile(place)
+            filesystem, path = _filesystem(place)
+            return zipfile.ZipFile(filesystem.open_input_file(path))
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError) as error:
+        raise ArchiveError(f"{place} is not a whole .zip archive: {reason(error)}. Copy it again.") from error
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_image(image: str) -> bytes:
+    """All bytes of one listed image; a remote one is tried READ_ATTEMPTS times.
+
+    Raises:
+        UnreadableImage: too large, or damaged inside its archive.
+        OSError: storage does not give it (after the retries).
+    """
+    head, mark, entry = image.partition(ZIP_MARK)
+    if mark:
+        return _read_zip_entry(head + ".zip", entry)
+    if is_local(image):
+        return _read_at_most(open(image, "rb"))
+    for pause_s in [*(FIRST_PAUSE_S * 2**n for n in range(READ_ATTEMPTS - 1)), None]:
+        try:
+            filesystem, path = _filesystem(image)
+            return _read_at_most(filesystem.open_input_stream(path))
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if pause_s is None:
+                raise OSError(reason(error)) from error
+            time.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_at_most(stream: IO[bytes]) -> bytes:
+    with stream:
+        data = stream.read(MAX_IMAGE_BYTES + 1)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UnreadableImage(f"larger than {MAX_IMAGE_BYTES} bytes")
+    return bytes(data)
+
+
+def _read_zip_entry(place: str, name: str) -> bytes:
+    try:
+        archive, _ = _open_zip(place)
+        return _read_at_most(archive.open(name))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ArchiveError) as error:
+        raise UnreadableImage(f"damaged in its archive: {reason(error)}") from error
+    except KeyError:
+        raise FileNotFoundError(errno.ENOENT, "no longer in its archive") from None
+    except StorageError as error:
+        raise OSError(str(error)) from error
+
+
+def read_bytes(place: str) -> bytes:
+    """All bytes of a file that is not an image: a manifest, a part, a file of a model directory."""
+    with storage_errors("read", place):
+        if is_local(place):
+            return Path(place).read_bytes()
+        filesystem, path = _filesystem(place)
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+
+def read_table(place: str, schema: pa.Schema) -> pa.Table:
+    """A Parquet table that must have the columns of `schema`, in those types; schema metadata is kept.
+
+    Raises:
+        StorageError: not there, not whole, or with other columns.
+    """
+    data = read_bytes(place)
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise StorageError(
+            f"{place} is not a whole table with the columns {', '.join(schema.names)} ({reason(error)}): "
+            "make it again, or name another file."
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_bytes(place: str, data: bytes | memoryview) -> None:
+    """Write a file so that a reader sees all of it or none of it, after a crash of the machine too."""
+    with storage_errors("write", place):
+        if not is_local(place):
+            filesystem, path = _filesystem(place)
+            with filesystem.open_output_stream(path) as stream:  # one PUT, or a multipart upload completed at the end
+                stream.write(data)
+            return
+        final = Path(place)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        half = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            with open(half, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(half, final)
+        except BaseException:
+            half.unlink(missing_ok=True)
+            raise
+
+
+def write_table(place: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(place, memoryview(sink.getvalue()))
+
+
+def write_folder(place: str, files: dict[str, bytes]) -> None:
+    """Write a new folder of files so that a reader sees all of them or, but for object storage, none.
+
+    Object storage has no rename: there the last of `files` completes the folder, so name the one that readers ask for.
+    """
+    require_new(place, "directory")
+    if not is_local(place):
+        for name, data in files.items():
+            write_bytes(join(place, name), data)
+        return
+    final = Path(place)
+    half = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        for name, data in files.items():
+            write_bytes(str(half / name), data)
+        with storage_errors("write", place):
+            os.rename(half, final)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+_PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
+
+
+def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
+    """Write one numbered part of a table; `run` is unique, so no part is written twice."""
+    place = join(folder, f"{run}-{number:05d}.parquet")
+    assert not exists(place), f"{place} would be overwritten: two jobs share the run name {run!r}"
+    write_table(place, rows)
+
+
+def list_parts(folder: str) -> dict[str, list[str]]:
+    """Places of the parts in a folder, by run; both in order of time."""
+    parts: dict[str, list[str]] = {}
+    for name in list_files(folder):
+        match = _PART_NAME.fullmatch(name)
+        if match:
+            parts.setdefault(match["run"], []).append(join(folder, name))
+    return parts
+
+
+def read_parts(places: Iterable[str], columns: list[str]) -> pa.Table:
+    """Some columns of SCORES_SCHEMA of some parts, one after the other.
+
+    Raises:
+        StorageError: a part is not whole or has other columns.
+    """
+    schema = pa.schema([SCORES_SCHEMA.field(name) for name in columns])
+    tables = []
+    for place in places:
+        filesystem, path = (pafs.LocalFileSystem(), place) if is_local(place) else _filesystem(place)
+        try:
+            tables.append(pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None).cast(schema))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StorageError(
+                f"{place} is not a whole part of a scores table ({reason(error)}): move it away and run again."
+            ) from error
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def csv_bytes(rows: pa.Table) -> memoryview:
+    """CSV in UTF-8, without list columns, in which no cell is run by a spreadsheet: a formula gets an apostrophe."""
+    columns = {}
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if pa.types.is_string(column.type):
+            is_formula = pc.match_substring_regex(column, r"^[=+\-@\t\r\n]")
+            column = pc.if_else(is_formula, pc.binary_join_element_wise("'", column, ""), column)
+        if not pa.types.is_list(column.type):
+            columns[name] = column
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(pa.table(columns), sink)
+    return memoryview(sink.getvalue())
+
+
+def require_writable(folder: str) -> None:
+    """Raise StorageError now rather than after hours of scoring."""
+    probe = join(folder, f"_probe-{os.getpid()}")
+    write_bytes(probe, b"")
+    with storage_errors("delete", probe):
+        if is_local(probe):
+            os.unlink(probe)
+        else:
+            filesystem, path = _filesystem(probe)
+            filesystem.delete_file(path)
+
+
+def delete_folder(place: str) -> None:
+    """Delete a folder that this job has made itself; nothing happens where there is none."""
+    with storage_errors("delete", place):
+        if is_local(place):
+            shutil.rmtree(place, ignore_errors=True)
+            return
+        filesystem, path = _filesystem(place)
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir(path)
+
+
+def list_files(folder: str) -> list[str]:
+    """Names of the files in one folder, sorted; empty where there is no such folder."""
+    with storage_errors("list", folder):
+        if is_local(folder):
+            return sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if exists(folder) else []
+        filesystem, path = _filesystem(folder)
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.File)

@@ -1,0 +1,435 @@
+"""[Ray Train] decode once, train data-parallel, keep the best epoch, calibrate, write the finished model directory.
+
+Shape letters: N images, T tiles, B tiles of one step over all workers, b of them on this worker, P side of a tile [px].
+"""
+
+import contextlib
+import platform
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer, prepare_model
+from ray.util.queue import Empty, Queue
+from torch import Tensor
+
+from crackvae import calibration, storage
+from crackvae.calibration import Calibration, percentile_threshold
+from crackvae.config import Outcome, TrainConfig
+from crackvae.errors import ClusterError, CrackvaeError, ManifestError, ModelError
+from crackvae.manifest import Manifest, listing_of, load_manifest
+from crackvae.model import ConvVAE, Model, ModelSpec, kl_to_prior, model_digest, model_files, squared_error, to_input
+from crackvae.progress import progress, say
+from crackvae.scoring import decode_images, score_tiles
+from crackvae.session import dataset_of, log_folder, ray_session, tables_of
+
+BEST_FILE = "best.pth"
+DECODE_BLOCK_IMAGES = 256
+# Tiles of one pass where nothing is learned: validation, calibration. Changes no number.
+VAL_BATCH = 64
+# A worker tells how far it is at most this often [s].
+TELL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave; losses are means over images.
+
+    Attributes:
+        epoch: from 1.
+        train_loss, train_squared_error, train_kl: of the steps of this epoch, with sampled z.
+        val_loss, val_squared_error, val_kl: after it, with z = mu.
+        seconds: of the steps alone.
+        images_per_s: tiles trained on a second, over all workers.
+    """
+
+    epoch: int
+    train_loss: float
+    train_squared_error: float
+    train_kl: float
+    val_loss: float
+    val_squared_error: float
+    val_kl: float
+    seconds: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How to train: all that train_epochs() needs besides network and tiles."""
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    beta: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is, and of how many."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+def train_epochs(
+    network: torch.nn.Module,
+    train_TPP: np.ndarray,
+    val_TPP: np.ndarray,
+    how: Learning,
+    place: Place,
+    tell: Callable[[int], None],
+) -> Iterator[Epoch]:
+    """Train the network in place, an epoch a step of the iterator.
+
+    Shuffle, sampling noise and learning rate are those of the whole batch, of which worker r of w takes every w-th
+    tile: one worker and several take the same steps but for rounding. The last tiles of an epoch that fill no batch
+    wait for the next shuffle.
+
+    Args:
+        network: ConvVAE, or its data-parallel wrapper.
+        train_TPP, val_TPP: uint8 (T, P, P).
+        tell: takes the number of tiles, over all workers, of the step just done.
+
+    Raises:
+        ModelError: the loss is no longer a number.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), lr=how.learning_rate)
+    train, latent_dim = torch.from_numpy(train_TPP), _unwrapped(network).mu.out_features
+    for epoch in range(1, how.epochs + 1):
+        chance = torch.Generator().manual_seed(how.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(train), generator=chance)
+        started, sums = time.perf_counter(), torch.zeros(3)
+        network.train()
+        for step in order.split(how.batch):
+            if len(step) < how.batch:
+                break
+            noise = torch.randn(how.batch, latent_dim, generator=chance)
+            mine = slice(place.rank, None, place.world)
+            sums += _step(network, optimizer, train[step[mine]], noise[mine], how, place)
+            tell(how.batch)
+        seconds = time.perf_counter() - started
+        train_error, train_kl, n = _over_all_workers(sums)
+        val_error, val_kl = validate(network, val_TPP, place)
+        train_loss, val_loss = train_error + how.beta * train_kl, val_error + how.beta * val_kl
+        if not np.isfinite([train_loss, val_loss]).all():
+            raise ModelError(
+                f"the loss is {train_loss} after epoch {epoch}: lower --learning-rate (now {how.learning_rate:g})."
+            )
+        yield Epoch(epoch, train_loss, train_error, train_kl, val_loss, val_error, val_kl, seconds, n / seconds)
+
+
+def _step(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tiles_bPP: Tensor,
+    noise_bZ: Tensor,
+    how: Learning,
+    place: Place,
+) -> Tensor:
+    """One step of the optimiser; sums over this worker's tiles of squared error, KL divergence and 1."""
+    input_b1PP = to_input(tiles_bPP.to(place.device))
+    reconstruction, mu, logvar = network(input_b1PP, noise_bZ.to(place.device))
+    error, kl = squared_error(input_b1PP, reconstruction).sum(), kl_to_prior(mu, logvar).sum()
+    optimizer.zero_grad()
+    # Data-parallel workers average their gradients; times `world` it is the mean over the batch, however it is shared.
+    ((error + how.beta * kl) * (place.world / how.batch)).backward()
+    optimizer.step()
+    return torch.tensor([error.item(), kl.item(), len(tiles_bPP)])
+
+
+@torch.no_grad()
+def validate(network: torch.nn.Module, tiles_TPP: np.ndarray, place: Place) -> tuple[float, float]:
+    """Mean squared error and KL divergence with z = mu, over the tiles of all workers."""
+    network.eval()
+    bare, sums = _unwrapped(network), torch.zeros(3)
+    for tiles_bPP in torch.from_numpy(tiles_TPP)[place.rank :: place.world].split(VAL_BATCH):
+        input_b1PP = to_input(tiles_bPP.to(place.device))
+        reconstruction, mu, logvar = bare(input_b1PP)
+        error, kl = squared_error(input_b1PP, reconstruction).sum(), kl_to_prior(mu, logvar).sum()
+        sums += torch.tensor([error.item(), kl.item(), len(tiles_bPP)])
+    mean_error, mean_kl, _ = _over_all_workers(sums)
+    return mean_error, mean_kl
+
+
+def _over_all_workers(sums: Tensor) -> tuple[float, float, float]:
+    """Means of the first two sums, and the count, over all workers."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    error, kl, n = sums.tolist()
+    return error / n, kl / n, n
+
+
+def _unwrapped(network: torch.nn.Module) -> ConvVAE:
+    bare = getattr(network, "module", network)
+    assert isinstance(bare, ConvVAE)
+    return bare
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What runs on each worker of Ray Train: train_epochs(), and a checkpoint of each epoch that is the best so far."""
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    place = Place(rank, context.get_world_size(), "cuda" if config["gpu"] else "cpu")
+    torch.manual_seed(config["how"].seed)
+    network = ConvVAE(config["spec"])
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tell = _Teller(config["events"], rank)
+    best = float("inf")
+    with _no_warning_of_read_only_tiles():
+        train_tiles, val_tiles = ray.get([config["train"], config["val"]])
+        for epoch in train_epochs(prepare_model(network), train_tiles, val_tiles, config["how"], place, tell):
+            checkpoint = None
+            if rank == 0 and epoch.val_loss < best:
+                best, folder = epoch.val_loss, tempfile.mkdtemp()
+                torch.save(network.state_dict(), Path(folder, BEST_FILE))
+                checkpoint = Checkpoint.from_directory(folder)
+            ray.train.report(asdict(epoch), checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+            if rank == 0:
+                config["events"].put(epoch)
+
+
+class _Teller:
+    """Tells the driver how many tiles were trained on, from the first worker, not at every step."""
+
+    def __init__(self, events: Queue, rank: int) -> None:
+        self.events, self.rank, self.tiles, self.last = events, rank, 0, 0.0
+
+    def __call__(self, tiles: int) -> None:
+        self.tiles += tiles
+        if self.rank == 0 and time.monotonic() - self.last > TELL_S:
+            self.events.put(self.tiles)
+            self.tiles, self.last = 0, time.monotonic()
+
+
+@contextlib.contextmanager
+def _no_warning_of_read_only_tiles() -> Iterator[None]:
+    """The tiles lie in shared memory that no worker may write to, and none does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------- driver
+
+
+def train(config: TrainConfig) -> Outcome:
+    """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
+
+    Returns:
+        Outcome with the table `epochs`.
+
+    Raises:
+        OutputExists, ManifestError, LeakError, ModelError, CalibrationError, ClusterError: with the mend.
+    """
+    started = time.perf_counter()
+    model_dir = storage.absolute(config.model)
+    storage.require_new(model_dir, "--model")
+    storage.require_writable(str(PurePosixPath(model_dir).parent) if storage.is_local(model_dir) else model_dir)
+    manifest = load_manifest(config.manifest)
+    spec = _spec(config, manifest)
+    with ray_session(config):
+        _require_resources(config)
+        train_tiles, _ = _decoded_tiles(manifest.images("train", "non_crack"), "train", spec, config)
+        val_tiles, val_counts = _decoded_tiles(manifest.images("val", "non_crack"), "val", spec, config)
+        weights, epochs = _fit(train_tiles, val_tiles, spec, config)
+    network = ConvVAE(spec)
+    network.load_state_dict(weights)
+    model = Model(spec, network.eval(), model_digest(spec, weights))
+    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)
+    scores_N = np.maximum.reduceat(tile_scores, np.cumsum(val_counts) - val_counts)
+    groups = len(set(manifest.images("val", "non_crack")["group"].to_pylist()))
+    calibrated = Calibration(
+        scores_N=np.sort(scores_N),
+        groups=groups,
+        level=f"{config.percentile:g}th percentile of {len(scores_N)} val non_crack scores",
+        threshold=percentile_threshold(scores_N, config.percentile),
+        model=model.digest,
+        leaky=spec.leaky,
+    )
+    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    summary = {
+        "verb": "train",
+        "model": model_dir,
+        "digest": model.digest,
+        "leaky": spec.leaky,
+        "head": spec.head,
+        "images": len(train_tiles),
+        "best_epoch": best.epoch,
+        "val_loss": best.val_loss,
+        "threshold": calibrated.threshold,
+        "level": calibrated.level,
+        "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in epochs])), 1),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    training = summary | {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": asdict(config),
+        "hardware": hardware(gpu=config.gpu),
+        "epochs": [asdict(epoch) for epoch in epochs],
+    }
+    files = {calibration.FILE: calibration.calibration_file(calibrated), **model_files(spec, weights, training)}
+    storage.write_folder(model_dir, files)
+    return Outcome(summary, {"epochs": pd.DataFrame([asdict(epoch) for epoch in epochs]).set_index("epoch")})
+
+
+def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
+    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky}
+    values |= {spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in values}
+    return ModelSpec(**values)
+
+
+def _require_resources(config: TrainConfig) -> None:
+    """Ray would wait for ever for workers that the cluster cannot hold."""
+    kind = "GPU" if config.gpu else "CPU"
+    available = int(ray.cluster_resources().get(kind, 0))
+    if config.workers > available:
+        raise ClusterError(
+            f"--workers {config.workers} needs as many {kind}s, and the cluster has {available}: "
+            f"give --workers {max(1, available)}{'' if available else ', or train without --gpu'}."
+        )
+
+
+def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    """All tiles of the images, decoded once on the cluster: uint8 (T, P, P); and the number of tiles of each image.
+
+    Raises:
+        ManifestError: no image, fewer tiles than a batch, or images that cannot be read (named).
+    """
+    if not images.num_rows:
+        raise ManifestError(f"{config.manifest} has no non_crack image in {split}: partition again.")
+    decode: Any = partial(decode_images, spec=spec)
+    dataset = dataset_of(listing_of(images), DECODE_BLOCK_IMAGES).map_batches(
+        decode, batch_size=None, batch_format="pyarrow"
+    )
+    tiles, counts, bad = [], [], []
+    with progress(f"decode {split}", images.num_rows, "images", quiet=config.quiet) as bar:
+        for decoded in tables_of(dataset):
+            bad += decoded.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
+            tiles.append(np.frombuffer(b"".join(decoded["tiles"].to_pylist()), np.uint8))
+            counts.append(decoded["rows"].to_numpy() * decoded["cols"].to_numpy())
+            bar.update(decoded.num_rows)
+    if bad:
+        raise ManifestError(
+            f"{len(bad)} of {images.num_rows} images of {split} cannot be read, the first {bad[0]['image']}: "
+            f"{bad[0]['error']}. Bring them back, or partition again."
+        )
+    tiles_TPP = np.concatenate(tiles).reshape(-1, spec.input_px, spec.input_px)
+    if split == "train" and len(tiles_TPP) < config.batch:
+        raise ManifestError(
+            f"{len(tiles_TPP)} training images are fewer than --batch {config.batch}: give a smaller batch."
+        )
+    return tiles_TPP, np.concatenate(counts)
+
+
+def _fit(
+    train_tiles: np.ndarray, val_tiles: np.ndarray, spec: ModelSpec, config: TrainConfig
+) -> tuple[dict[str, Tensor], list[Epoch]]:
+    """Weights of the epoch with the lowest validation loss, and all epochs."""
+    how = Learning(**{part.name: getattr(config, part.name) for part in fields(Learning)})
+    events = Queue(actor_options={"num_cpus": 0})
+    loop_config = {
+        "spec": spec,
+        "how": how,
+        "gpu": config.gpu,
+        "train": ray.put(train_tiles),
+        "val": ray.put(val_tiles),
+        "events": events,
+    }
+    # A name of its own for every run: Ray Train would take up an earlier one under the same name.
+    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
+    staging = f"{storage.absolute(config.model)}.training-{run}"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=loop_config,
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=config.gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if config.gpu else {"CPU": _cpus_a_worker(config.workers)},
+        ),
+        run_config=RunConfig(name=run, storage_path=staging, checkpoint_config=CheckpointConfig(num_to_keep=1)),
+    )
+    total = len(train_tiles) // config.batch * config.batch * config.epochs
+    say(f"train {config.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)
+    try:
+        with _watched(events, total, quiet=config.quiet) as epochs:
+            result = trainer.fit()
+        assert result.checkpoint is not None, "the first epoch is always the best so far"
+        with result.checkpoint.as_directory() as folder:
+            weights = torch.load(Path(folder, BEST_FILE), weights_only=True, map_location="cpu")
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    finally:
+        storage.delete_folder(staging)
+    return weights, epochs
+
+
+def _cpus_a_worker(workers: int) -> int:
+    """An equal share of the CPUs of a node; all of them for one worker on one node."""
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    for share in range(max(nodes), 1, -1):
+        if sum(cpus // share for cpus in nodes) >= workers:
+            return share
+    return 1
+
+
+def _cause(error: TrainingFailedError) -> Exception:
+    """A user's mistake on a worker as it is; else a ClusterError that names the logs."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, CrackvaeError):
+            return cause
+    last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    return ClusterError(f"training failed: {last[:300]}. Logs: {log_folder()}.")
+
+
+@contextlib.contextmanager
+def _watched(events: Queue, total: int, *, quiet: bool) -> Iterator[list[Epoch]]:
+    """Show what the workers tell while the block runs; the list fills with the epochs they finish."""
+    epochs: list[Epoch] = []
+    finished = threading.Event()
+
+    def watch() -> None:
+        bar = None  # opened by the first event: the workers need seconds to start, which are no training
+        while not (finished.is_set() and events.empty()):
+            with contextlib.suppress(Empty):
+                event = events.get(timeout=0.2)
+                bar = bar or progress("train", total, "images", quiet=quiet)
+                if isinstance(event, Epoch):
+                    epochs.append(event)
+                    bar.set_postfix_str(f"epoch {event.epoch}, val loss {event.val_loss:.6f}", refresh=False)
+                else:
+                    bar.update(event)
+        if bar:
+            bar.close()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield epochs
+    finally:
+        finished.set()
+        thread.join()
+
+
+def hardware(*, gpu: bool) -> str:
+    """What the numbers of a run were measured on."""
+    device = torch.cuda.get_device_name() if gpu and torch.cuda.is_available() else platform.processor() or "CPU"
+    return f"{device}, {int(ray.cluster_resources().get('CPU', 0)) if ray.is_initialized() else '?'} CPUs"

@@ -1,0 +1,8 @@
+"""Submit with `ray job submit --working-dir . -- python jobs/calibrate.py ...`, as `crackvae calibrate ...`."""
+
+import sys
+
+from crackvae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["calibrate", *sys.argv[1:]]))

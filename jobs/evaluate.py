@@ -1,0 +1,8 @@
+"""Submit with `ray job submit --working-dir . -- python jobs/evaluate.py ...`, as `crackvae evaluate ...`."""
+
+import sys
+
+from crackvae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""Submit with `ray job submit --working-dir . -- python jobs/partition.py ...`, as `crackvae partition ...`."""
+
+import sys
+
+from crackvae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["partition", *sys.argv[1:]]))
