@@ -144,7 +144,7 @@ def load_calibration(model_dir: str, model_digest: str) -> Calibration:
             model=str(content["model"]),
             leaky=bool(content["leaky"]),
         )
-    except (StorageError, ValueError, KeyError, TypeError) as error:
+    except (StorageError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"{join(model_dir, FILE)} is missing or damaged ({error}). {again}") from error
     if calibration.digest != content.get("digest"):
         raise ModelError(f"{join(model_dir, FILE)} was altered: its digest does not fit. {again}")

@@ -1,5 +1,7 @@
 """Settings: one frozen dataclass a verb, checked when built; a TOML file, then flags. And what a verb returns."""
 
+import math
+import re
 import tomllib
 import types
 import typing
@@ -42,6 +44,11 @@ class VerbConfig:
 
     quiet: bool = setting("no progress", False)
 
+    def __post_init__(self) -> None:
+        seed = getattr(self, "seed", 0)
+        if seed < 0:
+            raise ConfigError(f"seed={seed} must be 0 or more.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig(VerbConfig):
@@ -51,6 +58,7 @@ class ClusterConfig(VerbConfig):
     gpu: bool = setting("one GPU a worker", False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         workers = getattr(self, "workers", None)
         if workers is not None and workers < 1:
             raise ConfigError(f"workers={workers} must be 1 or more.")
@@ -92,8 +100,8 @@ class PartitionConfig(VerbConfig):
     seed: int = setting("another seed is another split", 0)
 
     def __post_init__(self) -> None:
-        wrong = sorted(set(self.labels.values()) - {"non_crack", "crack"})
-        if wrong or set(self.labels.values()) != {"non_crack", "crack"}:
+        super().__post_init__()
+        if set(self.labels.values()) != {"non_crack", "crack"}:
             raise ConfigError(
                 f"labels={_flag_text(self.labels)} must map folders to non_crack and to crack, and to nothing else. "
                 "Try --labels Negative=non_crack,Positive=crack."
@@ -103,6 +111,7 @@ class PartitionConfig(VerbConfig):
         for name, split, parts in (("non-crack", self.non_crack_split, 3), ("crack", self.crack_split, 2)):
             if len(split) != parts or min(split) < 0 or sum(split) != 100:
                 raise ConfigError(f"{name}-split={_flag_text(split)} must be {parts} percentages that add up to 100.")
+        check_group_by(self.group_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +137,12 @@ class TrainConfig(ClusterConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "batch", "latent_dim", "tile_px", "stride_px", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name}={getattr(self, name):g} must be greater than 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name):g} must be greater than 0, and finite.")
         if self.head not in HEADS:
             raise ConfigError(f"head={self.head} is not one of {', '.join(HEADS)}.")
-        if self.beta < 0:
-            raise ConfigError(f"beta={self.beta:g} must not be negative.")
+        if not 0 <= self.beta < math.inf:
+            raise ConfigError(f"beta={self.beta:g} must be 0 or more, and finite.")
         if not self.channels or min(self.channels) < 1:
             raise ConfigError(f"channels={_flag_text(self.channels)} must be one or more counts, such as 32,64,128.")
         halvings = 2 ** len(self.channels)
@@ -213,6 +222,7 @@ class ScoreConfig(ScoringConfig):
             )
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
+        check_group_by(self.group_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +235,11 @@ class DemoConfig(VerbConfig):
     seed: int = setting("another seed draws other images", 0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.images < 200:
             raise ConfigError(f"images={self.images} must be 200 or more: fewer calibrate no threshold.")
+        if self.epochs < 1:
+            raise ConfigError(f"epochs={self.epochs} must be 1 or more.")
 
 
 def check_percentile(percentile: float) -> None:
@@ -234,14 +247,24 @@ def check_percentile(percentile: float) -> None:
         raise ConfigError(f"percentile={percentile:g} must lie in 50..100 (100 excluded): the published one is 95.")
 
 
+def check_group_by(group_by: str) -> None:
+    try:
+        re.compile(group_by)
+    except re.error as error:
+        raise ConfigError(
+            f"group-by={group_by} is no regular expression: {error}. "
+            "Try parent, or an expression such as (bridge-[0-9]+)."
+        ) from error
+
+
 def limit_of(text: str, n_images: int) -> float:
     """A limit such as `5` (images) or `1%` (of n_images) as a number of images."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        value = -1
+        value = -1.0
     is_share = text.endswith("%")
-    if value < 0 or (is_share and value > 100) or (not is_share and value != int(value)):
+    if not (0 <= value <= 100 if is_share else value >= 0 and value.is_integer()):
         raise ConfigError(f"{text!r} is no limit: write a count such as 5, or a share such as 1%.")
     return value / 100 * n_images if is_share else value
 
@@ -290,21 +313,20 @@ def read_settings(file: str, config_class: type[VerbConfig]) -> dict[str, Any]:
 
 def _toml_value(file: str, config_field: "Field[Any]", value: Any, annotation: Any) -> Any:
     """TOML's own type where it fits (lists, tables, numbers); a text is read as the flag's text would be."""
+    shape = typing.get_origin(annotation) or annotation
     try:
-        if isinstance(value, list):
-            value = ",".join(map(str, value))
-        if isinstance(value, Mapping):
-            value = ",".join(f"{key}={item}" for key, item in value.items())
-        if annotation is bool:
-            if not isinstance(value, bool):
-                raise ValueError("not true or false")
+        if isinstance(value, bool) != (shape is bool):
+            raise ValueError("not true or false" if shape is bool else "true and false are for switches")
+        if (isinstance(value, list) and shape is not tuple) or (isinstance(value, Mapping) and shape is not dict):
+            raise ValueError("one value is meant")
+        if isinstance(value, bool):
             return value
-        return parse_value(annotation, str(value))
+        return parse_value(annotation, _flag_text(value))
     except ValueError as error:
         raise ConfigError(f"--config {file}: {config_field.name} = {value!r} is wrong: {error}.") from error
 
 
-def _flag_text(value: Mapping[str, str] | tuple[Any, ...]) -> str:
+def _flag_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{key}={item}" for key, item in value.items())
-    return ",".join(map(str, value))
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

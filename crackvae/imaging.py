@@ -27,11 +27,14 @@ MIN_TILES_TO_CUT = 1.5
 # and would fill a worker's memory (16 KiB a tile).
 MAX_TILES = 20_000
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 EXIF_ORIENTATION = 0x0112
+TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 
 # Our own check on the header comes first and has one limit for every format; Pillow's would only warn.
 Image.MAX_IMAGE_PIXELS = None
+# Image.open(formats=) knows only plugins that are loaded; Pillow itself loads most of them when others have failed.
+Image.init()
 
 # What Pillow's decoders raise on hostile bytes; each of them was seen or is documented, so none is a bug of ours.
 DECODER_ERRORS = (
@@ -49,16 +52,6 @@ DECODER_ERRORS = (
     NotImplementedError,
     Image.DecompressionBombError,
 )
-
-
-def header_size(data: bytes) -> tuple[int, int]:
-    """Width and height [px] of the upright image as its header gives them, without decoding a pixel.
-
-    Raises:
-        UnreadableImage: not an image that can be scored.
-    """
-    image = _open(data)
-    return _upright_size(image)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -90,11 +83,14 @@ def _open(data: bytes) -> Image.Image:
         raise UnreadableImage("HEIC and AVIF are not supported: convert it to JPEG or PNG")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = _upright_size(image)
+        is_preview = _is_preview(image)
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged header: {_first_line(error)}") from error
+    if is_preview or (data[:2] == b"II" and data[8:10] == b"CR"):
+        raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
+    width, height = image.size
     if width * height > MAX_IMAGE_PX:
         raise UnreadableImage(f"{width}x{height} px is over the limit of {MAX_IMAGE_PX // 1_000_000} Mpx")
     if min(width, height) < MIN_SIDE_PX:
@@ -102,14 +98,15 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
+def _is_preview(image: Image.Image) -> bool:
+    """Camera raw files are TIFFs; the first picture in one is a thumbnail, which would be scored in its place."""
+    tags = getattr(image, "tag_v2", {})
+    return DNG_VERSION in tags or tags.get(TIFF_SUBFILE_TYPE, 0) & 1 == 1
+
+
 def _orientation(image: Image.Image) -> int:
     value = image.getexif().get(EXIF_ORIENTATION, 1)
     return value if isinstance(value, int) else 1
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def _as_grey(image: Image.Image) -> Image.Image:
@@ -122,6 +119,7 @@ def _as_grey(image: Image.Image) -> Image.Image:
         return grey
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels have no known white: convert it to 8 or 16 bits")
+    image.info.pop("transparency", None)  # convert() would warn of some kinds that it cannot keep
     return image.convert("L")
 
 
@@ -188,5 +186,6 @@ def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> T
     pixels_TPP = np.empty((len(ys) * len(xs), input_px, input_px), np.uint8)
     boxes = ((x, y, x + side, y + side) for y in ys for x in xs)
     for tile_PP, box in zip(pixels_TPP, boxes, strict=True):
-        tile_PP[:] = np.asarray(image.resize((input_px, input_px), Image.Resampling.BILINEAR, box=box))
+        tile = image.crop(box)  # resize(box=...) would mix in pixels from outside the tile
+        tile_PP[:] = np.asarray(tile.resize((input_px, input_px), Image.Resampling.BILINEAR))
     return Tiles(pixels_TPP, len(ys), len(xs), xs, ys)

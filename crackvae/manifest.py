@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from crackvae import storage
 from crackvae.config import Outcome, PartitionConfig
 from crackvae.duplicates import Fingerprint, fingerprint, same_picture
-from crackvae.errors import ConfigError, LeakError, ManifestError, StorageError, UnreadableImage
+from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
 from crackvae.progress import progress, say
 
 FILE = "manifest.parquet"
@@ -82,10 +82,12 @@ def partition(config: PartitionConfig) -> Outcome:
     if leaking and not leaky:
         raise LeakError(f"{leaking} images have a copy on another side of a split: a bug in the grouping.")
     dealt = sides != ""
+    images = listing.images.take(kept)
     left_out += [
-        (table["name"][int(k)].as_py(), "a crack image of a group that is trained on") for k in np.flatnonzero(~dealt)
+        (image, "a crack image of a group that is trained on")
+        for image in images["image"].filter(pa.array(~dealt)).to_pylist()
     ]
-    manifest = _manifest_table(listing.images.take(kept), readable, labels, kept, groups, sides).filter(pa.array(dealt))
+    manifest = _manifest_table(images, readable, labels, kept, groups, sides).filter(pa.array(dealt))
     counts = _counts(manifest)
     notes = {"leaky": leaky, "leaking_images": leaking, "group_by": config.groups or config.group_by}
     metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": listing.root}).encode()}
@@ -159,7 +161,9 @@ def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | 
             bar.update()
     left_out = [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)]
     if len(left_out) == len(names):
-        raise ManifestError(f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}.")
+        raise ManifestError(
+            f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}. Check --images."
+        )
     return [None if isinstance(result, str) else result for result in found], left_out
 
 
@@ -172,12 +176,12 @@ def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
         return name
     if group_by == "parent":
         return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in labels)
-    try:
-        match = re.search(group_by, name)
-    except re.error as error:
-        raise ConfigError(f"--group-by {group_by} is no regular expression: {error}.") from error
+    match = re.search(group_by, name)
     if match is None:
-        raise ManifestError(f"--group-by {group_by} matches nothing in {name}: every image needs a group.")
+        raise ManifestError(
+            f"--group-by {group_by} matches nothing in {name}: every image needs a group. "
+            "Widen the expression, or list the groups in a CSV: --groups."
+        )
     return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
@@ -208,13 +212,18 @@ def _groups_from_csv(names: list[str], place: str, column: str) -> list[str]:
     try:
         rows = pd.read_csv(pa.BufferReader(storage.read_bytes(place)), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{place} is no CSV table: {error}. It needs the columns image and group.") from error
+        raise ManifestError(
+            f"{place} is no CSV table: {storage.reason(error)}. It needs the columns image and group."
+        ) from error
     column = column or ("group" if "group" in rows else rows.columns[-1])
     if "image" not in rows or column not in rows or column == "image":
         raise ManifestError(
-            f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and {column}. "
-            "Name the column of the groups: --group-column."
+            f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and "
+            f"{'group' if column == 'image' else column}. Name the column of the groups: --group-column."
         )
+    named = rows[["image", column]].drop_duplicates()["image"]
+    if named.duplicated().any():
+        raise ManifestError(f"{place} gives {named[named.duplicated()].iloc[0]} two groups: keep one row an image.")
     group_of_image = dict(zip(rows["image"], rows[column], strict=True))
     missing = [name for name in names if not group_of_image.get(name)]
     if missing:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -174,7 +175,10 @@ def load_model(model_dir: str) -> Model:
         known = {spec_field.name: description[spec_field.name] for spec_field in fields(ModelSpec)}
         spec = ModelSpec(**known | {"channels": tuple(known["channels"])})
         network = ConvVAE(spec)
-        network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle of another kind, and then refuses it anyway
+            weights = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ModelError(f"{model_dir} is damaged: {storage.reason(error)}. {again}") from error
     digest = model_digest(spec, network.state_dict())

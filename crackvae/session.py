@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
 STALL_S = 1800
+# Seconds that the head of a cluster may take to accept a connection.
+CONNECT_S = 10
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -58,10 +61,11 @@ def _connect(config: ClusterConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new default, which Ray else announces
-    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a night leaves the cluster
     try:
+        _require_listening(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
@@ -69,6 +73,13 @@ def _connect(config: ClusterConfig) -> None:
     for name in RAY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     say(f"Ray: {_resources()}; logs in {log_folder()}", quiet=config.quiet)
+
+
+def _require_listening(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT; Ray itself would try for minutes and then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 @contextmanager

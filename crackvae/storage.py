@@ -6,12 +6,14 @@ A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `file://`). A `.z
 
 import errno
 import functools
+import lzma
 import os
 import re
 import shutil
 import stat
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,27 +86,34 @@ READ_ATTEMPTS, FIRST_PAUSE_S = 4, 0.5
 # Without a limit the Google client retries a missing credential for 15 minutes.
 GCS_RETRY_S = 20
 
-ZIP_MARK = ".zip!/"
+# What zipfile raises on an entry that is damaged, encrypted or packed by an unknown method.
+DAMAGED_ENTRY = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError)
+
+_ZIP_ENTRY = re.compile(r"(?P<archive>.*?\.zip)!/(?P<entry>.*)", re.DOTALL | re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 def is_local(place: str) -> bool:
-    return "://" not in place
+    return not _SCHEME.match(place)
 
 
 def absolute(place: str) -> str:
     """The place in the one form that tables hold: an absolute local path, or a URI without a trailing slash."""
     if place.startswith("file://"):
-        place = pafs.FileSystem.from_uri(place)[1]
-    return os.path.abspath(os.path.expanduser(place)) if is_local(place) else place.rstrip("/")
+        with storage_errors("look at", place):
+            place = pafs.FileSystem.from_uri(place)[1]
+    return os.path.abspath(os.path.expanduser(place)) if is_local(place) else "".join(_without_options(place))
 
 
 def join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}"
+    bare, options = _without_options(folder)
+    return f"{bare.rstrip('/')}/{name}{options}"
 
 
 def relative(image: str, root: str) -> str:
     """Name of an image below the folder or archive it was listed from: `Negative/1.jpg`."""
-    return image.removeprefix(root).lstrip("!/") or PurePosixPath(image).name
+    image, root = _without_options(image)[0], _without_options(root)[0]
+    return image.removeprefix(root).removeprefix("!/").lstrip("/") or PurePosixPath(image).name
 
 
 def reason(error: BaseException) -> str:
@@ -131,11 +140,15 @@ def storage_errors(doing: str, place: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         where = getattr(error, "filename", None) or place
+        if str(where).endswith(".tmp"):  # the name of a half-written file means nothing to a user
+            where = place
         raise StorageError(f"cannot {doing} {where}: {reason(error)}. {_mend(error)}") from error
 
 
 # Options such as `?region=eu-central-1` end a URI. All else is taken letter by letter: a key may hold `%`, `#` or `?`.
 _URI = re.compile(r"(?P<address>[a-z0-9]+://[^/?]*)/?(?P<path>.*?)(?P<options>\?[a-z_]+=[^/?]*)?", re.DOTALL)
+# A colon in the address that no port number follows parts a name from its secret, which may hold a slash itself.
+_SECRET = re.compile(r"[^:]*://[^/?]*:(?!\d*([/?]|$))|.*\?.*secret=", re.DOTALL)
 
 
 @functools.lru_cache(maxsize=16)
@@ -149,12 +162,20 @@ def _bucket(address: str, options: str) -> tuple[pafs.FileSystem, str]:
 
 def _split_uri(uri: str) -> tuple[str, str, str]:
     """`s3://bucket`, `key`, `?options` of a URI; refuses secrets, because URIs are written into tables and logs."""
+    if _SECRET.match(uri):
+        raise ConfigError("a URI with a password would be written into every table: put it into the environment.")
     match = _URI.fullmatch(uri)
     if not match or match["address"].endswith("://"):
         raise ConfigError(f"{uri} names no bucket: write it as s3://bucket/folder.")
-    if ":" in match["address"].partition("://")[2].rpartition("@")[0]:
-        raise ConfigError("a URI with a password would be written into every table: put it into the environment.")
     return match["address"], match["path"], match["options"] or ""
+
+
+def _without_options(place: str) -> tuple[str, str]:
+    """`s3://bucket/key` and `?options` of a URI; a local path has no options."""
+    if is_local(place):
+        return place, ""
+    address, path, options = _split_uri(place)
+    return f"{address}/{path}".rstrip("/"), options
 
 
 def _filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -203,7 +224,7 @@ def list_images(place: str) -> Listing:
         ArchiveError: a .zip that is broken or tries to leave its folder.
     """
     root = absolute(place)
-    if root.lower().endswith(".zip"):
+    if _without_options(root)[0].lower().endswith(".zip") and not os.path.isdir(root):
         found = _zip_files(root)
     elif is_local(root):
         with storage_errors("list", root):
@@ -229,6 +250,7 @@ def _is_image(name: str) -> bool:
 def _local_files(root: str) -> Iterator[_File]:
     """Files below a local folder. Follows links, each folder once: pyarrow's own walk never leaves a loop of links."""
     if not os.path.isdir(root):
+        os.lstat(root)  # raises where there is nothing
         yield _local_file(root)
         return
     folders, seen = [root], set()
@@ -240,7 +262,7 @@ def _local_files(root: str) -> Iterator[_File]:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if os.path.isdir(entry.path):  # entry.is_dir() raises on a link to itself
                     folders.append(entry.path)
                 else:
                     yield _local_file(entry.path)
@@ -250,10 +272,9 @@ def _local_file(path: str) -> _File:
     name = os.fsencode(path).decode("utf-8", errors="backslashreplace")
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        if not os.path.islink(path):
-            raise
-        return name, 0, 0, "a link to a file that does not exist"
+    except OSError as error:
+        is_dangling = isinstance(error, FileNotFoundError) and os.path.islink(path)
+        return name, 0, 0, "a link to a file that does not exist" if is_dangling else reason(error)
     problem = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
     if name != path:
         problem = "the file's name is not UTF-8: rename it"
@@ -276,19 +297,21 @@ def _remote_files(root: str) -> list[_File]:
 
 def _zip_files(root: str) -> list[_File]:
     """Entries of a .zip. An archive with an entry that would leave the folder it is unpacked to is refused whole."""
-    archive, modified = _open_zip(root)
+    with storage_errors("read", root):
+        archive, modified = _open_zip(root)
+    bare, options = _without_options(root)
     files, seen = [], set()
     for entry in archive.infolist():
         name = entry.filename
         if name in seen:
             raise ArchiveError(f"{root} holds two entries named {name!r}: pack it again with one of them.")
-        if name.startswith(("/", "\\")) or ":" in name.split("/")[0] or ".." in name.replace("\\", "/").split("/"):
+        if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in name.replace("\\", "/").split("/"):
             raise ArchiveError(f"{root} holds the entry {name!r}, which leaves its folder: do not trust this archive.")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise ArchiveError(f"{root} holds the link {name!r}: pack the file itself, not a link to it.")
         seen.add(name)
         if not entry.is_dir():
-            files.append((f"{root}!/{name}", entry.file_size, modified, _zip_entry_problem(entry)))
+            files.append((f"{bare}!/{name}{options}", entry.file_size, modified, _zip_entry_problem(entry)))
     return files
 
 
@@ -302,12 +325,11 @@ def _zip_entry_problem(entry: zipfile.ZipInfo) -> str:
 
 def _open_zip(place: str) -> tuple[zipfile.ZipFile, int]:
     """The archive and when it was changed last [µs]; one that changes while a job runs is opened again."""
-    with storage_errors("read", place):
-        if is_local(place):
-            modified = os.stat(place).st_mtime_ns // 1000
-        else:
-            filesystem, path = _filesystem(place)
-            modified = (filesystem.get_file_info(path).mtime_ns or 0) // 1000
+    if is_local(place):
+        modified = os.stat(place).st_mtime_ns // 1000
+    else:
+        filesystem, path = _filesystem(place)
+        modified = (filesystem.get_file_info(path).mtime_ns or 0) // 1000
     return _cached_zip(place, modified), modified
 
 
@@ -315,11 +337,10 @@ def _open_zip(place: str) -> tuple[zipfile.ZipFile, int]:
 def _cached_zip(place: str, modified: int) -> zipfile.ZipFile:
     """A directory of 40,000 entries takes 0.3 s to read, so each process keeps the last two."""
     try:
-        with storage_errors("read", place):
-            if is_local(place):
-                return zipfile.ZipFile(place)
-            filesystem, path = _filesystem(place)
-            return zipfile.ZipFile(filesystem.open_input_file(path))
+        if is_local(place):
+            return zipfile.ZipFile(place)
+        filesystem, path = _filesystem(place)
+        return zipfile.ZipFile(filesystem.open_input_file(path))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError) as error:
         raise ArchiveError(f"{place} is not a whole .zip archive: {reason(error)}. Copy it again.") from error
 
@@ -334,15 +355,11 @@ def read_image(image: str) -> bytes:
         UnreadableImage: too large, or damaged inside its archive.
         OSError: storage does not give it (after the retries).
     """
-    head, mark, entry = image.partition(ZIP_MARK)
-    if mark:
-        return _read_zip_entry(head + ".zip", entry)
     if is_local(image):
-        return _read_at_most(open(image, "rb"))
+        return _read_once(image)
     for pause_s in [*(FIRST_PAUSE_S * 2**n for n in range(READ_ATTEMPTS - 1)), None]:
         try:
-            filesystem, path = _filesystem(image)
-            return _read_at_most(filesystem.open_input_stream(path))
+            return _read_once(image)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
@@ -350,6 +367,17 @@ def read_image(image: str) -> bytes:
                 raise OSError(reason(error)) from error
             time.sleep(pause_s)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _read_once(image: str) -> bytes:
+    bare, options = _without_options(image)
+    match = _ZIP_ENTRY.fullmatch(bare)
+    if match:
+        return _read_zip_entry(match["archive"] + options, match["entry"])
+    if is_local(image):
+        return _read_at_most(open(image, "rb"))
+    filesystem, path = _filesystem(image)
+    return _read_at_most(filesystem.open_input_stream(path))
 
 
 def _read_at_most(stream: IO[bytes]) -> bytes:
@@ -364,12 +392,10 @@ def _read_zip_entry(place: str, name: str) -> bytes:
     try:
         archive, _ = _open_zip(place)
         return _read_at_most(archive.open(name))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ArchiveError) as error:
+    except (*DAMAGED_ENTRY, ArchiveError) as error:
         raise UnreadableImage(f"damaged in its archive: {reason(error)}") from error
     except KeyError:
         raise FileNotFoundError(errno.ENOENT, "no longer in its archive") from None
-    except StorageError as error:
-        raise OSError(str(error)) from error
 
 
 def read_bytes(place: str) -> bytes:
@@ -425,6 +451,7 @@ def write_bytes(place: str, data: bytes | memoryview) -> None:
 
 
 def write_table(place: str, table: pa.Table) -> None:
+    """Write a Parquet file whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_bytes(place, memoryview(sink.getvalue()))
@@ -442,6 +469,7 @@ def write_folder(place: str, files: dict[str, bytes]) -> None:
         return
     final = Path(place)
     half = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(half, ignore_errors=True)  # of a run that was killed: in a container each run has the same id
     try:
         for name, data in files.items():
             write_bytes(str(half / name), data)
@@ -498,7 +526,7 @@ def csv_bytes(rows: pa.Table) -> memoryview:
     columns = {}
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         if pa.types.is_string(column.type):
-            is_formula = pc.match_substring_regex(column, r"^[=+\-@\t\r\n]")
+            is_formula = pc.match_substring_regex(column, r"^[=+\-@\t\r\n＝＋－＠]")
             column = pc.if_else(is_formula, pc.binary_join_element_wise("'", column, ""), column)
         if not pa.types.is_list(column.type):
             columns[name] = column

@@ -1,0 +1,95 @@
+"""What tests share: drawn images, a small model that was never trained, and the one Ray session."""
+
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from crackvae import calibration, evaluation, pipeline, storage
+from crackvae.calibration import Calibration
+from crackvae.config import PartitionConfig, ScoringConfig
+from crackvae.manifest import partition
+from crackvae.model import ConvVAE, ModelSpec, model_digest, model_files
+from crackvae.scoring import Scorer, decode_images, score_decoded, score_tiles
+from crackvae.synthetic import write_images
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+HOUSE = Path(__file__).parent.parent
+# Small enough that a test trains or scores in a blink; everything else is as in a real model.
+SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4}
+
+
+def small_spec(**changes: object) -> ModelSpec:
+    values = {"tile_px": 64, "stride_px": 48, "head": "top", "beta": 1e-6, "seed": 0, "manifest": "", "leaky": False}
+    return ModelSpec(**(SMALL | values | changes))
+
+
+def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
+    """A model directory with random weights and a made-up calibration."""
+    torch.manual_seed(spec.seed)
+    weights = ConvVAE(spec).state_dict()
+    scores = np.linspace(0, 0.04, 99, dtype=np.float32)
+    made = Calibration(scores, 99, "made up", threshold, model_digest(spec, weights), spec.leaky)
+    files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
+    storage.write_folder(str(folder), files)
+    return folder
+
+
+def read_rows(out: Path) -> pa.Table:
+    """The whole scores table in a folder, sorted by image."""
+    places = [place for parts in storage.list_parts(str(out)).values() for place in parts]
+    return storage.read_parts(places, storage.SCORES_SCHEMA.names).sort_by("image")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 240 sound and 60 cracked drawn images of 64 px."""
+    folder = tmp_path_factory.mktemp("drawn") / "images"
+    write_images(folder, 240, 60, side_px=64, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of the drawn images with a small external set."""
+    out = tmp_path_factory.mktemp("data")
+    partition(PartitionConfig(images=str(drawn), out=str(out), external=(20, 20), quiet=True))
+    return out / "manifest.parquet"
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "small", small_spec())
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score in this process instead of on Ray: what is tested around it is the same, and takes no seconds to start."""
+
+    def score_here(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str) -> Iterator[pa.Table]:
+        score = partial(score_tiles, scorer.model, batch=config.batch)
+        for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
+            for decoded in decode_images(images.slice(start, pipeline.BLOCK_IMAGES), scorer.model.spec):
+                yield score_decoded(decoded, scorer, run, score)
+
+    for module in (pipeline, evaluation):
+        monkeypatch.setattr(module, "score_rows", score_here)
+        monkeypatch.setattr(module, "ray_session", lambda config: nullcontext())
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """The one Ray session of the test run: two CPUs of this machine."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

@@ -1,0 +1,209 @@
+"""The command: one line for a user's mistake, tables and one JSON line for an answer, and the exit code."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import small_spec, write_model
+
+from crackvae import cli, storage
+from crackvae.cli import VERBS, main
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on standard error of a call that a user got wrong."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2 and captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(("crackvae: ", f"crackvae {arguments[0]}: "))
+    return line
+
+
+def test_help_needs_neither_ray_nor_torch() -> None:
+    script = (
+        "import sys, contextlib, crackvae.cli as cli\n"
+        "for verb in cli.VERBS:\n"
+        "    with contextlib.suppress(SystemExit): cli.main([verb, '--help'])\n"
+        "print(sorted({'ray', 'torch'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert all(f"usage: crackvae {verb}" in done.stdout for verb in VERBS)
+
+
+def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in VERBS:
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert "None" not in capsys.readouterr().out
+
+
+def test_partition_prints_tables_and_then_one_json_line(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["partition", "--images", str(drawn), "--out", str(tmp_path), "--external", "0,0"]) == 0
+    captured = capsys.readouterr()
+    *tables, last = captured.out.splitlines()
+    summary = json.loads(last)
+    assert summary["manifest"] == str(tmp_path / "manifest.parquet") and summary["images"] == 300
+    assert any(line.startswith("internal train") for line in tables)
+    assert "read:" in captured.err
+
+
+def test_quiet_says_nothing_on_standard_error(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", "--images", str(drawn), "--out", str(tmp_path), "--external", "0,0", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_flags_win_over_the_toml_file(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "night.toml").write_text(
+        f'images = "{drawn}"\nexternal = [10, 10]\ngroup-by = "none"\nquiet = true\n'
+        'labels = { non_crack = "non_crack", crack = "crack" }\n'
+    )
+    assert main(["partition", "--config", str(tmp_path / "night.toml"), "--out", str(tmp_path), "--external=5,5"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["counts"]["external test"] == {"non_crack": 5, "crack": 5} and summary["leaky"] is True
+
+
+def test_a_mistake_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--images and --out must be given" in fails(capsys, "partition")
+    assert "--nonsense" in fails(capsys, "score", "--nonsense", 3)
+    assert "invalid int value: 'many'" in fails(capsys, "train", "--epochs", "many")
+    assert "head=best is not one of mse, top" in fails(
+        capsys, "train", "--manifest", "m", "--model", "m", "--head", "best"
+    )
+    assert "nowhere.toml" in fails(capsys, "score", "--config", tmp_path / "nowhere.toml")
+    (tmp_path / "typo.toml").write_text("imagse = 3")
+    assert "unknown setting 'imagse'" in fails(capsys, "score", "--config", tmp_path / "typo.toml")
+
+
+def test_mistakes_with_files_are_one_line_each_with_the_mend(
+    drawn: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", small_spec())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "corrupt.parquet").write_bytes(manifest.read_bytes()[:-20])
+    out = tmp_path / "out"
+    partition = ("partition", "--quiet", "--out", out, "--images")
+    assert "No such file or directory. Check the spelling" in fails(capsys, *partition, tmp_path / "nowhere")
+    assert "holds no images" in fails(capsys, *partition, tmp_path / "empty")
+    assert "--labels FOLDER=non_crack" in fails(capsys, *partition, drawn, "--labels", "A=non_crack,B=crack")
+    assert "Give --external 0,0" in fails(capsys, *partition, drawn)
+    assert "exists already" in fails(capsys, "partition", "--images", drawn, "--out", manifest.parent)
+    assert "exists already" in fails(capsys, "train", "--manifest", manifest, "--model", model)
+    assert "is not a whole table" in fails(
+        capsys, "train", "--manifest", tmp_path / "corrupt.parquet", "--model", tmp_path / "new"
+    )
+    score = ("score", "--quiet", "--out", out, "--images")
+    assert "is no model directory" in fails(capsys, *score, drawn, "--model", tmp_path / "empty")
+    assert "holds no images" in fails(capsys, *score, tmp_path / "empty", "--model", model)
+    assert "names no bucket" in fails(capsys, *score, "s3://", "--model", model)
+    assert "cannot list http://host/x" in fails(capsys, *score, "http://host/x", "--model", model)
+    assert not out.exists()
+
+
+def test_a_model_of_another_version_is_one_line(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", small_spec())
+    content = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(content | {"format": 2}))
+    line = fails(capsys, "score", "--images", drawn, "--model", model, "--out", tmp_path / "out")
+    assert "format 2 by another version" in line and "Train it again" in line
+
+
+def test_a_place_without_the_right_to_write_is_one_line(
+    drawn: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "open", refuse(errno.EACCES), raising=False)
+    line = fails(capsys, "score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out")
+    assert "Permission denied. Give this user the right" in line
+
+
+def test_a_full_disk_is_one_line(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = open
+
+    def full(file: object, mode: str = "r", **more: object) -> object:
+        return refuse(errno.ENOSPC)(file) if "w" in mode else real(file, mode, **more)
+
+    monkeypatch.setattr(storage, "open", full, raising=False)
+    line = fails(capsys, "partition", "--images", drawn, "--out", tmp_path, "--external", "0,0", "--quiet")
+    assert "No space left on device. Free some space" in line
+    assert not list(tmp_path.iterdir())
+
+
+def refuse(code: int) -> object:
+    def refusing(*_: object, **__: object) -> object:
+        raise OSError(code, os.strerror(code))
+
+    return refusing
+
+
+def test_a_uri_that_cannot_be_reached_is_one_line(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    nobody = "s3://bucket/night?region=eu-central-1&endpoint_override=127.0.0.1:9&scheme=http"
+    line = fails(capsys, "score", "--images", nobody, "--model", model_dir, "--out", tmp_path)
+    assert "cannot list s3://bucket/night" in line and "credentials" in line
+
+
+def test_a_cluster_that_is_not_there_is_one_line(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "crackvae.cli", "score", "--images", drawn, "--model", model_dir]
+    flags = ["--out", tmp_path, "--address", "127.0.0.1:9", "--quiet"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("crackvae score: no Ray cluster at 127.0.0.1:9")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crackvae.manifest.partition", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["partition", "--images", "x", "--out", "y"])
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crackvae.manifest.partition", interrupted)
+    assert main(["partition", "--images", "x", "--out", "y"]) == 130
+    assert "Run the same command again" in capsys.readouterr().err
+
+
+def test_a_submitted_job_may_not_write_into_the_folder_that_is_deleted_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert "--out scores is relative" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "scores")
+    assert "--model m is relative" in fails(capsys, "train", "--manifest", "/x", "--model", "m")
+    assert "is no model directory" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "/tmp/x")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_demo_runs_every_verb_and_says_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--out", str(tmp_path), "--images", "200", "--epochs", "1", "--quiet"]) == 0
+    *tables, last = capsys.readouterr().out.splitlines()
+    summary = json.loads(last)
+    folder = Path(summary["folder"])
+    assert summary["score"]["unreadable"] == 3 and summary["score"]["listed"] == 103
+    assert pq.read_table(folder / "scores").num_rows == 103
+    for name in ("data/manifest.parquet", "model/model.json", "evaluation/metrics.json"):
+        assert (folder / name).exists()
+    assert any(str(folder / "scores") in line for line in tables)

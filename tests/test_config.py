@@ -1,0 +1,318 @@
+import json
+from dataclasses import FrozenInstanceError, fields
+from typing import get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crackvae.config import (
+    CalibrateConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PartitionConfig,
+    ScoreConfig,
+    TrainConfig,
+    flag,
+    limit_of,
+    parse_value,
+    read_settings,
+)
+from crackvae.errors import ConfigError
+
+# What each verb must be given.
+REQUIRED = {
+    PartitionConfig: {"images": "set", "out": "out"},
+    TrainConfig: {"manifest": "m.parquet", "model": "model"},
+    CalibrateConfig: {"model": "model", "manifest": "m.parquet"},
+    EvaluateConfig: {"manifest": "m.parquet", "model": "model", "out": "out"},
+    ScoreConfig: {"images": "set", "model": "model", "out": "out"},
+    DemoConfig: {},
+}
+VERBS = list(REQUIRED)
+NAN, INF = float("nan"), float("inf")
+
+
+def built(config_class, **changes):
+    return config_class(**(REQUIRED[config_class] | changes))
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("config_class", VERBS)
+def test_a_verb_with_its_required_settings_is_built_and_frozen(config_class):
+    config = built(config_class)
+    with pytest.raises(FrozenInstanceError):
+        config.quiet = True
+    assert config.quiet is False
+
+
+@pytest.mark.parametrize("config_class", VERBS)
+def test_a_setting_without_a_default_must_be_given(config_class):
+    for name in REQUIRED[config_class].keys() - {"manifest"}:
+        with pytest.raises((TypeError, ConfigError), match=name):
+            config_class(**{key: value for key, value in REQUIRED[config_class].items() if key != name})
+    assert all(one.metadata["help"] for one in fields(config_class))
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "message"),
+    [
+        (PartitionConfig, {"labels": {"heil": "non_crack"}}, r"labels=heil=non_crack must map .* Try --labels"),
+        (PartitionConfig, {"labels": {"a": "non_crack", "b": "crack", "c": "maybe"}}, "and to nothing else"),
+        (PartitionConfig, {"labels": {}}, "labels= must map"),
+        (PartitionConfig, {"external": (5,)}, "external=5 must be two counts, such as"),
+        (PartitionConfig, {"external": (1, 2, 3)}, "external=1,2,3 must be two counts"),
+        (PartitionConfig, {"external": (5, -1)}, "external=5,-1 must be two counts"),
+        (PartitionConfig, {"non_crack_split": (80, 10, 11)}, "non-crack-split=80,10,11 must be 3 percentages"),
+        (PartitionConfig, {"non_crack_split": (80, 20)}, "must be 3 percentages that add up to 100"),
+        (PartitionConfig, {"non_crack_split": (110, -10, 0)}, "must be 3 percentages"),
+        (PartitionConfig, {"crack_split": (10, 80, 10)}, "crack-split=10,80,10 must be 2 percentages"),
+        (PartitionConfig, {"crack_split": (10, 91)}, "crack-split=10,91 must be 2 percentages"),
+        (PartitionConfig, {"group_by": "bridge-("}, r"group-by=bridge-\( is no regular expression: .* Try parent"),
+        (PartitionConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+        (TrainConfig, {"epochs": 0}, "epochs=0 must be greater than 0"),
+        (TrainConfig, {"batch": 0}, "batch=0 must be greater than 0"),
+        (TrainConfig, {"latent_dim": -1}, "latent_dim=-1 must be greater than 0"),
+        (TrainConfig, {"tile_px": 0}, "tile_px=0 must be greater than 0"),
+        (TrainConfig, {"stride_px": 0}, "stride_px=0 must be greater than 0"),
+        (TrainConfig, {"learning_rate": 0.0}, "learning_rate=0 must be greater than 0"),
+        (TrainConfig, {"learning_rate": NAN}, "learning_rate=nan must be greater than 0, and finite"),
+        (TrainConfig, {"learning_rate": INF}, "learning_rate=inf must be greater than 0, and finite"),
+        (TrainConfig, {"head": "max"}, "head=max is not one of mse, top"),
+        (TrainConfig, {"beta": -1e-6}, "beta=-1e-06 must be 0 or more"),
+        (TrainConfig, {"beta": NAN}, "beta=nan must be 0 or more, and finite"),
+        (TrainConfig, {"channels": ()}, "channels= must be one or more counts"),
+        (TrainConfig, {"channels": (32, 0)}, "channels=32,0 must be one or more counts"),
+        (TrainConfig, {"input_px": 100}, "input_px=100 must be a multiple of 16: .* Try input_px=96"),
+        (TrainConfig, {"input_px": 0}, "input_px=0 must be a multiple of 16: .* Try input_px=16"),
+        (TrainConfig, {"stride_px": 400}, r"stride_px=400 must lie in 1..tile_px=227: .* Try stride_px=170"),
+        (TrainConfig, {"percentile": 100.0}, "percentile=100 must lie in 50"),
+        (TrainConfig, {"percentile": 0.95}, "percentile=0.95 must lie in 50"),
+        (TrainConfig, {"percentile": NAN}, "percentile=nan must lie in 50"),
+        (TrainConfig, {"workers": 0}, "workers=0 must be 1 or more"),
+        (TrainConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+        (CalibrateConfig, {"images": "sound"}, "either --manifest or --images, and not both"),
+        (CalibrateConfig, {"manifest": ""}, "either --manifest or --images, and not both"),
+        (CalibrateConfig, {"percentile": 49.0}, "percentile=49 must lie in 50"),
+        (CalibrateConfig, {"max_false_alarm": 0.0}, "max_false_alarm=0 must lie between 0 and 1"),
+        (CalibrateConfig, {"max_false_alarm": 1.0}, "max_false_alarm=1 must lie between 0 and 1"),
+        (CalibrateConfig, {"max_false_alarm": NAN}, "max_false_alarm=nan must lie between 0 and 1"),
+        (CalibrateConfig, {"max_false_alarm": 0.1, "confidence": 1.0}, "confidence=1 must lie between 0 and 1"),
+        (CalibrateConfig, {"confidence": 0.9}, "--confidence needs --max-false-alarm"),
+        (CalibrateConfig, {"batch": 0}, "batch=0 must be 1 or more"),
+        (EvaluateConfig, {"split": "train"}, "split=train must be val or test: train holds no cracks"),
+        (EvaluateConfig, {"resamples": 99}, "resamples=99 must be 100 or more"),
+        (EvaluateConfig, {"batch": -1}, "batch=-1 must be 1 or more"),
+        (EvaluateConfig, {"workers": 0}, "workers=0 must be 1 or more"),
+        (EvaluateConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+        (ScoreConfig, {"format": ("csv",)}, "format=csv must be parquet or parquet,csv: a rerun reads Parquet"),
+        (ScoreConfig, {"format": ()}, "format= must be parquet or parquet,csv"),
+        (ScoreConfig, {"format": ("parquet", "xlsx")}, "format=parquet,xlsx must be parquet"),
+        (ScoreConfig, {"max_unreadable": "many"}, "'many' is no limit"),
+        (ScoreConfig, {"max_unreachable": "1.5"}, "'1.5' is no limit"),
+        (ScoreConfig, {"group_by": "["}, r"group-by=\[ is no regular expression"),
+        (ScoreConfig, {"workers": -2}, "workers=-2 must be 1 or more"),
+        (DemoConfig, {"images": 199}, "images=199 must be 200 or more"),
+        (DemoConfig, {"epochs": 0}, "epochs=0 must be 1 or more"),
+        (DemoConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_in_one_line_when_it_is_built(config_class, settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        built(config_class, **settings)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings"),
+    [
+        (PartitionConfig, {"external": (0, 0), "non_crack_split": (0, 50, 50), "crack_split": (0, 100)}),
+        (PartitionConfig, {"group_by": r"bridge-(\d+)"}),
+        (TrainConfig, {"stride_px": 227, "beta": 0.0, "percentile": 50.0, "channels": (8,), "input_px": 2}),
+        (CalibrateConfig, {"manifest": "", "images": "sound", "max_false_alarm": 0.01, "confidence": 0.95}),
+        (EvaluateConfig, {"split": "val", "resamples": 100, "workers": 1}),
+        (ScoreConfig, {"format": ("parquet", "csv"), "max_unreadable": "0", "max_unreachable": "100%"}),
+        (DemoConfig, {"images": 200}),
+    ],
+)
+def test_settings_at_the_edge_of_what_means_something_are_taken(config_class, settings):
+    config = built(config_class, **settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_two_partitions_do_not_share_their_labels():
+    one, other = built(PartitionConfig), built(PartitionConfig)
+    one.labels["wall"] = "crack"
+    assert "wall" not in other.labels
+
+
+# ------------------------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("0", 0), ("5", 5), ("5.0", 5), ("0%", 0), ("1%", 2), ("0.5%", 1), ("100%", 200)]
+)
+def test_a_limit_is_a_count_or_a_share_of_the_images(text, limit):
+    assert limit_of(text, 200) == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1", "-1%", "101%", "1.5", "ten", "nan", "inf", "nan%", "inf%", "1%%"])
+def test_a_text_that_is_no_limit_is_refused_with_two_that_are(text):
+    with pytest.raises(ConfigError, match="is no limit: write a count such as 5, or a share such as 1%"):
+        limit_of(text, 200)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(max_size=6), st.integers(0, 10_000))
+def test_any_text_is_a_limit_of_0_or_more_or_refused(text, n_images):
+    try:
+        limit = limit_of(text, n_images)
+    except ConfigError:
+        limit = 0.0
+    assert 0 <= limit < INF
+
+
+# ------------------------------------------------------------------------------------------- from the text of flags
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name", "text", "value"),
+    [
+        (TrainConfig, "epochs", "3", 3),
+        (TrainConfig, "beta", "1e-6", 1e-6),
+        (TrainConfig, "head", "mse", "mse"),
+        (TrainConfig, "channels", "32,64", (32, 64)),
+        (ScoreConfig, "workers", "4", 4),
+        (ScoreConfig, "format", "parquet,csv", ("parquet", "csv")),
+        (CalibrateConfig, "max_false_alarm", "0.01", 0.01),
+        (PartitionConfig, "external", "0,0", (0, 0)),
+        (PartitionConfig, "external", "", ()),
+        (PartitionConfig, "labels", "heil=non_crack,Riss=crack", {"heil": "non_crack", "Riss": "crack"}),
+    ],
+)
+def test_the_text_of_a_flag_becomes_a_value_of_its_setting(config_class, name, text, value):
+    found = parse_value(get_type_hints(config_class)[name], text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name", "text"),
+    [
+        (TrainConfig, "epochs", "3.5"),
+        (TrainConfig, "epochs", "many"),
+        (TrainConfig, "channels", "32,wide"),
+        (ScoreConfig, "workers", ""),
+        (CalibrateConfig, "max_false_alarm", "1 %"),
+        (PartitionConfig, "labels", "crack"),
+        (PartitionConfig, "labels", "a=b=crack"),
+    ],
+)
+def test_a_text_of_another_type_is_no_value(config_class, name, text):
+    with pytest.raises(ValueError, match=r"invalid literal|could not convert|not NAME=VALUE"):
+        parse_value(get_type_hints(config_class)[name], text)
+
+
+def test_a_flag_has_dashes():
+    assert flag("max_false_alarm") == "--max-false-alarm"
+
+
+# -------------------------------------------------------------------------------------------------- from TOML files
+
+
+def read(tmp_path, text: str, config_class):
+    (tmp_path / "settings.toml").write_text(text)
+    return read_settings(str(tmp_path / "settings.toml"), config_class)
+
+
+def test_a_file_gives_numbers_texts_switches_lists_and_tables(tmp_path):
+    text = """
+        manifest = "m.parquet"
+        epochs = 3
+        learning_rate = 1e-4
+        gpu = true
+        channels = [16, 32]
+    """
+    assert read(tmp_path, text, TrainConfig) == {
+        "manifest": "m.parquet",
+        "epochs": 3,
+        "learning_rate": 1e-4,
+        "gpu": True,
+        "channels": (16, 32),
+    }
+    text = '[labels]\nheil = "non_crack"\nRiss = "crack"'
+    assert read(tmp_path, text, PartitionConfig) == {"labels": {"heil": "non_crack", "Riss": "crack"}}
+
+
+def test_lists_and_tables_may_be_written_as_their_flags_are(tmp_path):
+    text = 'external = "10,20"\nlabels = "a=crack,b=non_crack"\nseed = "7"'
+    expected = {"external": (10, 20), "labels": {"a": "crack", "b": "non_crack"}, "seed": 7}
+    assert read(tmp_path, text, PartitionConfig) == expected
+
+
+def test_keys_may_have_dashes_like_flags(tmp_path):
+    found = read(tmp_path, 'max-unreadable = 5\nmax_unreachable = "1%"', ScoreConfig)
+    assert found == {"max_unreadable": "5", "max_unreachable": "1%"}
+
+
+def test_a_whole_number_is_a_number_of_any_kind_and_an_optional_one_too(tmp_path):
+    found = read(tmp_path, "percentile = 99\nworkers = 2\nmax_false_alarm = 0.01", CalibrateConfig)
+    assert found == {"percentile": 99.0, "workers": 2, "max_false_alarm": 0.01}
+    assert isinstance(found["percentile"], float)
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"settings\.toml: unknown setting 'epoch'\. Known: .*epochs.*tile_px"):
+        read(tmp_path, "epoch = 3", TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "text", "message"),
+    [
+        (TrainConfig, "epochs = 3.5", "epochs = 3.5 is wrong: invalid literal"),
+        (TrainConfig, 'epochs = "many"', "epochs = 'many' is wrong"),
+        (TrainConfig, "epochs = true", "epochs = True is wrong: true and false are for switches"),
+        (TrainConfig, "epochs = [3]", r"epochs = \[3\] is wrong: one value is meant"),
+        (TrainConfig, "channels = [32, 6.5]", r"channels = \[32, 6.5\] is wrong"),
+        (TrainConfig, 'gpu = "yes"', "gpu = 'yes' is wrong: not true or false"),
+        (TrainConfig, "gpu = 1", "gpu = 1 is wrong: not true or false"),
+        (TrainConfig, "learning_rate = 2026-01-01", "learning_rate = .* is wrong"),
+        (TrainConfig, "model = false", "model = False is wrong"),
+        (TrainConfig, 'model = ["a", "b"]', "model = .* is wrong: one value is meant"),
+        (TrainConfig, "[model]\na = 1", "model = .* is wrong: one value is meant"),
+        (PartitionConfig, 'labels = "crack"', "labels = 'crack' is wrong: not NAME=VALUE"),
+        (PartitionConfig, "[external]\nnon_crack = 1", "external = .* is wrong: one value is meant"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_the_name_of_its_setting(tmp_path, config_class, text, message):
+    with pytest.raises(ConfigError, match=rf"settings\.toml: {message}"):
+        read(tmp_path, text, config_class)
+
+
+@pytest.mark.parametrize("content", [b"epochs = ", b"epochs = 1\nepochs = 2", b"\xff\xfe", b"just words"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
+    (tmp_path / "settings.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"settings\.toml: .*Mend the file, or give the settings as flags"):
+        read_settings(str(tmp_path / "settings.toml"), TrainConfig)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml.*Mend the file"):
+        read_settings(str(tmp_path / "none.toml"), TrainConfig)
+
+
+@pytest.mark.parametrize("config_class", VERBS)
+def test_every_default_survives_being_written_to_a_file(tmp_path, config_class):
+    config = built(config_class)
+    values = {one.name: getattr(config, one.name) for one in fields(config)}
+    lines = [f"{name} = {toml(value)}" for name, value in values.items() if value is not None]
+    found = read(tmp_path, "\n".join(lines), config_class)
+    assert config_class(**found) == config
+
+
+def toml(value) -> str:
+    """A value as TOML; its texts, numbers and lists are those of JSON."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {json.dumps(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)

@@ -1,0 +1,388 @@
+"""Shape letters: H, W rows and columns of an image [px]; 3 = red, green, blue; T tiles; P side of a tile [px]."""
+
+import io
+import struct
+import zlib
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile, ImageOps
+
+from crackvae.errors import UnreadableImage
+from crackvae.imaging import EXIF_ORIENTATION, MAX_TILES, MIN_SIDE_PX, cut, decode, tile_origins
+
+FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]
+LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "WEBP": {"lossless": True}}
+
+# How a camera that was held in the way of each EXIF orientation stores an upright scene.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+few = settings(derandomize=True, deadline=None, max_examples=100)
+# Pillow warns of some damage before it raises.
+damage_may_warn = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def scene(height: int = 48, width: int = 64) -> Image.Image:
+    """Muted colours, as of concrete, without any symmetry, and a dark corner at the top left."""
+    down_H1, right_W = np.linspace(0, 60, height)[:, None], np.linspace(0, 60, width)
+    pixels_HW3 = np.stack(np.broadcast_arrays(90 + right_W, 100 + down_H1, 150 - down_H1 / 2 - right_W / 2), axis=2)
+    pixels_HW3[:8, :8] = 20
+    return Image.fromarray(pixels_HW3.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L")).astype(int)
+
+
+def difference(data: bytes, image: Image.Image) -> int:
+    """Largest difference between what is decoded and an image [grey levels]."""
+    pixels_HW = decode(data)
+    assert pixels_HW.dtype == np.uint8 and pixels_HW.shape == (image.height, image.width)
+    return int(np.abs(pixels_HW - grey(image)).max())
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(UnreadableImage) as caught:
+        decode(data)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def is_pixels_or_refusal(data: bytes) -> bool:
+    """Any exception but UnreadableImage passes through and fails the test."""
+    try:
+        pixels_HW = decode(data)
+    except UnreadableImage as error:
+        return bool(str(error)) and "\n" not in str(error)
+    return pixels_HW.dtype == np.uint8 and min(pixels_HW.shape) >= MIN_SIDE_PX
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG with any header, over pixels that need not be there."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def texture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+
+
+# -------------------------------------------------------------------------------------------- what is decoded
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_colour_becomes_luma_in_every_lossless_format(kind):
+    assert difference(encoded(scene(), kind, **LOSSLESS[kind]), scene()) == 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_is_known_by_its_bytes_and_a_lossy_one_stays_close(kind):
+    assert np.abs(decode(encoded(scene(), kind)) - grey(scene())).mean() < 5
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 50}])
+def test_a_jpeg_is_decoded_as_pillow_converts_it(options):
+    data = encoded(scene(227, 227), "JPEG", **options)
+    assert difference(data, Image.open(io.BytesIO(data))) <= 2
+
+
+def test_a_jpeg_that_stores_rgb_is_decoded_as_pillow_converts_it():
+    data = encoded(scene(), "JPEG", keep_rgb=True)
+    assert difference(data, Image.open(io.BytesIO(data))) <= 2
+
+
+def test_a_cmyk_jpeg_is_decoded():
+    data = encoded(scene().convert("CMYK"), "JPEG", quality=95)
+    assert difference(data, Image.open(io.BytesIO(data))) == 0
+    assert np.abs(decode(data) - grey(scene())).mean() < 3
+
+
+def test_of_a_jpeg_with_two_pictures_the_first_is_taken():
+    data = encoded(scene(), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48), "white")])
+    assert difference(data, Image.open(io.BytesIO(data))) <= 2
+
+
+def test_a_jpeg_keeps_its_full_size():
+    assert decode(encoded(scene(301, 403), "JPEG")).shape == (301, 403)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "1", "P"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_every_colour_mode_is_decoded(kind, mode):
+    image = scene().convert(mode)
+    assert difference(encoded(image, kind), image.convert("RGB")) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "transparency"), [("L", 7), ("RGB", (0, 0, 0)), ("P", 3), ("P", b"\x00\x80\xff")], ids=str
+)
+def test_transparency_is_ignored_without_a_warning(mode, transparency):
+    image = scene().convert(mode)
+    assert difference(encoded(image, "PNG", transparency=transparency), image.convert("RGB")) == 0
+
+
+def test_a_fully_transparent_picture_keeps_its_pixels():
+    image = scene()
+    image.putalpha(0)
+    assert difference(encoded(image, "PNG"), scene()) == 0
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
+def test_a_compressed_tiff_is_decoded(compression):
+    assert difference(encoded(scene(), "TIFF", compression=compression), scene()) == 0
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_become_eight_by_their_full_range(kind, order):
+    levels = np.arange(65_536).reshape(256, 256).astype(order)
+    pixels_HW = decode(encoded(Image.fromarray(levels), kind)).ravel()
+    assert (pixels_HW[0], pixels_HW[32_896], pixels_HW[65_535]) == (0, 128, 255)
+    assert np.array_equal(pixels_HW, np.rint(np.arange(65_536) / 257))
+
+
+def test_a_sixteen_bit_picture_stands_upright():
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    levels = np.zeros((40, 60), np.uint16)
+    levels[0, 0] = 65_535
+    pixels_HW = decode(encoded(Image.fromarray(levels), "PNG", exif=exif))
+    assert pixels_HW.shape == (60, 40) and pixels_HW[0, -1] == 255
+
+
+def test_a_value_outside_sixteen_bits_is_refused():
+    levels = np.zeros((40, 60), np.int32)
+    levels[3, 4] = 70_000
+    assert "0..70000 lie outside 16 bits" in refusal(encoded(Image.fromarray(levels), "TIFF"))
+
+
+def test_floating_point_pixels_are_refused():
+    assert "convert it to 8 or 16 bits" in refusal(encoded(scene().convert("F"), "TIFF"))
+
+
+def test_of_several_pages_the_first_is_taken():
+    other = Image.new("RGB", (64, 48), "white")
+    assert difference(encoded(scene(), "TIFF", save_all=True, append_images=[other]), scene()) == 0
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_picture_stands_upright_however_the_camera_was_held(kind, orientation):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stored = scene() if STORED[orientation] is None else scene().transpose(STORED[orientation])
+    data = encoded(stored, kind, exif=exif, **LOSSLESS.get(kind, {"quality": 95}))
+    assert difference(data, ImageOps.exif_transpose(Image.open(io.BytesIO(data)))) <= 2
+    assert np.abs(decode(data) - grey(scene())).mean() < 2
+
+
+def test_an_orientation_that_means_nothing_is_ignored():
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 99
+    assert difference(encoded(scene(), "PNG", exif=exif), scene()) == 0
+
+
+# --------------------------------------------------------------------------------------------- what is refused
+
+
+def test_an_empty_file_is_refused():
+    assert refusal(b"") == "empty file"
+
+
+def test_a_text_is_refused_with_the_formats_that_are_read():
+    assert ", ".join(FORMATS) in refusal(b"<html>404 Not Found</html>")
+
+
+def test_a_format_outside_the_list_is_refused():
+    assert refusal(encoded(scene(), "GIF")).startswith("not an image in one of the formats")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc", b"avif"])
+def test_a_phone_picture_is_refused_with_the_way_out(brand):
+    assert "convert it to JPEG or PNG" in refusal(b"\x00\x00\x00\x18ftyp" + brand + bytes(40))
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\x01\x04\x00\x00"}], ids=["reduced picture", "DNG"])
+def test_the_thumbnail_of_a_camera_raw_file_is_not_scored_in_its_place(tags):
+    assert "camera raw" in refusal(encoded(scene(), "TIFF", tiffinfo=tags))
+
+
+@damage_may_warn
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_that_was_copied_in_part_is_refused_at_every_length(kind):
+    data = encoded(scene(), kind)
+    # The last chunk of a PNG and the padding of a WebP hold no pixels, so they are not missed.
+    lengths = {*range(1, min(200, len(data) - 60)), *range(1, len(data) - 60, 37), len(data) - 60}
+    for length in lengths:
+        assert refusal(data[:length]), length
+
+
+def test_a_header_that_claims_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
+    assert refusal(png(60_000, 60_000, zlib.compress(bytes(1000)))) == "60000x60000 px is over the limit of 100 Mpx"
+    assert decoded == []
+
+
+def test_a_picture_without_texture_to_judge_is_refused():
+    for width, height in [(MIN_SIDE_PX - 1, 400), (400, MIN_SIDE_PX - 1), (1, 1)]:
+        assert f"{width}x{height} px is too small" in refusal(encoded(Image.new("L", (width, height)), "PNG"))
+    assert decode(encoded(Image.new("L", (MIN_SIDE_PX, MIN_SIDE_PX)), "PNG")).shape == (MIN_SIDE_PX, MIN_SIDE_PX)
+
+
+def test_a_header_of_no_size_is_refused():
+    assert refusal(png(0, 100))
+
+
+@damage_may_warn
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_bytes_give_pixels_or_a_refusal_and_nothing_else(kind):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    data = encoded(scene(24, 32), kind, **({} if kind == "BMP" else {"exif": exif}))
+
+    @few
+    @given(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 7)), min_size=1, max_size=8))
+    def flip(bits):
+        damaged = bytearray(data)
+        for offset, bit in bits:
+            damaged[offset] ^= 1 << bit
+        assert is_pixels_or_refusal(bytes(damaged))
+
+    flip()
+
+
+@damage_may_warn
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_damaged_header_gives_pixels_or_a_refusal_and_nothing_else(kind):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    data = encoded(scene(16, 16), kind, **({} if kind == "BMP" else {"exif": exif}))
+    head = min(len(data), 200)
+
+    @few
+    @given(st.integers(0, head - 1), st.binary(min_size=1, max_size=4))
+    def overwrite(offset, patch):
+        damaged = data[:offset] + patch + data[offset + len(patch) :]
+        assert is_pixels_or_refusal(damaged)
+
+    overwrite()
+
+
+# ------------------------------------------------------------------------------------------------------- tiles
+
+
+@few
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2000))
+def test_tiles_cover_a_side_and_never_leave_it(tile_px, stride_px, more_px):
+    stride_px, length_px = min(stride_px, tile_px), tile_px + more_px
+    origins = tile_origins(length_px, tile_px, stride_px)
+    assert origins[0] == 0 and origins[-1] == length_px - tile_px
+    assert all(0 < right - left <= stride_px for left, right in pairwise(origins))
+
+
+def test_a_side_of_exactly_one_tile_has_one_tile():
+    assert tile_origins(227, 227, 170) == (0,)
+
+
+def test_a_side_that_the_stride_meets_exactly_has_no_tile_twice():
+    assert tile_origins(300, 100, 50) == (0, 50, 100, 150, 200)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(16, 150), st.integers(16, 150), st.integers(8, 60), st.integers(1, 60))
+def test_every_pixel_is_in_a_tile_and_every_tile_in_the_image(height, width, tile_px, stride_px):
+    tiles = cut(np.zeros((height, width), np.uint8), tile_px, min(stride_px, tile_px), input_px=4)
+    assert tiles.pixels_TPP.shape == (tiles.rows * tiles.cols, 4, 4)
+    assert (len(tiles.ys), len(tiles.xs)) == (tiles.rows, tiles.cols)
+    if max(height, width) < 1.5 * tile_px:
+        assert (tiles.rows, tiles.cols, tiles.ys, tiles.xs) == (1, 1, (0,), (0,))
+        return
+    side = min(tile_px, height, width)
+    covered_HW = np.zeros((height, width), bool)
+    for y in tiles.ys:
+        for x in tiles.xs:
+            assert 0 <= y <= height - side and 0 <= x <= width - side
+            covered_HW[y : y + side, x : x + side] = True
+    assert covered_HW.all()
+
+
+def test_tiles_come_row_by_row_with_their_corners():
+    pixels_HW = np.add.outer(np.arange(0, 200, 100).repeat(100), np.arange(0, 60, 20).repeat(100)).astype(np.uint8)
+    tiles = cut(pixels_HW, tile_px=100, stride_px=100, input_px=10)
+    assert (tiles.rows, tiles.cols, tiles.ys, tiles.xs) == (2, 3, (0, 100), (0, 100, 200))
+    assert tiles.pixels_TPP.mean(axis=(1, 2)).tolist() == [0, 20, 40, 100, 120, 140]
+
+
+@pytest.mark.parametrize(("y", "x", "tile"), [(0, 0, 0), (0, 499, 5), (299, 0, 18), (299, 499, 23)])
+def test_a_dark_pixel_in_a_corner_shows_up_in_the_tile_of_that_corner_alone(y, x, tile):
+    pixels_HW = np.full((300, 500), 200, np.uint8)
+    pixels_HW[y, x] = 0
+    tiles = cut(pixels_HW, tile_px=100, stride_px=80, input_px=100)
+    assert (tiles.rows, tiles.cols) == (4, 6)
+    assert np.flatnonzero(tiles.pixels_TPP.min(axis=(1, 2)) == 0).tolist() == [tile]
+
+
+def test_under_one_and_a_half_tiles_an_image_is_one_tile_resized_whole():
+    pixels_HW = texture(340, 300)
+    tiles = cut(pixels_HW, tile_px=227, stride_px=170, input_px=128)
+    whole = Image.fromarray(pixels_HW).resize((128, 128), Image.Resampling.BILINEAR)
+    assert (tiles.rows, tiles.cols, tiles.xs, tiles.ys) == (1, 1, (0,), (0,))
+    assert np.array_equal(tiles.pixels_TPP[0], np.asarray(whole))
+
+
+def test_from_one_and_a_half_tiles_on_an_image_is_cut():
+    tiles = cut(texture(341, 341), tile_px=227, stride_px=170, input_px=16)
+    assert (tiles.rows, tiles.cols, tiles.xs) == (2, 2, (0, 114))
+
+
+def test_in_an_image_narrower_than_a_tile_the_tiles_are_as_wide_as_the_image():
+    pixels_HW = texture(100, 1000)
+    tiles = cut(pixels_HW, tile_px=200, stride_px=150, input_px=100)
+    assert (tiles.rows, tiles.ys, tiles.xs) == (1, (0,), (*range(0, 900, 75), 900))
+    assert np.array_equal(tiles.pixels_TPP[1], pixels_HW[:, 75:175])
+
+
+@pytest.mark.parametrize("input_px", [32, 100, 128])
+def test_a_tile_is_the_antialiased_resize_of_its_square_and_nothing_else(input_px):
+    pixels_HW = texture(250, 330)
+    tiles = cut(pixels_HW, tile_px=100, stride_px=70, input_px=input_px)
+    corners = [(x, y) for y in tiles.ys for x in tiles.xs]
+    for tile_PP, (x, y) in zip(tiles.pixels_TPP, corners, strict=True):
+        square = Image.fromarray(pixels_HW[y : y + 100, x : x + 100])
+        assert np.array_equal(tile_PP, np.asarray(square.resize((input_px, input_px), Image.Resampling.BILINEAR)))
+
+
+def test_a_thin_dark_line_survives_the_resize():
+    pixels_HW = np.full((400, 400), 200, np.uint8)
+    pixels_HW[:, 101] = 0
+    tiles = cut(pixels_HW, tile_px=200, stride_px=200, input_px=50)
+    assert tiles.pixels_TPP[0].min(axis=1).max() < 180
+
+
+def test_a_sliver_of_too_many_tiles_is_refused():
+    with pytest.raises(UnreadableImage, match=f"tiles: {MAX_TILES} at most"):
+        cut(np.zeros((16, 400_000), np.uint8), tile_px=227, stride_px=170, input_px=128)

@@ -1,0 +1,274 @@
+"""Shape letters: N images. Scores are drawn from overlapping normal distributions, or from few values to make ties."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
+
+from crackvae.metrics import (
+    FALSE_ALARM_RATES,
+    PREVALENCE,
+    RANKING_NAMES,
+    THRESHOLD_NAMES,
+    Scored,
+    at_threshold,
+    confusion,
+    figures,
+    judge,
+    operating_points,
+    ranking,
+)
+
+
+def overlapping(n_sound: int, n_crack: int, seed: int = 0, decimals: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores in random order; few decimals make ties."""
+    rng = np.random.default_rng(seed)
+    is_crack_N = rng.permutation(np.arange(n_sound + n_crack) < n_crack)
+    return is_crack_N, np.round(rng.normal(is_crack_N * 1.5, 1.0), decimals)
+
+
+def ranks(is_crack_N: np.ndarray, scores_N: np.ndarray) -> dict[str, float]:
+    values = ranking(is_crack_N, scores_N, np.ones(len(scores_N)))
+    return dict(zip(RANKING_NAMES, values.tolist(), strict=True))
+
+
+def recall_by_brute_force(is_crack_N: np.ndarray, scores_N: np.ndarray, rate: float) -> float:
+    """The best recall of all thresholds that flag few enough sound images."""
+    best = 0.0
+    for threshold in [*scores_N, -np.inf]:
+        flagged_N = scores_N > threshold
+        if flagged_N[~is_crack_N].sum() <= rate * (~is_crack_N).sum() + 1e-9:
+            best = max(best, float(flagged_N[is_crack_N].mean()))
+    return best
+
+
+# labels and scores with many ties, at least one image of each label
+few_scores = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40).map(
+    lambda rows: (
+        np.array([True, False, *(is_crack for is_crack, _ in rows)]),
+        np.array([3.0, 3.0, *(score for _, score in rows)]),
+    )
+)
+
+
+# ------------------------------------------------------------------------------------------------------- ranking
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+@pytest.mark.parametrize(("n_sound", "n_crack"), [(300, 40), (50, 400), (1, 20), (20, 1)])
+def test_area_and_average_precision_agree_with_scikit_learn(n_sound, n_crack, decimals):
+    is_crack_N, scores_N = overlapping(n_sound, n_crack, decimals=decimals)
+    weights_N = np.where(is_crack_N, PREVALENCE / n_crack, (1 - PREVALENCE) / n_sound)
+    found = ranks(is_crack_N, scores_N)
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(is_crack_N, scores_N))
+    assert found["average_precision_at_1%_prevalence"] == pytest.approx(
+        average_precision_score(is_crack_N, scores_N, sample_weight=weights_N)
+    )
+
+
+@settings(derandomize=True, deadline=None)
+@given(few_scores)
+def test_ties_agree_with_scikit_learn(rows):
+    is_crack_N, scores_N = rows
+    prior_N = np.where(is_crack_N, PREVALENCE / is_crack_N.sum(), (1 - PREVALENCE) / (~is_crack_N).sum())
+    found = ranks(is_crack_N, scores_N)
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(is_crack_N, scores_N))
+    assert found["average_precision_at_1%_prevalence"] == pytest.approx(
+        average_precision_score(is_crack_N, scores_N, sample_weight=prior_N)
+    )
+
+
+@pytest.mark.parametrize(("n_sound", "n_crack"), [(99, 60), (100, 60), (101, 60), (999, 80), (1000, 80), (2500, 80)])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_recall_at_a_rate_is_the_best_of_all_thresholds_that_keep_it(n_sound, n_crack, decimals):
+    is_crack_N, scores_N = overlapping(n_sound, n_crack, seed=n_sound, decimals=decimals)
+    found = ranks(is_crack_N, scores_N)
+    for rate, name in zip(FALSE_ALARM_RATES, RANKING_NAMES[1:3], strict=True):
+        assert f"{rate:.1%}".replace(".0%", "%") in name
+        assert found[name] == pytest.approx(recall_by_brute_force(is_crack_N, scores_N, rate))
+
+
+def test_one_false_alarm_of_a_hundred_is_one_percent():
+    is_crack_N = np.array([False] * 100 + [True] * 2)
+    scores_N = np.array([*range(100), 98.5, 50.0])
+    assert ranks(is_crack_N, scores_N)["recall_at_1%_false_alarms"] == 0.5
+    assert ranks(is_crack_N, scores_N)["recall_at_0.1%_false_alarms"] == 0.0
+
+
+def test_a_crack_that_ties_with_too_many_sound_images_is_not_found():
+    is_crack_N = np.array([False] * 100 + [True])
+    scores_N = np.array([0.0] * 98 + [1.0, 1.0, 1.0])
+    assert ranks(is_crack_N, scores_N)["recall_at_1%_false_alarms"] == 0.0
+
+
+def test_a_perfect_ranking_has_ones_everywhere():
+    is_crack_N = np.arange(50) >= 30
+    assert ranks(is_crack_N, np.arange(50.0)) == pytest.approx(dict.fromkeys(RANKING_NAMES, 1.0))
+
+
+def test_a_reversed_ranking_finds_nothing_without_false_alarms():
+    is_crack_N = np.arange(50) >= 30
+    found = ranks(is_crack_N, -np.arange(50.0))
+    assert (found["roc_auc"], found["recall_at_1%_false_alarms"], found["recall_at_0.1%_false_alarms"]) == (0, 0, 0)
+    assert 0 < found["average_precision_at_1%_prevalence"] < PREVALENCE
+
+
+def test_equal_scores_rank_no_better_than_chance():
+    found = ranks(np.arange(50) >= 30, np.full(50, 7.0))
+    assert found == pytest.approx(
+        {
+            "roc_auc": 0.5,
+            "recall_at_1%_false_alarms": 0.0,
+            "recall_at_0.1%_false_alarms": 0.0,
+            "average_precision_at_1%_prevalence": PREVALENCE,
+        }
+    )
+
+
+def test_average_precision_does_not_depend_on_the_share_of_cracks_in_the_set():
+    is_crack_N, scores_N = overlapping(400, 300)
+    twice = np.r_[np.arange(700), np.flatnonzero(is_crack_N)]
+    name = "average_precision_at_1%_prevalence"
+    assert ranks(is_crack_N[twice], scores_N[twice])[name] == pytest.approx(ranks(is_crack_N, scores_N)[name])
+
+
+@settings(derandomize=True, deadline=None)
+@given(few_scores)
+def test_operating_points_rise_from_none_flagged_to_all_flagged(rows):
+    is_crack_N, scores_N = rows
+    false_alarm_K, recall_K = operating_points(is_crack_N, scores_N, np.ones(len(scores_N)))
+    assert len(false_alarm_K) == len(recall_K) == len(set(scores_N.tolist())) + 1
+    for rate_K in (false_alarm_K, recall_K):
+        assert (rate_K[0], rate_K[-1]) == (0, 1) and (np.diff(rate_K) >= 0).all()
+
+
+# --------------------------------------------------------------------------------------------------- at a threshold
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.7, 3.0])
+def test_the_figures_at_a_threshold_agree_with_scikit_learn(threshold):
+    is_crack_N, scores_N = overlapping(200, 50)
+    flagged_N = scores_N > threshold
+    found = dict(zip(THRESHOLD_NAMES, at_threshold(is_crack_N, flagged_N, np.ones(250)), strict=True))
+    assert found == pytest.approx(
+        {
+            "precision": precision_score(is_crack_N, flagged_N),
+            "recall": recall_score(is_crack_N, flagged_N),
+            "f1": f1_score(is_crack_N, flagged_N),
+            "false_alarm_rate": flagged_N[~is_crack_N].mean(),
+        }
+    )
+
+
+def test_where_nothing_is_flagged_precision_and_f1_are_zero():
+    assert at_threshold(np.array([True, False]), np.array([False, False]), np.ones(2)).tolist() == [0, 0, 0, 0]
+
+
+def test_a_score_equal_to_the_threshold_is_not_flagged():
+    scored = Scored(np.array([False, True]), np.array([1.0, 2.0]), np.array(["a", "b"]), threshold=2.0)
+    found = dict(zip([*RANKING_NAMES, *THRESHOLD_NAMES], figures(scored, np.ones(2)), strict=True))
+    assert (found["recall"], found["false_alarm_rate"], found["roc_auc"]) == (0, 0, 1)
+
+
+@settings(derandomize=True, deadline=None)
+@given(few_scores, st.data())
+def test_a_weight_counts_an_image_that_often(rows, data):
+    is_crack_N, scores_N = rows
+    weights = data.draw(st.lists(st.integers(0, 3), min_size=len(scores_N) - 2, max_size=len(scores_N) - 2))
+    weights_N = np.array([1, 1, *weights])
+    repeated = np.repeat(np.arange(len(scores_N)), weights_N)
+    weighted = Scored(is_crack_N, scores_N, np.arange(len(scores_N)), threshold=2.5)
+    written_out = Scored(is_crack_N[repeated], scores_N[repeated], repeated, threshold=2.5)
+    assert figures(weighted, weights_N.astype(float)) == pytest.approx(figures(written_out, np.ones(len(repeated))))
+
+
+# -------------------------------------------------------------------------------------------------------- intervals
+
+
+def scored_of(n_sound: int = 150, n_crack: int = 80, seed: int = 0) -> Scored:
+    is_crack_N, scores_N = overlapping(n_sound, n_crack, seed)
+    return Scored(is_crack_N, scores_N, np.arange(n_sound + n_crack), threshold=1.0)
+
+
+def test_each_figure_has_its_value_and_an_interval_that_contains_it():
+    scored = scored_of()
+    table = judge(scored, resamples=200, seed=0)
+    assert table.index.tolist() == [*RANKING_NAMES, *THRESHOLD_NAMES]
+    assert table["value"].to_numpy() == pytest.approx(figures(scored, np.ones(230)))
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+    assert ((table["low"] >= 0) & (table["high"] <= 1) & (table["low"] < table["high"])).all()
+
+
+def test_equal_seeds_give_equal_intervals_and_another_seed_others():
+    first, again, other = (judge(scored_of(), resamples=100, seed=seed) for seed in (1, 1, 2))
+    assert first.equals(again)
+    assert first["value"].equals(other["value"]) and not first["low"].equals(other["low"])
+
+
+def test_the_interval_of_recall_is_as_wide_as_the_binomial_distribution_makes_it():
+    scored = scored_of(400, 200)
+    row = judge(scored, resamples=500, seed=0).loc["recall"]
+    expected = 2 * 1.96 * np.sqrt(row["value"] * (1 - row["value"]) / 200)
+    assert row["high"] - row["low"] == pytest.approx(expected, rel=0.15)
+
+
+def test_copies_in_a_group_widen_the_intervals_by_the_square_root_of_their_number():
+    one = scored_of(60, 40)
+    nine = Scored(*(np.repeat(column, 9) for column in (one.is_crack_N, one.scores_N, one.groups_N)), one.threshold)
+    grouped = judge(nine, resamples=300, seed=0)
+    ungrouped = judge(replace(nine, groups_N=np.arange(900)), resamples=300, seed=0)
+    names = ["roc_auc", "recall", "precision", "false_alarm_rate"]
+    ratio = (grouped["high"] - grouped["low"]) / (ungrouped["high"] - ungrouped["low"])
+    assert ratio[names].between(2.3, 3.9).all()
+    assert np.allclose(grouped, judge(one, resamples=300, seed=0), atol=1e-12)
+
+
+def test_groups_may_be_named_in_any_order_of_the_images():
+    scored = scored_of(40, 30)
+    names_N = np.array([f"bridge-{number % 9}" for number in range(70)])
+    order = np.random.default_rng(1).permutation(70)
+    shuffled = Scored(scored.is_crack_N[order], scored.scores_N[order], names_N[order], 1.0)
+    whole = judge(replace(scored, groups_N=names_N), resamples=100, seed=3)
+    assert np.allclose(whole, judge(shuffled, resamples=100, seed=3))
+
+
+def test_a_resample_without_cracks_is_drawn_again():
+    scored = Scored(np.array([True, False, False]), np.array([2.0, 1.0, 3.0]), np.arange(3), threshold=0.5)
+    table = judge(scored, resamples=100, seed=0)
+    assert np.isfinite(table.to_numpy()).all() and table.loc["recall"].tolist() == [1, 1, 1]
+
+
+def test_one_group_has_no_width():
+    scored = replace(scored_of(30, 20), groups_N=np.zeros(50, int))
+    table = judge(scored, resamples=100, seed=0)
+    assert np.allclose(table["low"], table["value"]) and np.allclose(table["high"], table["value"])
+
+
+@pytest.mark.parametrize("is_crack", [True, False])
+def test_one_label_alone_is_a_mistake_of_the_caller(is_crack):
+    with pytest.raises(AssertionError, match="both labels"):
+        Scored(np.full(3, is_crack), np.arange(3.0), np.arange(3), 1.0)
+
+
+def test_an_image_without_a_score_is_a_mistake_of_the_caller():
+    with pytest.raises(AssertionError, match="no score"):
+        Scored(np.array([True, False]), np.array([1.0, np.nan]), np.arange(2), 1.0)
+
+
+# -------------------------------------------------------------------------------------------------------- confusion
+
+
+def test_the_rows_of_the_confusion_matrix_are_the_truth():
+    is_crack_N = np.array([False] * 7 + [True] * 5)
+    flagged_N = np.array([True] * 2 + [False] * 5 + [True] * 4 + [False])
+    table = confusion(is_crack_N, flagged_N)
+    assert table.loc["is non_crack"].to_dict() == {"passed": 5, "flagged": 2}
+    assert table.loc["is crack"].to_dict() == {"passed": 1, "flagged": 4}
+
+
+def test_a_confusion_matrix_keeps_its_shape_where_nothing_is_flagged():
+    table = confusion(np.array([False, True, True]), np.zeros(3, bool))
+    assert table.to_numpy().tolist() == [[1, 0], [2, 0]]

@@ -1,0 +1,236 @@
+"""Scoring through Ray Data: every image is one row, a rerun goes on, workers and batches change nothing."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pytest
+from conftest import read_rows, small_spec, write_model
+from PIL import Image
+
+from crackvae import pipeline, storage
+from crackvae.config import CalibrateConfig, ScoreConfig
+from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.pipeline import score
+from crackvae.synthetic import draw_image
+
+ODD_NAMES = ("with spaces.jpg", "über.jpg", "=1+1.jpg", "a,b'c\"d.jpg", "100%#?.jpg", "line\nbreak.jpg")
+
+
+@pytest.fixture
+def night(drawn: Path, tmp_path: Path) -> Path:
+    """24 drawn images, odd names, odd formats and broken files, in two folders."""
+    folder = tmp_path / "night"
+    (folder / "bridge-7").mkdir(parents=True)
+    images = sorted((drawn / "crack").iterdir())
+    for number, image in enumerate(images[:24]):
+        shutil.copy(image, folder / ("bridge-7" if number % 2 else ".") / f"{number:03d}.jpg")
+    for name in ODD_NAMES:
+        shutil.copy(images[30], folder / name)
+    pixels, _ = draw_image(1, 1, True, 64)
+    whole = images[31].read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "notes.txt").write_text("no image, and not listed as one")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "grey16.png")
+    Image.fromarray(pixels).convert("CMYK").save(folder / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[:48]).save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+def config(night: Path, model_dir: Path, out: Path, **changes: object) -> ScoreConfig:
+    values = {"images": str(night), "model": str(model_dir), "out": str(out), "max_unreadable": "3", "quiet": True}
+    return ScoreConfig(**values | changes)
+
+
+def same_scores(one: pa.Table, other: pa.Table) -> bool:
+    """Bit for bit, apart from the name of the run; NaN equals NaN."""
+    one, other = (rows.drop_columns(["run"]).to_pylist() for rows in (one, other))
+    return repr(one) == repr(other)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_every_file_is_one_row_and_the_bad_ones_say_why(night: Path, model_dir: Path, tmp_path: Path) -> None:
+    outcome = score(config(night, model_dir, tmp_path / "out"))
+    rows = read_rows(tmp_path / "out")
+    files = {str(path) for path in night.rglob("*") if path.is_file() and path.suffix != ".txt"}
+    assert rows["image"].to_pylist() == sorted(files)
+    bad = {Path(row["image"]).name: row["error"] for row in rows.to_pylist() if row["status"] != "scored"}
+    assert set(bad) == {"empty.jpg", "truncated.jpg", "text.jpg"}
+    assert (
+        bad["empty.jpg"] == "empty file" and "truncated" in bad["truncated.jpg"] and "not an image" in bad["text.jpg"]
+    )
+    by_name = {Path(row["image"]).name: row for row in rows.to_pylist()}
+    assert (by_name["turned.jpg"]["width"], by_name["turned.jpg"]["height"]) == (48, 64)
+    assert by_name["001.jpg"]["group"] == "bridge-7" and by_name["000.jpg"]["group"] == ""
+    assert outcome.summary["listed"] == len(files) and outcome.summary["skipped_files"] == 1
+    assert (outcome.summary["scored"], outcome.summary["unreadable"]) == (len(files) - 3, 3)
+    worst = max(rows["score"].to_pylist(), key=lambda value: -np.inf if np.isnan(value) else value)
+    assert outcome.tables["most suspicious"]["score"].iloc[0] == np.float32(worst)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_second_run_scores_nothing_and_says_so(
+    night: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score(config(night, model_dir, tmp_path / "out"))
+    before = read_rows(tmp_path / "out")
+    again = score(config(night, model_dir, tmp_path / "out", quiet=False))
+    assert again.summary["scored"] == 0 and again.summary["finished_before"] == again.summary["listed"]
+    assert "nothing to score" in capsys.readouterr().err
+    assert read_rows(tmp_path / "out")["run"].equals(before["run"])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_batches_and_block_sizes_change_no_row(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, workers, batch, block in (("one", 1, 32, 128), ("two", 2, 5, 3)):
+        monkeypatch.setattr(pipeline, "BLOCK_IMAGES", block)
+        score(config(night, model_dir, tmp_path / name, workers=workers, batch=batch))
+    assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "two"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_changed_image_and_a_new_model_are_scored_again(night: Path, model_dir: Path, tmp_path: Path) -> None:
+    score(config(night, model_dir, tmp_path / "out"))
+    os.utime(night / "000.jpg", (0, 0))
+    assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == 1
+    other = write_model(tmp_path / "other", small_spec(seed=9))
+    fresh = score(config(night, other, tmp_path / "out")).summary
+    assert fresh["finished_before"] == 0 and fresh["scored"] + fresh["unreadable"] == fresh["listed"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_unreachable_image_comes_again(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storage.list_images(str(night))
+    (night / "001.jpg.gone").write_bytes(b"")
+    listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
+    listed[-1]["image"] = str(night / "vanished.jpg")
+    longer = storage.Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
+    monkeypatch.setattr(storage, "list_images", lambda place: longer)
+    first = score(config(night, model_dir, tmp_path / "out")).summary
+    assert (first["unreachable"], first["listed"]) == (1, len(listed))
+    shutil.copy(night / "000.jpg", night / "vanished.jpg")
+    second = score(config(night, model_dir, tmp_path / "out")).summary
+    assert (second["scored"], second["unreachable"], second["finished_before"]) == (1, 0, len(listed) - 1)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_broken_limit_ends_with_an_error_after_all_rows_are_written(
+    night: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LimitBroken, match="3 of 36 images are unreadable, more than --max-unreadable 2"):
+        score(config(night, model_dir, tmp_path / "out", max_unreadable="2"))
+    assert read_rows(tmp_path / "out").num_rows == 36
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_csv_is_the_table_without_tile_scores_and_runs_no_formula(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(night)
+    outcome = score(config(Path("=1+1.jpg"), model_dir, tmp_path / "out", format=("parquet", "csv"), group_by="="))
+    (file,) = outcome.summary["csv"]
+    table = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(newlines_in_values=True))
+    assert table.column_names == [name for name in storage.SCORES_SCHEMA.names if name != "tile_scores"]
+    assert table["image"].to_pylist() == [str(night / "=1+1.jpg")] and table["group"].to_pylist() == ["'="]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_that_was_killed_before_its_csv_gets_one_from_the_next(
+    night: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    score(config(night, model_dir, tmp_path / "out"))
+    outcome = score(config(night, model_dir, tmp_path / "out", format=("parquet", "csv")))
+    assert outcome.summary["scored"] == 0 and len(outcome.summary["csv"]) == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_table_reads_as_one_dataset_beside_csv_and_summaries(night: Path, model_dir: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    outcome = score(config(night, model_dir, tmp_path / "out", format=("parquet", "csv")))
+    assert pq.read_table(tmp_path / "out").num_rows == 36
+    (summary,) = (tmp_path / "out").glob("_summary-*.json")
+    assert json.loads(summary.read_text()) == outcome.summary
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_of_an_older_threshold_are_counted(night: Path, tmp_path: Path) -> None:
+    from crackvae.evaluation import calibrate
+
+    model = write_model(tmp_path / "model", small_spec())
+    before = score(config(night, model, tmp_path / "out")).summary
+    calibrate(CalibrateConfig(model=str(model), images=str(night), percentile=90, quiet=True))
+    after = score(config(night, model, tmp_path / "out")).summary
+    assert before["rows_with_an_older_threshold"] == 0
+    assert after["rows_with_an_older_threshold"] == after["finished_before"] == 36
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_that_fails_half_way_keeps_its_rows(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.score_rows
+
+    def fails_half_way(*arguments: object) -> object:
+        blocks = real(*arguments)
+        yield next(blocks)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(pipeline, "score_rows", fails_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        score(config(night, model_dir, tmp_path / "out"))
+    kept = read_rows(tmp_path / "out").num_rows
+    assert 0 < kept < 36
+    monkeypatch.setattr(pipeline, "score_rows", real)
+    assert score(config(night, model_dir, tmp_path / "out")).summary["finished_before"] == kept
+    score(config(night, model_dir, tmp_path / "undisturbed"))
+    assert same_scores(read_rows(tmp_path / "out"), read_rows(tmp_path / "undisturbed"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_parts_are_written_whole_while_the_run_goes_on(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 10)
+    score(config(night, model_dir, tmp_path / "out"))
+    ((_, parts),) = storage.list_parts(str(tmp_path / "out")).items()
+    assert len(parts) == 3 and not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("model", ["missing", "empty folder"])
+@pytest.mark.usefixtures("in_process")
+def test_a_wrong_model_is_refused_before_anything_is_written(night: Path, tmp_path: Path, model: str) -> None:
+    (tmp_path / "empty folder").mkdir()
+    with pytest.raises(ModelError, match="is no model directory"):
+        score(config(night, tmp_path / model, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_without_images_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(StorageError, match=r"holds no images \(1 other files\)"):
+        score(config(tmp_path, model_dir, tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_damaged_part_is_named(night: Path, model_dir: Path, tmp_path: Path) -> None:
+    score(config(night, model_dir, tmp_path / "out"))
+    (part,) = (tmp_path / "out").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(StorageError, match=part.name):
+        score(config(night, model_dir, tmp_path / "out"))

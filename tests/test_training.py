@@ -1,0 +1,152 @@
+"""Training: seeded, the same for any number of workers, whole or not at all."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, small_spec
+
+from crackvae import storage
+from crackvae.config import EvaluateConfig, TrainConfig
+from crackvae.errors import ClusterError, ManifestError, ModelError, OutputExists
+from crackvae.evaluation import evaluate
+from crackvae.manifest import listing_of, load_manifest
+from crackvae.model import ConvVAE, kl_to_prior, load_model, squared_error, to_input
+from crackvae.scoring import decode_images, load_scorer
+from crackvae.training import Epoch, Learning, Place, train, train_epochs, validate
+
+HOW = Learning(epochs=2, batch=8, learning_rate=1e-3, beta=1e-6, seed=0)
+# Plain tiles, each of its own grey: easy to learn.
+TILES = np.repeat(np.linspace(60, 200, 40).astype(np.uint8), 32 * 32).reshape(40, 32, 32)
+
+
+def run(how: Learning = HOW, tiles: np.ndarray = TILES) -> tuple[list[Epoch], ConvVAE]:
+    torch.manual_seed(how.seed)
+    network = ConvVAE(small_spec())
+    return list(train_epochs(network, tiles, tiles[:10], how, Place(), lambda tiles: None)), network
+
+
+def losses(epochs: list[Epoch]) -> list[float]:
+    return [value for epoch in epochs for value in (epoch.train_loss, epoch.val_loss, epoch.train_kl)]
+
+
+def test_the_loss_falls_and_is_its_two_parts() -> None:
+    epochs, _ = run(replace(HOW, epochs=30, learning_rate=5e-3))
+    assert epochs[-1].val_loss < epochs[0].val_loss / 2
+    for epoch in epochs:
+        assert epoch.train_loss == pytest.approx(epoch.train_squared_error + HOW.beta * epoch.train_kl)
+        assert epoch.val_loss == pytest.approx(epoch.val_squared_error + HOW.beta * epoch.val_kl)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    (_, one), (_, again), (_, other) = run(), run(), run(replace(HOW, seed=1))
+    assert torch.equal(one.mu.weight, again.mu.weight)
+    assert not torch.equal(one.mu.weight, other.mu.weight)
+
+
+def test_validation_is_the_mean_over_images_with_z_the_mean() -> None:
+    _, network = run()
+    inputs = to_input(torch.from_numpy(TILES))
+    with torch.no_grad():
+        reconstruction, mu, logvar = network(inputs)
+    expected = squared_error(inputs, reconstruction).mean().item(), kl_to_prior(mu, logvar).mean().item()
+    assert validate(network, TILES, Place()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_epoch_sees_each_image_once_but_for_a_broken_batch() -> None:
+    told: list[int] = []
+    network = ConvVAE(small_spec())
+    list(train_epochs(network, TILES[:37], TILES[:5], HOW, Place(), told.append))
+    assert told == [8] * 4 * 2
+
+
+def test_a_loss_that_is_no_number_stops_with_the_mend() -> None:
+    with pytest.raises(ModelError, match="lower --learning-rate"):
+        run(replace(HOW, learning_rate=1e20))
+
+
+def config(manifest: Path, model: Path, **changes: object) -> TrainConfig:
+    values = {"manifest": str(manifest), "model": str(model), "batch": 16, "epochs": 2, "tile_px": 64, "stride_px": 48}
+    return TrainConfig(**values | SMALL | {"quiet": True} | changes)
+
+
+@pytest.mark.usefixtures("ray_session", "in_process")
+def test_two_workers_take_the_steps_of_one_and_leave_a_whole_model(manifest: Path, tmp_path: Path) -> None:
+    outcome = train(config(manifest, tmp_path / "model", workers=2, head="mse"))
+    spec = load_model(str(tmp_path / "model")).spec
+    tables = [listing_of(load_manifest(str(manifest)).images(split, "non_crack")) for split in ("train", "val")]
+    decoded = [itertools.chain.from_iterable(t["tiles"].to_pylist() for t in decode_images(x, spec)) for x in tables]
+    tiles, val = (np.frombuffer(bytearray(b"".join(part)), np.uint8).reshape(-1, 32, 32) for part in decoded)
+    torch.manual_seed(0)
+    one = list(train_epochs(ConvVAE(spec), tiles, val, replace(HOW, batch=16), Place(), lambda tiles: None))
+    written = json.loads((tmp_path / "model" / "training.json").read_text())
+    two = [Epoch(**epoch) for epoch in written["epochs"]]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert outcome.summary["best_epoch"] == min(two, key=lambda epoch: epoch.val_loss).epoch
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "calibration.json", "model.json", "training.json", "vae_concrete.pth",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["model"], "the checkpoints are gone"
+    calibrated_like_the_pipeline(manifest, tmp_path)
+
+
+def calibrated_like_the_pipeline(manifest: Path, tmp_path: Path) -> None:
+    """The scores kept at the end of training are those that scoring gives the same images."""
+    evaluate(
+        EvaluateConfig(
+            manifest=str(manifest),
+            model=str(tmp_path / "model"),
+            out=str(tmp_path / "val"),
+            split="val",
+            resamples=100,
+            quiet=True,
+        )
+    )
+    rows = storage.read_table(
+        str(tmp_path / "val" / "evaluation.parquet"), storage.SCORES_SCHEMA.append(storage.MANIFEST_SCHEMA.field(1))
+    ).to_pandas()
+    internal = rows.iloc[: len(rows) - 40]  # the external set comes last
+    sound = np.sort(internal[internal["label"] == "non_crack"]["score"].to_numpy())
+    kept = load_scorer(str(tmp_path / "model")).calibration
+    assert kept.scores_N.tolist() == sound.tolist()
+    assert kept.threshold == np.float32(np.percentile(sound, 95))
+
+
+def test_an_existing_model_is_never_overwritten(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OutputExists, match="choose another --model"):
+        train(config(manifest, tmp_path / "model"))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_cannot_be_trained_is_refused_before_the_first_epoch(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="--workers 99 needs as many CPUs, and the cluster has 2: give --workers 2"):
+        train(config(manifest, tmp_path / "a", workers=99))
+    with pytest.raises(ClusterError, match="train without --gpu"):
+        train(config(manifest, tmp_path / "b", gpu=True))
+    with pytest.raises(ManifestError, match="fewer than --batch 100000"):
+        train(config(manifest, tmp_path / "c", batch=100_000))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_missing_image_is_named_and_nothing_is_left_behind(manifest: Path, tmp_path: Path) -> None:
+    table = load_manifest(str(manifest)).table
+    images = table["image"].to_pylist()
+    gone = table["split"].to_pylist().index("train")
+    images[gone] = str(tmp_path / "gone.jpg")
+    storage.write_table(str(tmp_path / "m.parquet"), table.set_column(0, "image", [images]))
+    with pytest.raises(ManifestError, match=r"1 of \d+ images of train cannot be read, the first .*gone.jpg"):
+        train(config(tmp_path / "m.parquet", tmp_path / "model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_diverging_loss_on_a_worker_is_the_same_plain_error(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="lower --learning-rate"):
+        train(config(manifest, tmp_path / "model", learning_rate=1e20))
+    assert not list(tmp_path.iterdir())
