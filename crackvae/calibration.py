@@ -41,9 +41,9 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """Hash of all that decides a flag or a p-value."""
-        head = f"{self.model}/{self.threshold!r}/".encode()
-        return hashlib.sha256(head + self.scores_N.astype("<f4").tobytes()).hexdigest()
+        """Hash of all of it."""
+        words = [self.groups, self.level, self.threshold, self.model, self.leaky]
+        return hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes()).hexdigest()
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
         """Share of sound images that would score this high, for each image.

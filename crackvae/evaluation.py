@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from crackvae import calibration, metrics, storage
+from crackvae import calibration, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
 from crackvae.errors import CalibrationError, ManifestError, StorageError
@@ -52,12 +51,12 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         scored = scored.append_column(column, images[column])
     leaky = scorer.model.spec.leaky or manifest.leaky
     results: dict[str, Any] = {}
-    tables: dict[str, pd.DataFrame] = {}
+    shown: dict[str, pd.DataFrame] = {}
     for name in sets:
         rows = scored.filter(pc.field("set") == name)
         title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
         figures, counts = _judge(rows, scorer.calibration.threshold, config)
-        tables |= {f"{title}: figures with 95 % intervals": figures, f"{title}: confusion matrix": counts}
+        shown |= {f"{title}: figures with 95 % intervals": figures, f"{title}: confusion matrix": counts}
         results[name] = {
             "images": rows.num_rows,
             "figures": figures.to_dict(orient="index"),
@@ -77,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "seconds": round(time.perf_counter() - started, 1),
     }
     storage.write_folder(out, _files(scored, list(sets), summary))
-    return Outcome(summary, tables)
+    return Outcome(summary, shown)
 
 
 def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig) -> pa.Table:
@@ -113,16 +112,14 @@ def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd
     return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
 
 
-def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dict[str, bytes]:
+def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dict[str, bytes | memoryview]:
     """Files of an evaluation. The predictions are those of the external set, or else of the internal split."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(scored, sink)
-    files = {SCORES_FILE: sink.getvalue().to_pybytes()}
+    files: dict[str, bytes | memoryview] = {SCORES_FILE: tables.parquet_bytes(scored)}
     for name in sets:
         prefix = "internal_" if name == "internal" and len(sets) > 1 else ""
         for label, file in PREDICTIONS.items():
             wanted = (pc.field("set") == name) & (pc.field("label") == label)
-            files[prefix + file] = bytes(storage.csv_bytes(_predictions(scored.filter(wanted))))
+            files[prefix + file] = tables.csv_bytes(_predictions(scored.filter(wanted)))
     return files | {METRICS_FILE: json.dumps(summary, indent=1).encode()}
 
 

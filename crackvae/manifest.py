@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from crackvae import storage
+from crackvae import storage, tables
 from crackvae.config import Outcome, PartitionConfig
 from crackvae.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
@@ -93,8 +93,8 @@ def partition(config: PartitionConfig) -> Outcome:
     metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": listing.root}).encode()}
     if left_out:
         rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
-        storage.write_bytes(storage.join(out, LEFT_OUT_FILE), storage.csv_bytes(rows))
-    storage.write_table(place, manifest.replace_schema_metadata(metadata))
+        storage.write_bytes(storage.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
+    tables.write_table(place, manifest.replace_schema_metadata(metadata))
     return Outcome(
         {
             "verb": "partition",
@@ -274,21 +274,19 @@ def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], 
         side_of_group[number] = side
         room[side] = room[side] - counts[number]
     sides = side_of_group[group_N].astype(str)
-    _check_sides(sides, is_crack, len(names))
+    _check_sides(sides, is_crack, len(names), needs["external"])
     return np.where(is_crack & (sides == "train"), "", sides)
 
 
-def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int) -> None:
-    for side, label, present in (
-        ("train", "non_crack", ~is_crack),
-        ("val", "non_crack", ~is_crack),
-        ("test", "non_crack", ~is_crack),
-        ("test", "crack", is_crack),
-    ):
-        if not (present & (sides == side)).any():
+def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int, external: list[int]) -> None:
+    needed = [("train", False), ("val", False), ("test", False), ("test", True)]
+    needed += [("external", label) for label, wanted in zip((False, True), external, strict=True) if wanted]
+    for side, label in needed:
+        if not ((is_crack == label) & (sides == side)).any():
             raise ManifestError(
-                f"{n_groups} groups of {len(sides)} images leave no {label} image for {side}: "
-                "give more images or finer groups (--group-by), or another share (--non-crack-split, --crack-split)."
+                f"{n_groups} groups of {len(sides)} images leave no {'crack' if label else 'non_crack'} image for "
+                f"{side}: give more images or finer groups (--group-by), or other sizes (--external, "
+                "--non-crack-split, --crack-split)."
             )
 
 
@@ -326,7 +324,7 @@ def _manifest_table(
         "height": [one.height for one in prints],
         "bytes": images["bytes"],
     }
-    return pa.table(columns).cast(storage.MANIFEST_SCHEMA)
+    return pa.table(columns).cast(tables.MANIFEST_SCHEMA)
 
 
 def _counts(manifest: pa.Table) -> pd.DataFrame:
@@ -354,7 +352,7 @@ def load_manifest(place: str) -> Manifest:
     """
     place = storage.absolute(place)
     data = storage.read_bytes(place)
-    table = storage.read_table(place, storage.MANIFEST_SCHEMA)
+    table = tables.read_table(place, tables.MANIFEST_SCHEMA)
     try:
         leaky = bool(json.loads((table.schema.metadata or {})[METADATA_KEY])["leaky"])
     except (KeyError, ValueError, TypeError) as error:

@@ -16,7 +16,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from crackvae import storage
+from crackvae import storage, tables
 from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.manifest import still_to_score, with_groups
@@ -97,8 +97,8 @@ def score(config: ScoreConfig) -> Outcome:
 
 def _finished(out: str, scorer: Scorer) -> pa.Table:
     """What this model has finished in the table, as still_to_score() takes it."""
-    places = [place for parts in storage.list_parts(out).values() for place in parts]
-    done = storage.read_parts(places, ["image", "bytes", "modified", "model", "status", "threshold"])
+    places = [place for parts in tables.list_parts(out).values() for place in parts]
+    done = tables.read_parts(places, ["image", "bytes", "modified", "model", "status", "threshold"])
     return done.filter(pc.field("model") == scorer.model.digest)
 
 
@@ -137,7 +137,7 @@ class _RunTable:
 
     def _write(self) -> None:
         if self._waiting:
-            storage.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
+            tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
             self.parts += 1
         self._waiting, self._since = [], time.monotonic()
 
@@ -146,11 +146,11 @@ def _write_csv(out: str) -> list[str]:
     """A CSV of every run whose parts have none yet: also of a run that was killed before it could write its own."""
     have = set(storage.list_files(out))
     written = []
-    columns = [name for name in storage.SCORES_SCHEMA.names if name != "tile_scores"]
-    for run, places in storage.list_parts(out).items():
+    columns = [name for name in tables.SCORES_SCHEMA.names if name != "tile_scores"]
+    for run, places in tables.list_parts(out).items():
         name = f"_scores-{run}.csv"
         if name not in have:
-            storage.write_bytes(storage.join(out, name), storage.csv_bytes(storage.read_parts(places, columns)))
+            storage.write_bytes(storage.join(out, name), tables.csv_bytes(tables.read_parts(places, columns)))
             written.append(storage.join(out, name))
     return written
 

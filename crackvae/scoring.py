@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from crackvae import imaging, storage
+from crackvae import imaging, storage, tables
 from crackvae.calibration import Calibration, load_calibration
 from crackvae.errors import UnreadableImage
 from crackvae.model import Model, ModelSpec, load_model, to_input
@@ -25,8 +25,8 @@ WAITING_TILES = 1024
 # What decode_images() adds to the rows of a listing, for score_decoded() to use up.
 DECODED_SCHEMA = pa.schema(
     [
-        *(storage.SCORES_SCHEMA.field(name) for name in ("image", "group", "status", "error", "width", "height")),
-        *(storage.SCORES_SCHEMA.field(name) for name in ("bytes", "modified", "rows", "cols")),
+        *(tables.SCORES_SCHEMA.field(name) for name in ("image", "group", "status", "error", "width", "height")),
+        *(tables.SCORES_SCHEMA.field(name) for name in ("bytes", "modified", "rows", "cols")),
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
@@ -176,7 +176,7 @@ def score_decoded(decoded: pa.Table, scorer: Scorer, run: str, score: Callable[[
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
     }
-    return pa.table({name: columns[name] for name in storage.SCORES_SCHEMA.names}, schema=storage.SCORES_SCHEMA)
+    return pa.table({name: columns[name] for name in tables.SCORES_SCHEMA.names}, schema=tables.SCORES_SCHEMA)
 
 
 def _corner(xs: list[int], ys: list[int], tile: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The only file-system code: list, read with retry, write whole; the schemas of the tables.
+"""The only file-system code: list, read with retry, write whole.
 
 A place is a local path or a URI (`s3://`, `gs://`, `abfs://`, `file://`). A `.zip` is read in place: its entry
 `Negative/1.jpg` is the image `/data/metu.zip!/Negative/1.jpg`. Nothing is ever extracted.
@@ -14,17 +14,14 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from crackvae.errors import ArchiveError, ConfigError, OutputExists, StorageError, UnreadableImage
 
@@ -34,42 +31,6 @@ LISTING_SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("modified", pa.timestamp("us", tz="UTC")),
         ("error", pa.string()),  # why it cannot be opened at all; "" for nearly every image
-    ]
-)
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("image", pa.string()),
-        ("label", pa.string()),  # non_crack | crack
-        ("group", pa.string()),
-        ("set", pa.string()),  # internal | external
-        ("split", pa.string()),  # train | val | test
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-    ]
-)
-SCORES_SCHEMA = pa.schema(
-    [
-        ("image", pa.string()),
-        ("group", pa.string()),
-        ("status", pa.string()),  # scored | unreadable | unreachable
-        ("error", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("modified", pa.timestamp("us", tz="UTC")),
-        ("score", pa.float32()),
-        ("p_value", pa.float64()),
-        ("threshold", pa.float32()),
-        ("flagged", pa.bool_()),
-        ("rows", pa.int32()),
-        ("cols", pa.int32()),
-        ("tile_scores", pa.list_(pa.float32())),
-        ("worst_x", pa.int32()),  # left edge of the worst tile in the upright image [px]
-        ("worst_y", pa.int32()),
-        ("model", pa.string()),  # digest
-        ("run", pa.string()),
     ]
 )
 
@@ -94,6 +55,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 def is_local(place: str) -> bool:
+    """Whether a place is a path of this machine, not a URI."""
     return not _SCHEME.match(place)
 
 
@@ -106,6 +68,7 @@ def absolute(place: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
+    """The place of a file in a folder; options of a URI stay at its end."""
     bare, options = _without_options(folder)
     return f"{bare.rstrip('/')}/{name}{options}"
 
@@ -408,24 +371,20 @@ def read_bytes(place: str) -> bytes:
             return bytes(stream.read())
 
 
-def read_table(place: str, schema: pa.Schema) -> pa.Table:
-    """A Parquet table that must have the columns of `schema`, in those types; schema metadata is kept.
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def open_input(place: str) -> pa.NativeFile:
+    """A file for random access, so that a reader of Parquet fetches only the columns that it wants.
 
     Raises:
-        StorageError: not there, not whole, or with other columns.
+        StorageError: not there, or storage does not give it.
     """
-    data = read_bytes(place)
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-        return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise StorageError(
-            f"{place} is not a whole table with the columns {', '.join(schema.names)} ({reason(error)}): "
-            "make it again, or name another file."
-        ) from error
-
-
-# ---------------------------------------------------------------------------------------------------- writing
+    with storage_errors("read", place):
+        if is_local(place):
+            return pa.OSFile(place)
+        filesystem, path = _filesystem(place)
+        return filesystem.open_input_file(path)
 
 
 def write_bytes(place: str, data: bytes | memoryview) -> None:
@@ -450,14 +409,7 @@ def write_bytes(place: str, data: bytes | memoryview) -> None:
             raise
 
 
-def write_table(place: str, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(place, memoryview(sink.getvalue()))
-
-
-def write_folder(place: str, files: dict[str, bytes]) -> None:
+def write_folder(place: str, files: Mapping[str, bytes | memoryview]) -> None:
     """Write a new folder of files so that a reader sees all of them or, but for object storage, none.
 
     Object storage has no rename: there the last of `files` completes the folder, so name the one that readers ask for.
@@ -478,61 +430,6 @@ def write_folder(place: str, files: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-
-
-# ------------------------------------------------------------------------------------------------------ parts
-
-_PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
-
-
-def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
-    """Write one numbered part of a table; `run` is unique, so no part is written twice."""
-    place = join(folder, f"{run}-{number:05d}.parquet")
-    assert not exists(place), f"{place} would be overwritten: two jobs share the run name {run!r}"
-    write_table(place, rows)
-
-
-def list_parts(folder: str) -> dict[str, list[str]]:
-    """Places of the parts in a folder, by run; both in order of time."""
-    parts: dict[str, list[str]] = {}
-    for name in list_files(folder):
-        match = _PART_NAME.fullmatch(name)
-        if match:
-            parts.setdefault(match["run"], []).append(join(folder, name))
-    return parts
-
-
-def read_parts(places: Iterable[str], columns: list[str]) -> pa.Table:
-    """Some columns of SCORES_SCHEMA of some parts, one after the other.
-
-    Raises:
-        StorageError: a part is not whole or has other columns.
-    """
-    schema = pa.schema([SCORES_SCHEMA.field(name) for name in columns])
-    tables = []
-    for place in places:
-        filesystem, path = (pafs.LocalFileSystem(), place) if is_local(place) else _filesystem(place)
-        try:
-            tables.append(pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None).cast(schema))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StorageError(
-                f"{place} is not a whole part of a scores table ({reason(error)}): move it away and run again."
-            ) from error
-    return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def csv_bytes(rows: pa.Table) -> memoryview:
-    """CSV in UTF-8, without list columns, in which no cell is run by a spreadsheet: a formula gets an apostrophe."""
-    columns = {}
-    for name, column in zip(rows.column_names, rows.columns, strict=True):
-        if pa.types.is_string(column.type):
-            is_formula = pc.match_substring_regex(column, r"^[=+\-@\t\r\n＝＋－＠]")
-            column = pc.if_else(is_formula, pc.binary_join_element_wise("'", column, ""), column)
-        if not pa.types.is_list(column.type):
-            columns[name] = column
-    sink = pa.BufferOutputStream()
-    pacsv.write_csv(pa.table(columns), sink)
-    return memoryview(sink.getvalue())
 
 
 def require_writable(folder: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crackvae import calibration, evaluation, pipeline, storage
+from crackvae import calibration, evaluation, pipeline, storage, tables
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoringConfig
 from crackvae.manifest import partition
@@ -45,8 +45,8 @@ def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
 
 def read_rows(out: Path) -> pa.Table:
     """The whole scores table in a folder, sorted by image."""
-    places = [place for parts in storage.list_parts(str(out)).values() for place in parts]
-    return storage.read_parts(places, storage.SCORES_SCHEMA.names).sort_by("image")
+    places = [place for parts in tables.list_parts(str(out)).values() for place in parts]
+    return tables.read_parts(places, tables.SCORES_SCHEMA.names).sort_by("image")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ MODULES = sorted((HOUSE / "crackvae").glob("*.py"))
 LAYERS = [  # a module may import from the layers above its own line, never from below or beside
     {"errors"},
     {"config", "storage", "imaging", "synthetic", "metrics", "progress"},
-    {"duplicates"},
+    {"duplicates", "tables"},
     {"manifest", "model", "calibration"},
     {"scoring", "session"},
     {"pipeline", "training"},
@@ -23,6 +23,7 @@ ONLY_IN = {
     "PIL": {"imaging", "duplicates", "synthetic"},
     "torch": {"model", "scoring", "pipeline", "training"},
     "pyarrow.fs": {"storage"},
+    "pyarrow.parquet": {"tables"},
     "argparse": {"cli"},
 }
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import small_spec, write_model
 
-from crackvae import storage
+from crackvae import tables
 from crackvae.config import CalibrateConfig, EvaluateConfig, PartitionConfig
 from crackvae.errors import CalibrationError, ManifestError, OutputExists
 from crackvae.evaluation import calibrate, evaluate
@@ -72,7 +72,7 @@ def test_without_an_external_set_the_predictions_are_those_of_the_split(
 def test_an_image_that_is_gone_is_named(manifest: Path, model_dir: Path, tmp_path: Path) -> None:
     table = load_manifest(str(manifest)).table
     names = [name if number % 50 else f"{name}.gone" for number, name in enumerate(table["image"].to_pylist())]
-    storage.write_table(str(tmp_path / "m.parquet"), table.set_column(0, "image", [names]))
+    tables.write_table(str(tmp_path / "m.parquet"), table.set_column(0, "image", [names]))
     with pytest.raises(ManifestError, match=r"cannot be scored, the first .*\.gone: No such file"):
         evaluate(config(tmp_path / "m.parquet", model_dir, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -120,4 +120,4 @@ def test_the_table_of_an_evaluation_has_the_columns_of_scores_and_the_truth(
 ) -> None:
     evaluate(config(manifest, model_dir, tmp_path / "out"))
     table = pq.read_table(tmp_path / "out" / "evaluation.parquet")
-    assert table.column_names == [*storage.SCORES_SCHEMA.names, "label", "set", "split"]
+    assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split"]

@@ -25,8 +25,9 @@ from crackvae.errors import (
     StorageError,
 )
 from crackvae.manifest import SIDES, deal, group_of, label_of, listing_of, load_manifest, partition, still_to_score
-from crackvae.storage import LISTING_SCHEMA, MANIFEST_SCHEMA, list_images
+from crackvae.storage import LISTING_SCHEMA, list_images
 from crackvae.synthetic import write_images
+from crackvae.tables import MANIFEST_SCHEMA
 
 N_NON_CRACK, N_CRACK = 60, 30
 # Large groups need large sides: with the published 80/10/10 none of them would fit into val.
@@ -587,7 +588,7 @@ def test_dealing_does_not_depend_on_the_order_of_the_images(drawn_groups, wanted
 
 def test_a_side_never_gets_more_than_its_numbers_from_groups_with_sound_images():
     rng = np.random.default_rng(0)
-    groups = np.array([f"{number}" for number in rng.integers(0, 40, 500)])
+    groups = np.array([f"bridge-{number}" for number in rng.integers(0, 40, 500)])
     is_crack = np.zeros(500, bool)
     is_crack[-30:], groups[-30:] = True, [f"crack-{number}" for number in range(30)]
     needs = needs_of(470, 30, (0.2, 0.2, 0.2, 0.2))

@@ -12,7 +12,7 @@ import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
-from crackvae import pipeline, storage
+from crackvae import pipeline, storage, tables
 from crackvae.config import CalibrateConfig, ScoreConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.pipeline import score
@@ -142,7 +142,7 @@ def test_the_csv_is_the_table_without_tile_scores_and_runs_no_formula(
     outcome = score(config(Path("=1+1.jpg"), model_dir, tmp_path / "out", format=("parquet", "csv"), group_by="="))
     (file,) = outcome.summary["csv"]
     table = pacsv.read_csv(file, parse_options=pacsv.ParseOptions(newlines_in_values=True))
-    assert table.column_names == [name for name in storage.SCORES_SCHEMA.names if name != "tile_scores"]
+    assert table.column_names == [name for name in tables.SCORES_SCHEMA.names if name != "tile_scores"]
     assert table["image"].to_pylist() == [str(night / "=1+1.jpg")] and table["group"].to_pylist() == ["'="]
 
 
@@ -207,7 +207,7 @@ def test_parts_are_written_whole_while_the_run_goes_on(
     monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
     monkeypatch.setattr(pipeline, "PART_ROWS", 10)
     score(config(night, model_dir, tmp_path / "out"))
-    ((_, parts),) = storage.list_parts(str(tmp_path / "out")).items()
+    ((_, parts),) = tables.list_parts(str(tmp_path / "out")).items()
     assert len(parts) == 3 and not list((tmp_path / "out").glob(".*"))
 
 

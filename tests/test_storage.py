@@ -1,4 +1,5 @@
-import csv
+"""The only file-system code, on real folders, archives and a bucket in memory."""
+
 import errno
 import io
 import os
@@ -12,12 +13,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crackvae import storage
+from crackvae import storage, tables
 from crackvae.errors import ArchiveError, ConfigError, OutputExists, StorageError, UnreadableImage
 from crackvae.storage import list_images, read_image
 
@@ -67,9 +67,9 @@ def one_line(error: BaseException) -> str:
 def scores(n: int, run: str = "run") -> pa.Table:
     """Rows of a scores table in which only the names mean something."""
     blank = {"string": "", "bool": False, "list<element: float>": [0.5, -0.5]}
-    columns = {field.name: [blank.get(str(field.type), 0)] * n for field in storage.SCORES_SCHEMA}
+    columns = {field.name: [blank.get(str(field.type), 0)] * n for field in tables.SCORES_SCHEMA}
     columns |= {"image": [f"/images/{i}.jpg" for i in range(n)], "tile_scores": [[0.5, -0.5]] * n, "run": [run] * n}
-    return pa.table({name: pa.array(column) for name, column in columns.items()}).cast(storage.SCORES_SCHEMA)
+    return pa.table({name: pa.array(column) for name, column in columns.items()}).cast(tables.SCORES_SCHEMA)
 
 
 @contextmanager
@@ -547,9 +547,9 @@ def test_a_bucket_takes_files_folders_and_parts(bucket, monkeypatch):
     monkeypatch.setattr(storage, "require_new", lambda place, flag: None)
     storage.write_folder("s3://bucket/out", {"weights.pth": b"w", "model.json": b"{}"})
     assert storage.read_bytes("s3://bucket/out/weights.pth") == b"w" and storage.exists("s3://bucket/out/model.json")
-    storage.write_part("s3://bucket/out", scores(2), "run", 0)
-    [place] = storage.list_parts("s3://bucket/out")["run"]
-    assert storage.read_parts([place], ["image"])["image"].to_pylist() == ["/images/0.jpg", "/images/1.jpg"]
+    tables.write_part("s3://bucket/out", scores(2), "run", 0)
+    [place] = tables.list_parts("s3://bucket/out")["run"]
+    assert tables.read_parts([place], ["image"])["image"].to_pylist() == ["/images/0.jpg", "/images/1.jpg"]
     storage.require_writable("s3://bucket/out")
     assert storage.list_files("s3://bucket/out") == ["model.json", "run-00000.parquet", "weights.pth"]
     storage.delete_folder("s3://bucket/out")
@@ -713,131 +713,3 @@ def test_deleting_a_folder_that_is_not_there_does_nothing(tmp_path):
     for _ in range(2):
         storage.delete_folder(str(tmp_path / "staging"))
         assert os.listdir(tmp_path) == []
-
-
-# ---------------------------------------------------------------------------------------------------- tables
-
-
-def test_a_table_comes_back_with_its_types_and_its_metadata(tmp_path):
-    place = str(tmp_path / "listing.parquet")
-    table = pa.table({"n": pa.array([1, 2], pa.int64()), "more": ["x", "y"]}).replace_schema_metadata(
-        {"groups": "none"}
-    )
-    storage.write_table(place, table)
-    back = storage.read_table(place, pa.schema([("n", pa.int32())]))
-    assert back.schema.names == ["n"] and back.schema.field("n").type == pa.int32()
-    assert back["n"].to_pylist() == [1, 2] and back.schema.metadata[b"groups"] == b"none"
-
-
-@pytest.mark.parametrize("table", [{"other": [1]}, {"n": ["not a number"]}, {"n": [2**40]}], ids=str)
-def test_a_table_with_other_columns_is_refused_in_one_line(tmp_path, table):
-    place = str(tmp_path / "listing.parquet")
-    storage.write_table(place, pa.table(table))
-    with pytest.raises(StorageError, match="not a whole table with the columns n") as caught:
-        storage.read_table(place, pa.schema([("n", pa.int32())]))
-    assert place in one_line(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
-def test_a_table_that_was_copied_in_part_is_refused_in_one_line(tmp_path, kept):
-    path = tmp_path / "scores.parquet"
-    storage.write_table(str(path), scores(50))
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(StorageError, match="not a whole table") as caught:
-        storage.read_table(str(path), storage.SCORES_SCHEMA)
-    assert str(path) in one_line(caught.value)
-
-
-def test_a_table_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(StorageError, match=r"cannot read .*gone.parquet: No such file"):
-        storage.read_table(str(tmp_path / "gone.parquet"), storage.MANIFEST_SCHEMA)
-
-
-def test_parts_are_listed_by_run_and_read_back_in_order(tmp_path):
-    folder = str(tmp_path)
-    for run, number in [("20260102", 1), ("20260101", 0), ("20260102", 0)]:
-        storage.write_part(folder, scores(2, run), run, number)
-    put(tmp_path, "_summary-20260101.json", "20260101-00001.tmp", "20260101.csv", "x.parquet")
-    parts = storage.list_parts(folder)
-    assert {run: [os.path.basename(place) for place in places] for run, places in parts.items()} == {
-        "20260101": ["20260101-00000.parquet"],
-        "20260102": ["20260102-00000.parquet", "20260102-00001.parquet"],
-    }
-    assert list(parts) == ["20260101", "20260102"]
-    rows = storage.read_parts([place for places in parts.values() for place in places], ["run", "tile_scores"])
-    assert rows["run"].to_pylist() == ["20260101"] * 2 + ["20260102"] * 4
-    assert rows["tile_scores"].to_pylist() == [[0.5, -0.5]] * 6
-
-
-def test_a_part_keeps_every_column_in_its_type(tmp_path):
-    storage.write_part(str(tmp_path), scores(3), "run", 7)
-    [place] = storage.list_parts(str(tmp_path))["run"]
-    assert storage.read_parts([place], storage.SCORES_SCHEMA.names).equals(scores(3))
-
-
-def test_no_parts_are_a_table_without_rows(tmp_path):
-    assert storage.list_parts(str(tmp_path / "none yet")) == {}
-    assert storage.read_parts([], ["image", "score"]).schema.names == ["image", "score"]
-
-
-def test_a_part_is_never_written_twice(tmp_path):
-    storage.write_part(str(tmp_path), scores(1), "run", 0)
-    with pytest.raises(AssertionError, match="share the run name 'run'"):
-        storage.write_part(str(tmp_path), scores(1), "run", 0)
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_part_that_is_not_whole_is_named(tmp_path, kept):
-    storage.write_part(str(tmp_path), scores(50), "run", 0)
-    path = tmp_path / "run-00000.parquet"
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(StorageError, match="move it away and run again") as caught:
-        storage.read_parts([str(path)], ["image"])
-    assert str(path) in one_line(caught.value)
-
-
-def test_a_part_of_another_table_is_named(tmp_path):
-    pq.write_table(pa.table({"image": ["a"]}), tmp_path / "run-00000.parquet")
-    with pytest.raises(StorageError, match=r"run-00000.parquet is not a whole part") as caught:
-        storage.read_parts([str(tmp_path / "run-00000.parquet")], ["image", "score"])
-    assert one_line(caught.value)
-
-
-# ------------------------------------------------------------------------------------------------------- CSV
-
-
-def cells(rows: pa.Table) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(bytes(storage.csv_bytes(rows)).decode(), newline="")))
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1"])
-def test_a_formula_in_a_name_gets_an_apostrophe(text):
-    assert cells(pa.table({"image": [text]})) == [["image"], [f"'{text}"]]
-
-
-@few
-@given(st.lists(st.text(), min_size=1, max_size=5))
-def test_no_cell_of_a_csv_starts_a_formula_and_every_text_survives(texts):
-    header, *rows = cells(pa.table({"image": texts, "n": range(len(texts))}))
-    assert header == ["image", "n"] and len(rows) == len(texts)
-    for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        assert row[0] in (text, f"'{text}") and row[1] == str(i)
-        assert not row[0].startswith(tuple("=+-@\t\r\n＝＋－＠"))
-
-
-def test_commas_quotes_and_line_ends_stay_inside_their_cell():
-    table = pa.table({"image": ['a,"b"\nc', '=HYPERLINK("x",1)\r\n=2'], "group": ["ü", ""]})
-    assert cells(table)[1:] == [['a,"b"\nc', "ü"], ['\'=HYPERLINK("x",1)\r\n=2', ""]]
-
-
-def test_a_csv_has_the_columns_of_the_scores_without_the_lists_and_numbers_as_they_are():
-    rows = scores(2).set_column(8, "score", pa.array([-0.5, float("nan")], pa.float32()))
-    header, first, second = cells(rows)
-    assert header == [name for name in storage.SCORES_SCHEMA.names if name != "tile_scores"]
-    assert (first[8], second[8]) == ("-0.5", "nan")
-
-
-def test_a_table_without_rows_is_a_header():
-    assert len(cells(storage.SCORES_SCHEMA.empty_table())) == 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, small_spec
 
-from crackvae import storage
+from crackvae import tables
 from crackvae.config import EvaluateConfig, TrainConfig
 from crackvae.errors import ClusterError, ManifestError, ModelError, OutputExists
 from crackvae.evaluation import evaluate
@@ -106,8 +106,8 @@ def calibrated_like_the_pipeline(manifest: Path, tmp_path: Path) -> None:
             quiet=True,
         )
     )
-    rows = storage.read_table(
-        str(tmp_path / "val" / "evaluation.parquet"), storage.SCORES_SCHEMA.append(storage.MANIFEST_SCHEMA.field(1))
+    rows = tables.read_table(
+        str(tmp_path / "val" / "evaluation.parquet"), tables.SCORES_SCHEMA.append(tables.MANIFEST_SCHEMA.field(1))
     ).to_pandas()
     internal = rows.iloc[: len(rows) - 40]  # the external set comes last
     sound = np.sort(internal[internal["label"] == "non_crack"]["score"].to_numpy())
@@ -139,7 +139,7 @@ def test_a_missing_image_is_named_and_nothing_is_left_behind(manifest: Path, tmp
     images = table["image"].to_pylist()
     gone = table["split"].to_pylist().index("train")
     images[gone] = str(tmp_path / "gone.jpg")
-    storage.write_table(str(tmp_path / "m.parquet"), table.set_column(0, "image", [images]))
+    tables.write_table(str(tmp_path / "m.parquet"), table.set_column(0, "image", [images]))
     with pytest.raises(ManifestError, match=r"1 of \d+ images of train cannot be read, the first .*gone.jpg"):
         train(config(tmp_path / "m.parquet", tmp_path / "model"))
     assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]

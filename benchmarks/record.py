@@ -1,0 +1,29 @@
+"""What every benchmark writes: a dated JSON file with the machine and the commit that its figures belong to."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, figures: dict[str, Any]) -> Path:
+    """Write results/NAME-DATE.json and return its path."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
+    now = datetime.now(UTC)
+    result = {"name": name, "date": now.isoformat(timespec="seconds"), "commit": commit.stdout.strip()}
+    path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"
+    path.write_text(json.dumps(result | {"machine": machine()} | figures, indent=1) + "\n")
+    return path
+
+
+def machine() -> str:
+    """Processor and number of cores, as the operating system names them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
