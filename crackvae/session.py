@@ -12,10 +12,11 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from crackvae.config import ClusterConfig
-from crackvae.errors import ClusterError, CrackvaeError
+from crackvae.errors import ClusterError
 from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
@@ -33,7 +34,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     that the caller has started (a notebook, a test) is used and left running.
 
     Raises:
-        ClusterError: no cluster at that address, or Ray itself failed; a CrackvaeError of a worker as it is.
+        ClusterError: no cluster at that address, a stage that is stuck, or Ray itself failed.
     """
     ours = not ray.is_initialized()
     if ours:
@@ -44,11 +45,11 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
                 yield
         else:
             yield
-    except RayTaskError as error:
-        # A mistake of the user is as plain on a worker as here; a bug keeps its traceback, the worker's own.
-        if isinstance(error.cause, CrackvaeError):
-            raise error.cause from None
-        raise
+    except RayTaskError:
+        raise  # a bug in our own code on a worker keeps its traceback
+    except ExecutionTimeoutError as error:
+        stages = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("  - "))
+        raise ClusterError(f"no block was done for {STALL_S} s, stuck at: {stages}. Logs: {log_folder()}.") from error
     except RayError as error:
         raise ClusterError(f"Ray failed: {_first_line(error)}. Its logs: {log_folder()}. Run it again.") from error
     finally:

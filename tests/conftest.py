@@ -49,6 +49,13 @@ def read_rows(out: Path) -> pa.Table:
     return tables.read_parts(places, tables.SCORES_SCHEMA.names).sort_by("image")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m "not ray"` leaves out what needs a Ray session or a Ray head."""
+    for item in items:
+        if {"ray_session", "head"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 240 sound and 60 cracked drawn images of 64 px."""

@@ -1,0 +1,68 @@
+"""The Ray session: what goes wrong in a cluster is one line that names the stage and the logs."""
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayTaskError
+
+from crackvae import session
+from crackvae.config import ClusterConfig
+from crackvae.errors import ClusterError
+from crackvae.session import dataset_of, log_folder, ray_session, tables_of
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+CONFIG = ClusterConfig(quiet=True)
+
+
+def stage_class() -> type:
+    """A class made in a function is sent to the workers whole; they cannot import the tests."""
+
+    class Stage:
+        """A stage that passes its rows on, hangs, or has a bug."""
+
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            if self.kind == "hangs":
+                time.sleep(60)
+            if self.kind == "has a bug":
+                raise KeyError("a bug")
+            return rows
+
+    return Stage
+
+
+def run(kind: str, actors: int = 1) -> list[int]:
+    rows = pa.table({"n": list(range(100))})
+    stage = dataset_of(rows, 7).map_batches(
+        stage_class(),
+        fn_constructor_args=(kind,),
+        compute=ActorPoolStrategy(size=actors),
+        batch_size=None,
+        batch_format="pyarrow",
+    )
+    with ray_session(CONFIG):
+        return [n for table in tables_of(stage) for n in table["n"].to_pylist()]
+
+
+def test_rows_come_out_once_and_in_order_with_every_cpu_in_the_pool() -> None:
+    assert run("passes on", actors=2) == list(range(100))
+
+
+def test_a_stage_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "STALL_S", 8)
+    with pytest.raises(ClusterError, match=r"no block was done for 8 s, stuck at: .*Stage.*Logs: "):
+        run("hangs")
+
+
+def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
+    with pytest.raises(RayTaskError, match="KeyError"):
+        run("has a bug")
+
+
+def test_the_log_folder_is_there() -> None:
+    assert Path(log_folder()).is_dir()
