@@ -15,7 +15,7 @@ import pandas as pd
 import crackvae
 from crackvae import config as settings
 from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings
-from crackvae.errors import ConfigError, CrackvaeError
+from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
 
 # Verb: where its function is, and its settings. Modules are imported when called, so that --help needs no ray or torch.
 VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         function: Callable[[VerbConfig], Outcome] = getattr(importlib.import_module(module), verb)
         outcome = function(config)
     except CrackvaeError as error:
+        if isinstance(error, LimitBroken):
+            _print(error.outcome)
         print(f"crackvae {verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER
     except KeyboardInterrupt:

@@ -17,6 +17,8 @@ The message of each says what was found, where, and what to do next. Anything el
 keeps its traceback (exit code 1).
 """
 
+from typing import Any
+
 
 class CrackvaeError(Exception):
     """Base of all errors that a user can mend."""
@@ -63,4 +65,12 @@ class ClusterError(CrackvaeError):
 
 
 class LimitBroken(CrackvaeError):
-    """A job ended and broke a limit of its own settings."""
+    """A job ended and broke a limit of its own settings.
+
+    Attributes:
+        outcome: what the job returns where it keeps its limits; its work is done and written.
+    """
+
+    def __init__(self, message: str, outcome: Any) -> None:
+        super().__init__(message)
+        self.outcome = outcome

@@ -84,15 +84,17 @@ def score(config: ScoreConfig) -> Outcome:
         "images_per_s": round(table.n / seconds, 1),
     }
     storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
+    outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
     if not todo.num_rows:
         say(f"nothing to score: this model has finished all {images.num_rows} images", quiet=config.quiet)
     for status, limit in (("unreadable", config.max_unreadable), ("unreachable", config.max_unreachable)):
         if table.statuses[status] > limit_of(limit, table.n):
             raise LimitBroken(
                 f"{table.statuses[status]} of {table.n} images are {status}, more than --max-{status} {limit}: "
-                f"see the column error of {out}. All other rows are written."
+                f"see the column error of {out}. All rows are written.",
+                outcome,
             )
-    return Outcome(summary, {"most suspicious": table.worst})
+    return outcome
 
 
 def _finished(out: str, scorer: Scorer) -> pa.Table:

@@ -170,6 +170,19 @@ def test_a_cluster_that_is_not_there_is_one_line(drawn: Path, model_dir: Path, t
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_broken_limit_prints_the_summary_and_ends_with_2(
+    drawn: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night = tmp_path / "night"
+    night.mkdir()
+    (night / "empty.jpg").write_bytes(b"")
+    code = main(["score", "--images", str(night), "--model", str(model_dir), "--out", str(tmp_path / "o"), "--quiet"])
+    captured = capsys.readouterr()
+    assert code == 2 and json.loads(captured.out.splitlines()[-1])["unreadable"] == 1
+    assert captured.err.startswith("crackvae score: 1 of 1 images are unreadable") and captured.err.count("\n") == 1
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crackvae.manifest.partition", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -129,8 +129,9 @@ def test_an_unreachable_image_comes_again(
 def test_a_broken_limit_ends_with_an_error_after_all_rows_are_written(
     night: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LimitBroken, match="3 of 36 images are unreadable, more than --max-unreadable 2"):
+    with pytest.raises(LimitBroken, match="3 of 36 images are unreadable, more than --max-unreadable 2") as broken:
         score(config(night, model_dir, tmp_path / "out", max_unreadable="2"))
+    assert broken.value.outcome.summary["scored"] == 33
     assert read_rows(tmp_path / "out").num_rows == 36
 
 
