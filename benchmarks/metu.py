@@ -14,10 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from record import write_result
 
+from crackvae import metrics
+from crackvae.imaging import cut, decode
 from crackvae.manifest import load_manifest
+from crackvae.storage import read_image
 
 HEADS = ("mse", "top")
 
@@ -50,6 +54,7 @@ def main() -> None:
             "evaluate_seconds": metrics["seconds"],
             **metrics["sets"]["internal"],
         }
+    figures["one line of numpy"] = one_line_of_numpy(manifest)
     print(write_result("metu", figures))
 
 
@@ -70,6 +75,16 @@ def kept_together(folder: Path, groups: Path) -> dict[str, float]:
     sides = table.merge(pd.read_csv(groups), on="image").groupby("same_picture")["split"].agg(["nunique", "size"])
     copied = sides[sides["size"] > 1]
     return {"pictures_with_copies": len(copied), "share_on_one_side": float((copied["nunique"] == 1).mean())}
+
+
+def one_line_of_numpy(manifest: Path) -> dict[str, dict[str, float]]:
+    """What any model must beat, on the same test images: median minus 1st percentile of the 128x128 grey pixels."""
+    images = load_manifest(str(manifest)).images("test")
+    tiles = (cut(decode(read_image(image)), 227, 170, 128).pixels_TPP for image in images["image"].to_pylist())
+    scores_N = np.array([np.median(pixels) - np.percentile(pixels, 1) for pixels in tiles])
+    is_crack_N = images["label"].to_numpy() == "crack"
+    scored = metrics.Scored(is_crack_N, scores_N, images["group"].to_numpy(), threshold=np.inf)
+    return metrics.judge(scored, resamples=1000, seed=0).loc[list(metrics.RANKING_NAMES)].to_dict(orient="index")
 
 
 def crackvae(*arguments: object) -> str:
