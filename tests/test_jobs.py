@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from conftest import HOUSE, read_rows
 
+from crackvae.cli import main
+
 BIN = Path(sys.executable).parent
 # Seconds that a head may take to listen, on a busy machine of two cores.
 START_S = 90
@@ -64,7 +66,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         wait_for_agent(env, process, folder / "log")
         yield env
     finally:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL)  # its own orderly end takes half a minute
         process.wait(timeout=60)
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -85,6 +87,7 @@ def submit(env: dict[str, str], *command: object) -> subprocess.CompletedProcess
     return subprocess.run([*submit, *map(str, command)], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_submitted_job_scores_as_a_laptop_does(
     head: dict[str, str], drawn: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -93,8 +96,7 @@ def test_a_submitted_job_scores_as_a_laptop_does(
     assert done.returncode == 0, done.stdout + done.stderr
     summary = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     assert summary["scored"] == 60
-    laptop = [sys.executable, HOUSE / "jobs" / "score.py", *flags, "--out", tmp_path / "laptop", "--quiet"]
-    subprocess.run(laptop, check=True, capture_output=True)
+    assert main(["score", *map(str, flags), "--out", str(tmp_path / "laptop"), "--quiet"]) == 0
     cluster_rows, laptop_rows = (
         read_rows(tmp_path / name).drop_columns(["run"]).to_pylist() for name in ("cluster", "laptop")
     )
