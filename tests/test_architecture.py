@@ -12,7 +12,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"config", "storage", "imaging", "synthetic", "metrics", "progress"},
     {"duplicates", "tables"},
     {"manifest", "model", "calibration"},
-    {"scoring", "session"},
+    {"scoring", "session", "learning"},
     {"pipeline", "training"},
     {"evaluation"},
     {"demo"},
@@ -21,7 +21,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
 ONLY_IN = {
     "ray": {"session", "pipeline", "training"},
     "PIL": {"imaging", "duplicates", "synthetic"},
-    "torch": {"model", "scoring", "pipeline", "training"},
+    "torch": {"model", "scoring", "learning", "pipeline", "training"},
     "pyarrow.fs": {"storage"},
     "pyarrow.parquet": {"tables"},
     "argparse": {"cli"},

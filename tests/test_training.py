@@ -2,71 +2,28 @@
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, small_spec
+from conftest import SMALL
 
 from crackvae import tables
 from crackvae.config import EvaluateConfig, TrainConfig
 from crackvae.errors import ClusterError, ManifestError, ModelError, OutputExists
 from crackvae.evaluation import evaluate
+from crackvae.learning import Epoch, Learning, Place, train_epochs
 from crackvae.manifest import listing_of, load_manifest
-from crackvae.model import ConvVAE, kl_to_prior, load_model, squared_error, to_input
+from crackvae.model import ConvVAE, load_model
 from crackvae.scoring import decode_images, load_scorer
-from crackvae.training import Epoch, Learning, Place, train, train_epochs, validate
+from crackvae.training import train
 
-HOW = Learning(epochs=2, batch=8, learning_rate=1e-3, beta=1e-6, seed=0)
-# Plain tiles, each of its own grey: easy to learn.
-TILES = np.repeat(np.linspace(60, 200, 40).astype(np.uint8), 32 * 32).reshape(40, 32, 32)
-
-
-def run(how: Learning = HOW, tiles: np.ndarray = TILES) -> tuple[list[Epoch], ConvVAE]:
-    torch.manual_seed(how.seed)
-    network = ConvVAE(small_spec())
-    return list(train_epochs(network, tiles, tiles[:10], how, Place(), lambda tiles: None)), network
+HOW = Learning(epochs=2, batch=16, learning_rate=1e-3, beta=1e-6, seed=0)
 
 
 def losses(epochs: list[Epoch]) -> list[float]:
     return [value for epoch in epochs for value in (epoch.train_loss, epoch.val_loss, epoch.train_kl)]
-
-
-def test_the_loss_falls_and_is_its_two_parts() -> None:
-    epochs, _ = run(replace(HOW, epochs=30, learning_rate=5e-3))
-    assert epochs[-1].val_loss < epochs[0].val_loss / 2
-    for epoch in epochs:
-        assert epoch.train_loss == pytest.approx(epoch.train_squared_error + HOW.beta * epoch.train_kl)
-        assert epoch.val_loss == pytest.approx(epoch.val_squared_error + HOW.beta * epoch.val_kl)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    (_, one), (_, again), (_, other) = run(), run(), run(replace(HOW, seed=1))
-    assert torch.equal(one.mu.weight, again.mu.weight)
-    assert not torch.equal(one.mu.weight, other.mu.weight)
-
-
-def test_validation_is_the_mean_over_images_with_z_the_mean() -> None:
-    _, network = run()
-    inputs = to_input(torch.from_numpy(TILES))
-    with torch.no_grad():
-        reconstruction, mu, logvar = network(inputs)
-    expected = squared_error(inputs, reconstruction).mean().item(), kl_to_prior(mu, logvar).mean().item()
-    assert validate(network, TILES, Place()) == pytest.approx(expected, rel=1e-5)
-
-
-def test_each_epoch_sees_each_image_once_but_for_a_broken_batch() -> None:
-    told: list[int] = []
-    network = ConvVAE(small_spec())
-    list(train_epochs(network, TILES[:37], TILES[:5], HOW, Place(), told.append))
-    assert told == [8] * 4 * 2
-
-
-def test_a_loss_that_is_no_number_stops_with_the_mend() -> None:
-    with pytest.raises(ModelError, match="lower --learning-rate"):
-        run(replace(HOW, learning_rate=1e20))
 
 
 def config(manifest: Path, model: Path, **changes: object) -> TrainConfig:
@@ -82,7 +39,7 @@ def test_two_workers_take_the_steps_of_one_and_leave_a_whole_model(manifest: Pat
     decoded = [itertools.chain.from_iterable(t["tiles"].to_pylist() for t in decode_images(x, spec)) for x in tables]
     tiles, val = (np.frombuffer(bytearray(b"".join(part)), np.uint8).reshape(-1, 32, 32) for part in decoded)
     torch.manual_seed(0)
-    one = list(train_epochs(ConvVAE(spec), tiles, val, replace(HOW, batch=16), Place(), lambda tiles: None))
+    one = list(train_epochs(ConvVAE(spec), tiles, val, HOW, Place(), lambda tiles: None))
     written = json.loads((tmp_path / "model" / "training.json").read_text())
     two = [Epoch(**epoch) for epoch in written["epochs"]]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
