@@ -105,9 +105,14 @@ def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence
     return float(np.float32(np.sort(scores_N)[rank - 1]))
 
 
+def require_enough(n: int) -> None:
+    """Raise CalibrationError where `n` sound images are too few for any threshold: before the work, not after it."""
+    if n < MIN_IMAGES:
+        raise CalibrationError(f"{n} sound images cannot set a threshold: give {MIN_IMAGES} or more.")
+
+
 def _check(scores_N: np.ndarray) -> None:
-    if len(scores_N) < MIN_IMAGES:
-        raise CalibrationError(f"{len(scores_N)} sound images cannot set a threshold: give {MIN_IMAGES} or more.")
+    require_enough(len(scores_N))
     if not np.isfinite(scores_N).all():
         raise CalibrationError("some of the sound images have no finite score: the model is broken, train it again.")
 

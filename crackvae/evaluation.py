@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from crackvae import calibration, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
-from crackvae.errors import CalibrationError, ManifestError, StorageError
+from crackvae.errors import ManifestError, StorageError
 from crackvae.manifest import listing_of, load_manifest, with_groups
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
@@ -156,8 +156,7 @@ def calibrate(config: CalibrateConfig) -> Outcome:
         images, leaky, source = listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack"
     else:
         images, leaky, source = _sound_images(config.images), False, "sound image"
-    if not images.num_rows:
-        raise CalibrationError(f"{config.manifest or config.images} holds no sound image to calibrate on.")
+    calibration.require_enough(images.num_rows)
     blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=leaky)
     scored = _score_all(images, Scorer(model, blank), config)
     left_out = scored.filter(pc.field("status") != "scored").num_rows

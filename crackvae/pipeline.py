@@ -63,25 +63,19 @@ def score(config: ScoreConfig) -> Outcome:
                 bar.update(rows.num_rows)
     assert table.n == todo.num_rows, f"{todo.num_rows} images went in, {table.n} rows came out"
     csv = _write_csv(out) if "csv" in config.format else []
-    seconds = time.perf_counter() - started
     summary = {
         "verb": "score",
         "run": run,
         "images": listing.root,
         "out": out,
-        "model": scorer.model.digest,
-        "leaky": scorer.model.spec.leaky,
         "listed": images.num_rows,
         "finished_before": images.num_rows - todo.num_rows,
-        **{status: table.statuses[status] for status in ("scored", "unreadable", "unreachable")},
-        "flagged": table.flagged,
-        "threshold": scorer.calibration.threshold,
-        "level": scorer.calibration.level,
-        "rows_with_an_older_threshold": older,
+        **table.counts(),
         "skipped_files": listing.skipped,
+        "rows_with_an_older_threshold": older,
+        **_model_notes(scorer),
         "csv": csv,
-        "seconds": round(seconds, 1),
-        "images_per_s": round(table.n / seconds, 1),
+        **_rate(table.n, started),
     }
     storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
@@ -95,6 +89,20 @@ def score(config: ScoreConfig) -> Outcome:
                 outcome,
             )
     return outcome
+
+
+def _model_notes(scorer: Scorer) -> dict[str, Any]:
+    return {
+        "model": scorer.model.digest,
+        "leaky": scorer.model.spec.leaky,
+        "threshold": scorer.calibration.threshold,
+        "level": scorer.calibration.level,
+    }
+
+
+def _rate(n: int, started: float) -> dict[str, float]:
+    seconds = time.perf_counter() - started
+    return {"seconds": round(seconds, 1), "images_per_s": round(n / seconds, 1)}
 
 
 def _finished(out: str, scorer: Scorer) -> pa.Table:
@@ -136,6 +144,12 @@ class _RunTable:
         self._waiting.append(rows)
         if sum(table.num_rows for table in self._waiting) >= PART_ROWS or time.monotonic() - self._since > PART_AGE_S:
             self._write()
+
+    def counts(self) -> dict[str, int]:
+        """Images of this run by status, and how many are flagged."""
+        return {name: self.statuses[name] for name in ("scored", "unreadable", "unreachable")} | {
+            "flagged": self.flagged
+        }
 
     def _write(self) -> None:
         if self._waiting:

@@ -107,49 +107,64 @@ def train(config: TrainConfig) -> Outcome:
     storage.require_writable(str(PurePosixPath(model_dir).parent) if storage.is_local(model_dir) else model_dir)
     manifest = load_manifest(config.manifest)
     spec = _spec(config, manifest)
+    val = manifest.images("val", "non_crack")
+    calibration.require_enough(val.num_rows)
     with ray_session(config):
         _require_resources(config)
         train_tiles, _ = _decoded_tiles(manifest.images("train", "non_crack"), "train", spec, config)
-        val_tiles, val_counts = _decoded_tiles(manifest.images("val", "non_crack"), "val", spec, config)
+        val_tiles, val_counts = _decoded_tiles(val, "val", spec, config)
         weights, epochs = _fit(train_tiles, val_tiles, spec, config)
+        trained_on = hardware(gpu=config.gpu)
     network = ConvVAE(spec)
     network.load_state_dict(weights)
     model = Model(spec, network.eval(), model_digest(spec, weights))
-    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)
-    scores_N = np.maximum.reduceat(tile_scores, np.cumsum(val_counts) - val_counts)
-    groups = len(set(manifest.images("val", "non_crack")["group"].to_pylist()))
-    calibrated = Calibration(
-        scores_N=np.sort(scores_N),
-        groups=groups,
-        level=f"{config.percentile:g}th percentile of {len(scores_N)} val non_crack scores",
-        threshold=percentile_threshold(scores_N, config.percentile),
-        model=model.digest,
-        leaky=spec.leaky,
-    )
-    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    calibrated = _calibrated(model, val_tiles, val_counts, len(set(val["group"].to_pylist())), config.percentile)
     summary = {
         "verb": "train",
         "model": model_dir,
-        "digest": model.digest,
-        "leaky": spec.leaky,
-        "head": spec.head,
         "images": len(train_tiles),
-        "best_epoch": best.epoch,
-        "val_loss": best.val_loss,
-        "threshold": calibrated.threshold,
-        "level": calibrated.level,
-        "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in epochs])), 1),
+        **_results(model, calibrated, epochs),
         "seconds": round(time.perf_counter() - started, 1),
     }
     training = summary | {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": asdict(config),
-        "hardware": hardware(gpu=config.gpu),
+        "hardware": trained_on,
         "epochs": [asdict(epoch) for epoch in epochs],
     }
     files = {calibration.FILE: calibration.calibration_file(calibrated), **model_files(spec, weights, training)}
     storage.write_folder(model_dir, files)
     return Outcome(summary, {"epochs": pd.DataFrame([asdict(epoch) for epoch in epochs]).set_index("epoch")})
+
+
+def _calibrated(
+    model: Model, val_tiles: np.ndarray, val_counts: np.ndarray, groups: int, percentile: float
+) -> Calibration:
+    """The published rule on the sound images of val; `val_counts` says how many tiles each of them has."""
+    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)
+    scores_N = np.maximum.reduceat(tile_scores, np.cumsum(val_counts) - val_counts)
+    return Calibration(
+        scores_N=np.sort(scores_N),
+        groups=groups,
+        level=f"{percentile:g}th percentile of {len(scores_N)} val non_crack scores",
+        threshold=percentile_threshold(scores_N, percentile),
+        model=model.digest,
+        leaky=model.spec.leaky,
+    )
+
+
+def _results(model: Model, calibrated: Calibration, epochs: list[Epoch]) -> dict[str, Any]:
+    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    return {
+        "digest": model.digest,
+        "leaky": model.spec.leaky,
+        "head": model.spec.head,
+        "best_epoch": best.epoch,
+        "val_loss": best.val_loss,
+        "threshold": calibrated.threshold,
+        "level": calibrated.level,
+        "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in epochs])), 1),
+    }
 
 
 def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
@@ -293,5 +308,6 @@ def _watched(events: Queue, total: int, *, quiet: bool) -> Iterator[list[Epoch]]
 
 def hardware(*, gpu: bool) -> str:
     """What the numbers of a run were measured on."""
-    device = torch.cuda.get_device_name() if gpu and torch.cuda.is_available() else platform.processor() or "CPU"
-    return f"{device}, {int(ray.cluster_resources().get('CPU', 0)) if ray.is_initialized() else '?'} CPUs"
+    name = torch.cuda.get_device_name() if gpu and torch.cuda.is_available() else platform.machine()
+    resources = ray.cluster_resources()
+    return f"{name}, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
