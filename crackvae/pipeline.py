@@ -22,7 +22,7 @@ from crackvae.errors import LimitBroken, StorageError
 from crackvae.manifest import still_to_score, with_groups
 from crackvae.progress import progress, say
 from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
-from crackvae.session import dataset_of, ray_session, tables_of
+from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -211,6 +211,7 @@ def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str
         SCORES_SCHEMA tables; together one row an image.
     """
     workers = config.workers or _default_workers(gpu=config.gpu)
+    require_resources(workers, gpu=config.gpu)
     per_block = max(1, min(BLOCK_IMAGES, -(-images.num_rows // (2 * workers))))
     dataset = dataset_of(images, per_block)
     scorer_actor: Any = TileScorer if config.gpu else ImageScorer

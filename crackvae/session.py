@@ -116,6 +116,17 @@ def _resources() -> str:
     return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {len(ray.nodes())} node(s)"
 
 
+def require_resources(workers: int, *, gpu: bool) -> None:
+    """Raise ClusterError for more workers than the cluster can hold: Ray would wait for them for ever."""
+    kind = "GPU" if gpu else "CPU"
+    available = int(ray.cluster_resources().get(kind, 0))
+    if workers > available:
+        raise ClusterError(
+            f"--workers {workers} needs as many {kind}s, and the cluster has {available}: "
+            f"give --workers {max(1, available)}{'' if available else ', or leave out --gpu'}."
+        )
+
+
 def dataset_of(images: pa.Table, per_block: int) -> Dataset:
     """Rows that lie in the object store from the start, in blocks of `per_block`, and keep their order.
 

@@ -37,7 +37,7 @@ from crackvae.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import ConvVAE, Model, ModelSpec, model_digest, model_files
 from crackvae.progress import progress, say
 from crackvae.scoring import decode_images, score_tiles
-from crackvae.session import dataset_of, log_folder, ray_session, tables_of
+from crackvae.session import dataset_of, log_folder, ray_session, require_resources, tables_of
 
 BEST_FILE = "best.pth"
 DECODE_BLOCK_IMAGES = 256
@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> Outcome:
     val = manifest.images("val", "non_crack")
     calibration.require_enough(val.num_rows)
     with ray_session(config):
-        _require_resources(config)
+        require_resources(config.workers, gpu=config.gpu)
         train_tiles, _ = _decoded_tiles(manifest.images("train", "non_crack"), "train", spec, config)
         val_tiles, val_counts = _decoded_tiles(val, "val", spec, config)
         weights, epochs = _fit(train_tiles, val_tiles, spec, config)
@@ -171,17 +171,6 @@ def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
     values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky}
     values |= {spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in values}
     return ModelSpec(**values)
-
-
-def _require_resources(config: TrainConfig) -> None:
-    """Ray would wait for ever for workers that the cluster cannot hold."""
-    kind = "GPU" if config.gpu else "CPU"
-    available = int(ray.cluster_resources().get(kind, 0))
-    if config.workers > available:
-        raise ClusterError(
-            f"--workers {config.workers} needs as many {kind}s, and the cluster has {available}: "
-            f"give --workers {max(1, available)}{'' if available else ', or train without --gpu'}."
-        )
 
 
 def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:

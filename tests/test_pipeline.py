@@ -14,7 +14,7 @@ from PIL import Image
 
 from crackvae import pipeline, storage, tables
 from crackvae.config import CalibrateConfig, ScoreConfig
-from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.errors import ClusterError, LimitBroken, ModelError, StorageError
 from crackvae.pipeline import score
 from crackvae.synthetic import draw_image
 
@@ -219,6 +219,15 @@ def test_a_wrong_model_is_refused_before_anything_is_written(night: Path, tmp_pa
     with pytest.raises(ModelError, match="is no model directory"):
         score(config(night, tmp_path / model, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_actors_than_the_cluster_holds_are_refused(night: Path, model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="--workers 99 needs as many CPUs, and the cluster has 2: give --workers 2"):
+        score(config(night, model_dir, tmp_path / "out", workers=99))
+    with pytest.raises(ClusterError, match="needs as many GPUs, and the cluster has 0"):
+        score(config(night, model_dir, tmp_path / "out", gpu=True))
+    assert not tables.list_parts(str(tmp_path / "out"))
 
 
 @pytest.mark.usefixtures("in_process")
