@@ -194,7 +194,7 @@ def with_groups(listing: storage.Listing, group_by: str) -> pa.Table:
 def _groups(names: list[str], pictures: np.ndarray, config: PartitionConfig) -> tuple[np.ndarray, int]:
     """Group of every image, and how many groups were merged because they share a picture."""
     if config.groups:
-        named = _groups_from_csv(names, config.groups, config.group_column)
+        named = _groups_from_csv(names, config)
     elif config.group_by == "near-duplicate":
         named = [names[first] for first in pictures]
     else:
@@ -203,12 +203,13 @@ def _groups(names: list[str], pictures: np.ndarray, config: PartitionConfig) -> 
         return np.array(named), 0
     values, group_N = np.unique(named, return_inverse=True)
     graph = coo_array((np.ones(len(names)), (group_N, group_N[pictures])), shape=(len(values), len(values)))
-    n_merged, component = connected_components(graph, directed=False)
+    n_components, component = connected_components(graph, directed=False)
     first_of_component = np.unique(component, return_index=True)[1]
-    return values[first_of_component][component][group_N], len(values) - n_merged
+    return values[first_of_component][component][group_N], len(values) - n_components
 
 
-def _groups_from_csv(names: list[str], place: str, column: str) -> list[str]:
+def _groups_from_csv(names: list[str], config: PartitionConfig) -> list[str]:
+    place, column = config.groups, config.group_column
     try:
         rows = pd.read_csv(pa.BufferReader(storage.read_bytes(place)), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
@@ -221,6 +222,7 @@ def _groups_from_csv(names: list[str], place: str, column: str) -> list[str]:
             f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and "
             f"{'group' if column == 'image' else column}. Name the column of the groups: --group-column."
         )
+    say(f"groups: column {column} of {place}", quiet=config.quiet)
     named = rows[["image", column]].drop_duplicates()["image"]
     if named.duplicated().any():
         raise ManifestError(f"{place} gives {named[named.duplicated()].iloc[0]} two groups: keep one row an image.")
