@@ -263,7 +263,7 @@ def _cause(error: TrainingFailedError) -> Exception:
         if isinstance(cause, CrackvaeError):
             return cause
     last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-    return ClusterError(f"training failed: {last[:300]}. Logs: {log_folder()}.")
+    return ClusterError(f"training failed: {last[:300]}. Mend that and run it again. Logs: {log_folder()}.")
 
 
 @contextlib.contextmanager
