@@ -102,7 +102,7 @@ def rows_of(images: Path, **settings) -> pd.DataFrame:
     return rows
 
 
-def refused(error_class: type[CrackvaeError], match: str, config: PartitionConfig) -> None:
+def assert_refused(error_class: type[CrackvaeError], match: str, config: PartitionConfig) -> None:
     """The error is one line that ends with a mend, and nothing was written."""
     before = sorted(Path(config.out).rglob("*")) if Path(config.out).exists() else []
     with pytest.raises(error_class, match=match) as caught:
@@ -156,7 +156,7 @@ def test_the_summary_is_json_and_counts_what_the_manifest_holds(drawn, tmp_path)
 
 
 def test_the_default_external_sizes_are_refused_for_a_small_set_with_the_flag_that_fits(drawn, tmp_path):
-    refused(
+    assert_refused(
         ManifestError,
         r"60 non_crack and 30 crack .* 5000 non_crack and 15000 crack\. Give --external 0,0",
         config_of(drawn, out=str(tmp_path / "out"), external=(5_000, 15_000)),
@@ -282,7 +282,7 @@ def test_a_regular_expression_keeps_its_groups_on_one_side(images):
 
 
 def test_a_name_without_a_match_is_refused(drawn, tmp_path):
-    refused(
+    assert_refused(
         ManifestError,
         "matches nothing in crack/00001.jpg",
         config_of(drawn, out=str(tmp_path / "out"), group_by="pier"),
@@ -357,17 +357,17 @@ def test_a_csv_that_does_not_name_every_group_once_is_refused(drawn, tmp_path, t
     place = tmp_path / "groups.csv"
     place.write_text(text)
     config = config_of(drawn, out=str(tmp_path / "out"), groups=str(place), group_column=column)
-    refused(ManifestError, message, config)
+    assert_refused(ManifestError, message, config)
 
 
 def test_a_csv_that_is_a_picture_is_refused(drawn, tmp_path):
     config = config_of(drawn, out=str(tmp_path / "out"), groups=str(drawn / "crack" / "00001.jpg"))
-    refused(ManifestError, "is no CSV table", config)
+    assert_refused(ManifestError, "is no CSV table", config)
 
 
 def test_a_missing_csv_is_refused(drawn, tmp_path):
     config = config_of(drawn, out=str(tmp_path / "out"), groups=str(tmp_path / "groups.csv"))
-    refused(StorageError, "cannot read .*groups.csv", config)
+    assert_refused(StorageError, "cannot read .*groups.csv", config)
 
 
 # ------------------------------------------------------------------------------------------- what is left out
@@ -414,56 +414,58 @@ def test_where_nothing_is_left_out_there_is_no_list_of_it(drawn, tmp_path):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    refused(StorageError, "cannot list .*nowhere", config_of(tmp_path / "nowhere"))
+    assert_refused(StorageError, "cannot list .*nowhere", config_of(tmp_path / "nowhere"))
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "notes.txt").write_text("none")
-    refused(ManifestError, r"holds no images \(1 other files\)", config_of(tmp_path / "images"))
+    assert_refused(ManifestError, r"holds no images \(1 other files\)", config_of(tmp_path / "images"))
 
 
 def test_a_broken_zip_is_refused(tmp_path):
     (tmp_path / "set.zip").write_bytes(b"PK no archive")
-    refused(ArchiveError, "is not a whole .zip", config_of(tmp_path / "set.zip"))
+    assert_refused(ArchiveError, "is not a whole .zip", config_of(tmp_path / "set.zip"))
 
 
 def test_images_in_folders_that_are_no_labels_are_refused(images):
     (images / "crack").rename(images / "broken")
-    refused(ManifestError, r"broken/.* lies in broken, which is no label .*--labels FOLDER=", config_of(images))
+    assert_refused(ManifestError, r"broken/.* lies in broken, which is no label .*--labels FOLDER=", config_of(images))
 
 
 def test_images_in_no_folder_are_refused(images):
     shutil.copy(images / "crack" / "00001.jpg", images)
-    refused(ManifestError, "00001.jpg lies in no folder, which is no label", config_of(images))
+    assert_refused(ManifestError, "00001.jpg lies in no folder, which is no label", config_of(images))
 
 
 def test_an_image_in_the_folders_of_both_labels_is_refused(images):
     (images / "crack" / "non_crack").mkdir()
     shutil.move(images / "crack" / "00001.jpg", images / "crack" / "non_crack")
-    refused(ManifestError, "crack/non_crack/00001.jpg lies in the folders of both labels", config_of(images))
+    assert_refused(ManifestError, "crack/non_crack/00001.jpg lies in the folders of both labels", config_of(images))
 
 
 def test_an_existing_manifest_is_not_overwritten(images):
     rows = rows_of(images)
-    refused(OutputExists, "exists already: delete it, or choose another --out", config_of(images, seed=1))
+    assert_refused(OutputExists, "exists already: delete it, or choose another --out", config_of(images, seed=1))
     pd.testing.assert_frame_equal(rows, rows_of(images, out=str(images.parent / "again")))
 
 
 @pytest.mark.parametrize("label", ["crack", "non_crack"])
 def test_a_set_without_one_of_the_labels_is_refused(images, label):
     shutil.rmtree(images / label)
-    refused(ManifestError, f"no image is labelled {label}: check --images, and --labels", config_of(images))
+    assert_refused(ManifestError, f"no image is labelled {label}: check --images, and --labels", config_of(images))
 
 
 def test_too_few_images_for_the_splits_are_refused_with_what_could_be_changed(images):
     for path in [*images.glob("non_crack/*.jpg")][3:]:
         path.unlink()
-    refused(ManifestError, "leave no non_crack image for val: give more", config_of(images, external=(0, 0)))
+    assert_refused(ManifestError, "leave no non_crack image for val: give more", config_of(images, external=(0, 0)))
 
 
 def test_groups_too_coarse_for_the_splits_are_refused(images):
-    refused(ManifestError, r"1 groups of 90 images leave no .*finer groups", config_of(images, group_by="parent"))
+    assert_refused(
+        ManifestError, r"1 groups of 90 images leave no .*finer groups", config_of(images, group_by="parent")
+    )
 
 
 def test_a_set_of_unreadable_images_is_refused(tmp_path):
@@ -471,7 +473,7 @@ def test_a_set_of_unreadable_images_is_refused(tmp_path):
         (tmp_path / "images" / label).mkdir(parents=True)
         for number in range(3):
             (tmp_path / "images" / label / f"{number}.jpg").write_bytes(b"noise")
-    refused(ManifestError, "none of 6 images can be read", config_of(tmp_path / "images", external=(0, 0)))
+    assert_refused(ManifestError, "none of 6 images can be read", config_of(tmp_path / "images", external=(0, 0)))
 
 
 # ------------------------------------------------------------------------------------------------------- labels
