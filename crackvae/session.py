@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from crackvae.config import ClusterConfig
-from crackvae.errors import ClusterError
+from crackvae.errors import ClusterError, ConfigError
 from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
@@ -66,7 +67,7 @@ def _connect(config: ClusterConfig) -> None:
     try:
         _require_listening(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except (OSError, RayError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
@@ -78,9 +79,12 @@ def _connect(config: ClusterConfig) -> None:
 
 def _require_listening(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT; Ray itself would try for minutes and then end the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    if address in ("local", "auto"):
+        return
+    match = re.fullmatch(r"(ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d{1,5})", address)
+    if not match:
+        raise ConfigError(f"address={address} is not local, auto, HOST:PORT or ray://HOST:PORT (or see RAY_ADDRESS).")
+    socket.create_connection((match["host"], int(match["port"])), timeout=CONNECT_S).close()
 
 
 @contextmanager

@@ -435,7 +435,10 @@ def write_folder(place: str, files: Mapping[str, bytes | memoryview]) -> None:
 def require_writable(folder: str) -> None:
     """Raise StorageError now rather than after hours of scoring."""
     probe = join(folder, f"_probe-{os.getpid()}")
-    write_bytes(probe, b"")
+    try:
+        write_bytes(probe, b"")
+    except StorageError as error:
+        raise StorageError(str(error).replace(probe, folder)) from error
     with storage_errors("delete", probe):
         if is_local(probe):
             os.unlink(probe)

@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 
 from crackvae import session
 from crackvae.config import ClusterConfig
-from crackvae.errors import ClusterError
+from crackvae.errors import ClusterError, ConfigError
 from crackvae.session import dataset_of, log_folder, ray_session, tables_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -62,6 +62,18 @@ def test_a_stage_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
     with pytest.raises(RayTaskError, match="KeyError"):
         run("has a bug")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:-5", "http://127.0.0.1:8265", "ray://", "host:port"])
+def test_an_address_that_is_none_is_refused_before_ray_tries_it(address: str) -> None:
+    with pytest.raises(ConfigError, match="is not local, auto, HOST:PORT"):
+        session._require_listening(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379"])
+def test_an_address_where_nobody_listens_fails_at_once(address: str) -> None:
+    with pytest.raises(OSError, match=r"refused|unreachable|not known|resolution|Cannot assign"):
+        session._require_listening(address)
 
 
 def test_the_log_folder_is_there() -> None:
