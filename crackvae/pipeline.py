@@ -28,6 +28,7 @@ from crackvae.session import dataset_of, ray_session, require_resources, tables_
 BLOCK_IMAGES = 128
 # A part is written when it has this many rows or is this old [s]: a killed run loses a minute of work at most.
 PART_ROWS, PART_AGE_S = 100_000, 60.0
+GPU_DEVICE = "cuda"
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
@@ -189,10 +190,10 @@ class ImageScorer:
 class TileScorer:
     """Ray Data actor with a GPU: score what CPU tasks have decoded."""
 
-    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int) -> None:
+    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, device: str) -> None:
         self.scorer: Scorer = ray.get(scorer)
-        self.scorer.model.network.to("cuda")
-        score = partial(score_tiles, self.scorer.model, batch=batch, device="cuda")
+        self.scorer.model.network.to(device)
+        score = partial(score_tiles, self.scorer.model, batch=batch, device=device)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -221,11 +222,11 @@ def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str
     yield from tables_of(
         dataset.map_batches(
             scorer_actor,
-            fn_constructor_args=(ray.put(scorer), run, config.batch),
+            fn_constructor_args=(ray.put(scorer), run, config.batch, *([GPU_DEVICE] if config.gpu else [])),
             compute=ActorPoolStrategy(size=min(workers, -(-images.num_rows // per_block))),
             num_cpus=0 if config.gpu else 1,
             num_gpus=1 if config.gpu else 0,
-            batch_size=None,
+            batch_size=config.batch if config.gpu else None,  # Ray takes no None with GPUs
             batch_format="pyarrow",
         )
     )

@@ -98,6 +98,17 @@ def test_workers_batches_and_block_sizes_change_no_row(
     assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "two"))
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_decoding_tasks_that_feed_a_pool_of_gpu_actors_give_the_same_table(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "GPU_DEVICE", "cpu")
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 5)
+    score(config(night, model_dir, tmp_path / "cpu"))
+    score(config(night, model_dir, tmp_path / "gpu", gpu=True, batch=8))
+    assert same_scores(read_rows(tmp_path / "cpu"), read_rows(tmp_path / "gpu"))
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_changed_image_and_a_new_model_are_scored_again(night: Path, model_dir: Path, tmp_path: Path) -> None:
     score(config(night, model_dir, tmp_path / "out"))
@@ -225,8 +236,8 @@ def test_a_wrong_model_is_refused_before_anything_is_written(night: Path, tmp_pa
 def test_more_actors_than_the_cluster_holds_are_refused(night: Path, model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="--workers 99 needs as many CPUs, and the cluster has 2: give --workers 2"):
         score(config(night, model_dir, tmp_path / "out", workers=99))
-    with pytest.raises(ClusterError, match="needs as many GPUs, and the cluster has 0"):
-        score(config(night, model_dir, tmp_path / "out", gpu=True))
+    with pytest.raises(ClusterError, match="--workers 3 needs as many GPUs, and the cluster has 1: give --workers 1"):
+        score(config(night, model_dir, tmp_path / "out", gpu=True, workers=3))
     assert not tables.list_parts(str(tmp_path / "out"))
 
 

@@ -76,5 +76,11 @@ def test_an_address_where_nobody_listens_fails_at_once(address: str) -> None:
         session._require_listening(address)
 
 
+def test_without_a_gpu_the_mend_is_to_leave_the_flag_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ClusterError, match="the cluster has 0: give --workers 1, or leave out --gpu"):
+        session.require_resources(1, gpu=True)
+
+
 def test_the_log_folder_is_there() -> None:
     assert Path(log_folder()).is_dir()

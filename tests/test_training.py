@@ -83,8 +83,8 @@ def test_an_existing_model_is_never_overwritten(manifest: Path, tmp_path: Path) 
 def test_what_cannot_be_trained_is_refused_before_the_first_epoch(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="--workers 99 needs as many CPUs, and the cluster has 2: give --workers 2"):
         train(config(manifest, tmp_path / "a", workers=99))
-    with pytest.raises(ClusterError, match="leave out --gpu"):
-        train(config(manifest, tmp_path / "b", gpu=True))
+    with pytest.raises(ClusterError, match="--workers 2 needs as many GPUs, and the cluster has 1"):
+        train(config(manifest, tmp_path / "b", gpu=True, workers=2))
     with pytest.raises(ManifestError, match="fewer than --batch 100000"):
         train(config(manifest, tmp_path / "c", batch=100_000))
     assert not list(tmp_path.iterdir())
