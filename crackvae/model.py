@@ -180,7 +180,9 @@ def load_model(model_dir: str) -> Model:
             weights = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{model_dir} is damaged: {storage.reason(error)}. {again}") from error
+        # torch advises to load such a file without its safeguard: that text must not reach a user.
+        why = "its weights are not only numbers" if isinstance(error, pickle.UnpicklingError) else storage.reason(error)
+        raise ModelError(f"{model_dir} is damaged: {why}. {again}") from error
     digest = model_digest(spec, network.state_dict())
     if digest != description.get("digest"):
         raise ModelError(f"{model_dir} was altered since it was written: its digest does not fit. {again}")

@@ -83,9 +83,9 @@ def score(config: ScoreConfig) -> Outcome:
     if not todo.num_rows:
         say(f"nothing to score: this model has finished all {images.num_rows} images", quiet=config.quiet)
     for status, limit in (("unreadable", config.max_unreadable), ("unreachable", config.max_unreachable)):
-        if table.statuses[status] > limit_of(limit, table.n):
+        if table.statuses[status] > limit_of(limit, images.num_rows):
             raise LimitBroken(
-                f"{table.statuses[status]} of {table.n} images are {status}, more than --max-{status} {limit}: "
+                f"{table.statuses[status]} of {images.num_rows} images are {status}, more than --max-{status} {limit}: "
                 f"see the column error of {out}. All rows are written.",
                 outcome,
             )

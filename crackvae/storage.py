@@ -61,6 +61,8 @@ def is_local(place: str) -> bool:
 
 def absolute(place: str) -> str:
     """The place in the one form that tables hold: an absolute local path, or a URI without a trailing slash."""
+    if not place:  # an unset variable of a shell; the current folder is written as a dot
+        raise ConfigError("a path is empty: give a folder, a file or a URI.")
     if place.startswith("file://"):
         with storage_errors("look at", place):
             place = pafs.FileSystem.from_uri(place)[1]

@@ -95,6 +95,7 @@ def test_mistakes_with_files_are_one_line_each_with_the_mend(
     out = tmp_path / "out"
     partition = ("partition", "--quiet", "--out", out, "--images")
     assert "No such file or directory. Check the spelling" in fails(capsys, *partition, tmp_path / "nowhere")
+    assert "a path is empty" in fails(capsys, *partition, "")
     assert "holds no images" in fails(capsys, *partition, tmp_path / "empty")
     assert "--labels FOLDER=non_crack" in fails(capsys, *partition, drawn, "--labels", "A=non_crack,B=crack")
     assert "Give --external 0,0" in fails(capsys, *partition, drawn)
