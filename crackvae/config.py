@@ -177,7 +177,7 @@ class CalibrateConfig(ScoringConfig):
         check_percentile(self.percentile)
         for name in ("max_false_alarm", "confidence"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
+            if value is not None and not 1e-9 <= value <= 1 - 1e-9:
                 raise ConfigError(f"{name}={value:g} must lie between 0 and 1.")
         if self.confidence is not None and self.max_false_alarm is None:
             raise ConfigError("--confidence needs --max-false-alarm: a percentile promises no rate.")

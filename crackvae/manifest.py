@@ -368,6 +368,8 @@ def load_manifest(place: str) -> Manifest:
         unknown = set(rows[column]) - known
         if unknown:
             raise ManifestError(f"{place} has the {column} {sorted(map(str, unknown))[0]!r}: only {sorted(known)}.")
+    if not table.num_rows or any(column.null_count for column in table.columns):
+        raise ManifestError(f"{place} has no rows, or cells without a value: partition again.")
     if rows["image"].duplicated().any():
         raise ManifestError(
             f"{place} names {rows['image'][rows['image'].duplicated()].iloc[0]} twice: partition again."

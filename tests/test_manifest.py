@@ -773,3 +773,15 @@ def test_a_listed_folder_with_groups_keeps_its_groups(drawn):
     with_group = images.append_column("group", pa.array(["bridge"] * images.num_rows))
     todo = still_to_score(with_group, finished([]), "m")
     assert todo["image"].to_pylist() == images["image"].to_pylist() and set(todo["group"].to_pylist()) == {"bridge"}
+
+
+def test_a_manifest_with_a_cell_without_a_value_or_without_rows_is_refused(tmp_path):
+    table = pa.Table.from_pylist(
+        manifest_rows(), schema=MANIFEST_SCHEMA.with_metadata({b"crackvae": b'{"leaky": false}'})
+    )
+    blank = table.set_column(2, "group", pa.array([None, *table["group"].to_pylist()[1:]], pa.string()))
+    for number, broken in enumerate((blank, table.slice(0, 0))):
+        place = str(tmp_path / f"{number}.parquet")
+        pq.write_table(broken, place)
+        with pytest.raises(ManifestError, match="no rows, or cells without a value"):
+            load_manifest(place)
