@@ -354,7 +354,7 @@ def load_manifest(place: str) -> Manifest:
     """
     place = storage.absolute(place)
     data = storage.read_bytes(place)
-    table = tables.read_table(place, tables.MANIFEST_SCHEMA)
+    table = tables.parse_table(data, place, tables.MANIFEST_SCHEMA)
     try:
         leaky = bool(json.loads((table.schema.metadata or {})[METADATA_KEY])["leaky"])
     except (KeyError, ValueError, TypeError) as error:

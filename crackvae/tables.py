@@ -58,7 +58,11 @@ def read_table(place: str, schema: pa.Schema) -> pa.Table:
     Raises:
         StorageError: not there, not whole, or with other columns.
     """
-    data = read_bytes(place)
+    return parse_table(read_bytes(place), place, schema)
+
+
+def parse_table(data: bytes, place: str, schema: pa.Schema) -> pa.Table:
+    """read_table() of bytes that are read already; `place` is named in the error."""
     try:
         table = pq.read_table(pa.BufferReader(data))
         return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))

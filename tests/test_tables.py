@@ -13,17 +13,6 @@ from hypothesis import strategies as st
 from crackvae import tables
 from crackvae.errors import StorageError
 
-ODD_NAMES = [
-    "with space.jpg",
-    "Brücke.jpg",
-    "=1+1.jpg",
-    "a#b.jpg",
-    "100%25.jpg",
-    "new\nline.jpg",
-    "!first.jpg",
-    "ä?b=c.jpg",
-]
-
 few = settings(derandomize=True, deadline=None, max_examples=60)
 
 
