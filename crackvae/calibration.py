@@ -17,6 +17,8 @@ from crackvae.storage import join, read_bytes
 FILE = "calibration.json"
 # With fewer sound scores a 95th percentile is one of the last three values.
 MIN_IMAGES = 20
+# Share of calibrations whose false-alarm rate lies in the band that is stated with it.
+PROMISE_BAND = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,21 @@ class Calibration:
         """Hash of all of it."""
         words = [self.groups, self.level, self.threshold, self.model, self.leaky]
         return hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes()).hexdigest()
+
+    @property
+    def promise(self) -> dict[str, float]:
+        """False-alarm rate of sound images like these: on average over calibrations, and the 95 % band of this one.
+
+        Above the k-th of N scores the rate is Beta(N+1-k, k) distributed, whatever the model.
+
+        Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
+        """
+        n = len(self.scores_N)
+        rank = int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))
+        if rank == 0:
+            return {"expected": 1.0, "low": 1.0, "high": 1.0}
+        low, high = beta.interval(PROMISE_BAND, n + 1 - rank, rank)
+        return {"expected": (n + 1 - rank) / (n + 1), "low": float(low), "high": float(high)}
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
         """Share of sound images that would score this high, for each image.

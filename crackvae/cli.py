@@ -14,7 +14,7 @@ import pandas as pd
 
 import crackvae
 from crackvae import config as settings
-from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings
+from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings, with_preset
 from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
 
 # Verb: where its function is, and its settings. Modules are imported when called, so that --help needs no ray or torch.
@@ -107,7 +107,7 @@ def _default_text(default: Any) -> str:
 def _settings(config_class: type[VerbConfig], flags: dict[str, Any]) -> VerbConfig:
     """Settings from the TOML file, if there is one, and flags over it."""
     file = flags.pop("config")
-    values = (read_settings(file, config_class) if file else {}) | flags
+    values = with_preset((read_settings(file, config_class) if file else {}) | flags)
     required = [one.name for one in fields(config_class) if one.default is MISSING and one.default_factory is MISSING]
     missing = [flag(name) for name in required if name not in values]
     if missing:

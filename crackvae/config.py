@@ -14,7 +14,22 @@ import pandas as pd
 
 from crackvae.errors import ConfigError
 
-HEADS = ("mse", "top")
+HEADS = ("mse", "top", "dark", "crack")
+# Convolutions of the segmenter halve a tile three times.
+SEGMENTER_HALVINGS = 8
+SEGMENTER_GROUPS = 8
+# Named settings of train, which a file or a flag may still change.
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {
+        "head": "mse",
+        "recipe": "plain",
+        "segmenter": (),
+        "epochs": 10,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "precision": "fp32",
+    },
+}
 FORMATS = ("parquet", "csv")
 
 
@@ -120,14 +135,23 @@ class TrainConfig(ClusterConfig):
 
     manifest: str = setting("manifest.parquet written by partition")
     model: str = setting("directory to write the model to; must not exist yet")
-    head: str = setting("score head: mse (mean squared residual) or top (mean of the top 1 %% of them)", "top")
-    epochs: int = setting("passes over the sound images of train", 10)
+    preset: str = setting("published: the recipe of the published ConvVAE; other settings win over it", "")
+    head: str = setting(
+        "score head: crack (darkness that the segmenter takes for a crack), dark (darkness alone), "
+        "mse (mean squared residual) or top (mean of the top 1 %% of them)",
+        "crack",
+    )
+    recipe: str = setting("repair (draw cracks on the tiles, reconstruct them without) or plain", "repair")
+    epochs: int | None = setting("passes over the sound images of train; default: as many as show 60,000 tiles", None)
     workers: int = setting("data-parallel workers", 1)
     batch: int = setting("images a step, over all workers", 64)
-    learning_rate: float = setting("of Adam", 1e-3)
+    learning_rate: float = setting("of Adam, at its highest", 2e-3)
+    schedule: str = setting("of the learning rate: cosine (rise, then fall to 0) or constant", "cosine")
+    precision: str = setting("of the passes in training: auto (bf16 where the hardware has it), bf16 or fp32", "auto")
     beta: float = setting("weight of the KL divergence [squared grey level a nat]", 1e-6)
     latent_dim: int = setting("dimensions of the latent space", 128)
     channels: tuple[int, ...] = setting("output channels of the stride-2 convolutions", (32, 64, 128, 256))
+    segmenter: tuple[int, ...] = setting("channels of the segmenter at its three scales; empty: none", (24, 48, 64))
     input_px: int = setting("side of a tile at the network's input [px]", 128)
     tile_px: int = setting("side of a tile in the image [px]", 227)
     stride_px: int = setting("distance of neighbouring tiles in a large image [px], at most tile_px", 170)
@@ -137,10 +161,19 @@ class TrainConfig(ClusterConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "batch", "latent_dim", "tile_px", "stride_px", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name):g} must be greater than 0, and finite.")
-        if self.head not in HEADS:
-            raise ConfigError(f"head={self.head} is not one of {', '.join(HEADS)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}={value:g} must be greater than 0, and finite.")
+        for name, choices in (
+            ("head", HEADS),
+            ("recipe", ("repair", "plain")),
+            ("schedule", ("cosine", "constant")),
+            ("precision", ("auto", "bf16", "fp32")),
+            ("preset", ("", *PRESETS)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)} is not one of {', '.join(filter(None, choices))}.")
+        self._check_segmenter()
         if not 0 <= self.beta < math.inf:
             raise ConfigError(f"beta={self.beta:g} must be 0 or more, and finite.")
         if not self.channels or min(self.channels) < 1:
@@ -158,6 +191,24 @@ class TrainConfig(ClusterConfig):
             )
         check_percentile(self.percentile)
 
+    def _check_segmenter(self) -> None:
+        if self.head == "crack" and not self.segmenter:
+            raise ConfigError("head=crack needs a segmenter: give --segmenter 24,48,64, or another --head.")
+        if not self.segmenter:
+            return
+        if self.recipe != "repair":
+            raise ConfigError("a segmenter learns from drawn cracks: give --recipe repair, or no --segmenter.")
+        if len(self.segmenter) != 3 or any(width < 1 or width % SEGMENTER_GROUPS for width in self.segmenter):
+            raise ConfigError(
+                f"segmenter={_flag_text(self.segmenter)} must be three multiples of {SEGMENTER_GROUPS}, "
+                "such as 24,48,64."
+            )
+        if self.input_px % SEGMENTER_HALVINGS or self.input_px < 2 * SEGMENTER_HALVINGS:
+            raise ConfigError(
+                f"input_px={self.input_px} must be a multiple of {SEGMENTER_HALVINGS} and at least "
+                f"{2 * SEGMENTER_HALVINGS} for a segmenter. Try input_px=128."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig(ScoringConfig):
@@ -169,6 +220,10 @@ class CalibrateConfig(ScoringConfig):
     percentile: float = setting("of the sound scores: the threshold", 95.0)
     max_false_alarm: float | None = setting("or the share of sound images that may be flagged, such as 0.01", None)
     confidence: float | None = setting("with which --max-false-alarm holds; default: on average", None)
+    one_per_group: bool = setting(
+        "take one image of each group, drawn by chance: a promise needs independent ones", False
+    )
+    seed: int = setting("of --one-per-group", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,8 +246,9 @@ class EvaluateConfig(ScoringConfig):
     model: str = setting("model directory written by train")
     out: str = setting("directory to write metrics and predictions to; must not exist yet")
     split: str = setting("internal split to judge: val or test", "test")
+    one_per_group: bool = setting("judge one image of each group, drawn by chance: independent images", False)
     resamples: int = setting("bootstrap resamples of the groups, for 95 %% intervals", 1000)
-    seed: int = setting("of the bootstrap", 0)
+    seed: int = setting("of the bootstrap and of --one-per-group", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -309,6 +365,11 @@ def read_settings(file: str, config_class: type[VerbConfig]) -> dict[str, Any]:
             raise ConfigError(f"--config {file}: unknown setting {key!r}. Known: {', '.join(sorted(known))}.")
         settings[name] = _toml_value(file, known[name], value, typing.get_type_hints(config_class)[name])
     return settings
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, over those of the preset they name; a wrong name is left to the settings class."""
+    return PRESETS.get(values.get("preset", ""), {}) | values
 
 
 def _toml_value(file: str, config_field: "Field[Any]", value: Any, annotation: Any) -> Any:

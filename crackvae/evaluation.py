@@ -19,7 +19,7 @@ from crackvae.manifest import listing_of, load_manifest, with_groups
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
 from crackvae.progress import progress
-from crackvae.scoring import Scorer, load_scorer
+from crackvae.scoring import BASELINE, Scorer, heads_of, load_scorer
 from crackvae.session import ray_session
 
 METRICS_FILE, SCORES_FILE = "metrics.json", "evaluation.parquet"
@@ -45,7 +45,11 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         if len(set(images["label"].to_pylist())) < 2:
             raise ManifestError(f"{config.manifest}: {name} {config.split} lacks one of the labels: partition again.")
     images = pa.concat_tables(sets.values())
-    scored = _score_all(listing_of(images), scorer, config)
+    if config.one_per_group:
+        images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
+    heads = (*heads_of(scorer.model.spec), BASELINE)
+    others = tuple(head for head in heads if head != scorer.model.spec.head)
+    scored = _score_all(listing_of(images), scorer, config, others)
     _require_scored(scored)
     for column in ("label", "set", "split"):
         scored = scored.append_column(column, images[column])
@@ -56,11 +60,17 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         rows = scored.filter(pc.field("set") == name)
         title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
         figures, counts = _judge(rows, scorer.calibration.threshold, config)
-        shown |= {f"{title}: figures with 95 % intervals": figures, f"{title}: confusion matrix": counts}
+        ranked = _rank(rows, scorer.model.spec.head, figures, others, config)
+        shown |= {
+            f"{title}: figures with 95 % intervals": figures,
+            f"{title}: confusion matrix": counts,
+            f"{title}: each head, and one line of numpy": _side_by_side(ranked),
+        }
         results[name] = {
             "images": rows.num_rows,
             "figures": figures.to_dict(orient="index"),
             "confusion": counts.to_dict(orient="index"),
+            "heads": {head: table.to_dict(orient="index") for head, table in ranked.items()},
         }
     summary = {
         "verb": "evaluate",
@@ -72,6 +82,8 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "leaky": leaky,
         "threshold": scorer.calibration.threshold,
         "level": scorer.calibration.level,
+        "promised_false_alarm_rate": scorer.calibration.promise,
+        "one_per_group": config.one_per_group,
         "sets": results,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -79,11 +91,11 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     return Outcome(summary, shown)
 
 
-def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig) -> pa.Table:
-    """SCORES_SCHEMA rows of a listing, in its order."""
+def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
+    """SCORES_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
     parts = []
     with ray_session(config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
-        for rows in score_rows(images, scorer, config, new_run()):
+        for rows in score_rows(images, scorer, config, new_run(), others):
             parts.append(rows)
             bar.update(rows.num_rows)
     scored = pa.concat_tables(parts)
@@ -110,6 +122,29 @@ def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd
     )
     figures = metrics.judge(scored, config.resamples, config.seed)
     return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
+
+
+def _rank(
+    rows: pa.Table, own: str, figures: pd.DataFrame, others: tuple[str, ...], config: EvaluateConfig
+) -> dict[str, pd.DataFrame]:
+    """Ranking figures of the model's own head, of its other heads and of the baseline, on the same images."""
+    is_crack_N, groups_N = rows["label"].to_numpy() == "crack", rows["group"].to_numpy()
+    ranked = {own: figures.loc[list(metrics.RANKING_NAMES)]}
+    for head in others:
+        scores_N = rows[f"score_{head}"].to_numpy()
+        ranked[head] = metrics.rank(is_crack_N, scores_N, groups_N, config.resamples, config.seed)
+    return ranked
+
+
+def _side_by_side(ranked: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One column a head, each cell a value with its interval, for people."""
+    return pd.DataFrame(
+        {
+            head: [f"{row.value:.4f} ({row.low:.4f}-{row.high:.4f})" for row in table.itertuples()]
+            for head, table in ranked.items()
+        },
+        index=list(metrics.RANKING_NAMES),
+    )
 
 
 def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dict[str, bytes | memoryview]:
@@ -163,6 +198,10 @@ def calibrate(config: CalibrateConfig) -> Outcome:
     if config.manifest or left_out == scored.num_rows:
         _require_scored(scored)
     scored = scored.filter(pc.field("status") == "scored")
+    if config.one_per_group:
+        scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
+        source = f"{source} (one a group)"
+        calibration.require_enough(scored.num_rows)
     scores_N = np.sort(scored["score"].to_numpy())
     if config.max_false_alarm is None:
         threshold = percentile_threshold(scores_N, config.percentile)

@@ -4,53 +4,110 @@ Shape letters: T tiles, B tiles of one step over all workers, b of them on this 
 [px], Z latent dimensions.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from crackvae.damage import Damaged, Drawings, damage, draw_chances
 from crackvae.errors import ModelError
-from crackvae.model import ConvVAE, kl_to_prior, squared_error, to_input
+from crackvae.model import Network, Output, kl_to_prior, pooled, squared_error, to_input
 
+# Without a number of epochs, a training shows about this many tiles: a small set needs more passes than a large one.
+TILES_SHOWN = 60_000
+MAX_EPOCHS = 100
 # Tiles of one pass where nothing is learned: validation, calibration. Changes no number.
 VAL_BATCH = 64
+# Share of the steps in which the learning rate rises, where it follows a schedule.
+WARM_UP = 0.1
+# A missed crack pixel costs as much as this many false ones: cracks are 2 % of the pixels.
+CRACK_PIXEL_WEIGHT = 3.0
+# Weight of the tile's own loss beside that of its pixels.
+TILE_WEIGHT = 0.3
+# Seed of the damage drawn on val, the same in every epoch so that its losses compare.
+VAL_SEED = 7
+
+
+def epochs_of(n_tiles: int) -> int:
+    """Epochs that show about TILES_SHOWN tiles, 1 to MAX_EPOCHS."""
+    return min(MAX_EPOCHS, max(1, round(TILES_SHOWN / n_tiles)))
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 faster than float32; elsewhere it is emulated, and slower."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over tiles.
+
+    Attributes:
+        squared_error: between the reconstruction and the tile without its drawn cracks [squared grey level].
+        kl: divergence of the posterior from the prior [nats].
+        segmentation: of the drawn cracks [nats]; 0 for a model without a segmenter.
+        loss: squared_error + beta * kl + segmentation.
+    """
+
+    squared_error: float
+    kl: float
+    segmentation: float
+    loss: float
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images gave; losses are means over images.
+    """What one pass over the training images gave.
 
     Attributes:
         epoch: from 1.
-        train_loss, train_squared_error, train_kl: of the steps of this epoch, with sampled z.
-        val_loss, val_squared_error, val_kl: after it, with z = mu.
+        train: of the steps of this epoch, with sampled z.
+        val: after it, with z = mu.
         seconds: of the steps alone.
         images_per_s: tiles trained on a second, over all workers.
     """
 
     epoch: int
-    train_loss: float
-    train_squared_error: float
-    train_kl: float
-    val_loss: float
-    val_squared_error: float
-    val_kl: float
+    train: Losses
+    val: Losses
     seconds: float
     images_per_s: float
+
+    def row(self) -> dict[str, float]:
+        """The epoch as one row of a table."""
+        losses = {
+            f"{name}_{part}": value for name in ("train", "val") for part, value in vars(getattr(self, name)).items()
+        }
+        return {"epoch": self.epoch, **losses, "seconds": self.seconds, "images_per_s": self.images_per_s}
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How to train: all that train_epochs() needs besides network and tiles."""
+    """How to train: all that train_epochs() needs besides network and tiles.
+
+    Attributes:
+        drawings: cracks to draw on the tiles and to reconstruct them without; None to show them as they are.
+        schedule: the learning rate rises and falls; otherwise it stays.
+        precision: of the passes through the network, auto, bf16 or fp32; weights and losses stay float32.
+    """
 
     epochs: int
     batch: int
     learning_rate: float
+    schedule: bool
     beta: float
+    precision: str
     seed: int
+    drawings: Drawings | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +129,12 @@ def train_epochs(
 ) -> Iterator[Epoch]:
     """Train the network in place, an epoch a step of the iterator.
 
-    Shuffle, sampling noise and learning rate are those of the whole batch, of which worker r of w takes every w-th
-    tile: one worker and several take the same steps but for rounding. The last tiles of an epoch that fill no batch
-    wait for the next shuffle.
+    Shuffle, drawn damage, sampling noise and learning rate are those of the whole batch, of which worker r of w takes
+    every w-th tile: one worker and several take the same steps but for rounding. The last tiles of an epoch that fill
+    no batch wait for the next shuffle.
 
     Args:
-        network: ConvVAE, or its data-parallel wrapper.
+        network: Network, or its data-parallel wrapper.
         train_TPP, val_TPP: uint8 (T, P, P).
         tell: takes the number of tiles, over all workers, of the step just done.
 
@@ -85,72 +142,119 @@ def train_epochs(
         ModelError: the loss is no longer a number.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=how.learning_rate)
-    train, latent_dim = torch.from_numpy(train_TPP), _unwrapped(network).mu.out_features
+    train, latent_dim = torch.from_numpy(train_TPP), unwrapped(network).vae.mu.out_features
+    steps = len(train) // how.batch
     for epoch in range(1, how.epochs + 1):
         chance = torch.Generator().manual_seed(how.seed * 1_000_003 + epoch)
         order = torch.randperm(len(train), generator=chance)
-        started, sums = time.perf_counter(), torch.zeros(3)
+        started, sums = time.perf_counter(), torch.zeros(4)
         network.train()
-        for step in order.split(how.batch):
-            if len(step) < how.batch:
-                break
+        for step in range(steps):
+            _set_rate(optimizer, how, (epoch - 1) * steps + step, how.epochs * steps)
+            tiles = order[step * how.batch : (step + 1) * how.batch]
             noise = torch.randn(how.batch, latent_dim, generator=chance)
-            mine = slice(place.rank, None, place.world)
-            sums += _step(network, optimizer, train[step[mine]], noise[mine], how, place)
+            damaged = _damaged(train[tiles], how, chance, place)
+            sums += _step(network, optimizer, damaged, noise[place.rank :: place.world], how, place)
             tell(how.batch)
         seconds = time.perf_counter() - started
-        train_error, train_kl, n = _over_all_workers(sums)
-        val_error, val_kl = validate(network, val_TPP, place)
-        train_loss, val_loss = train_error + how.beta * train_kl, val_error + how.beta * val_kl
-        if not np.isfinite([train_loss, val_loss]).all():
+        train_losses, n = _over_all_workers(sums, how)
+        val_losses = validate(network, val_TPP, how, place)
+        if not np.isfinite([train_losses.loss, val_losses.loss]).all():
             raise ModelError(
-                f"the loss is {train_loss} after epoch {epoch}: lower --learning-rate (now {how.learning_rate:g})."
+                f"the loss is {train_losses.loss} after epoch {epoch}: "
+                f"lower --learning-rate (now {how.learning_rate:g})."
             )
-        yield Epoch(epoch, train_loss, train_error, train_kl, val_loss, val_error, val_kl, seconds, n / seconds)
+        yield Epoch(epoch, train_losses, val_losses, seconds, n / seconds)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, how: Learning, step: int, steps: int) -> None:
+    """Linear rise, then half a cosine down to 0: a function of the step alone, so that nothing has to be kept of it.
+
+    Source: Loshchilov & Hutter, SGDR (2017), without restarts.
+    """
+    risen = min(1.0, (step + 1) / (WARM_UP * steps))
+    fallen = max(0.0, (step / steps - WARM_UP) / (1 - WARM_UP))
+    factor = risen * 0.5 * (1 + math.cos(math.pi * fallen)) if how.schedule else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = how.learning_rate * factor
+
+
+def _damaged(tiles_BPP: Tensor, how: Learning, chance: torch.Generator, place: Place) -> Damaged:
+    """This worker's share of a batch with drawn damage, or as it is; the chances are those of the whole batch."""
+    mine = slice(place.rank, None, place.world)
+    tiles_bPP = tiles_BPP[mine].to(place.device)
+    if how.drawings is None:
+        clean = to_input(tiles_bPP)
+        return Damaged(clean, clean, torch.zeros_like(clean), torch.zeros(len(clean), device=clean.device))
+    chances = draw_chances(chance, len(tiles_BPP), how.drawings, tiles_BPP.shape[-1])
+    return damage(tiles_bPP, how.drawings, chances.of(mine))
 
 
 def _step(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    tiles_bPP: Tensor,
+    damaged: Damaged,
     noise_bZ: Tensor,
     how: Learning,
     place: Place,
 ) -> Tensor:
-    """One step of the optimiser; sums over this worker's tiles of squared error, KL divergence and 1."""
-    input_b1PP = to_input(tiles_bPP.to(place.device))
-    reconstruction, mu, logvar = network(input_b1PP, noise_bZ.to(place.device))
-    error, kl = squared_error(input_b1PP, reconstruction).sum(), kl_to_prior(mu, logvar).sum()
+    """One step of the optimiser; sums over this worker's tiles of the three parts of the loss, and of 1."""
+    with _precision(how, place):
+        output = network(damaged.input_B1PP, noise_bZ.to(place.device))
+    error, kl, segmentation = _losses(output, damaged)
     optimizer.zero_grad()
     # Data-parallel workers average their gradients; times `world` it is the mean over the batch, however it is shared.
-    ((error + how.beta * kl) * (place.world / how.batch)).backward()
+    ((error + how.beta * kl + segmentation) * (place.world / how.batch)).backward()
     optimizer.step()
-    return torch.tensor([error.item(), kl.item(), len(tiles_bPP)])
+    return torch.tensor([error.item(), kl.item(), segmentation.item(), len(noise_bZ)])
+
+
+def _precision(how: Learning, place: Place) -> AbstractContextManager[object]:
+    bf16 = how.precision == "bf16" or (how.precision == "auto" and has_fast_bf16(place.device))
+    return torch.autocast(place.device, torch.bfloat16, enabled=bf16)
+
+
+def _losses(output: Output, damaged: Damaged) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over tiles of squared error, KL divergence and segmentation loss."""
+    error = squared_error(damaged.clean_B1PP, output.reconstruction_B1PP.float()).sum()
+    kl = kl_to_prior(output.mu_BZ.float(), output.logvar_BZ.float()).sum()
+    if output.crack_B1PP is None:
+        return error, kl, torch.zeros_like(kl)
+    crack_B1PP, weight = output.crack_B1PP.float(), torch.tensor(CRACK_PIXEL_WEIGHT, device=kl.device)
+    pixels = functional.binary_cross_entropy_with_logits(
+        crack_B1PP, damaged.mask_B1PP, pos_weight=weight, reduction="none"
+    )
+    tiles = functional.binary_cross_entropy_with_logits(pooled(crack_B1PP), damaged.is_cracked_B, reduction="sum")
+    return error, kl, pixels.mean(dim=(1, 2, 3)).sum() + TILE_WEIGHT * tiles
 
 
 @torch.no_grad()
-def validate(network: torch.nn.Module, tiles_TPP: np.ndarray, place: Place) -> tuple[float, float]:
-    """Mean squared error and KL divergence with z = mu, over the tiles of all workers."""
+def validate(network: torch.nn.Module, tiles_TPP: np.ndarray, how: Learning, place: Place) -> Losses:
+    """Losses with z = mu over the tiles of all workers, with the same drawn damage at every call."""
     network.eval()
-    bare, sums = _unwrapped(network), torch.zeros(3)
-    for tiles_bPP in torch.from_numpy(tiles_TPP)[place.rank :: place.world].split(VAL_BATCH):
-        input_b1PP = to_input(tiles_bPP.to(place.device))
-        reconstruction, mu, logvar = bare(input_b1PP)
-        error, kl = squared_error(input_b1PP, reconstruction).sum(), kl_to_prior(mu, logvar).sum()
-        sums += torch.tensor([error.item(), kl.item(), len(tiles_bPP)])
-    mean_error, mean_kl, _ = _over_all_workers(sums)
-    return mean_error, mean_kl
+    bare, sums = unwrapped(network), torch.zeros(4)
+    chance = torch.Generator().manual_seed(VAL_SEED)
+    for tiles_BPP in torch.from_numpy(tiles_TPP).split(VAL_BATCH):
+        if place.rank >= len(tiles_BPP):
+            break  # fewer tiles than workers are left
+        damaged = _damaged(tiles_BPP, how, chance, place)
+        with _precision(how, place):
+            output = bare(damaged.input_B1PP)
+        sums += torch.tensor([*(part.item() for part in _losses(output, damaged)), len(output.mu_BZ)])
+    return _over_all_workers(sums, how)[0]
 
 
-def _over_all_workers(sums: Tensor) -> tuple[float, float, float]:
-    """Means of the first two sums, and the count, over all workers."""
+def _over_all_workers(sums: Tensor, how: Learning) -> tuple[Losses, float]:
+    """Means of the first three sums, and the count, over all workers."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
-    error, kl, n = sums.tolist()
-    return error / n, kl / n, n
+    *parts, n = sums.tolist()
+    error, kl, segmentation = (part / n for part in parts)
+    return Losses(error, kl, segmentation, error + how.beta * kl + segmentation), n
 
 
-def _unwrapped(network: torch.nn.Module) -> ConvVAE:
+def unwrapped(network: torch.nn.Module) -> Network:
+    """The network inside its data-parallel wrapper, if it has one."""
     bare = getattr(network, "module", network)
-    assert isinstance(bare, ConvVAE)
+    assert isinstance(bare, Network)
     return bare

@@ -1,6 +1,6 @@
-"""The ConvVAE, its loss, and the model directory that holds all that changes a score, under one digest.
+"""The network, its losses, and the model directory that holds all that changes a score, under one digest.
 
-Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent dimensions, C channels.
+Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent dimensions.
 """
 
 import hashlib
@@ -10,17 +10,25 @@ import pickle
 import warnings
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from crackvae import storage
 from crackvae.errors import ModelError, StorageError
 
 WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "training.json"
 # Changes whenever an older crackvae could misread the files.
-FORMAT = 1
+FORMAT = 2
+
+# The segmenter works at half the tile's side, four pixels of the tile to one of its own.
+FOLD = 2
+# Channels that share one mean and deviation in the segmenter.
+NORM_GROUPS = 8
+# Keeps a share of the brightness finite on black.
+BLACK = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +39,10 @@ class ModelSpec:
         input_px: side P of a tile at the network's input [px].
         channels: output channels of the stride-2 convolutions.
         latent_dim: Z.
+        segmenter: output channels of the segmenter at its three scales; empty: the model has none.
+        recipe: of the training, repair or plain.
         tile_px, stride_px: side and distance of tiles in the image [px].
-        head: score head, mse or top.
+        head: score head, one of config.HEADS.
         beta: weight of the KL divergence in training [squared grey level a nat].
         seed: of the training.
         manifest: digest of the manifest trained on.
@@ -42,6 +52,8 @@ class ModelSpec:
     input_px: int
     channels: tuple[int, ...]
     latent_dim: int
+    segmenter: tuple[int, ...]
+    recipe: str
     tile_px: int
     stride_px: int
     head: str
@@ -90,6 +102,79 @@ class ConvVAE(nn.Module):
         return self.decode(z_BZ), mu_BZ, logvar_BZ
 
 
+class Segmenter(nn.Module):
+    """Finds cracks in a tile, given what the ConvVAE makes of it: a small U-Net, trained on drawn cracks.
+
+    Source: Ronneberger, Fischer & Brox, U-Net (2015); beside a reconstruction: Zavrtanik, Kristan & Skocaj, DRAEM
+    (2021).
+    """
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        fine, middle, coarse = channels
+        self.fine = nn.Sequential(_conv(2 * FOLD**2, fine), _conv(fine, fine))
+        self.middle = nn.Sequential(_halving_conv(fine, middle), _conv(middle, middle))
+        self.coarse = nn.Sequential(_halving_conv(middle, coarse), _conv(coarse, coarse), _conv(coarse, coarse))
+        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), _conv(middle, middle)
+        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), _conv(fine, fine)
+        self.logits = nn.Conv2d(fine, FOLD**2, 1)
+
+    def forward(self, tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
+        """Logit (B, 1, P, P) of each pixel being cracked."""
+        residual = (reconstruction_B1PP - tiles_B1PP) / (reconstruction_B1PP + BLACK)
+        seen = functional.pixel_unshuffle(4 * torch.cat([residual, contrast(tiles_B1PP)], dim=1), FOLD)
+        fine = self.fine(seen.contiguous(memory_format=torch.channels_last))
+        middle = self.middle(fine)
+        middle = self.up_middle(middle + functional.interpolate(self.to_middle(self.coarse(middle)), scale_factor=2.0))
+        fine = self.up_fine(fine + functional.interpolate(self.to_fine(middle), scale_factor=2.0))
+        return functional.pixel_shuffle(self.logits(fine), FOLD)
+
+
+def _conv(inputs: int, outputs: int) -> nn.Module:
+    """Normalised over groups of channels, not over the batch: a score must not depend on the tiles beside it."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.GroupNorm(NORM_GROUPS, outputs), nn.ReLU())
+
+
+def _halving_conv(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.GroupNorm(NORM_GROUPS, outputs), nn.ReLU())
+
+
+class Output(NamedTuple):
+    """What one pass through the network gives.
+
+    Attributes:
+        reconstruction_B1PP: in (0, 1).
+        mu_BZ, logvar_BZ: mean and log-variance of the posterior.
+        crack_B1PP: logit of each pixel being cracked; None for a model without a segmenter.
+    """
+
+    reconstruction_B1PP: Tensor
+    mu_BZ: Tensor
+    logvar_BZ: Tensor
+    crack_B1PP: Tensor | None
+
+
+class Network(nn.Module):
+    """The ConvVAE and, where the model has one, the segmenter that compares a tile with its reconstruction."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.vae = ConvVAE(spec)
+        self.segmenter = Segmenter(spec.segmenter) if spec.segmenter else None
+
+    def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> Output:
+        """All that training and every score head need. The segmenter's gradient stays out of the ConvVAE."""
+        reconstruction, mu, logvar = self.vae(tiles_B1PP, noise_BZ)
+        crack = self.segmenter(tiles_B1PP, reconstruction.detach()) if self.segmenter else None
+        return Output(reconstruction, mu, logvar, crack)
+
+
+def contrast(tiles_B1PP: Tensor) -> Tensor:
+    """How much darker each pixel is than the tile's median, as a share of that, (B, 1, P, P); negative is lighter."""
+    median = tiles_B1PP.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
+    return (median - tiles_B1PP) / (median + BLACK)
+
+
 def squared_error(tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
     """Mean squared error of each tile over its pixels, float (B,) [squared grey level, black 0 to white 1]."""
     return (tiles_B1PP - reconstruction_B1PP).square().mean(dim=(1, 2, 3))
@@ -103,6 +188,15 @@ def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014), appendix B.
     """
     return 0.5 * (mu_BZ.square() + logvar_BZ.exp() - 1 - logvar_BZ).sum(dim=1)
+
+
+def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
+    """Mean of the largest `share` of the values of each map, float (B,).
+
+    A crack covers 1 to 3 % of the pixels of a METU tile; the mean over all pixels drowns it.
+    """
+    values_BN = map_B1PP.flatten(1)
+    return values_BN.topk(max(1, round(share * values_BN.shape[1])), dim=1).values.mean(dim=1)
 
 
 def to_input(tiles_BPP: Tensor) -> Tensor:
@@ -124,7 +218,7 @@ class Model:
     """
 
     spec: ModelSpec
-    network: ConvVAE
+    network: Network
     digest: str
 
 
@@ -173,8 +267,8 @@ def load_model(model_dir: str) -> Model:
         )
     try:
         known = {spec_field.name: description[spec_field.name] for spec_field in fields(ModelSpec)}
-        spec = ModelSpec(**known | {"channels": tuple(known["channels"])})
-        network = ConvVAE(spec)
+        spec = ModelSpec(**known | {name: tuple(known[name]) for name in ("channels", "segmenter")})
+        network = Network(spec)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a pickle of another kind, and then refuses it anyway
             weights = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")

@@ -175,12 +175,11 @@ def _write_csv(out: str) -> list[str]:
 class ImageScorer:
     """Ray Data actor of a CPU cluster: read, decode and score, so that no pixel travels."""
 
-    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int) -> None:
+    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, others: tuple[str, ...]) -> None:
         torch.set_num_threads(1)  # one actor a core
         self.scorer: Scorer = ray.get(scorer)
-        self.score_decoded = partial(
-            score_decoded, scorer=self.scorer, run=run, score=partial(score_tiles, self.scorer.model, batch=batch)
-        )
+        score = partial(score_tiles, self.scorer.model, batch=batch, others=others)
+        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
         for decoded in decode_images(images, self.scorer.model.spec):
@@ -190,26 +189,31 @@ class ImageScorer:
 class TileScorer:
     """Ray Data actor with a GPU: score what CPU tasks have decoded."""
 
-    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, device: str) -> None:
+    def __init__(
+        self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, others: tuple[str, ...], device: str
+    ) -> None:
         self.scorer: Scorer = ray.get(scorer)
         self.scorer.model.network.to(device)
-        score = partial(score_tiles, self.scorer.model, batch=batch, device=device)
-        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score)
+        score = partial(score_tiles, self.scorer.model, batch=batch, device=device, others=others)
+        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         return self.score_decoded(decoded)
 
 
-def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str) -> Iterator[pa.Table]:
+def score_rows(
+    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
+) -> Iterator[pa.Table]:
     """Score images on the connected cluster, in their order.
 
     The result depends on the images and the model alone: not on workers, batch or the order in which they finish.
 
     Args:
         images: LISTING_SCHEMA and group.
+        others: heads beside the model's own, each a column more.
 
     Yields:
-        SCORES_SCHEMA tables; together one row an image.
+        SCORES_SCHEMA tables, and the columns of `others`; together one row an image.
     """
     workers = config.workers or _default_workers(gpu=config.gpu)
     require_resources(workers, gpu=config.gpu)
@@ -222,7 +226,7 @@ def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str
     yield from tables_of(
         dataset.map_batches(
             scorer_actor,
-            fn_constructor_args=(ray.put(scorer), run, config.batch, *([GPU_DEVICE] if config.gpu else [])),
+            fn_constructor_args=(ray.put(scorer), run, config.batch, others, *([GPU_DEVICE] if config.gpu else [])),
             compute=ActorPoolStrategy(size=min(workers, -(-images.num_rows // per_block))),
             num_cpus=0 if config.gpu else 1,
             num_gpus=1 if config.gpu else 0,

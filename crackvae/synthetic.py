@@ -104,7 +104,8 @@ def draw_crack(rng: np.random.Generator, surface_HW3: Bytes) -> tuple[Bytes, Mas
     is_hairline = rng.random() < 0.25
     peak_px = rng.uniform(1.3, 2.4) if is_hairline else 2.5 + 6.5 * rng.beta(1.3, 1.3)
     depth = np.float32(rng.uniform(0.25, 0.55) if is_hairline else rng.uniform(0.6, 0.9))
-    quads = [_strip(rng, points_N2, widths_N) for points_N2, widths_N in _crack_tree(rng, height, width, peak_px)]
+    tree = _crack_tree(rng, height, width, peak_px, MIN_CRACK_WIDTH_PX)
+    quads = [_strip(rng, points_N2, widths_N, MIN_CRACK_WIDTH_PX) for points_N2, widths_N in tree]
     coverage_HW = _fill(np.concatenate(quads), height, width)
     mask_HW = coverage_HW >= 0.5
     # The floor of a crack is not evenly dark: rubble and dirt catch light.
@@ -122,6 +123,39 @@ def draw_crack(rng: np.random.Generator, surface_HW3: Bytes) -> tuple[Bytes, Mas
     # Where the crack runs just outside the image its rim would show without a mask.
     factor_HW[_blurred(mask_HW.astype(np.float32), ImageFilter.BoxBlur(RIM_PX)) == 0] = 1
     return _shade(surface_HW3, factor_HW), mask_HW
+
+
+def draw_coverage(rng: np.random.Generator, side_px: int, peak_px: float) -> Floats:
+    """Draw where cracks run, without their colour: one tree of cracks, sometimes two.
+
+    Args:
+        side_px: side of the square [px].
+        peak_px: width of the widest place [px]; thinner places go down to half a pixel.
+
+    Returns:
+        float (H, W) in 0..1, the share of each pixel that is cracked.
+    """
+    thinnest_px = rng.uniform(0.5, 0.7)
+    trees = [_crack_tree(rng, side_px, side_px, peak_px, thinnest_px) for _ in range(1 + (rng.random() < 0.12))]
+    quads = [_strip(rng, points_N2, widths_N, thinnest_px) for tree in trees for points_N2, widths_N in tree]
+    return _fill(np.concatenate(quads), side_px, side_px)
+
+
+def draw_blemish(rng: np.random.Generator, side_px: int) -> Floats:
+    """Draw one kind of blemish of sound concrete: stains, bug holes, a joint, or dark stones.
+
+    Returns:
+        float (H, W), the change as a share of the surface's brightness; negative is darker.
+    """
+    shape, kind = (side_px, side_px), rng.integers(4)
+    if kind == 0:
+        return _stains(rng, shape)
+    if kind == 1:
+        return _holes(rng, shape, _compass(rng)) * np.float32(rng.uniform(0.6, 1.4))
+    if kind == 2:
+        return _joint(rng, shape)
+    stones_HW = np.minimum(_blobs(rng, shape, rng.uniform(1, 6), rng.uniform(1.5, 4), -0.7), 0)
+    return stones_HW * np.float32(rng.uniform(0.2, 0.7))
 
 
 def draw_line_crack(
@@ -382,7 +416,9 @@ def _develop(rng: np.random.Generator, share_HW: Floats) -> Bytes:
     return image_HW3
 
 
-def _crack_tree(rng: np.random.Generator, height: int, width: int, peak_px: float) -> list[tuple[Points, Points]]:
+def _crack_tree(
+    rng: np.random.Generator, height: int, width: int, peak_px: float, thinnest_px: float
+) -> list[tuple[Points, Points]]:
     """Centre lines (N, 2) and widths (N,) [px] of a crack and its branches; they may leave the image."""
     angle = rng.uniform(0, 2 * math.pi)
     heading_2 = np.array([math.cos(angle), math.sin(angle)])
@@ -393,13 +429,14 @@ def _crack_tree(rng: np.random.Generator, height: int, width: int, peak_px: floa
     # Two lines that meet in the middle: a single one could wander past the image.
     into_N2, onward_N2 = _wander(rng, middle_2 - heading_2 * reach_px, middle_2), _wander(rng, middle_2, end_2)
     stem_N2 = np.concatenate([into_N2, onward_N2[1:]])
-    tree = [(stem_N2, _widths(rng, stem_N2, peak_px, not is_through))]
+    tree = [(stem_N2, _widths(rng, stem_N2, peak_px, thinnest_px, not is_through))]
     for _ in range(rng.poisson(1.1)):
         at = rng.integers(int(len(stem_N2) * 0.35), int(len(stem_N2) * 0.75))
         turn = angle + rng.choice([-1, 1]) * rng.uniform(0.35, 1.2)
         length_px = rng.uniform(0.15, 0.6) * min(height, width)
         branch_N2 = _wander(rng, stem_N2[at], stem_N2[at] + length_px * np.array([math.cos(turn), math.sin(turn)]))
-        tree.append((branch_N2, _widths(rng, branch_N2, tree[0][1][at] * rng.uniform(0.35, 0.8), True)))
+        branch_px = tree[0][1][at] * rng.uniform(0.35, 0.8)
+        tree.append((branch_N2, _widths(rng, branch_N2, branch_px, thinnest_px, True)))
     return tree
 
 
@@ -418,22 +455,24 @@ def _wander(rng: np.random.Generator, start_2: Points, end_2: Points) -> Points:
     return points_N2
 
 
-def _widths(rng: np.random.Generator, points_N2: Points, peak_px: float, is_tapering: bool) -> Points:
-    """Width [px] at every point of a centre line, at least MIN_CRACK_WIDTH_PX; a tapering crack closes at its end."""
+def _widths(
+    rng: np.random.Generator, points_N2: Points, peak_px: float, thinnest_px: float, is_tapering: bool
+) -> Points:
+    """Width [px] at every point of a centre line, at least `thinnest_px`; a tapering crack closes at its end."""
     along_N = np.linspace(0, 1, len(points_N2))
     n_knots = 3 + len(points_N2) // 12  # a knot about every 40 px
     widths_N = peak_px * np.interp(along_N, np.linspace(0, 1, n_knots), rng.uniform(0.4, 1, n_knots))
     if is_tapering:
         widths_N *= np.sqrt(1 - along_N)
-    return np.maximum(widths_N, MIN_CRACK_WIDTH_PX)
+    return np.maximum(widths_N, thinnest_px)
 
 
-def _strip(rng: np.random.Generator, points_N2: Points, widths_N: Points) -> Points:
+def _strip(rng: np.random.Generator, points_N2: Points, widths_N: Points, thinnest_px: float) -> Points:
     """Outline of a crack with rough edges as quadrilaterals (N - 1, 4, 2), one for each step of its centre line."""
     along_N2 = np.gradient(points_N2, axis=0)
     across_N2 = along_N2[:, ::-1] * (-1, 1) / np.hypot(along_N2[:, :1], along_N2[:, 1:])
     halves_N2 = widths_N[:, None] / 2 * rng.normal(1, 0.22, (len(points_N2), 2))
-    halves_N2 = np.maximum(halves_N2, MIN_CRACK_WIDTH_PX / 2)
+    halves_N2 = np.maximum(halves_N2, thinnest_px / 2)
     left_N2, right_N2 = points_N2 + across_N2 * halves_N2[:, :1], points_N2 - across_N2 * halves_N2[:, 1:]
     return np.stack([left_N2[:-1], left_N2[1:], right_N2[1:], right_N2[:-1]], axis=1)
 

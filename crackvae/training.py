@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,10 +31,11 @@ from torch import Tensor
 from crackvae import calibration, storage
 from crackvae.calibration import Calibration, percentile_threshold
 from crackvae.config import Outcome, TrainConfig
+from crackvae.damage import MAX_DRAWINGS, draw
 from crackvae.errors import ClusterError, CrackvaeError, ManifestError
-from crackvae.learning import VAL_BATCH, Epoch, Learning, Place, train_epochs
+from crackvae.learning import VAL_BATCH, Epoch, Learning, Place, epochs_of, train_epochs
 from crackvae.manifest import Manifest, listing_of, load_manifest
-from crackvae.model import ConvVAE, Model, ModelSpec, model_digest, model_files
+from crackvae.model import Model, ModelSpec, Network, model_digest, model_files
 from crackvae.progress import progress, say
 from crackvae.scoring import decode_images, score_tiles
 from crackvae.session import dataset_of, log_folder, ray_session, require_resources, tables_of
@@ -51,19 +52,20 @@ def _worker(config: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     place = Place(rank, context.get_world_size(), "cuda" if config["gpu"] else "cpu")
     torch.manual_seed(config["how"].seed)
-    network = ConvVAE(config["spec"])
+    network = Network(config["spec"])
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tell = _Teller(config["events"], rank)
     best = float("inf")
     with _no_warning_of_read_only_tiles():
-        train_tiles, val_tiles = ray.get([config["train"], config["val"]])
-        for epoch in train_epochs(prepare_model(network), train_tiles, val_tiles, config["how"], place, tell):
+        train_tiles, val_tiles, drawings = ray.get([config["train"], config["val"], config["drawings"]])
+        how = replace(config["how"], drawings=drawings)
+        for epoch in train_epochs(prepare_model(network), train_tiles, val_tiles, how, place, tell):
             checkpoint = None
-            if rank == 0 and epoch.val_loss < best:
-                best, folder = epoch.val_loss, tempfile.mkdtemp()
+            if rank == 0 and epoch.val.loss < best:
+                best, folder = epoch.val.loss, tempfile.mkdtemp()
                 torch.save(network.state_dict(), Path(folder, BEST_FILE))
                 checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(asdict(epoch), checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
+            ray.train.report(epoch.row(), checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
             if rank == 0:
                 config["events"].put(epoch)
 
@@ -115,7 +117,7 @@ def train(config: TrainConfig) -> Outcome:
         val_tiles, val_counts = _decoded_tiles(val, "val", spec, config)
         weights, epochs = _fit(train_tiles, val_tiles, spec, config)
         trained_on = hardware(gpu=config.gpu)
-    network = ConvVAE(spec)
+    network = Network(spec)
     network.load_state_dict(weights)
     model = Model(spec, network.eval(), model_digest(spec, weights))
     calibrated = _calibrated(model, val_tiles, val_counts, len(set(val["group"].to_pylist())), config.percentile)
@@ -130,18 +132,18 @@ def train(config: TrainConfig) -> Outcome:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": asdict(config),
         "hardware": trained_on,
-        "epochs": [asdict(epoch) for epoch in epochs],
+        "epochs": [epoch.row() for epoch in epochs],
     }
     files = {calibration.FILE: calibration.calibration_file(calibrated), **model_files(spec, weights, training)}
     storage.write_folder(model_dir, files)
-    return Outcome(summary, {"epochs": pd.DataFrame([asdict(epoch) for epoch in epochs]).set_index("epoch")})
+    return Outcome(summary, {"epochs": pd.DataFrame([epoch.row() for epoch in epochs]).set_index("epoch")})
 
 
 def _calibrated(
     model: Model, val_tiles: np.ndarray, val_counts: np.ndarray, groups: int, percentile: float
 ) -> Calibration:
     """The published rule on the sound images of val; `val_counts` says how many tiles each of them has."""
-    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)
+    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)[:, 0]
     scores_N = np.maximum.reduceat(tile_scores, np.cumsum(val_counts) - val_counts)
     return Calibration(
         scores_N=np.sort(scores_N),
@@ -154,13 +156,13 @@ def _calibrated(
 
 
 def _results(model: Model, calibrated: Calibration, epochs: list[Epoch]) -> dict[str, Any]:
-    best = min(epochs, key=lambda epoch: epoch.val_loss)
+    best = min(epochs, key=lambda epoch: epoch.val.loss)
     return {
         "digest": model.digest,
         "leaky": model.spec.leaky,
         "head": model.spec.head,
         "best_epoch": best.epoch,
-        "val_loss": best.val_loss,
+        "val_loss": best.val.loss,
         "threshold": calibrated.threshold,
         "level": calibrated.level,
         "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in epochs])), 1),
@@ -209,12 +211,25 @@ def _fit(
     train_tiles: np.ndarray, val_tiles: np.ndarray, spec: ModelSpec, config: TrainConfig
 ) -> tuple[dict[str, Tensor], list[Epoch]]:
     """Weights of the epoch with the lowest validation loss, and all epochs."""
-    how = Learning(**{part.name: getattr(config, part.name) for part in fields(Learning)})
+    drawings = None
+    if config.recipe == "repair":
+        say("draw the cracks to learn from", quiet=config.quiet)
+        drawings = draw(config.seed, config.input_px, min(MAX_DRAWINGS, len(train_tiles)))
+    how = Learning(
+        epochs=config.epochs or epochs_of(len(train_tiles)),
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule == "cosine",
+        beta=config.beta,
+        precision=config.precision,
+        seed=config.seed,
+    )
     events = Queue(actor_options={"num_cpus": 0})
     loop_config = {
         "spec": spec,
         "how": how,
         "gpu": config.gpu,
+        "drawings": ray.put(drawings),
         "train": ray.put(train_tiles),
         "val": ray.put(val_tiles),
         "events": events,
@@ -232,8 +247,8 @@ def _fit(
         ),
         run_config=RunConfig(name=run, storage_path=staging, checkpoint_config=CheckpointConfig(num_to_keep=1)),
     )
-    total = len(train_tiles) // config.batch * config.batch * config.epochs
-    say(f"train {config.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)
+    total = len(train_tiles) // config.batch * config.batch * how.epochs
+    say(f"train {how.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)
     try:
         with _watched(events, total, quiet=config.quiet) as epochs:
             result = trainer.fit()
@@ -280,7 +295,7 @@ def _watched(events: Queue, total: int, *, quiet: bool) -> Iterator[list[Epoch]]
                 bar = bar or progress("train", total, "images", quiet=quiet)
                 if isinstance(event, Epoch):
                     epochs.append(event)
-                    bar.set_postfix_str(f"epoch {event.epoch}, val loss {event.val_loss:.6f}", refresh=False)
+                    bar.set_postfix_str(f"epoch {event.epoch}, val loss {event.val.loss:.6f}", refresh=False)
                 else:
                     bar.update(event)
         if bar:

@@ -15,7 +15,7 @@ from crackvae import calibration, evaluation, pipeline, storage, tables
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoringConfig
 from crackvae.manifest import partition
-from crackvae.model import ConvVAE, ModelSpec, model_digest, model_files
+from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.scoring import Scorer, decode_images, score_decoded, score_tiles
 from crackvae.synthetic import write_images
 
@@ -24,18 +24,27 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 HOUSE = Path(__file__).parent.parent
 # Small enough that a test trains or scores in a blink; everything else is as in a real model.
-SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4}
+SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (8, 8, 8)}
 
 
 def small_spec(**changes: object) -> ModelSpec:
-    values = {"tile_px": 64, "stride_px": 48, "head": "top", "beta": 1e-6, "seed": 0, "manifest": "", "leaky": False}
+    values = {
+        "tile_px": 64,
+        "stride_px": 48,
+        "head": "crack",
+        "recipe": "repair",
+        "beta": 1e-6,
+        "seed": 0,
+        "manifest": "",
+        "leaky": False,
+    }
     return ModelSpec(**(SMALL | values | changes))
 
 
 def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
     """A model directory with random weights and a made-up calibration."""
     torch.manual_seed(spec.seed)
-    weights = ConvVAE(spec).state_dict()
+    weights = Network(spec).state_dict()
     scores = np.linspace(0, 0.04, 99, dtype=np.float32)
     made = Calibration(scores, 99, "made up", threshold, model_digest(spec, weights), spec.leaky)
     files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
@@ -81,11 +90,13 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in this process instead of on Ray: what is tested around it is the same, and takes no seconds to start."""
 
-    def score_here(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str) -> Iterator[pa.Table]:
-        score = partial(score_tiles, scorer.model, batch=config.batch)
+    def score_here(
+        images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
+    ) -> Iterator[pa.Table]:
+        score = partial(score_tiles, scorer.model, batch=config.batch, others=others)
         for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
             for decoded in decode_images(images.slice(start, pipeline.BLOCK_IMAGES), scorer.model.spec):
-                yield score_decoded(decoded, scorer, run, score)
+                yield score_decoded(decoded, scorer, run, score, others)
 
     for module in (pipeline, evaluation):
         monkeypatch.setattr(module, "score_rows", score_here)

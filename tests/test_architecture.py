@@ -11,7 +11,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"errors"},
     {"config", "storage", "imaging", "synthetic", "metrics", "progress"},
     {"duplicates", "tables"},
-    {"manifest", "model", "calibration"},
+    {"manifest", "model", "calibration", "damage"},
     {"scoring", "session", "learning"},
     {"pipeline", "training"},
     {"evaluation"},
@@ -21,7 +21,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
 ONLY_IN = {
     "ray": {"session", "pipeline", "training"},
     "PIL": {"imaging", "duplicates", "synthetic"},
-    "torch": {"model", "scoring", "learning", "pipeline", "training"},
+    "torch": {"model", "damage", "scoring", "learning", "pipeline", "training"},
     "pyarrow.fs": {"storage"},
     "pyarrow.parquet": {"tables"},
     "argparse": {"cli"},

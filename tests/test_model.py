@@ -15,6 +15,7 @@ from crackvae.model import (
     WEIGHTS_FILE,
     ConvVAE,
     ModelSpec,
+    Network,
     kl_to_prior,
     load_model,
     model_digest,
@@ -29,7 +30,7 @@ def published_spec() -> ModelSpec:
 
 
 def test_the_default_network_is_the_published_one() -> None:
-    network = ConvVAE(published_spec())
+    network = Network(published_spec()).vae
     layers = [layer for layer in [*network.encoder, *network.decoder] if hasattr(layer, "kernel_size")]
     assert [(layer.in_channels, layer.out_channels) for layer in layers] == [
         (1, 32), (32, 64), (64, 128), (128, 256), (256, 128), (128, 64), (64, 32), (32, 1),
@@ -48,13 +49,13 @@ def test_a_reconstruction_has_the_size_of_its_tile_and_lies_in_0_to_1(input_px: 
 
 
 def test_without_noise_the_same_tile_has_the_same_reconstruction() -> None:
-    network, tile = ConvVAE(small_spec()), torch.rand(1, 1, 32, 32)
+    network, tile = Network(small_spec()), torch.rand(1, 1, 32, 32)
     assert torch.equal(network(tile)[0], network(tile)[0])
     assert not torch.equal(network(tile)[0], network(tile, torch.ones(1, 4))[0])
 
 
 def test_sampling_moves_z_by_the_standard_deviation() -> None:
-    network, tile = ConvVAE(small_spec()), torch.rand(1, 1, 32, 32)
+    network, tile = Network(small_spec()), torch.rand(1, 1, 32, 32)
     mu, logvar = network.encode(tile)
     expected = network.decode(mu + 2 * (0.5 * logvar).exp())
     assert torch.allclose(network(tile, torch.full((1, 4), 2.0))[0], expected)
@@ -83,13 +84,13 @@ def test_a_saved_model_comes_back_with_the_same_weights_and_digest(tmp_path: Pat
     spec = small_spec(seed=3)
     model = load_model(str(write_model(tmp_path / "model", spec)))
     torch.manual_seed(3)
-    expected = ConvVAE(spec).state_dict()
+    expected = Network(spec).state_dict()
     assert model.spec == spec and model.digest == model_digest(spec, expected)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
 
 
 def test_whatever_changes_a_score_changes_the_digest() -> None:
-    weights = ConvVAE(small_spec()).state_dict()
+    weights = Network(small_spec()).state_dict()
     digests = {model_digest(small_spec(**change), weights) for change in ({}, {"head": "mse"}, {"tile_px": 65})}
     weights["mu.bias"] = weights["mu.bias"] + 1
     assert len(digests | {model_digest(small_spec(), weights)}) == 4

@@ -14,7 +14,17 @@ from PIL import Image
 from crackvae import scoring, storage, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
-from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
+from crackvae.model import Output, to_input
+from crackvae.scoring import (
+    Scorer,
+    decode_images,
+    heads_of,
+    load_scorer,
+    one_line,
+    score_decoded,
+    score_tiles,
+    scores_of,
+)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -35,7 +45,7 @@ def listing(*names: str, error: str = "") -> pa.Table:
 
 def darkest_pixel(tiles_TPP: np.ndarray) -> np.ndarray:
     """A stand-in for the network: a black pixel is a crack."""
-    return (255.0 - tiles_TPP.min(axis=(1, 2), initial=255)).astype(np.float32) / 255
+    return (255.0 - tiles_TPP.min(axis=(1, 2), initial=255)).astype(np.float32)[:, None] / 255
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +57,52 @@ def test_the_heads_are_those_of_the_settings() -> None:
     assert set(scoring.HEADS) == set(HEADS)
 
 
-def test_mse_is_the_mean_and_top_the_mean_of_the_top_1_percent() -> None:
-    error_map = torch.arange(20_000.0).reshape(2, 100, 100)
-    assert scoring.mse(error_map).tolist() == pytest.approx([4999.5, 14999.5])
-    assert scoring.top(error_map).tolist() == [9_949.5, 19_949.5]
+def pass_of(input_B1PP: torch.Tensor, reconstruction: float = 0.0, crack: float = 0.0) -> Output:
+    """What a network could give for some tiles."""
+    nothing = torch.zeros(len(input_B1PP), 4)
+    return Output(torch.full_like(input_B1PP, reconstruction), nothing, nothing, torch.full_like(input_B1PP, crack))
 
 
-def test_a_few_bad_pixels_raise_top_more_than_mse() -> None:
-    flat, crack = torch.full((1, 128, 128), 0.01), torch.full((1, 128, 128), 0.01)
-    crack[0, 64, :] = 0.5
-    assert scoring.top(crack) / scoring.top(flat) > 10 > scoring.mse(crack) / scoring.mse(flat)
+def test_mse_is_the_mean_and_top_the_mean_of_the_top_1_percent_of_squared_residuals() -> None:
+    tiles = torch.arange(20_000.0).sqrt().reshape(2, 1, 100, 100)
+    assert scores_of("mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
+    assert scores_of("top", tiles, pass_of(tiles)).tolist() == pytest.approx([9_949.5, 19_949.5])
+
+
+def test_a_dark_line_raises_dark_and_a_light_one_does_not() -> None:
+    tiles = torch.full((3, 1, 128, 128), 0.5)
+    tiles[1, :, 64], tiles[2, :, 64] = 0.2, 0.8
+    plain, dark, light = scores_of("dark", tiles, pass_of(tiles)).tolist()
+    assert plain == light == 0 and dark == pytest.approx(0.3 / 0.6 * 128 / round(0.02 * 128**2), rel=1e-3)
+
+
+def test_crack_is_darkness_times_the_probability_of_a_crack() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    tiles[0, :, 64] = 0.2
+    dark = scores_of("dark", tiles, pass_of(tiles)).item()
+    assert scores_of("crack", tiles, pass_of(tiles, crack=0.0)).item() == pytest.approx(dark / 2)
+    assert scores_of("crack", tiles, pass_of(tiles, crack=-20.0)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_baseline_is_the_one_line_of_numpy_it_says() -> None:
+    tiles = np.random.default_rng(3).integers(0, 256, (5, 64, 64), np.uint8)
+    pixels = tiles.reshape(5, -1) / 255
+    expected = np.median(pixels, axis=1) - np.percentile(pixels, 1, axis=1)
+    assert one_line(to_input(torch.from_numpy(tiles))).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_head_and_the_baseline_come_from_one_pass(scorer: Scorer) -> None:
+    tiles = np.random.default_rng(2).integers(0, 256, (5, 32, 32), np.uint8)
+    others = (*heads_of(scorer.model.spec), scoring.BASELINE)
+    together = score_tiles(scorer.model, tiles, batch=4, others=others)
+    assert together.shape == (5, 1 + len(others))
+    for number, head in enumerate(heads_of(scorer.model.spec), start=1):
+        model = replace(scorer.model, spec=replace(scorer.model.spec, head=head))
+        assert together[:, number].tolist() == score_tiles(model, tiles, batch=4)[:, 0].tolist()
+
+
+def test_a_model_without_a_segmenter_has_no_crack_head() -> None:
+    assert heads_of(small_spec(segmenter=(), head="mse")) == ("mse", "top", "dark")
 
 
 def test_a_score_depends_on_its_tile_alone_to_the_last_bit(scorer: Scorer) -> None:
@@ -69,7 +115,7 @@ def test_a_score_depends_on_its_tile_alone_to_the_last_bit(scorer: Scorer) -> No
 
 
 def test_no_tiles_have_no_scores(scorer: Scorer) -> None:
-    assert score_tiles(scorer.model, np.empty((0, 32, 32), np.uint8), batch=8).shape == (0,)
+    assert score_tiles(scorer.model, np.empty((0, 32, 32), np.uint8), batch=8).shape == (0, 1)
 
 
 def test_a_score_is_the_head_of_the_squared_residual(scorer: Scorer) -> None:
@@ -78,7 +124,7 @@ def test_a_score_is_the_head_of_the_squared_residual(scorer: Scorer) -> None:
     inputs = torch.from_numpy(tiles)[:, None] / 255
     with torch.no_grad():
         expected = (inputs - model.network(inputs)[0]).square().mean(dim=(1, 2, 3))
-    assert np.allclose(score_tiles(model, tiles, batch=4), expected, rtol=1e-5)
+    assert np.allclose(score_tiles(model, tiles, batch=4)[:, 0], expected, rtol=1e-5)
 
 
 def test_every_image_is_a_row_whatever_happens_to_it(scorer: Scorer) -> None:
@@ -132,7 +178,7 @@ def test_the_p_value_of_a_photograph_counts_its_tiles(scorer: Scorer) -> None:
 def test_flagged_is_score_above_the_threshold_as_written_in_the_row(scorer: Scorer) -> None:
     def at_threshold(tiles_TPP: np.ndarray) -> np.ndarray:
         above = np.nextafter(np.float32(scorer.calibration.threshold), np.float32(1))
-        return np.array([scorer.calibration.threshold, above], np.float32)
+        return np.array([[scorer.calibration.threshold], [above]], np.float32)
 
     whole = png(np.full((64, 64), 200, np.uint8))
     decoded = pa.concat_tables(decode_images(listing("a", "b"), scorer.model.spec, lambda _: whole))

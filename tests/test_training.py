@@ -15,11 +15,11 @@ from crackvae.errors import ClusterError, ManifestError, ModelError, OutputExist
 from crackvae.evaluation import evaluate
 from crackvae.learning import Epoch, Learning, Place, train_epochs
 from crackvae.manifest import listing_of, load_manifest
-from crackvae.model import ConvVAE, load_model
+from crackvae.model import Network, load_model
 from crackvae.scoring import decode_images, load_scorer
 from crackvae.training import train
 
-HOW = Learning(epochs=2, batch=16, learning_rate=1e-3, beta=1e-6, seed=0)
+HOW = Learning(epochs=2, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)
 
 
 def losses(epochs: list[Epoch]) -> list[float]:
@@ -39,7 +39,7 @@ def test_two_workers_take_the_steps_of_one_and_leave_a_whole_model(manifest: Pat
     decoded = [itertools.chain.from_iterable(t["tiles"].to_pylist() for t in decode_images(x, spec)) for x in tables]
     tiles, val = (np.frombuffer(bytearray(b"".join(part)), np.uint8).reshape(-1, 32, 32) for part in decoded)
     torch.manual_seed(0)
-    one = list(train_epochs(ConvVAE(spec), tiles, val, HOW, Place(), lambda tiles: None))
+    one = list(train_epochs(Network(spec), tiles, val, HOW, Place(), lambda tiles: None))
     written = json.loads((tmp_path / "model" / "training.json").read_text())
     two = [Epoch(**epoch) for epoch in written["epochs"]]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
