@@ -1,9 +1,14 @@
-"""The published protocol on the METU archive, end to end: splits and leaks, training, figures with intervals.
+"""Both protocols on the METU archive, end to end: splits and leaks, training, figures beside one line of numpy.
 
-    python benchmarks/metu.py --archive metu.zip --groups metu-groups.csv --work FOLDER
+    python benchmarks/metu.py --archive metu.zip --groups metu-groups.csv --work FOLDER [--published]
+
+`random` is the published random split (leaky); `clean` keeps each leak_group on one side and judges one image a
+group. Each has three seeds, each with its own split and weights. `--published` adds the published recipe on the first
+random split.
 
 Each step is a `crackvae` command in FOLDER and is left out where its result is there already, so a run that was
-interrupted goes on. `--groups` is a CSV with the columns image and same_picture: the truth for the search of copies.
+interrupted goes on. `--groups` is a CSV with the columns image, same_picture and leak_group: the truth for the search
+of copies, and the groups of the clean protocol.
 """
 
 import argparse
@@ -19,11 +24,11 @@ import pandas as pd
 from record import write_result
 
 from crackvae import metrics
-from crackvae.imaging import cut, decode
 from crackvae.manifest import load_manifest
-from crackvae.storage import read_image
 
-HEADS = ("mse", "top")
+SEEDS = (1, 2, 3)
+# Images whose names the log and the method page give: the worst of each kind.
+N_WORST = 10
 
 
 def main() -> None:
@@ -32,40 +37,44 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--groups", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--published", action="store_true")
     options = parser.parse_args()
-    work = options.work
-    figures: dict[str, Any] = {}
-    for group_by in ("none", "near-duplicate"):
-        figures[f"partition {group_by}"] = partition(options.archive, group_by, work / group_by)
-    figures["same pictures kept together"] = kept_together(work / "near-duplicate", options.groups)
-    manifest = work / "none" / "manifest.parquet"
-    for head in HEADS:
-        model, out = work / "models" / head, work / "evaluation" / head
-        if not model.exists():
-            crackvae("train", "--manifest", manifest, "--model", model, "--head", head)
-        if not out.exists():
-            crackvae("evaluate", "--manifest", manifest, "--model", model, "--out", out)
-        training = json.loads((model / "training.json").read_text())
-        metrics = json.loads((out / "metrics.json").read_text())
-        figures[head] = {
-            "train_seconds": training["seconds"],
-            "train_images_per_s": training["images_per_s"],
-            "best_epoch": training["best_epoch"],
-            "evaluate_seconds": metrics["seconds"],
-            **metrics["sets"]["internal"],
-        }
-    figures["one line of numpy"] = one_line_of_numpy(manifest)
+    work, archive, groups = options.work, options.archive, options.groups
+    figures: dict[str, Any] = {
+        "partition near-duplicate": partition(archive, work / "near-duplicate", "--group-by", "near-duplicate"),
+        "same pictures kept together": kept_together(work / "near-duplicate", groups),
+    }
+    splits = {
+        "random": ("--group-by", "none"),
+        "clean": ("--groups", groups, "--group-column", "leak_group"),
+    }
+    for protocol, split in splits.items():
+        runs = [run(work / f"{protocol}-{seed}", archive, protocol, split, seed) for seed in SEEDS]
+        figures[protocol] = {"seeds": dict(zip(map(str, SEEDS), runs, strict=True)), "mean": means(runs)}
+        figures[protocol]["pooled"] = pooled([work / f"{protocol}-{seed}" for seed in SEEDS])
+    if options.published:
+        figures["published"] = trained(work / "random-1", "published", ("--preset", "published"), ())
     print(write_result("metu", figures))
 
 
-def partition(archive: Path, group_by: str, out: Path) -> dict[str, Any]:
-    """Counts and leaks of one way of splitting; always run, it takes seconds."""
-    (out / "manifest.parquet").unlink(missing_ok=True)
-    started = time.perf_counter()
-    command = ("partition", "--images", archive, "--external", "0,0", "--group-by", group_by, "--out", out)
-    summary = json.loads(crackvae(*command).splitlines()[-1])
-    seconds = round(time.perf_counter() - started, 1)
-    return {"seconds": seconds} | {name: summary[name] for name in ("counts", "leaky", "leaking_images", "groups")}
+def run(folder: Path, archive: Path, protocol: str, split: tuple[object, ...], seed: int) -> dict[str, Any]:
+    """Partition, train and evaluate with one seed."""
+    counts = partition(archive, folder, *split, "--seed", seed)
+    judge = ("--one-per-group",) if protocol == "clean" else ()
+    return {"partition": counts, **trained(folder, "default", ("--seed", seed), judge)}
+
+
+def partition(archive: Path, out: Path, *split: object) -> dict[str, Any]:
+    """Counts and leaks of one way of splitting."""
+    result = out / "partition.json"
+    if not result.exists():
+        (out / "manifest.parquet").unlink(missing_ok=True)
+        started = time.perf_counter()
+        command = ("partition", "--images", archive, "--external", "0,0", *split, "--out", out)
+        summary = json.loads(crackvae(*command).splitlines()[-1])
+        result.write_text(json.dumps(summary | {"seconds": round(time.perf_counter() - started, 1)}))
+    summary = json.loads(result.read_text())
+    return {name: summary[name] for name in ("seconds", "counts", "leaky", "leaking_images", "groups")}
 
 
 def kept_together(folder: Path, groups: Path) -> dict[str, float]:
@@ -77,14 +86,47 @@ def kept_together(folder: Path, groups: Path) -> dict[str, float]:
     return {"pictures_with_copies": len(copied), "share_on_one_side": float((copied["nunique"] == 1).mean())}
 
 
-def one_line_of_numpy(manifest: Path) -> dict[str, dict[str, float]]:
-    """What any model must beat, on the same test images: median minus 1st percentile of the 128x128 grey pixels."""
-    images = load_manifest(str(manifest)).images("test")
-    tiles = (cut(decode(read_image(image)), 227, 170, 128).pixels_TPP for image in images["image"].to_pylist())
-    scores_N = np.array([np.median(pixels) - np.percentile(pixels, 1) for pixels in tiles])
-    is_crack_N = images["label"].to_numpy() == "crack"
-    scored = metrics.Scored(is_crack_N, scores_N, images["group"].to_numpy(), threshold=np.inf)
-    return metrics.judge(scored, resamples=1000, seed=0).loc[list(metrics.RANKING_NAMES)].to_dict(orient="index")
+def trained(folder: Path, name: str, train: tuple[object, ...], judge: tuple[str, ...]) -> dict[str, Any]:
+    """Train on the folder's manifest where that was not done, evaluate on its test split, and give the figures."""
+    manifest, model, out = folder / "manifest.parquet", folder / f"model-{name}", folder / f"evaluation-{name}"
+    if not model.exists():
+        crackvae("train", "--manifest", manifest, "--model", model, *train)
+    if not out.exists():
+        crackvae("evaluate", "--manifest", manifest, "--model", model, "--out", out, *judge)
+    training = json.loads((model / "training.json").read_text())
+    judged = json.loads((out / "metrics.json").read_text())
+    return {
+        "train_seconds": training["seconds"],
+        "train_images_per_s": training["images_per_s"],
+        "epochs": len(training["epochs"]),
+        "evaluate_seconds": judged["seconds"],
+        **judged["sets"]["internal"],
+        "worst": worst(out),
+    }
+
+
+def worst(out: Path) -> dict[str, list[str]]:
+    """Names of the cracks that score lowest and of the sound images that score highest, worst first."""
+    rows = pd.read_parquet(out / "evaluation.parquet", columns=["image", "label", "score"]).sort_values("score")
+    names = rows["image"].str.split("!/").str[1]
+    is_crack = rows["label"] == "crack"
+    return {"misses": list(names[is_crack][:N_WORST]), "false_alarms": list(names[~is_crack][::-1][:N_WORST])}
+
+
+def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean over the seeds of every ranking figure of every head."""
+    return {
+        head: {name: float(np.mean([one["heads"][head][name]["value"] for one in runs])) for name in table}
+        for head, table in runs[0]["heads"].items()
+    }
+
+
+def pooled(folders: list[Path]) -> dict[str, float]:
+    """Ranking figures on the test images of all seeds together, made comparable as p-values."""
+    tables = [pd.read_parquet(folder / "evaluation-default" / "evaluation.parquet") for folder in folders]
+    rows = pd.concat(tables)
+    found = metrics.ranking((rows["label"] == "crack").to_numpy(), -rows["p_value"].to_numpy(), np.ones(len(rows)))
+    return dict(zip(metrics.RANKING_NAMES, found.tolist(), strict=True))
 
 
 def crackvae(*arguments: object) -> str:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.storage import join, read_bytes
@@ -17,8 +17,8 @@ from crackvae.storage import join, read_bytes
 FILE = "calibration.json"
 # With fewer sound scores a 95th percentile is one of the last three values.
 MIN_IMAGES = 20
-# Share of calibrations whose false-alarm rate lies in the band that is stated with it.
-PROMISE_BAND = 0.95
+# Share of calibrations that keep their promise: the interval that is stated with a false-alarm rate.
+PROMISE_INTERVAL = 0.95
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ class Calibration:
         words = [self.groups, self.level, self.threshold, self.model, self.leaky]
         return hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes()).hexdigest()
 
-    @property
-    def promise(self) -> dict[str, float]:
-        """False-alarm rate of sound images like these: on average over calibrations, and the 95 % band of this one.
+    def promise(self, n_images: int) -> dict[str, float]:
+        """Share of `n_images` sound images like these that will be flagged: on average, and its 95 % interval.
 
-        Above the k-th of N scores the rate is Beta(N+1-k, k) distributed, whatever the model.
+        Above the k-th of N scores the rate is Beta(N+1-k, k) distributed, whatever the model; of a finite number of
+        images the share is beta-binomial. The interval is wide where N or `n_images` is small, and too narrow where
+        images of one group fail together.
 
         Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
         """
@@ -59,8 +60,8 @@ class Calibration:
         rank = int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))
         if rank == 0:
             return {"expected": 1.0, "low": 1.0, "high": 1.0}
-        low, high = beta.interval(PROMISE_BAND, n + 1 - rank, rank)
-        return {"expected": (n + 1 - rank) / (n + 1), "low": float(low), "high": float(high)}
+        low, high = betabinom.interval(PROMISE_INTERVAL, n_images, n + 1 - rank, rank)
+        return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
         """Share of sound images that would score this high, for each image.

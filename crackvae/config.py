@@ -17,7 +17,6 @@ from crackvae.errors import ConfigError
 HEADS = ("mse", "top", "dark", "crack")
 # Convolutions of the segmenter halve a tile three times.
 SEGMENTER_HALVINGS = 8
-SEGMENTER_GROUPS = 8
 # Named settings of train, which a file or a flag may still change.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
@@ -173,7 +172,6 @@ class TrainConfig(ClusterConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)} is not one of {', '.join(filter(None, choices))}.")
-        self._check_segmenter()
         if not 0 <= self.beta < math.inf:
             raise ConfigError(f"beta={self.beta:g} must be 0 or more, and finite.")
         if not self.channels or min(self.channels) < 1:
@@ -189,6 +187,7 @@ class TrainConfig(ClusterConfig):
                 f"stride_px={self.stride_px} must lie in 1..tile_px={self.tile_px}: a larger stride leaves strips "
                 f"of the image unscored. Try stride_px={self.tile_px * 3 // 4}."
             )
+        self._check_segmenter()
         check_percentile(self.percentile)
 
     def _check_segmenter(self) -> None:
@@ -198,11 +197,8 @@ class TrainConfig(ClusterConfig):
             return
         if self.recipe != "repair":
             raise ConfigError("a segmenter learns from drawn cracks: give --recipe repair, or no --segmenter.")
-        if len(self.segmenter) != 3 or any(width < 1 or width % SEGMENTER_GROUPS for width in self.segmenter):
-            raise ConfigError(
-                f"segmenter={_flag_text(self.segmenter)} must be three multiples of {SEGMENTER_GROUPS}, "
-                "such as 24,48,64."
-            )
+        if len(self.segmenter) != 3 or min(self.segmenter) < 1:
+            raise ConfigError(f"segmenter={_flag_text(self.segmenter)} must be three counts, such as 24,48,64.")
         if self.input_px % SEGMENTER_HALVINGS or self.input_px < 2 * SEGMENTER_HALVINGS:
             raise ConfigError(
                 f"input_px={self.input_px} must be a multiple of {SEGMENTER_HALVINGS} and at least "

@@ -51,8 +51,8 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     others = tuple(head for head in heads if head != scorer.model.spec.head)
     scored = _score_all(listing_of(images), scorer, config, others)
     _require_scored(scored)
-    for column in ("label", "set", "split"):
-        scored = scored.append_column(column, images[column])
+    for column in ("split", "set", "label"):
+        scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
     leaky = scorer.model.spec.leaky or manifest.leaky
     results: dict[str, Any] = {}
     shown: dict[str, pd.DataFrame] = {}
@@ -68,6 +68,9 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         }
         results[name] = {
             "images": rows.num_rows,
+            "promised_false_alarm_rate": scorer.calibration.promise(
+                pc.sum(pc.equal(rows["label"], "non_crack")).as_py()
+            ),
             "figures": figures.to_dict(orient="index"),
             "confusion": counts.to_dict(orient="index"),
             "heads": {head: table.to_dict(orient="index") for head, table in ranked.items()},
@@ -82,7 +85,6 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "leaky": leaky,
         "threshold": scorer.calibration.threshold,
         "level": scorer.calibration.level,
-        "promised_false_alarm_rate": scorer.calibration.promise,
         "one_per_group": config.one_per_group,
         "sets": results,
         "seconds": round(time.perf_counter() - started, 1),

@@ -25,8 +25,6 @@ FORMAT = 2
 
 # The segmenter works at half the tile's side, four pixels of the tile to one of its own.
 FOLD = 2
-# Channels that share one mean and deviation in the segmenter.
-NORM_GROUPS = 8
 # Keeps a share of the brightness finite on black.
 BLACK = 0.1
 
@@ -131,12 +129,12 @@ class Segmenter(nn.Module):
 
 
 def _conv(inputs: int, outputs: int) -> nn.Module:
-    """Normalised over groups of channels, not over the batch: a score must not depend on the tiles beside it."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.GroupNorm(NORM_GROUPS, outputs), nn.ReLU())
+    """No normalisation: over the batch a score would depend on the tiles beside it, over groups on the threads."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU())
 
 
 def _halving_conv(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.GroupNorm(NORM_GROUPS, outputs), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU())
 
 
 class Output(NamedTuple):

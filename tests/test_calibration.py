@@ -281,3 +281,40 @@ def test_a_missing_calibration_is_refused(tmp_path):
 def test_a_calibration_made_with_other_weights_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"was made with other weights than the model's\. Run crackvae calibrate"):
         load_calibration(saved(tmp_path, calibrated([1, 2, 3])), "other digest")
+
+
+# ------------------------------------------------------------------------------------------------------- promise
+
+
+def conformal(scores_N: np.ndarray, max_false_alarm: float, confidence: float | None = None) -> Calibration:
+    threshold = conformal_threshold(scores_N, max_false_alarm, confidence)
+    return Calibration(np.sort(scores_N.astype(np.float32)), len(scores_N), "", threshold, "", leaky=False)
+
+
+@pytest.mark.parametrize("max_false_alarm", [0.05, 0.01])
+def test_the_realised_rate_lies_in_the_promised_interval_in_95_of_100_splits(max_false_alarm: float) -> None:
+    # Scores as a model gives them: many small ones and a heavy tail, in which a threshold finds few neighbours.
+    pool = np.random.default_rng(0).lognormal(-4, 1.2, 6_000).astype(np.float32)
+    rng, kept, rates = np.random.default_rng(1), 0, []
+    for _ in range(1_000):
+        pool = rng.permutation(pool)
+        made = conformal(pool[:3_000], max_false_alarm)
+        rate = float((pool[3_000:] > made.threshold).mean())
+        promise = made.promise(3_000)
+        kept += promise["low"] <= rate <= promise["high"]
+        rates.append(rate)
+    assert kept >= 950
+    assert np.mean(rates) <= max_false_alarm * 1.02
+
+
+def test_the_published_percentile_promises_what_the_reference_says() -> None:
+    scores_N = np.linspace(0, 1, 1_500, dtype=np.float32)
+    made = Calibration(scores_N, 1_500, "", percentile_threshold(scores_N, 95), "", leaky=False)
+    promise = made.promise(100_000)
+    assert (round(promise["low"], 3), round(promise["high"], 3)) == (0.040, 0.062)
+    assert promise["expected"] == pytest.approx(0.05, abs=0.001)
+
+
+def test_a_threshold_below_every_score_promises_that_all_are_flagged() -> None:
+    made = Calibration(np.ones(30, np.float32), 30, "", 0.5, "", leaky=False)
+    assert made.promise(10) == {"expected": 1.0, "low": 1.0, "high": 1.0}

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_spec, write_model
+from sklearn.metrics import roc_auc_score
 
 from crackvae import tables
 from crackvae.config import CalibrateConfig, EvaluateConfig, PartitionConfig
@@ -120,4 +121,46 @@ def test_the_table_of_an_evaluation_has_the_columns_of_scores_and_the_truth(
 ) -> None:
     evaluate(config(manifest, model_dir, tmp_path / "out"))
     table = pq.read_table(tmp_path / "out" / "evaluation.parquet")
-    assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split"]
+    heads = [f"score_{name}" for name in ("mse", "top", "dark", "one_line")]
+    assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split", *heads]
+
+
+def test_each_head_and_one_line_of_numpy_are_judged_on_the_same_images(
+    manifest: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    outcome = evaluate(config(manifest, model_dir, tmp_path / "out"))
+    judged = outcome.summary["sets"]["internal"]
+    assert list(judged["heads"]) == ["crack", "mse", "top", "dark", "one_line"]
+    own = judged["heads"]["crack"]
+    assert own == {name: judged["figures"][name] for name in own}
+    rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
+    rows = rows[rows["set"] == "internal"]
+    expected = roc_auc_score(rows["label"] == "crack", rows["score_one_line"])
+    assert judged["heads"]["one_line"]["roc_auc"]["value"] == pytest.approx(expected)
+    shown = outcome.tables["internal test: each head, and one line of numpy"]
+    assert list(shown.columns) == list(judged["heads"])
+
+
+def test_one_image_of_each_group_is_judged_and_calibrated_on(drawn: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", small_spec())
+    partition(
+        PartitionConfig(images=str(drawn), out=str(tmp_path), external=(0, 0), group_by=r"(\d+)\.jpg", quiet=True)
+    )
+    manifest = tmp_path / "manifest.parquet"
+    images = load_manifest(str(manifest)).images("test").to_pandas()
+    assert images["group"].duplicated().any(), "a sound and a cracked image share their number here"
+    evaluate(config(manifest, model, tmp_path / "out", one_per_group=True))
+    rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
+    assert sorted(rows["group"]) == sorted(set(images["group"]))
+    outcome = calibrate(CalibrateConfig(model=str(model), manifest=str(manifest), one_per_group=True, quiet=True))
+    assert outcome.summary["n"] == outcome.summary["groups"] and "one a group" in outcome.summary["level"]
+
+
+def test_the_promised_false_alarm_rate_stands_beside_the_realised_one(
+    manifest: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    judged = evaluate(config(manifest, model_dir, tmp_path / "out")).summary["sets"]["external"]
+    promise = judged["promised_false_alarm_rate"]
+    assert promise["low"] <= promise["expected"] <= promise["high"]
+    assert promise["expected"] == load_scorer(str(model_dir)).calibration.promise(20)["expected"]
+    assert 0 <= judged["figures"]["false_alarm_rate"]["value"] <= 1

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
+from crackvae import metrics
 from crackvae.metrics import (
     FALSE_ALARM_RATES,
     PREVALENCE,
@@ -19,7 +20,9 @@ from crackvae.metrics import (
     figures,
     judge,
     operating_points,
+    rank,
     ranking,
+    worst_group_recall,
 )
 
 
@@ -121,6 +124,7 @@ def test_equal_scores_rank_no_better_than_chance():
     assert found == pytest.approx(
         {
             "roc_auc": 0.5,
+            "recall_at_5%_false_alarms": 0.0,
             "recall_at_1%_false_alarms": 0.0,
             "recall_at_0.1%_false_alarms": 0.0,
             "average_precision_at_1%_prevalence": PREVALENCE,
@@ -200,6 +204,51 @@ def test_each_figure_has_its_value_and_an_interval_that_contains_it():
     assert table["value"].to_numpy() == pytest.approx(figures(scored, np.ones(230)))
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
     assert ((table["low"] >= 0) & (table["high"] <= 1) & (table["low"] < table["high"])).all()
+
+
+def test_rank_is_judge_without_a_threshold():
+    scored = scored_of()
+    ranked = rank(scored.is_crack_N, scored.scores_N, scored.groups_N, resamples=100, seed=3)
+    assert ranked.equals(judge(scored, resamples=100, seed=3).loc[list(RANKING_NAMES)])
+
+
+def test_the_worst_group_is_that_with_the_fewest_cracks_found_among_large_ones():
+    group_N = np.repeat([0, 1, 2], [10, 10, 2])
+    flagged_N = np.r_[np.ones(10, bool), np.arange(10) < 4, np.zeros(2, bool)]
+    is_crack_N = np.ones(22, bool)
+    assert worst_group_recall(is_crack_N, flagged_N, group_N) == 0.4
+    assert np.isnan(worst_group_recall(is_crack_N[20:], flagged_N[20:], group_N[20:]))
+    scored = Scored(np.r_[is_crack_N, False], np.r_[flagged_N, False] * 1.0, np.r_[group_N, 3], threshold=0.5)
+    assert judge(scored, resamples=100, seed=0).loc["worst_group_recall", "value"] == 0.4
+
+
+def test_one_image_of_each_group_is_drawn_by_chance():
+    groups_N = np.array(["b", "a", "b", "c", "a", "b"])
+    draws = [metrics.one_per_group(groups_N, seed) for seed in range(50)]
+    assert all(sorted(groups_N[chosen]) == ["a", "b", "c"] and list(chosen) == sorted(chosen) for chosen in draws)
+    assert {int(index) for chosen in draws for index in chosen} == set(range(6))
+    assert metrics.one_per_group(groups_N, 4).tolist() == draws[4].tolist()
+
+
+def test_pixel_figures_agree_with_their_definitions():
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((20, 30), bool) for _ in range(3)]
+    masks[0][2:5, 3:20], masks[0][15:17, 5:9], masks[1][10, :] = True, True, True
+    maps = [mask * 1.0 + rng.normal(0, 0.8, mask.shape) for mask in masks]
+    found = metrics.pixel_figures(maps, masks)["value"]
+    values, is_cracked = np.concatenate(maps).ravel(), np.concatenate(masks).ravel()
+    assert found["pixel_roc_auc"] == pytest.approx(roc_auc_score(is_cracked, values))
+    regions = [(maps[0], np.s_[2:5, 3:20]), (maps[0], np.s_[15:17, 5:9]), (maps[1], np.s_[10, :])]
+    rates = np.linspace(0, 0.3, 301)
+    cuts = [np.quantile(values[~is_cracked], 1 - rate, method="higher") for rate in rates]
+    overlap = [np.mean([(one[where] > cut).mean() for one, where in regions]) for cut in cuts]
+    assert found["aupro"] == pytest.approx(np.trapezoid(overlap, rates) / 0.3)
+
+
+def test_a_perfect_map_has_perfect_pixel_figures():
+    mask = np.zeros((20, 20), bool)
+    mask[4, 3:15] = True
+    assert metrics.pixel_figures([mask.astype(float)], [mask])["value"].tolist() == pytest.approx([1, 1], abs=2e-3)
 
 
 def test_equal_seeds_give_equal_intervals_and_another_seed_others():

@@ -11,6 +11,7 @@ from conftest import small_spec, write_model
 from crackvae.config import TrainConfig
 from crackvae.errors import ModelError
 from crackvae.model import (
+    FORMAT,
     MODEL_FILE,
     WEIGHTS_FILE,
     ConvVAE,
@@ -56,8 +57,8 @@ def test_without_noise_the_same_tile_has_the_same_reconstruction() -> None:
 
 def test_sampling_moves_z_by_the_standard_deviation() -> None:
     network, tile = Network(small_spec()), torch.rand(1, 1, 32, 32)
-    mu, logvar = network.encode(tile)
-    expected = network.decode(mu + 2 * (0.5 * logvar).exp())
+    mu, logvar = network.vae.encode(tile)
+    expected = network.vae.decode(mu + 2 * (0.5 * logvar).exp())
     assert torch.allclose(network(tile, torch.full((1, 4), 2.0))[0], expected)
 
 
@@ -92,7 +93,7 @@ def test_a_saved_model_comes_back_with_the_same_weights_and_digest(tmp_path: Pat
 def test_whatever_changes_a_score_changes_the_digest() -> None:
     weights = Network(small_spec()).state_dict()
     digests = {model_digest(small_spec(**change), weights) for change in ({}, {"head": "mse"}, {"tile_px": 65})}
-    weights["mu.bias"] = weights["mu.bias"] + 1
+    weights["vae.mu.bias"] = weights["vae.mu.bias"] + 1
     assert len(digests | {model_digest(small_spec(), weights)}) == 4
 
 
@@ -114,7 +115,7 @@ def test_a_broken_model_directory_is_refused_in_one_line_with_the_mend(tmp_path:
         "is damaged: ": lambda model: change_json(model, channels=[4, 16]),
         "is damaged": lambda model: (model / WEIGHTS_FILE).write_bytes(b"\0" * 100),
         "json is damaged": lambda model: (model / MODEL_FILE).write_text("{"),
-        "damaged: 'input_px'": lambda model: (model / MODEL_FILE).write_text('{"format": 1}'),
+        "damaged: 'input_px'": lambda model: (model / MODEL_FILE).write_text(f'{{"format": {FORMAT}}}'),
     }
     for number, (message, damage) in enumerate(breaks.items()):
         model = write_model(tmp_path / str(number), small_spec())
@@ -127,7 +128,7 @@ def test_a_broken_model_directory_is_refused_in_one_line_with_the_mend(tmp_path:
 def test_altered_weights_are_refused(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", small_spec())
     weights = torch.load(model / WEIGHTS_FILE, weights_only=True)
-    weights["mu.bias"][0] += 1e-3
+    weights["vae.mu.bias"][0] += 1e-3
     torch.save(weights, model / WEIGHTS_FILE)
     with pytest.raises(ModelError, match="was altered"):
         load_model(str(model))

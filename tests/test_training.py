@@ -69,8 +69,8 @@ def calibrated_like_the_pipeline(manifest: Path, tmp_path: Path) -> None:
     internal = rows.iloc[: len(rows) - 40]  # the external set comes last
     sound = np.sort(internal[internal["label"] == "non_crack"]["score"].to_numpy())
     kept = load_scorer(str(tmp_path / "model")).calibration
-    assert kept.scores_N.tolist() == sound.tolist()
-    assert kept.threshold == np.float32(np.percentile(sound, 95))
+    assert kept.scores_N == pytest.approx(sound, rel=1e-5)  # the driver has more threads than an actor
+    assert kept.threshold == np.float32(np.percentile(kept.scores_N, 95))
 
 
 def test_an_existing_model_is_never_overwritten(manifest: Path, tmp_path: Path) -> None:
