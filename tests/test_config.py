@@ -17,6 +17,7 @@ from crackvae.config import (
     limit_of,
     parse_value,
     read_settings,
+    with_preset,
 )
 from crackvae.errors import ConfigError
 
@@ -126,11 +127,45 @@ def test_a_setting_that_means_nothing_is_refused_in_one_line_when_it_is_built(co
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"segmenter": ()}, "head=crack needs a segmenter: give --segmenter"),
+        ({"recipe": "plain"}, "a segmenter learns from drawn cracks: give --recipe repair"),
+        ({"segmenter": (8, 8)}, "segmenter=8,8 must be three counts"),
+        ({"channels": (4, 8), "input_px": 12}, "input_px=12 must be a multiple of 8"),
+        ({"preset": "best"}, "preset=best is not one of published"),
+        ({"schedule": "linear"}, "schedule=linear is not one of cosine, constant"),
+    ],
+)
+def test_what_the_segmenter_and_the_recipe_need_is_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        built(TrainConfig, **settings)
+
+
+def test_a_preset_gives_way_to_what_is_given():
+    settings = with_preset({"preset": "published", "epochs": 3, "manifest": "m", "model": "m"})
+    published = TrainConfig(**settings)
+    assert (published.head, published.recipe, published.segmenter, published.epochs) == ("mse", "plain", (), 3)
+    assert with_preset({"epochs": 3}) == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
     ("config_class", "settings"),
     [
         (PartitionConfig, {"external": (0, 0), "non_crack_split": (0, 50, 50), "crack_split": (0, 100)}),
         (PartitionConfig, {"group_by": r"bridge-(\d+)"}),
-        (TrainConfig, {"stride_px": 227, "beta": 0.0, "percentile": 50.0, "channels": (8,), "input_px": 2}),
+        (
+            TrainConfig,
+            {
+                "stride_px": 227,
+                "beta": 0.0,
+                "percentile": 50.0,
+                "channels": (8,),
+                "input_px": 2,
+                "head": "mse",
+                "segmenter": (),
+            },
+        ),
         (CalibrateConfig, {"manifest": "", "images": "sound", "max_false_alarm": 0.01, "confidence": 0.95}),
         (EvaluateConfig, {"split": "val", "resamples": 100, "workers": 1}),
         (ScoreConfig, {"format": ("parquet", "csv"), "max_unreadable": "0", "max_unreachable": "100%"}),
