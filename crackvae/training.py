@@ -92,6 +92,7 @@ def _no_warning_of_read_only_tiles() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- driver
 
 
+@storage.with_s3_endpoint
 def train(config: TrainConfig) -> Outcome:
     """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
 
@@ -181,7 +182,7 @@ def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainC
     """
     if not images.num_rows:
         raise ManifestError(f"{config.manifest} has no non_crack image in {split}: partition again.")
-    decode: Any = partial(decode_images, spec=spec)
+    decode: Any = partial(decode_images, spec=spec, read=storage.image_reader())
     dataset = dataset_of(listing_of(images), DECODE_BLOCK_IMAGES).map_batches(
         decode, batch_size=None, batch_format="pyarrow"
     )
