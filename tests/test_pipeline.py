@@ -12,9 +12,10 @@ import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
-from crackvae import pipeline, storage, tables
+from crackvae import pipeline, tables
 from crackvae.config import CalibrateConfig, ScoreConfig
 from crackvae.errors import ClusterError, LimitBroken, ModelError, StorageError
+from crackvae.listing import Listing, list_images
 from crackvae.pipeline import score
 from crackvae.synthetic import draw_image
 
@@ -123,12 +124,12 @@ def test_a_changed_image_and_a_new_model_are_scored_again(night: Path, model_dir
 def test_an_unreachable_image_comes_again(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = storage.list_images(str(night))
+    real = list_images(str(night))
     (night / "001.jpg.gone").write_bytes(b"")
     listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
     listed[-1]["image"] = str(night / "vanished.jpg")
-    longer = storage.Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
-    monkeypatch.setattr(storage, "list_images", lambda place: longer)
+    longer = Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
+    monkeypatch.setattr(pipeline, "list_images", lambda *_: longer)
     first = score(config(night, model_dir, tmp_path / "out")).summary
     assert (first["unreachable"], first["listed"]) == (1, len(listed))
     shutil.copy(night / "000.jpg", night / "vanished.jpg")

@@ -11,9 +11,10 @@ import torch
 from conftest import small_spec, write_model
 from PIL import Image
 
-from crackvae import scoring, storage, tables
+from crackvae import scoring, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
+from crackvae.listing import LISTING_SCHEMA
 from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
 
 
@@ -30,7 +31,7 @@ def listing(*names: str, error: str = "") -> pa.Table:
         {"image": name, "bytes": 1, "modified": datetime(2026, 1, 1, tzinfo=UTC), "error": error, "group": "g"}
         for name in names
     ]
-    return pa.Table.from_pylist(rows, schema=storage.LISTING_SCHEMA.append(pa.field("group", pa.string())))
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA.append(pa.field("group", pa.string())))
 
 
 def darkest_pixel(tiles_TPP: np.ndarray) -> np.ndarray:
