@@ -2,13 +2,14 @@
 
 python benchmarks/scale.py [--counts 10000,100000,1000000]
 
-What is real: files on a disk, each with a name of its own, listed, read, decoded and scored by the command itself in a
-process of its own. What is not: the files are hard links to 1,000 drawn images of 32 px, and the network is tiny (16 px,
-one convolution of 2 channels, random weights), so that a million of them take minutes. The time is therefore that of
-everything around the network, and the memory that of the driver and of Ray.
+What is real: files on a disk, each with a name of its own, listed, read, decoded and scored by the command itself in
+a process of its own. What is not: the files are hard links to 1,000 drawn images of 32 px, and the network is tiny
+(16 px, one convolution of 2 channels, random weights), so that a million of them take minutes. The time is therefore
+that of everything around the network, and the memory that of the driver and of Ray.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -81,7 +82,7 @@ def link(drawn: list[Path], folder: Path, n: int) -> Path:
 
 
 def measured(night: Path, model: Path, out: Path) -> dict[str, Any]:
-    """Seconds and peak memory [MB] of one run; memory is what the processes do not share (USS), and the object store."""
+    """Seconds and peak memory [MB] of one run: what processes do not share (USS), and the driver's shared pages."""
     command = [
         sys.executable,
         "-m",
@@ -139,10 +140,10 @@ def watch(process: "subprocess.Popen[bytes]", peaks: dict[str, float]) -> None:
 
 
 def fitted(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds = start + cost x images, and driver bytes = base + growth x images, between each two neighbouring counts."""
+    """What one image more costs, between each two neighbouring counts: the start of Ray cancels out."""
     first = [run for run in runs if run["run"] == "first run"]
     steps = []
-    for one, more in zip(first, first[1:], strict=False):
+    for one, more in itertools.pairwise(first):
         n = more["images"] - one["images"]
         steps.append(
             {

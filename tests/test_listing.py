@@ -2,6 +2,7 @@
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 from files import ODD_NAMES, errors, names, one_line, pack, put, unprivileged, upload
 from hypothesis import settings
 
-from crackvae import storage
+from crackvae import storage, tables
 from crackvae.errors import ConfigError, StorageError
 from crackvae.listing import LISTING_SCHEMA, list_images
 from crackvae.storage import read_image
@@ -172,3 +173,113 @@ def test_an_unknown_scheme_is_refused_by_name():
     with pytest.raises(StorageError, match="cannot list ftp2://host/folder") as caught:
         list_images("ftp2://host/folder")
     assert one_line(caught.value)
+
+
+# ------------------------------------------------------------------------------------ wildcards, lists and filters
+
+
+def nights(tmp_path):
+    return put(
+        tmp_path,
+        "2026-11-22/1.jpg",
+        "2026-11-22/a/2.JPG",
+        "2026-11-23/3.jpg",
+        "2026-11-23/notes.txt",
+        "x/4.jpg",
+        ".h/5.jpg",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("2026-*/", ["2026-11-22/1.jpg", "2026-11-22/a/2.JPG", "2026-11-23/3.jpg"]),
+        ("2026-11-2[3-9]", ["2026-11-23/3.jpg"]),
+        ("*/*.jpg", ["2026-11-22/1.jpg", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("**/*.jpg", ["2026-11-22/1.jpg", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("**", ["2026-11-22/1.jpg", "2026-11-22/a/2.JPG", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("?/4.jpg", ["x/4.jpg"]),
+    ],
+)
+def test_wildcards_stand_for_names(tmp_path, pattern, found):
+    listing = list_images(f"{nights(tmp_path)}/{pattern}")
+    assert names(listing) == found and listing.root == str(tmp_path)
+
+
+def test_a_name_that_holds_a_wildcard_is_meant_where_it_exists(tmp_path):
+    put(tmp_path, "night [1]/1.jpg", "night 1/2.jpg")
+    listing = list_images(str(tmp_path / "night [1]"))
+    assert names(listing) == ["1.jpg"] and listing.root == str(tmp_path / "night [1]")
+    assert names(list_images(str(tmp_path / "night [12]"))) == ["night 1/2.jpg"]
+
+
+def test_wildcards_that_match_nothing_are_an_error(tmp_path):
+    with pytest.raises(StorageError, match="matches nothing: check the wildcards"):
+        list_images(f"{tmp_path}/*.jpg")
+
+
+def test_wildcards_may_stand_for_archives(tmp_path):
+    for name in ("a", "b"):
+        pack(tmp_path / f"{name}.zip", {"1.jpg": name.encode()})
+    listing = list_images(f"{tmp_path}/*.zip")
+    assert names(listing) == ["a.zip!/1.jpg", "b.zip!/1.jpg"]
+    assert [read_image(image) for image in listing.images["image"].to_pylist()] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
+    nights(tmp_path)
+    archive_place = pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    listed = [
+        f"{tmp_path}/x/4.jpg",
+        "2026-11-22/1.jpg",
+        "2026-11-23/notes.txt",
+        f"{archive_place}!/1.jpg",
+        "gone.jpg",
+        "x/4.jpg",
+    ]
+    if kind == "txt":
+        (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(listed) + "\n\n", encoding="utf-8")
+    else:
+        tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": range(6), "uri": listed}))
+    listing = list_images(f"@{tmp_path}/list.{kind}")
+    assert names(listing) == ["2026-11-22/1.jpg", "2026-11-23/notes.txt", "a.zip!/1.jpg", "gone.jpg", "x/4.jpg"]
+    assert errors(listing)["gone.jpg"] == "" and listing.images["bytes"].to_pylist()[3] == 0
+    assert listing.place == f"@{tmp_path}/list.{kind}"
+
+
+def test_a_list_that_is_none_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": [1]}))
+    (tmp_path / "secret.txt").write_text("s3://me:hunter2@bucket/1.jpg")
+    for place, message in (
+        ("list.txt", "no text in UTF-8"),
+        ("list.parquet", "no column image or uri"),
+        ("gone.txt", "gone.txt"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            list_images(f"@{tmp_path}/{place}")
+    with pytest.raises(ConfigError, match="password") as caught:
+        list_images(f"@{tmp_path}/secret.txt")
+    assert "hunter2" not in one_line(caught.value)
+
+
+def test_since_keeps_what_was_modified_then_or_later_and_what_has_no_time(tmp_path):
+    put(tmp_path, "old.jpg", "edge.jpg", "new.jpg")
+    for name, seconds in (("old", 99), ("edge", 100), ("new", 101)):
+        os.utime(tmp_path / f"{name}.jpg", (seconds, seconds))
+    (tmp_path / "link.jpg").symlink_to("gone")
+    listing = list_images(str(tmp_path), since=datetime.fromtimestamp(100, UTC))
+    assert names(listing) == ["edge.jpg", "link.jpg", "new.jpg"] and listing.passed_over == 1
+
+
+@pytest.mark.parametrize("prefix", ["2026-11-2", "2026-11-22/", "2026-11-22/a/", "2026-11-22/1", "none/", ""])
+def test_a_prefix_keeps_what_a_whole_listing_would_keep_of_it(tmp_path, prefix):
+    whole = list_images(str(nights(tmp_path)))
+    part = list_images(str(tmp_path), prefix=prefix)
+    assert names(part) == [name for name in names(whole) if name.startswith(prefix)] and part.root == whole.root
+
+
+def test_an_image_takes_less_than_200_bytes_of_a_listing(tmp_path):
+    listing = list_images(str(put(tmp_path, *(f"bridge-{n % 7}/{n:07d}.jpg" for n in range(500)))))
+    assert listing.images.nbytes / 500 < len(str(tmp_path)) + 100

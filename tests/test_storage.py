@@ -3,6 +3,9 @@
 import errno
 import io
 import os
+import pickle
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -212,3 +215,87 @@ def test_deleting_a_folder_that_is_not_there_does_nothing(tmp_path):
     for _ in range(2):
         storage.delete_folder(str(tmp_path / "staging"))
         assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_takes_names_but_no_bytes_is_found_full(tmp_path, monkeypatch):
+    full_disk_after(monkeypatch, 0)
+    with pytest.raises(StorageError, match="Free some space"):
+        storage.require_writable(str(tmp_path))
+    assert storage.PROBE_BYTES >= 1_000_000 and os.listdir(tmp_path) == []
+
+
+def test_an_error_while_a_folder_is_written_names_the_folder_that_was_meant(tmp_path):
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}/model/{'x' * 300}") as caught:
+        storage.write_folder(str(tmp_path / "model"), {"x" * 300: b""})
+    assert ".tmp" not in one_line(caught.value) and os.listdir(tmp_path) == []
+
+
+def test_what_is_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path, bucket):
+    bucket.create_dir("bucket/out")
+    for place in (str(tmp_path / "rows.csv"), "s3://bucket/out/rows.csv"):
+        with pytest.raises(TypeError), storage.writing(place) as file:
+            file.writelines([b"half", None])
+        assert not storage.exists(place)
+        with storage.writing(place) as file:
+            file.write(b"one,")
+            file.write(b"two")
+        assert storage.read_bytes(place) == b"one,two"
+        storage.move_file(place, place + ".old")
+        assert not storage.exists(place) and storage.modified_us(place) is None
+        assert storage.modified_us(place + ".old") is not None
+        storage.delete_file(place + ".old")
+        storage.delete_file(place + ".old")
+        assert not storage.exists(place + ".old")
+
+
+def test_remote_images_are_fetched_before_their_turn_and_come_in_order():
+    asked, together, most = [], 0, 0
+    guard = threading.Lock()
+
+    def read(image):
+        nonlocal together, most
+        with guard:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.01)
+        with guard:
+            together -= 1
+            asked.append(image)
+        if image.endswith("7"):
+            raise OSError("gone")
+        return image.encode()
+
+    images = [(f"s3://bucket/{number}", 1000) for number in range(50)]
+    got = []
+    with storage.read_ahead(images, read) as next_bytes:
+        for image, _ in images:
+            try:
+                got.append(next_bytes(image).decode())
+            except OSError:
+                got.append("gone")
+    assert got == ["gone" if image.endswith("7") else image for image, _ in images]
+    assert 1 < most <= storage.READ_THREADS and len(asked) == 50
+
+
+def test_images_that_wait_for_their_turn_stay_within_their_bytes(monkeypatch):
+    monkeypatch.setattr(storage, "READ_AHEAD_BYTES", 25)
+    waiting = []
+    images = [(f"s3://bucket/{number}", 10) for number in range(9)] + [("s3://bucket/large", 1000)]
+    with storage.read_ahead(images, lambda image: waiting.append(image) or b"") as next_bytes:
+        for number, (image, _) in enumerate(images):
+            next_bytes(image)
+            assert len(waiting) <= number + 2
+    assert len(waiting) == 10
+
+
+def test_local_images_are_read_in_their_turn_without_threads(tmp_path):
+    put(tmp_path, "1.jpg", data=b"one")
+    with storage.read_ahead([(str(tmp_path / "1.jpg"), 3)], read_image) as next_bytes:
+        assert next_bytes is read_image
+
+
+def test_a_reader_for_other_machines_takes_the_server_along_and_no_credential(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    packed = pickle.dumps(storage.image_reader())
+    assert b"http://127.0.0.1:1" in packed and b"hunter2" not in packed
