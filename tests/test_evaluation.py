@@ -1,6 +1,7 @@
 """Judging and calibrating a model through the pipeline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,23 @@ def test_the_table_of_an_evaluation_has_the_columns_of_scores_and_the_truth(
     evaluate(config(manifest, model_dir, tmp_path / "out"))
     table = pq.read_table(tmp_path / "out" / "evaluation.parquet")
     assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split"]
+
+
+def test_a_replaced_picture_is_named_and_nothing_is_judged_or_calibrated_on_it(
+    drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(drawn, images)
+    partition(PartitionConfig(images=str(images), out=str(tmp_path), external=(20, 20), quiet=True))
+    manifest = tmp_path / "manifest.parquet"
+    loaded = load_manifest(str(manifest))
+    other = (drawn / "crack").iterdir().__next__().read_bytes()
+    judged, calibrated = (loaded.images(split, "non_crack")["image"][0].as_py() for split in ("test", "val"))
+    for image in (judged, calibrated):
+        Path(image).write_bytes(other)
+    before = (model_dir / "calibration.json").read_bytes()
+    with pytest.raises(ManifestError, match=f"1 of .* cannot be scored, the first {judged}: it was replaced"):
+        evaluate(config(manifest, model_dir, tmp_path / "out"))
+    with pytest.raises(ManifestError, match=f"the first {calibrated}: it was replaced"):
+        calibrate(CalibrateConfig(model=str(model_dir), manifest=str(manifest), quiet=True))
+    assert not (tmp_path / "out").exists() and (model_dir / "calibration.json").read_bytes() == before
