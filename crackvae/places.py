@@ -54,7 +54,7 @@ SECRET_VARIABLES = (
 # A server's answers that asking again does not change.
 _REFUSED = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_UPLOAD|INVALID_BUCKET"
-    r"|UNRECOGNIZED_CLIENT|HTTP status (400|401|403|404|405|411|413)\b|No (AWS )?credentials"
+    r"|Couldn't resolve host|UNRECOGNIZED_CLIENT|HTTP status (400|401|403|404|405|411|413)\b|No (AWS )?credentials"
 )
 
 

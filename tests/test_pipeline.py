@@ -334,7 +334,7 @@ def test_a_run_finishes_the_compaction_that_a_death_left_half_done(
     again = score(config(night, model_dir, tmp_path / "out", format=("parquet", "csv"))).summary
     assert again["finished_before"] == 36 and pq.read_table(tmp_path / "out").num_rows == 36
     (csv,) = again["csv"]
-    assert pacsv.read_csv(csv, pacsv.ParseOptions(newlines_in_values=True)).num_rows == 36
+    assert pacsv.read_csv(csv, parse_options=pacsv.ParseOptions(newlines_in_values=True)).num_rows == 36
 
 
 @pytest.mark.usefixtures("in_process")
