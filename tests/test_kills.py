@@ -69,14 +69,16 @@ def finish(night: Path, model: Path, out: Path) -> None:
         assert process.wait(STUCK_S) == 0, out.with_suffix(".log").read_text()[-2000:]
 
 
-def kill_one(process: subprocess.Popen[bytes], victim: str, chance: random.Random) -> bool:
-    """Kill the driver at any moment, an actor or a worker at one when it is there; False for too late."""
-    if victim == "driver" and chance.random() < 0.5:
-        time.sleep(chance.uniform(0, 12))  # anywhere: before, in and after Ray's start
+def kill_one(process: subprocess.Popen[bytes], victim: str, chance: random.Random, out: Path) -> bool:
+    """Kill at any moment, or at one when some rows are written and others on their way; False for too late."""
+    if chance.random() < 0.3:
+        time.sleep(chance.uniform(0, 15))  # before, in and after Ray's start
     else:
-        while process.poll() is None and not found(process, "actor"):
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 6))
+        while process.poll() is None and not list(out.glob("*.parquet")):
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 1.5))
+    while process.poll() is None and victim != "driver" and not found(process, victim):
+        time.sleep(0.05)
     victims = [process.pid] if victim == "driver" else found(process, victim)
     if process.poll() is not None or not victims:
         return False
@@ -85,7 +87,7 @@ def kill_one(process: subprocess.Popen[bytes], victim: str, chance: random.Rando
 
 
 def found(process: subprocess.Popen[bytes], victim: str) -> list[int]:
-    """Processes of Ray below the driver: actors that score, or any worker."""
+    """Processes of Ray below the driver: actors that score, or any worker; the agents of a node are among them."""
     pids = []
     with suppress(psutil.Error):  # it ended while we looked
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -111,7 +113,7 @@ def test_after_a_kill_at_a_random_moment_a_rerun_completes_the_table_of_an_undis
     for number in range(ROUNDS):
         victim, out = VICTIMS[number % len(VICTIMS)], tmp_path / f"{number}"
         with running(night, model_dir, out) as process:
-            killed = kill_one(process, victim, chance)
+            killed = kill_one(process, victim, chance, out)
             if victim != "driver":
                 process.wait(STUCK_S)
             code = process.poll()
