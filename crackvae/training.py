@@ -223,6 +223,9 @@ def _fit(
     # A name of its own for every run: Ray Train would take up an earlier one under the same name.
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     staging = f"{storage.absolute(config.model)}.training-{run}"
+    # The file system is made here, so that workers of another machine write to the S3 server of this process.
+    filesystem, path = (None, staging) if storage.is_local(staging) else storage.filesystem(staging)
+    checkpoints = CheckpointConfig(num_to_keep=1)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=loop_config,
@@ -231,7 +234,7 @@ def _fit(
             use_gpu=config.gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if config.gpu else {"CPU": _cpus_a_worker(config.workers)},
         ),
-        run_config=RunConfig(name=run, storage_path=staging, checkpoint_config=CheckpointConfig(num_to_keep=1)),
+        run_config=RunConfig(name=run, storage_path=path, storage_filesystem=filesystem, checkpoint_config=checkpoints),
     )
     total = len(train_tiles) // config.batch * config.batch * config.epochs
     say(f"train {config.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)
