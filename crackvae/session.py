@@ -19,7 +19,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from crackvae.config import ClusterConfig
-from crackvae.errors import ClusterError, ConfigError
+from crackvae.errors import ClusterError, ConfigError, CrackvaeError
 from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
@@ -70,7 +70,9 @@ def _connect(config: ClusterConfig) -> None:
     try:
         _require_listening(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
+    except CrackvaeError:
+        raise
+    except Exception as error:  # Ray raises a bare Exception where a busy machine does not start a node in time
         raise ClusterError(
             f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
