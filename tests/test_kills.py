@@ -31,7 +31,7 @@ pipeline.BLOCK_IMAGES, pipeline.PART_ROWS = 16, 100
 sys.exit(main(sys.argv[1:]))
 """
 # A run that neither ends nor fails within this many seconds is stuck.
-STUCK_S = 240
+STUCK_S = 900
 
 
 @pytest.fixture(scope="module")
