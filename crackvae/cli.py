@@ -4,9 +4,12 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -24,9 +27,12 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "calibrate": ("crackvae.evaluation", settings.CalibrateConfig),
     "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
     "score": ("crackvae.pipeline", settings.ScoreConfig),
+    "compact": ("crackvae.compaction", settings.CompactConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
-EXIT_DONE, EXIT_USER, EXIT_INTERRUPTED = 0, 2, 130  # a bug ends with its traceback and 1
+EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1
+# As a shell counts: 130 for Ctrl-C, 143 for the SIGTERM with which clusters and operating systems ask to end.
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 # The folder that Ray copies a submitted job to, and deletes with it.
 JOB_FOLDER = "/runtime_resources/working_dir_files/"
 OUTPUTS = ("out", "model")
@@ -36,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code: 0 done, 2 a mistake of the user or a broken limit, 1 a bug (with its traceback)."""
     parser = _parser()
     chosen = vars(parser.parse_args(arguments))
-    verb = chosen.pop("verb")
+    with _terminable() as terminated:
+        return _run(chosen.pop("verb"), chosen, terminated)
+
+
+def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     module, config_class = VERBS[verb]
     try:
         config = _settings(config_class, chosen)
@@ -50,9 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER
     except KeyboardInterrupt:
         print(f"crackvae {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
     _print(outcome)
     return EXIT_DONE
+
+
+@contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """For the time of the block SIGTERM interrupts as Ctrl-C does; tells whether it came."""
+    terminated = threading.Event()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if not terminated.is_set():  # a second one must not break off the writing of what is finished
+            terminated.set()
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield terminated
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,13 @@ class VerbConfig:
     """What every verb takes."""
 
     quiet: bool = setting("no progress", False)
+    s3_endpoint: str = setting(
+        "S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", ""
+    )
 
     def __post_init__(self) -> None:
+        if "@" in self.s3_endpoint:
+            raise ConfigError("s3-endpoint holds a name or password: put AWS_ACCESS_KEY_ID and its secret instead.")
         seed = getattr(self, "seed", 0)
         if seed < 0:
             raise ConfigError(f"seed={seed} must be 0 or more.")
@@ -258,9 +264,15 @@ class EvaluateConfig(ScoringConfig):
 class ScoreConfig(ScoringConfig):
     """Score every image below a place once: one row an image, whatever happens to it."""
 
-    images: str = setting("folder, .zip or URI of images")
+    images: str = setting(
+        "folder, .zip or URI of images; with wildcards (2026-*/); or @FILE, a text or Parquet list of images"
+    )
     model: str = setting("model directory written by train")
-    out: str = setting("folder of the scores table; a rerun adds what is missing")
+    out: str = setting("folder of the scores table; a rerun adds what is missing; one run at a time")
+    since: str = setting(
+        "only images modified then or later: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00]", ""
+    )
+    prefix: str = setting("only images whose path below --images starts so: 2026-11-2, or bridge-7/", "")
     format: tuple[str, ...] = setting("parquet, or parquet,csv", ("parquet",))
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
     max_unreadable: str = setting("most unreadable images before the exit code is 2: a count (5) or share (1%%)", "10%")
@@ -275,6 +287,14 @@ class ScoreConfig(ScoringConfig):
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
         check_group_by(self.group_by)
+        time_of(self.since)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig(VerbConfig):
+    """Merge the parts of many nights into a few, with one row an image and model: the latest."""
+
+    scores: str = setting("folder of the scores table; no other run may write into it meanwhile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +327,17 @@ def check_group_by(group_by: str) -> None:
             f"group-by={group_by} is no regular expression: {error}. "
             "Try parent, or an expression such as (bridge-[0-9]+)."
         ) from error
+
+
+def time_of(text: str) -> datetime | None:
+    """A date or a time such as `2026-11-23T18:00+01:00`, in UTC where it names no zone; None for no text."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"since={text} is no date or time: write 2026-11-23 or 2026-11-23T18:00+01:00.") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def limit_of(text: str, n_images: int) -> float:

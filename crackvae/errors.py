@@ -3,7 +3,8 @@
 CrackvaeError                 one line on the terminal, exit code 2
 ├── ConfigError               a flag or a setting has a value that means nothing
 ├── StorageError              a file or a bucket cannot be listed, read or written
-│   └── OutputExists          something would be overwritten
+│   ├── OutputExists          something would be overwritten
+│   └── FolderInUse           another run writes into it
 ├── ArchiveError              a .zip that is broken, or that tries to leave its folder
 ├── UnreadableImage           the bytes of one image are bad; becomes a row, never ends a job
 ├── ManifestError             a manifest, a label or a group is wrong
@@ -34,6 +35,10 @@ class StorageError(CrackvaeError):
 
 class OutputExists(StorageError):
     """Something would be overwritten."""
+
+
+class FolderInUse(StorageError):
+    """Another run writes into a folder that takes one at a time."""
 
 
 class ArchiveError(CrackvaeError):

@@ -15,6 +15,7 @@ from crackvae import calibration, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
 from crackvae.errors import ManifestError, StorageError
+from crackvae.listing import list_images
 from crackvae.manifest import listing_of, load_manifest, with_groups
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
@@ -26,6 +27,7 @@ METRICS_FILE, SCORES_FILE = "metrics.json", "evaluation.parquet"
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 
+@storage.with_s3_endpoint
 def evaluate(config: EvaluateConfig) -> Outcome:
     """Judge a model on a split of the internal set and, where the manifest has one, on the external set.
 
@@ -176,6 +178,7 @@ def _predictions(rows: pa.Table) -> pa.Table:
 # ------------------------------------------------------------------------------------------------- calibrate
 
 
+@storage.with_s3_endpoint
 def calibrate(config: CalibrateConfig) -> Outcome:
     """Score sound images and set the model's threshold from them; replaces calibration.json.
 
@@ -233,7 +236,7 @@ def calibrate(config: CalibrateConfig) -> Outcome:
 
 def _sound_images(place: str) -> pa.Table:
     """Listing of a place that holds sound concrete only, grouped by folder."""
-    listing = storage.list_images(place)
-    if not listing.images.num_rows:
-        raise StorageError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
-    return with_groups(listing, "parent")
+    found = list_images(place)
+    if not found.images.num_rows:
+        raise StorageError(f"{found.place} holds no images ({found.skipped} other files): check --images.")
+    return with_groups(found, "parent")

@@ -1,4 +1,4 @@
-"""Labelled images to splits by group, with checks for what leaks between them; and what a rerun still has to score."""
+"""Labelled images to splits by group, with checks for what leaks between them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from crackvae import storage, tables
+from crackvae import listing, storage, tables
 from crackvae.config import Outcome, PartitionConfig
 from crackvae.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
@@ -28,6 +28,8 @@ LEFT_OUT_FILE = "left_out.csv"
 # Sides of the fences that no picture may stand on two of, in the order in which groups are dealt to them.
 SIDES = ("external", "test", "val", "train")
 METADATA_KEY = b"crackvae"
+# Names that are Python objects at any time.
+GROUP_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Manifest:
         return self.table.filter(wanted if label is None else wanted & (pc.field("label") == label))
 
 
+@storage.with_s3_endpoint
 def partition(config: PartitionConfig) -> Outcome:
     """Read every labelled image once, split by group, look for leaks, write manifest.parquet.
 
@@ -62,14 +65,14 @@ def partition(config: PartitionConfig) -> Outcome:
     out = storage.absolute(config.out)
     place = storage.join(out, FILE)
     storage.require_new(place, "--out")
-    listing = storage.list_images(config.images)
-    names = [storage.relative(image, listing.root) for image in listing.images["image"].to_pylist()]
+    found = listing.list_images(config.images)
+    names = [storage.relative(image, found.root) for image in found.images["image"].to_pylist()]
     if not names:
-        raise ManifestError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
+        raise ManifestError(f"{found.root} holds no images ({found.skipped} other files): check --images.")
     labels = [label_of(name, config.labels) for name in names]
     _check_sizes(Counter(labels), config.external)
-    say(f"{len(names)} images in {listing.root}", quiet=config.quiet)
-    prints, left_out = _fingerprints(listing.images, quiet=config.quiet)
+    say(f"{len(names)} images in {found.root}", quiet=config.quiet)
+    prints, left_out = _fingerprints(found.images, quiet=config.quiet)
     kept = [number for number, one in enumerate(prints) if one is not None]
     table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
     readable = [one for one in prints if one is not None]
@@ -82,7 +85,7 @@ def partition(config: PartitionConfig) -> Outcome:
     if leaking and not leaky:
         raise LeakError(f"{leaking} images have a copy on another side of a split: a bug in the grouping.")
     dealt = sides != ""
-    images = listing.images.take(kept)
+    images = found.images.take(kept)
     left_out += [
         (image, "a crack image of a group that is trained on")
         for image in images["image"].filter(pa.array(~dealt)).to_pylist()
@@ -90,7 +93,7 @@ def partition(config: PartitionConfig) -> Outcome:
     manifest = _manifest_table(images, readable, labels, kept, groups, sides).filter(pa.array(dealt))
     counts = _counts(manifest)
     notes = {"leaky": leaky, "leaking_images": leaking, "group_by": config.groups or config.group_by}
-    metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": listing.root}).encode()}
+    metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": found.root}).encode()}
     if left_out:
         rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
         storage.write_bytes(storage.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
@@ -104,7 +107,7 @@ def partition(config: PartitionConfig) -> Outcome:
             "merged_groups": merged,
             "images": manifest.num_rows,
             "left_out": len(left_out),
-            "skipped_files": listing.skipped,
+            "skipped_files": found.skipped,
             "counts": counts.to_dict(orient="index"),
         },
         {
@@ -185,10 +188,14 @@ def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
     return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
-def with_groups(listing: storage.Listing, group_by: str) -> pa.Table:
+def with_groups(found: listing.Listing, group_by: str) -> pa.Table:
     """LISTING_SCHEMA and the group of each image by its path below the listed place."""
-    names = (storage.relative(image, listing.root) for image in listing.images["image"].to_pylist())
-    return listing.images.append_column("group", pa.array([group_of(name, group_by) for name in names], pa.string()))
+    images = found.images["image"]
+    groups = [
+        pa.array([group_of(storage.relative(image, found.root), group_by) for image in chunk.to_pylist()], pa.string())
+        for chunk in (images.slice(start, GROUP_ROWS) for start in range(0, len(images), GROUP_ROWS))
+    ]
+    return found.images.append_column("group", pa.chunked_array(groups, pa.string()).combine_chunks())
 
 
 def _groups(names: list[str], pictures: np.ndarray, config: PartitionConfig) -> tuple[np.ndarray, int]:
@@ -388,23 +395,8 @@ def load_manifest(place: str) -> Manifest:
 
 
 def listing_of(images: pa.Table) -> pa.Table:
-    """LISTING_SCHEMA and group of rows of a manifest, for what reads images; their time is not known."""
+    """LISTING_SCHEMA, group and sha256 of rows of a manifest, for what reads images; their time is not known."""
     n = images.num_rows
-    listing = images.select(["image", "group", "bytes"])
-    listing = listing.append_column("modified", pa.array([0] * n, storage.LISTING_SCHEMA.field("modified").type))
-    return listing.append_column("error", pa.array([""] * n, pa.string()))
-
-
-def still_to_score(images: pa.Table, done: pa.Table, model: str) -> pa.Table:
-    """Images that this model has not finished, by name.
-
-    Finished is scored or unreadable. An unreachable image comes again, and so does one of another size or time.
-
-    Args:
-        images: LISTING_SCHEMA.
-        done: at least image, bytes, modified, model and status of SCORES_SCHEMA.
-        model: digest.
-    """
-    finished = done.filter((pc.field("model") == model) & (pc.field("status") != "unreachable"))
-    key = ["image", "bytes", "modified"]
-    return images.join(finished.select(key), key, join_type="left anti").sort_by("image")
+    rows = images.select(["image", "group", "bytes", "sha256"])
+    rows = rows.append_column("modified", pa.array([0] * n, listing.LISTING_SCHEMA.field("modified").type))
+    return rows.append_column("error", pa.array([""] * n, pa.string()))

@@ -3,8 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,22 +17,29 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from crackvae import storage, tables
-from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of
+from crackvae.compaction import finish_compaction
+from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of, time_of
 from crackvae.errors import LimitBroken, StorageError
-from crackvae.manifest import still_to_score, with_groups
+from crackvae.listing import list_images
+from crackvae.lock import locked
+from crackvae.manifest import with_groups
 from crackvae.progress import progress, say
+from crackvae.resume import FINISHED_COLUMNS, still_to_score
 from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
+from crackvae.tables import new_run as new_run
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
-# A part is written when it has this many rows or is this old [s]: a killed run loses a minute of work at most.
-PART_ROWS, PART_AGE_S = 100_000, 60.0
+# A part is written when it has this many rows, this many bytes (those of photographs are many: a score a tile), or is
+# this old [s]: a killed run loses a minute of work at most.
+PART_ROWS, PART_BYTES, PART_AGE_S = 100_000, 64_000_000, 60.0
 GPU_DEVICE = "cuda"
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
 
+@storage.with_s3_endpoint
 def score(config: ScoreConfig) -> Outcome:
     """Score every image below a place that this model has not finished, and add the rows to the table in `out`.
 
@@ -41,55 +48,69 @@ def score(config: ScoreConfig) -> Outcome:
 
     Raises:
         LimitBroken: too many images were unreadable or unreachable; the table is complete all the same.
+        FolderInUse: another run writes into `out`.
         StorageError, ArchiveError, ModelError, ManifestError, ClusterError: with the mend.
     """
     started = time.perf_counter()
     run = new_run()
     out = storage.absolute(config.out)
     scorer = load_scorer(config.model)
-    listing = storage.list_images(config.images)
-    if not listing.images.num_rows:
-        raise StorageError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
-    images = with_groups(listing, config.group_by)
+    found = list_images(config.images, time_of(config.since), config.prefix)
+    listed = found.images.num_rows
+    if not listed and not found.passed_over:
+        raise StorageError(
+            f"{found.place or found.root} holds no images ({found.skipped} other files): check --images."
+        )
     storage.require_writable(out)
-    done = _finished(out, scorer)
-    todo = still_to_score(images, done, scorer.model.digest)
-    older = int(pc.sum(pc.not_equal(done["threshold"], np.float32(scorer.calibration.threshold))).as_py() or 0)
-    say(f"{images.num_rows} images listed, {todo.num_rows} to score", quiet=config.quiet)
-    table = _RunTable(out, run)
-    if todo.num_rows:
-        with ray_session(config), progress("score", todo.num_rows, "images", quiet=config.quiet) as bar, table:
-            for rows in score_rows(todo, scorer, config, run):
-                table.add(rows)
-                bar.update(rows.num_rows)
-    assert table.n == todo.num_rows, f"{todo.num_rows} images went in, {table.n} rows came out"
-    csv = _write_csv(out) if "csv" in config.format else []
-    summary = {
-        "verb": "score",
-        "run": run,
-        "images": listing.root,
-        "out": out,
-        "listed": images.num_rows,
-        "finished_before": images.num_rows - todo.num_rows,
-        **table.counts(),
-        "skipped_files": listing.skipped,
-        "rows_with_an_older_threshold": older,
-        **_model_notes(scorer),
-        "csv": csv,
-        **_rate(table.n, started),
-    }
-    storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
+    with locked(out, run, quiet=config.quiet) as lock:
+        finish_compaction(out)
+        counted = _CountedThresholds(scorer)
+        todo = with_groups(found, config.group_by)
+        notes = {"images": found.place or found.root, "skipped_files": found.skipped, "passed_over": found.passed_over}
+        del found  # a million rows of it
+        todo = still_to_score(todo, counted.finished(out), scorer.model.digest)
+        n_todo = todo.num_rows
+        say(f"{listed} images listed, {n_todo} to score", quiet=config.quiet)
+        table = _RunTable(out, run)
+        if n_todo:
+            with ray_session(config), progress("score", n_todo, "images", quiet=config.quiet) as bar, table:
+                scored = score_rows(todo, scorer, config, run)
+                del todo
+                for rows in scored:
+                    lock.check()
+                    table.add(rows)
+                    bar.update(rows.num_rows)
+        assert table.n == n_todo, f"{n_todo} images went in, {table.n} rows came out"
+        csv = _write_csv(out) if "csv" in config.format else []
+        summary = {
+            "verb": "score",
+            "run": run,
+            "out": out,
+            "listed": listed,
+            "finished_before": listed - n_todo,
+            **table.counts(),
+            **notes,
+            "rows_with_an_older_threshold": counted.older,
+            **_model_notes(scorer),
+            "csv": csv,
+            **_rate(table.n, started),
+        }
+        storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
+    if not n_todo:
+        say(f"nothing to score: this model has finished all {listed} images", quiet=config.quiet)
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
-    if not todo.num_rows:
-        say(f"nothing to score: this model has finished all {images.num_rows} images", quiet=config.quiet)
+    _check_limits(config, table, listed, outcome)
+    return outcome
+
+
+def _check_limits(config: ScoreConfig, table: "_RunTable", listed: int, outcome: Outcome) -> None:
     for status, limit in (("unreadable", config.max_unreadable), ("unreachable", config.max_unreachable)):
-        if table.statuses[status] > limit_of(limit, images.num_rows):
+        if table.statuses[status] > limit_of(limit, listed):
             raise LimitBroken(
-                f"{table.statuses[status]} of {images.num_rows} images are {status}, more than --max-{status} {limit}: "
-                f"see the column error of {out}. All rows are written.",
+                f"{table.statuses[status]} of {listed} images are {status}, more than --max-{status} {limit}: "
+                f"see the column error of {table.out}. All rows are written.",
                 outcome,
             )
-    return outcome
 
 
 def _model_notes(scorer: Scorer) -> dict[str, Any]:
@@ -106,16 +127,20 @@ def _rate(n: int, started: float) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "images_per_s": round(n / seconds, 1)}
 
 
-def _finished(out: str, scorer: Scorer) -> pa.Table:
-    """What this model has finished in the table, as still_to_score() takes it."""
-    places = [place for parts in tables.list_parts(out).values() for place in parts]
-    done = tables.read_parts(places, ["image", "bytes", "modified", "model", "status", "threshold"])
-    return done.filter(pc.field("model") == scorer.model.digest)
+class _CountedThresholds:
+    """Reads what is finished part by part, and counts rows of this model with another threshold than it has now."""
 
+    def __init__(self, scorer: Scorer) -> None:
+        self.older = 0
+        self._model, self._threshold = scorer.model.digest, np.float32(scorer.calibration.threshold)
 
-def new_run() -> str:
-    """Name of a run: its start time in UTC, to the microsecond."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
+    def finished(self, out: str) -> Iterator[pa.Table]:
+        """What the table holds of this model, as still_to_score() takes it."""
+        places = [place for parts in tables.list_parts(out).values() for place in parts]
+        for rows in tables.each_part(places, FINISHED_COLUMNS):
+            rows = rows.filter(pc.field("model") == self._model)
+            self.older += pc.sum(pc.not_equal(rows["threshold"], self._threshold)).as_py() or 0
+            yield rows
 
 
 class _RunTable:
@@ -143,7 +168,10 @@ class _RunTable:
         both = [frame for frame in (self.worst, scored) if len(frame)] or [scored]
         self.worst = pd.concat(both).nlargest(N_WORST, "score").reset_index(drop=True)
         self._waiting.append(rows)
-        if sum(table.num_rows for table in self._waiting) >= PART_ROWS or time.monotonic() - self._since > PART_AGE_S:
+        n_rows, n_bytes = (
+            sum(sizes) for sizes in zip(*((one.num_rows, one.nbytes) for one in self._waiting), strict=True)
+        )
+        if n_rows >= PART_ROWS or n_bytes >= PART_BYTES or time.monotonic() - self._since > PART_AGE_S:
             self._write()
 
     def counts(self) -> dict[str, int]:
@@ -163,26 +191,32 @@ def _write_csv(out: str) -> list[str]:
     """A CSV of every run whose parts have none yet: also of a run that was killed before it could write its own."""
     have = set(storage.list_files(out))
     written = []
-    columns = [name for name in tables.SCORES_SCHEMA.names if name != "tile_scores"]
     for run, places in tables.list_parts(out).items():
-        name = f"_scores-{run}.csv"
-        if name not in have:
-            storage.write_bytes(storage.join(out, name), tables.csv_bytes(tables.read_parts(places, columns)))
-            written.append(storage.join(out, name))
+        if tables.csv_name(run) not in have:
+            written.append(storage.join(out, tables.csv_name(run)))
+            tables.write_csv(written[-1], places, tables.CSV_COLUMNS)
     return written
 
 
 class ImageScorer:
     """Ray Data actor of a CPU cluster: read, decode and score, so that no pixel travels."""
 
-    def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, others: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        scorer: "ray.ObjectRef[Scorer]",
+        run: str,
+        batch: int,
+        others: tuple[str, ...],
+        read: Callable[[str], bytes],
+    ) -> None:
         torch.set_num_threads(1)  # one actor a core
         self.scorer: Scorer = ray.get(scorer)
+        self.read = read
         score = partial(score_tiles, self.scorer.model, batch=batch, others=others)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
-        for decoded in decode_images(images, self.scorer.model.spec):
+        for decoded in decode_images(images, self.scorer.model.spec, self.read):
             yield self.score_decoded(decoded)
 
 
@@ -201,6 +235,44 @@ class TileScorer:
         return self.score_decoded(decoded)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How the work is laid over a cluster. It changes how fast a table is made, never what is in it.
+
+    Attributes:
+        actors: scoring actors, one a CPU or one a GPU unless --workers says otherwise.
+        cpus, gpus: what each of them reserves.
+        batch: tiles of one pass through the network.
+        block_images: images of one task.
+    """
+
+    actors: int
+    cpus: float
+    gpus: int
+    batch: int
+    block_images: int
+
+    def __str__(self) -> str:
+        what = f"{self.gpus} GPU" if self.gpus else f"{self.cpus:g} CPU"
+        feed = ", fed by decoding tasks of 1 CPU" if self.gpus else " that read, decode and score"
+        sizes = f"batches of {self.batch} tiles, blocks of {self.block_images} images"
+        return f"{self.actors} actor(s) of {what}{feed}; {sizes}"
+
+
+def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> Plan:
+    """The plan for some images on a cluster.
+
+    A pool never reserves every CPU: one actor a CPU would leave none for a task, of Ray's own or of another job, which
+    then waits for ever. So all actors together leave one CPU free on paper; on the cores they share all of them.
+    """
+    cpus = max(1, int(resources.get("CPU", 1)))
+    workers = config.workers or max(1, int(resources.get("GPU", 1)) if config.gpu else cpus)
+    block_images = max(1, min(BLOCK_IMAGES, -(-n_images // (2 * workers))))
+    actors = min(workers, -(-n_images // block_images))
+    share = 1.0 if actors < cpus else max(0.5, int(1e4 * (cpus - 1) / cpus) / 1e4)  # Ray counts in steps of 0.0001
+    return Plan(actors, 0 if config.gpu else share, int(config.gpu), config.batch, block_images)
+
+
 def score_rows(
     images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
 ) -> Iterator[pa.Table]:
@@ -215,26 +287,24 @@ def score_rows(
     Yields:
         SCORES_SCHEMA tables, and the columns of `others`; together one row an image.
     """
-    workers = config.workers or _default_workers(gpu=config.gpu)
-    require_resources(workers, gpu=config.gpu)
-    per_block = max(1, min(BLOCK_IMAGES, -(-images.num_rows // (2 * workers))))
-    dataset = dataset_of(images, per_block)
+    how = plan(images.num_rows, config, ray.cluster_resources())
+    require_resources(config.workers or how.actors, gpu=config.gpu)
+    say(f"plan: {how}", quiet=config.quiet)
+    dataset = dataset_of(images, how.block_images)
+    del images
+    read = storage.image_reader()
     scorer_actor: Any = TileScorer if config.gpu else ImageScorer
     if config.gpu:
-        decode: Any = partial(decode_images, spec=scorer.model.spec)
+        decode: Any = partial(decode_images, spec=scorer.model.spec, read=read)
         dataset = dataset.map_batches(decode, batch_size=None, batch_format="pyarrow")
     yield from tables_of(
         dataset.map_batches(
             scorer_actor,
-            fn_constructor_args=(ray.put(scorer), run, config.batch, others, *([GPU_DEVICE] if config.gpu else [])),
-            compute=ActorPoolStrategy(size=min(workers, -(-images.num_rows // per_block))),
-            num_cpus=0 if config.gpu else 1,
-            num_gpus=1 if config.gpu else 0,
-            batch_size=config.batch if config.gpu else None,  # Ray takes no None with GPUs
+            fn_constructor_args=(ray.put(scorer), run, how.batch, others, GPU_DEVICE if config.gpu else read),
+            compute=ActorPoolStrategy(size=how.actors),
+            num_cpus=how.cpus,
+            num_gpus=how.gpus,
+            batch_size=how.batch if config.gpu else None,  # Ray takes no None with GPUs
             batch_format="pyarrow",
         )
     )
-
-
-def _default_workers(*, gpu: bool) -> int:
-    return max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))

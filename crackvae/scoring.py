@@ -3,6 +3,7 @@
 Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px].
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,7 @@ def decode_images(
     """Read, decode and cut images; whatever happens, each is one row of DECODED_SCHEMA.
 
     Args:
-        images: LISTING_SCHEMA and group.
+        images: LISTING_SCHEMA and group; with sha256, an image with other bytes is unreadable.
         read: bytes of an image; raises OSError or UnreadableImage.
 
     Yields:
@@ -155,12 +156,15 @@ def decode_images(
     """
     rows: list[dict[str, Any]] = []
     waiting = 0
-    for image in images.to_pylist():
-        rows.append(_decode_image(image, spec, read))
-        waiting += rows[-1]["rows"] * rows[-1]["cols"]
-        if waiting >= WAITING_TILES:
-            yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
-            rows, waiting = [], 0
+    listed = images.to_pylist()
+    asked_for = [(image["image"], image["bytes"]) for image in listed if not image["error"]]
+    with storage.read_ahead(asked_for, read) as next_bytes:
+        for image in listed:
+            rows.append(_decode_image(image, spec, next_bytes))
+            waiting += rows[-1]["rows"] * rows[-1]["cols"]
+            if waiting >= WAITING_TILES:
+                yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+                rows, waiting = [], 0
     if rows:
         yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
 
@@ -171,7 +175,10 @@ def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], 
     if row["error"]:
         return row
     try:
-        pixels_HW = imaging.decode(read(image["image"]))
+        data = read(image["image"])
+        if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+            raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
+        pixels_HW = imaging.decode(data)
         row |= {"height": pixels_HW.shape[0], "width": pixels_HW.shape[1]}
         tiles = imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
     except UnreadableImage as error:

@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -17,7 +19,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from crackvae.config import ClusterConfig
-from crackvae.errors import ClusterError, ConfigError
+from crackvae.errors import ClusterError, ConfigError, CrackvaeError
 from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
@@ -64,14 +66,19 @@ def _connect(config: ClusterConfig) -> None:
     dashboard = False if address == "local" else None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new default, which Ray else announces
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a night leaves the cluster
+    sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _require_listening(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
+    except CrackvaeError:
+        raise
+    except Exception as error:  # Ray raises a bare Exception where a busy machine does not start a node in time
         raise ClusterError(
             f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
         ) from error
+    if threading.current_thread() is threading.main_thread() and sigterm is not None:
+        signal.signal(signal.SIGTERM, sigterm)  # Ray's own handler ends the process before its rows are written
     for name in RAY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     say(f"Ray: {_resources()}; logs in {log_folder()}", quiet=config.quiet)

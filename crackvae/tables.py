@@ -1,7 +1,9 @@
 """The tables and their schemas: written whole, read only when they are what they should be."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from crackvae.errors import StorageError
-from crackvae.storage import exists, join, list_files, open_input, read_bytes, reason, write_bytes
+from crackvae.storage import exists, join, list_files, parse_file, read_bytes, reason, write_bytes, writing
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -50,6 +52,12 @@ SCORES_SCHEMA = pa.schema(
 
 
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
+# Says which parts a finished compaction puts in the place of which others; gone when all is in place.
+_JOURNAL_NAME = re.compile(r"_compact-.+\.json")
+# A table without its lists; a CSV of a run begins with `_`, so that the folder of scores stays one Parquet table.
+CSV_COLUMNS = tuple(name for name in SCORES_SCHEMA.names if name != "tile_scores")
+# What makes two rows two versions of one: the later run counts.
+VERSION_KEY = ("image", "model", "run")
 
 
 def read_table(place: str, schema: pa.Schema) -> pa.Table:
@@ -85,6 +93,16 @@ def write_table(place: str, table: pa.Table) -> None:
     write_bytes(place, parquet_bytes(table))
 
 
+def new_run() -> str:
+    """Name of a run: its start time in UTC, to the microsecond."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
+
+
+def csv_name(run: str) -> str:
+    """Name of the CSV of a run in the folder of its table."""
+    return f"_scores-{run}.csv"
+
+
 def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
     """Write one numbered part of a table; `run` is unique, so no part is written twice."""
     place = join(folder, f"{run}-{number:05d}.parquet")
@@ -93,35 +111,147 @@ def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
 
 
 def list_parts(folder: str) -> dict[str, list[str]]:
-    """Places of the parts in a folder, by run; both in order of time."""
+    """Places of the parts in a folder, by run; both in order of time.
+
+    Where a compaction was killed while it put its parts in place, these are its parts and not those it merged.
+    """
+    names = set(list_files(folder))
+    for journal in read_journals(folder, names):
+        names -= set(journal["old"])
+        names |= {final for final in journal["new"] if final in names}
+        names |= {staged(final) for final in journal["new"] if final not in names}
     parts: dict[str, list[str]] = {}
-    for name in list_files(folder):
-        match = _PART_NAME.fullmatch(name)
-        if match:
+    for name in sorted(names, key=lambda name: name.removeprefix(STAGED)):
+        match = _PART_NAME.fullmatch(name.removeprefix(STAGED).removesuffix(STAGED_SUFFIX))
+        if match and name.startswith(STAGED) == name.endswith(STAGED_SUFFIX):
             parts.setdefault(match["run"], []).append(join(folder, name))
     return parts
 
 
-def read_parts(places: Iterable[str], columns: list[str]) -> pa.Table:
+# A part that waits for its place: neither pyarrow, which passes over names with `_`, nor a glob *.parquet takes it.
+STAGED, STAGED_SUFFIX = "_staged-", ".tmp"
+
+
+def staged(name: str) -> str:
+    """Name of a part before it is put in its place."""
+    return f"{STAGED}{name}{STAGED_SUFFIX}"
+
+
+def read_journals(folder: str, names: Iterable[str]) -> list[dict[str, list[str]]]:
+    """What unfinished compactions put in place of what: names of files under `old` and `new`, own name under `journal`.
+
+    Raises:
+        StorageError: not readable, or no journal.
+    """
+    journals = []
+    for name in sorted(name for name in names if _JOURNAL_NAME.fullmatch(name)):
+        place = join(folder, name)
+        try:
+            read = json.loads(read_bytes(place))
+            journals.append({"journal": [name], "old": list(read["old"]), "new": list(read["new"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{place} is damaged ({reason(error)}): restore it from a backup.") from error
+    return journals
+
+
+def read_parts(places: Iterable[str], columns: Sequence[str]) -> pa.Table:
     """Some columns of SCORES_SCHEMA of some parts, one after the other.
 
     Raises:
         StorageError: a part is not whole or has other columns.
     """
-    schema = pa.schema([SCORES_SCHEMA.field(name) for name in columns])
-    tables = []
+    found = list(each_part(places, columns))
+    return pa.concat_tables(found) if found else _score_columns(columns).empty_table()
+
+
+def each_part(places: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """read_parts() one by one, for what must not hold a whole table in memory."""
+    schema = _score_columns(columns)
     for place in places:
         try:
-            with open_input(place) as file:
-                tables.append(pq.read_table(file, columns=columns).cast(schema))
+            yield parse_file(place, lambda file: pq.read_table(file, columns=list(columns)).cast(schema))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StorageError(
                 f"{place} is not a whole part of a scores table ({reason(error)}): move it away and run again."
             ) from error
-    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def csv_bytes(rows: pa.Table) -> memoryview:
+def _score_columns(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCORES_SCHEMA.field(name) for name in columns])
+
+
+def part_size(place: str) -> tuple[int, int]:
+    """Rows of a part and its bytes in memory.
+
+    Raises:
+        StorageError: not a whole part.
+    """
+    try:
+        metadata = parse_file(place, pq.read_metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(f"{place} is not a whole part of a scores table ({reason(error)}): move it away.") from error
+    return metadata.num_rows, sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
+
+
+def read_scores(folder: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a scores table: of each image the latest row of each model, by image.
+
+    Raises:
+        StorageError: a part is not whole or has other columns.
+    """
+    places = [place for parts in list_parts(folder).values() for place in parts]
+    wanted = [name for name in SCORES_SCHEMA.names if name in {*columns, *VERSION_KEY}]
+    return latest(read_parts(places, wanted)).select(list(columns))
+
+
+def latest(rows: pa.Table) -> pa.Table:
+    """Of each image and model the row of the latest run, sorted by image and model.
+
+    An image has a second row when it changed, or when storage did not give it the first time.
+    """
+    image, model, run = VERSION_KEY
+    order = pc.sort_indices(rows, sort_keys=[(image, "ascending"), (model, "ascending"), (run, "descending")])
+    rows = rows.take(order)
+    if rows.num_rows < 2:
+        return rows
+    n = rows.num_rows
+    is_older = pc.and_(*(pc.equal(rows[key].slice(1), rows[key].slice(0, n - 1)) for key in (image, model)))
+    return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
+
+
+def text_column(place: str, names: Sequence[str]) -> pa.ChunkedArray:
+    """The first of some columns that a Parquet file has, as text.
+
+    Raises:
+        StorageError: no Parquet file, or none of the columns.
+    """
+    try:
+        column = parse_file(place, lambda file: _first_column(file, names))
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{place} is not a whole Parquet file ({reason(error)}): make it again.") from error
+    if column is None:
+        raise StorageError(f"{place} has no column {' or '.join(names)} of text: name one so.")
+    return column
+
+
+def _first_column(file: pa.NativeFile, names: Sequence[str]) -> pa.ChunkedArray | None:
+    schema = pq.read_schema(file)
+    is_text = (pa.types.is_string, pa.types.is_large_string)
+    found = [name for name in names if name in schema.names and any(test(schema.field(name).type) for test in is_text)]
+    if not found:
+        return None
+    file.seek(0)
+    return pq.read_table(file, columns=found[:1])[found[0]].cast(pa.string())
+
+
+def write_csv(place: str, parts: Sequence[str], columns: Sequence[str]) -> None:
+    """A CSV of some parts, written whole; never more than one part of it is in memory."""
+    with writing(place) as file:
+        for number, rows in enumerate(each_part(parts, columns)):
+            file.write(csv_bytes(rows, header=number == 0))
+
+
+def csv_bytes(rows: pa.Table, *, header: bool = True) -> memoryview:
     """CSV in UTF-8, without list columns, in which no cell is run by a spreadsheet: a formula gets an apostrophe."""
     columns = {}
     for name, column in zip(rows.column_names, rows.columns, strict=True):
@@ -131,5 +261,5 @@ def csv_bytes(rows: pa.Table) -> memoryview:
         if not pa.types.is_list(column.type):
             columns[name] = column
     sink = pa.BufferOutputStream()
-    pacsv.write_csv(pa.table(columns), sink)
+    pacsv.write_csv(pa.table(columns), sink, pacsv.WriteOptions(include_header=header))
     return memoryview(sink.getvalue())

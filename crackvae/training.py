@@ -94,6 +94,7 @@ def _no_warning_of_read_only_tiles() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- driver
 
 
+@storage.with_s3_endpoint
 def train(config: TrainConfig) -> Outcome:
     """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
 
@@ -183,7 +184,7 @@ def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainC
     """
     if not images.num_rows:
         raise ManifestError(f"{config.manifest} has no non_crack image in {split}: partition again.")
-    decode: Any = partial(decode_images, spec=spec)
+    decode: Any = partial(decode_images, spec=spec, read=storage.image_reader())
     dataset = dataset_of(listing_of(images), DECODE_BLOCK_IMAGES).map_batches(
         decode, batch_size=None, batch_format="pyarrow"
     )
@@ -237,6 +238,9 @@ def _fit(
     # A name of its own for every run: Ray Train would take up an earlier one under the same name.
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     staging = f"{storage.absolute(config.model)}.training-{run}"
+    # The file system is made here, so that workers of another machine write to the S3 server of this process.
+    filesystem, path = (None, staging) if storage.is_local(staging) else storage.filesystem(staging)
+    checkpoints = CheckpointConfig(num_to_keep=1)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=loop_config,
@@ -245,7 +249,7 @@ def _fit(
             use_gpu=config.gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if config.gpu else {"CPU": _cpus_a_worker(config.workers)},
         ),
-        run_config=RunConfig(name=run, storage_path=staging, checkpoint_config=CheckpointConfig(num_to_keep=1)),
+        run_config=RunConfig(name=run, storage_path=path, storage_filesystem=filesystem, checkpoint_config=checkpoints),
     )
     total = len(train_tiles) // config.batch * config.batch * how.epochs
     say(f"train {how.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)

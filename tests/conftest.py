@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 import torch
 
-from crackvae import calibration, evaluation, pipeline, storage, tables
+from crackvae import calibration, evaluation, pipeline, places, storage, tables
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoringConfig
 from crackvae.manifest import partition
@@ -84,6 +85,22 @@ def manifest(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "small", small_spec())
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> pafs.FileSystem:
+    """Object storage in memory; its one bucket answers to every address."""
+    filesystem = pafs._MockFileSystem()
+    filesystem.create_dir("bucket")
+    monkeypatch.setattr(places, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
+    return filesystem
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+    monkeypatch.setattr(places.time, "sleep", slept.append)
+    return slept
 
 
 @pytest.fixture

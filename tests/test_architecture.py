@@ -9,8 +9,11 @@ from conftest import HOUSE
 MODULES = sorted((HOUSE / "crackvae").glob("*.py"))
 LAYERS = [  # a module may import from the layers above its own line, never from below or beside
     {"errors"},
-    {"config", "storage", "imaging", "synthetic", "metrics", "progress"},
-    {"duplicates", "tables"},
+    {"config", "places", "imaging", "synthetic", "metrics", "progress"},
+    {"archive"},
+    {"storage"},
+    {"duplicates", "tables", "lock"},
+    {"listing", "resume", "compaction"},
     {"manifest", "model", "calibration", "damage"},
     {"scoring", "session", "learning"},
     {"pipeline", "training"},
@@ -22,7 +25,8 @@ ONLY_IN = {
     "ray": {"session", "pipeline", "training"},
     "PIL": {"imaging", "duplicates", "synthetic"},
     "torch": {"model", "damage", "scoring", "learning", "pipeline", "training"},
-    "pyarrow.fs": {"storage"},
+    "pyarrow.fs": {"places", "storage", "listing"},
+    "zipfile": {"archive"},
     "pyarrow.parquet": {"tables"},
     "argparse": {"cli"},
 }

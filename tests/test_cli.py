@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_spec, write_model
+from conftest import HOUSE, read_rows, small_spec, write_model
 
 from crackvae import cli, storage
 from crackvae.cli import VERBS, main
@@ -197,6 +199,45 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("crackvae.manifest.partition", interrupted)
     assert main(["partition", "--images", "x", "--out", "y"]) == 130
     assert "Run the same command again" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidied = []
+
+    def terminated(config: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not break off the tidying
+            tidied.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("crackvae.manifest.partition", terminated)
+    assert main(["partition", "--images", "x", "--out", "y"]) == 143 and tidied == [True]
+    assert "Run the same command again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.ray
+def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_goes_on(
+    drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os, signal, sys; from crackvae import cli, pipeline\n"
+        "real, pipeline.BLOCK_IMAGES, seen = pipeline._RunTable.add, 8, []\n"
+        "def add(table, rows):\n"
+        "    real(table, rows); seen.append(1); len(seen) == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
+        "pipeline._RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--quiet"]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, env=env)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("crackvae score: interrupted. Run the same command again")
+    assert read_rows(tmp_path / "out").num_rows == 24 and not list((tmp_path / "out").glob("_lock*"))
 
 
 def test_a_submitted_job_may_not_write_into_the_folder_that_is_deleted_with_it(

@@ -1,6 +1,7 @@
 """Judging and calibrating a model through the pipeline."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,23 @@ def test_the_promised_false_alarm_rate_stands_beside_the_realised_one(
     assert promise["low"] <= promise["expected"] <= promise["high"]
     assert promise["expected"] == load_scorer(str(model_dir)).calibration.promise(20)["expected"]
     assert 0 <= judged["figures"]["false_alarm_rate"]["value"] <= 1
+
+
+def test_a_replaced_picture_is_named_and_nothing_is_judged_or_calibrated_on_it(
+    drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(drawn, images)
+    partition(PartitionConfig(images=str(images), out=str(tmp_path), external=(20, 20), quiet=True))
+    manifest = tmp_path / "manifest.parquet"
+    loaded = load_manifest(str(manifest))
+    other = (drawn / "crack").iterdir().__next__().read_bytes()
+    judged, calibrated = (loaded.images(split, "non_crack")["image"][0].as_py() for split in ("test", "val"))
+    for image in (judged, calibrated):
+        Path(image).write_bytes(other)
+    before = (model_dir / "calibration.json").read_bytes()
+    with pytest.raises(ManifestError, match=f"1 of .* cannot be scored, the first {judged}: it was replaced"):
+        evaluate(config(manifest, model_dir, tmp_path / "out"))
+    with pytest.raises(ManifestError, match=f"the first {calibrated}: it was replaced"):
+        calibrate(CalibrateConfig(model=str(model_dir), manifest=str(manifest), quiet=True))
+    assert not (tmp_path / "out").exists() and (model_dir / "calibration.json").read_bytes() == before

@@ -24,8 +24,8 @@ from crackvae.errors import (
     OutputExists,
     StorageError,
 )
-from crackvae.manifest import SIDES, deal, group_of, label_of, listing_of, load_manifest, partition, still_to_score
-from crackvae.storage import LISTING_SCHEMA, list_images
+from crackvae.listing import LISTING_SCHEMA
+from crackvae.manifest import SIDES, deal, group_of, label_of, listing_of, load_manifest, partition
 from crackvae.synthetic import write_images
 from crackvae.tables import MANIFEST_SCHEMA
 
@@ -717,62 +717,9 @@ def test_a_group_or_file_twice_on_one_side_is_no_leak(tmp_path, key):
 def test_rows_of_a_manifest_are_listed_like_a_folder_with_their_groups(tmp_path):
     manifest = load_manifest(save_manifest(tmp_path / "m.parquet", manifest_rows()))
     listing = listing_of(manifest.images("val"))
-    assert {*listing.schema.names} == {*LISTING_SCHEMA.names, "group"}
+    assert {*listing.schema.names} == {*LISTING_SCHEMA.names, "group", "sha256"}
     assert all(listing.schema.field(name).type == LISTING_SCHEMA.field(name).type for name in LISTING_SCHEMA.names)
     assert listing["image"].to_pylist() == ["/set/2.jpg", "/set/3.jpg"] and set(listing["error"].to_pylist()) == {""}
-
-
-# ------------------------------------------------------------------------------------------------- still to score
-
-
-def listing(**columns) -> pa.Table:
-    n = len(columns["image"])
-    filled = {"bytes": [1] * n, "modified": [1] * n, "error": [""] * n} | columns
-    return pa.table(filled).select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
-
-
-def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
-    """Image, bytes, modified, model and status of images in a scores table."""
-    names = ("image", "bytes", "modified", "model", "status")
-    types = [*LISTING_SCHEMA.types[:3], pa.string(), pa.string()]
-    columns = [[row[number] for row in rows] for number in range(5)]
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
-
-
-def test_a_rerun_takes_what_this_model_has_not_finished():
-    names = ["changed", "grown", "new", "other model", "scored", "unreachable", "unreadable"]
-    images = listing(image=names, modified=[2, 1, 1, 1, 1, 1, 1], bytes=[1, 2, 1, 1, 1, 1, 1])
-    done = finished(
-        [
-            ("changed", 1, 1, "new", "scored"),
-            ("grown", 1, 1, "new", "scored"),
-            ("other model", 1, 1, "old", "scored"),
-            ("scored", 1, 1, "new", "scored"),
-            ("unreachable", 1, 1, "new", "unreachable"),
-            ("unreadable", 1, 1, "new", "unreadable"),
-            ("deleted since", 1, 1, "new", "scored"),
-        ]
-    )
-    todo = still_to_score(images, done, "new")
-    assert todo["image"].to_pylist() == ["changed", "grown", "new", "other model", "unreachable"]
-    assert todo.schema.names == LISTING_SCHEMA.names
-
-
-def test_an_image_that_came_back_after_it_was_unreachable_is_finished():
-    done = finished([("a", 1, 1, "m", "unreachable"), ("a", 1, 1, "m", "scored"), ("a", 1, 1, "m", "unreachable")])
-    assert still_to_score(listing(image=["a"]), done, "m").num_rows == 0
-
-
-def test_everything_is_to_do_by_name_where_nothing_is_done():
-    todo = still_to_score(listing(image=["b", "c", "a"]), finished([]), "m")
-    assert todo["image"].to_pylist() == ["a", "b", "c"]
-
-
-def test_a_listed_folder_with_groups_keeps_its_groups(drawn):
-    images = list_images(str(drawn)).images
-    with_group = images.append_column("group", pa.array(["bridge"] * images.num_rows))
-    todo = still_to_score(with_group, finished([]), "m")
-    assert todo["image"].to_pylist() == images["image"].to_pylist() and set(todo["group"].to_pylist()) == {"bridge"}
 
 
 def test_a_manifest_with_a_cell_without_a_value_or_without_rows_is_refused(tmp_path):

@@ -3,19 +3,26 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
-from crackvae import pipeline, storage, tables
-from crackvae.config import CalibrateConfig, ScoreConfig
-from crackvae.errors import ClusterError, LimitBroken, ModelError, StorageError
-from crackvae.pipeline import score
+from crackvae import compaction, pipeline, tables
+from crackvae.compaction import compact
+from crackvae.config import CalibrateConfig, CompactConfig, ScoreConfig, ScoringConfig
+from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, StorageError
+from crackvae.listing import Listing, list_images
+from crackvae.manifest import with_groups
+from crackvae.pipeline import Plan, plan, score, score_rows
+from crackvae.scoring import load_scorer
 from crackvae.synthetic import draw_image
 
 ODD_NAMES = ("with spaces.jpg", "über.jpg", "=1+1.jpg", "a,b'c\"d.jpg", "100%#?.jpg", "line\nbreak.jpg")
@@ -123,12 +130,12 @@ def test_a_changed_image_and_a_new_model_are_scored_again(night: Path, model_dir
 def test_an_unreachable_image_comes_again(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = storage.list_images(str(night))
+    real = list_images(str(night))
     (night / "001.jpg.gone").write_bytes(b"")
     listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
     listed[-1]["image"] = str(night / "vanished.jpg")
-    longer = storage.Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
-    monkeypatch.setattr(storage, "list_images", lambda place: longer)
+    longer = Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
+    monkeypatch.setattr(pipeline, "list_images", lambda *_: longer)
     first = score(config(night, model_dir, tmp_path / "out")).summary
     assert (first["unreachable"], first["listed"]) == (1, len(listed))
     shutil.copy(night / "000.jpg", night / "vanished.jpg")
@@ -169,8 +176,6 @@ def test_a_run_that_was_killed_before_its_csv_gets_one_from_the_next(
 
 @pytest.mark.usefixtures("in_process")
 def test_the_table_reads_as_one_dataset_beside_csv_and_summaries(night: Path, model_dir: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     outcome = score(config(night, model_dir, tmp_path / "out", format=("parquet", "csv")))
     assert pq.read_table(tmp_path / "out").num_rows == 36
     (summary,) = (tmp_path / "out").glob("_summary-*.json")
@@ -239,6 +244,107 @@ def test_more_actors_than_the_cluster_holds_are_refused(night: Path, model_dir: 
     with pytest.raises(ClusterError, match="--workers 3 needs as many GPUs, and the cluster has 1: give --workers 1"):
         score(config(night, model_dir, tmp_path / "out", gpu=True, workers=3))
     assert not tables.list_parts(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("resources", "flags", "wanted"),
+    [
+        ({"CPU": 1.0}, {}, Plan(1, 0.5, 0, 32, 128)),
+        ({"CPU": 2.0}, {}, Plan(2, 0.5, 0, 32, 128)),
+        ({"CPU": 16.0}, {}, Plan(16, 0.9375, 0, 32, 128)),
+        ({"CPU": 16.0}, {"workers": 4, "batch": 8}, Plan(4, 1.0, 0, 8, 128)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpu": True}, Plan(2, 0, 1, 32, 128)),
+    ],
+    ids=str,
+)
+def test_the_plan_follows_the_cluster_and_the_flags_and_leaves_a_cpu(
+    resources: dict[str, float], flags: dict[str, Any], wanted: Plan
+) -> None:
+    found = plan(100_000, ScoringConfig(**flags), resources)
+    assert found == wanted and found.actors * found.cpus <= max(0.5, resources["CPU"] - 1)
+    assert f"{found.actors} actor(s) of" in str(found) and f"batches of {found.batch} tiles" in str(found)
+
+
+def test_a_few_images_are_spread_over_all_actors() -> None:
+    found = plan(10, ScoringConfig(), {"CPU": 4.0})
+    assert (found.actors, found.block_images) == (4, 2)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_while_a_pool_of_all_cpus_scores_a_task_of_one_cpu_still_runs(
+    night: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    scorer = load_scorer(str(model_dir))
+    rows = score_rows(with_groups(list_images(str(night)), "none"), scorer, ScoringConfig(), "run")
+    first = next(rows)
+    assert ray.get(ray.remote(num_cpus=1)(lambda: 7).remote(), timeout=60) == 7
+    assert first.num_rows + sum(table.num_rows for table in rows) == 36
+    assert "plan: 2 actor(s) of 0.5 CPU that read, decode and score" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_since_and_prefix_choose_among_nights_and_leave_the_names_of_groups(
+    night: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    for image in (night / "bridge-7").iterdir():
+        os.utime(image, (1e9, 1e9))
+    by_prefix = score(config(night, model_dir, tmp_path / "a", prefix="bridge-7/")).summary
+    by_time = score(
+        config(night, model_dir, tmp_path / "b", since="2002-01-01T00:00+02:00", max_unreadable="9")
+    ).summary
+    assert (by_prefix["listed"], by_time["listed"]) == (12, 24) and by_time["passed_over"] == 12
+    assert set(read_rows(tmp_path / "a")["group"].to_pylist()) == {"bridge-7"}
+    none = score(config(night, model_dir, tmp_path / "c", since="2999-01-01")).summary
+    assert (none["listed"], none["passed_over"], none["scored"]) == (0, 36, 0)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_second_run_into_one_folder_is_refused_while_the_first_one_works(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.score_rows
+
+    def while_another_starts(*arguments: Any) -> Iterator[pa.Table]:
+        monkeypatch.setattr(pipeline, "score_rows", real)
+        with pytest.raises(FolderInUse, match="wait for it to end"):
+            score(config(night, model_dir, tmp_path / "out"))
+        yield from real(*arguments)
+
+    monkeypatch.setattr(pipeline, "score_rows", while_another_starts)
+    assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == 33
+    images = read_rows(tmp_path / "out")["image"].to_pylist()
+    assert len(images) == len(set(images)) == 36
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_finishes_the_compaction_that_a_death_left_half_done(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(config(night, model_dir, tmp_path / "out"))
+    os.utime(night / "000.jpg", (0, 0))
+    score(config(night, model_dir, tmp_path / "out"))
+    assert pq.read_table(tmp_path / "out").num_rows == 37
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "finish_compaction", lambda folder: None)
+        compact(CompactConfig(scores=str(tmp_path / "out"), quiet=True))
+    assert pq.read_table(tmp_path / "out").num_rows == 37
+    assert tables.read_scores(str(tmp_path / "out"), ["image"]).num_rows == 36
+    again = score(config(night, model_dir, tmp_path / "out", format=("parquet", "csv"))).summary
+    assert again["finished_before"] == 36 and pq.read_table(tmp_path / "out").num_rows == 36
+    (csv,) = again["csv"]
+    assert pacsv.read_csv(csv, parse_options=pacsv.ParseOptions(newlines_in_values=True)).num_rows == 36
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_of_many_tiles_fill_a_part_by_their_bytes(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(pipeline, "PART_BYTES", 1)
+    score(config(night, model_dir, tmp_path / "out"))
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 5
 
 
 @pytest.mark.usefixtures("in_process")

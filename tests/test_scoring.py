@@ -1,5 +1,7 @@
 """Score heads, and the row of the scores table that each image becomes."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +13,10 @@ import torch
 from conftest import small_spec, write_model
 from PIL import Image
 
-from crackvae import scoring, storage, tables
+from crackvae import imaging, scoring, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
+from crackvae.listing import LISTING_SCHEMA
 from crackvae.model import Output, to_input
 from crackvae.scoring import (
     Scorer,
@@ -40,7 +43,7 @@ def listing(*names: str, error: str = "") -> pa.Table:
         {"image": name, "bytes": 1, "modified": datetime(2026, 1, 1, tzinfo=UTC), "error": error, "group": "g"}
         for name in names
     ]
-    return pa.Table.from_pylist(rows, schema=storage.LISTING_SCHEMA.append(pa.field("group", pa.string())))
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA.append(pa.field("group", pa.string())))
 
 
 def darkest_pixel(tiles_TPP: np.ndarray) -> np.ndarray:
@@ -204,3 +207,89 @@ def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
     (model / "calibration.json").write_bytes((other / "calibration.json").read_bytes())
     with pytest.raises(ModelError, match="other weights"):
         load_scorer(str(model))
+
+
+# ------------------------------------------------------------------------------------------------ photographs
+
+# A photograph of 24 Mpx at the published scale of tiles.
+PHOTO_W, PHOTO_H, TILE_PX, STRIDE_PX = 6000, 4000, 227, 170
+
+
+@pytest.fixture(scope="module")
+def wall() -> np.ndarray:
+    """Grey concrete without a crack, (PHOTO_H, PHOTO_W)."""
+    return np.random.default_rng(0).integers(150, 160, (PHOTO_H, PHOTO_W), np.uint8)
+
+
+@pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
+@pytest.mark.parametrize("bottom", [False, True], ids=["top", "bottom"])
+def test_a_crack_of_2_px_in_any_corner_of_a_photograph_raises_the_tile_of_that_corner(
+    scorer: Scorer, wall: np.ndarray, right: bool, bottom: bool
+) -> None:
+    pixels = wall.copy()
+    y, x = (PHOTO_H - 2 if bottom else 0), (PHOTO_W - 20 if right else 0)
+    pixels[y : y + 2, x : x + 20] = 20
+    spec = replace(scorer.model.spec, tile_px=TILE_PX, stride_px=STRIDE_PX)
+    (decoded,) = decode_images(listing("wall.png"), spec, lambda _: png(pixels))
+    row = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()[0]
+    assert (row["rows"], row["cols"], len(row["tile_scores"])) == (24, 35, 840)
+    corner = (23 if bottom else 0) * 35 + (34 if right else 0)
+    raised = [
+        number for number, tile_score in enumerate(row["tile_scores"]) if tile_score > row["tile_scores"][400] + 0.1
+    ]
+    assert raised == [corner] and int(np.argmax(row["tile_scores"])) == corner
+    assert row["worst_x"] == (PHOTO_W - TILE_PX if right else 0)
+    assert row["worst_y"] == (PHOTO_H - TILE_PX if bottom else 0)
+
+
+def test_the_tiles_of_a_photograph_cover_every_pixel(wall: np.ndarray) -> None:
+    tiles = imaging.cut(wall, TILE_PX, STRIDE_PX, 16)
+    covered = np.zeros((PHOTO_H, PHOTO_W), bool)
+    for y in tiles.ys:
+        for x in tiles.xs:
+            covered[y : y + TILE_PX, x : x + TILE_PX] = True
+    assert covered.all()
+
+
+PHOTO_WORKER = """
+import re, sys, threading, time
+from pathlib import Path
+import numpy as np
+import torch
+from crackvae.listing import list_images
+from crackvae.manifest import with_groups
+from crackvae.model import ConvVAE, Model, ModelSpec, model_digest
+from crackvae.scoring import decode_images, score_tiles
+
+peak = 0
+def watch():
+    global peak
+    while True:
+        peak = max(peak, int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+        time.sleep(0.005)
+threading.Thread(target=watch, daemon=True).start()
+
+torch.set_num_threads(1)
+spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, tile_px=227, stride_px=170, head="top",
+                 beta=1e-6, seed=0, manifest="", leaky=False)
+network = ConvVAE(spec).eval()
+model = Model(spec, network, model_digest(spec, network.state_dict()))
+for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
+    tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 128, 128)
+    assert len(tiles) == 840
+    score_tiles(model, tiles[:64], 32)
+print(peak / 1024)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_photograph_of_24_megapixels_takes_a_worker_less_than_500_mb(
+    tmp_path: Path, wall: np.ndarray, suffix: str
+) -> None:
+    # Private memory: the pages of torch's and pyarrow's libraries, 160 MB more, are shared by all workers of a node.
+    colour = Image.fromarray(np.stack([wall, wall, wall], axis=2))
+    colour.save(tmp_path / f"1.{suffix}", **({"quality": 95} if suffix == "jpg" else {"compress_level": 1}))
+    (tmp_path / f"2.{suffix}").write_bytes((tmp_path / f"1.{suffix}").read_bytes())
+    done = subprocess.run([sys.executable, "-c", PHOTO_WORKER, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500

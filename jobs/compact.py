@@ -1,0 +1,8 @@
+"""Submit with `ray job submit --working-dir . -- python jobs/compact.py ...`, as `crackvae compact ...`."""
+
+import sys
+
+from crackvae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compact", *sys.argv[1:]]))
