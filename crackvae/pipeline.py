@@ -19,10 +19,12 @@ from ray.data import ActorPoolStrategy
 from crackvae import storage, tables
 from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of
 from crackvae.errors import LimitBroken, StorageError
+from crackvae.histograms import load_reference
 from crackvae.manifest import still_to_score, with_groups
 from crackvae.progress import progress, say
-from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
+from crackvae.scoring import LatentNorms, Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
+from crackvae.watching import RunHistograms
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -47,6 +49,7 @@ def score(config: ScoreConfig) -> Outcome:
     run = new_run()
     out = storage.absolute(config.out)
     scorer = load_scorer(config.model)
+    histograms = RunHistograms(out, run, load_reference(storage.absolute(config.model), scorer.model.digest))
     listing = storage.list_images(config.images)
     if not listing.images.num_rows:
         raise StorageError(f"{listing.root} holds no images ({listing.skipped} other files): check --images.")
@@ -58,9 +61,15 @@ def score(config: ScoreConfig) -> Outcome:
     say(f"{images.num_rows} images listed, {todo.num_rows} to score", quiet=config.quiet)
     table = _RunTable(out, run)
     if todo.num_rows:
-        with ray_session(config), progress("score", todo.num_rows, "images", quiet=config.quiet) as bar, table:
+        with (
+            ray_session(config),
+            progress("score", todo.num_rows, "images", quiet=config.quiet) as bar,
+            histograms,
+            table,
+        ):
             for rows in score_rows(todo, scorer, config, run):
-                table.add(rows)
+                histograms.add(rows)
+                table.add(rows.select(tables.SCORES_SCHEMA.names))
                 bar.update(rows.num_rows)
     assert table.n == todo.num_rows, f"{todo.num_rows} images went in, {table.n} rows came out"
     csv = _write_csv(out) if "csv" in config.format else []
@@ -179,7 +188,11 @@ class ImageScorer:
         torch.set_num_threads(1)  # one actor a core
         self.scorer: Scorer = ray.get(scorer)
         self.score_decoded = partial(
-            score_decoded, scorer=self.scorer, run=run, score=partial(score_tiles, self.scorer.model, batch=batch)
+            score_decoded,
+            scorer=self.scorer,
+            run=run,
+            score=partial(score_tiles, self.scorer.model, batch=batch),
+            latent_norms=LatentNorms(self.scorer.model.network).take,
         )
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
@@ -194,7 +207,8 @@ class TileScorer:
         self.scorer: Scorer = ray.get(scorer)
         self.scorer.model.network.to(device)
         score = partial(score_tiles, self.scorer.model, batch=batch, device=device)
-        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score)
+        norms = LatentNorms(self.scorer.model.network).take
+        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, latent_norms=norms)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         return self.score_decoded(decoded)
@@ -209,7 +223,7 @@ def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str
         images: LISTING_SCHEMA and group.
 
     Yields:
-        SCORES_SCHEMA tables; together one row an image.
+        MEASURED_SCHEMA tables; together one row an image.
     """
     workers = config.workers or _default_workers(gpu=config.gpu)
     require_resources(workers, gpu=config.gpu)

@@ -4,7 +4,7 @@ Shape letters: T tiles, B tiles of one pass through the network, P side of a til
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from torch import Tensor
 from crackvae import imaging, storage, tables
 from crackvae.calibration import Calibration, load_calibration
 from crackvae.errors import UnreadableImage
-from crackvae.model import Model, ModelSpec, load_model, to_input
+from crackvae.model import ConvVAE, Model, ModelSpec, load_model, to_input
 
 # A crack covers 1 to 3 % of the pixels of a METU tile; the mean over all pixels drowns it.
 TOP_SHARE = 0.01
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
+
+# Measured while decoding.
+CAMERA = ("brightness", "contrast", "sharpness")
 
 # What decode_images() adds to the rows of a listing, for score_decoded() to use up.
 DECODED_SCHEMA = pa.schema(
@@ -30,6 +33,7 @@ DECODED_SCHEMA = pa.schema(
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
+        *(tables.MEASURES_SCHEMA.field(name) for name in CAMERA),
     ]
 )
 
@@ -121,7 +125,8 @@ def decode_images(
 
 def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], bytes]) -> dict[str, Any]:
     blank = {"width": 0, "height": 0, "rows": 0, "cols": 0, "xs": [], "ys": [], "tiles": b"", "status": "unreadable"}
-    row = blank | {name: image[name] for name in ("image", "group", "bytes", "modified", "error")}
+    row = blank | dict.fromkeys(CAMERA, np.nan)
+    row |= {name: image[name] for name in ("image", "group", "bytes", "modified", "error")}
     if row["error"]:
         return row
     try:
@@ -139,10 +144,37 @@ def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], 
         "xs": tiles.xs,
         "ys": tiles.ys,
         "tiles": tiles.pixels_TPP.tobytes(),
+        **asdict(imaging.measures(pixels_HW)),
     }
 
 
-def score_decoded(decoded: pa.Table, scorer: Scorer, run: str, score: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
+class LatentNorms:
+    """Length of the posterior mean of each tile, overheard at the network while it scores: no second pass."""
+
+    def __init__(self, network: ConvVAE) -> None:
+        self._passes: list[Tensor] = []
+        network.mu.register_forward_hook(lambda layer, inputs, mu_BZ: self._passes.append(mu_BZ.norm(dim=1)))
+
+    def take(self, n_tiles: int) -> np.ndarray:
+        """float32 (n_tiles,) of what was scored since the last call; NaN if that was not one pass for each tile."""
+        norms = torch.cat(self._passes).float().cpu().numpy() if self._passes else np.empty(0, np.float32)
+        self._passes.clear()
+        # Passes have one size, and the last one is filled up.
+        return norms[:n_tiles] if n_tiles <= len(norms) else np.full(n_tiles, np.nan, np.float32)
+
+
+def unknown_norms(n_tiles: int) -> np.ndarray:
+    """What stands for LatentNorms.take() where nobody listens."""
+    return np.full(n_tiles, np.nan, np.float32)
+
+
+def score_decoded(
+    decoded: pa.Table,
+    scorer: Scorer,
+    run: str,
+    score: Callable[[np.ndarray], np.ndarray],
+    latent_norms: Callable[[int], np.ndarray] = unknown_norms,
+) -> pa.Table:
     """Score the tiles of all images together; the score of an image is that of its worst tile.
 
     One cracked tile is enough to send an inspector.
@@ -150,15 +182,17 @@ def score_decoded(decoded: pa.Table, scorer: Scorer, run: str, score: Callable[[
     Args:
         decoded: DECODED_SCHEMA.
         score: uint8 (T, P, P) -> float32 (T,); the network, or a fake one in tests.
+        latent_norms: number of tiles just scored -> float32 (T,).
 
     Returns:
-        SCORES_SCHEMA, one row an image, in the same order.
+        MEASURED_SCHEMA, one row an image, in the same order.
     """
     side = scorer.model.spec.input_px
     pixels = b"".join(decoded["tiles"].to_pylist())
     scores_T = score(np.frombuffer(pixels, np.uint8).reshape(-1, side, side))
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
     per_image = np.split(scores_T, np.cumsum(tiles_N)[:-1])
+    norms = np.split(latent_norms(len(scores_T)), np.cumsum(tiles_N)[:-1])
     worst_N = np.array([int(scores.argmax()) if len(scores) else 0 for scores in per_image])
     scores_N = np.array([scores.max() if len(scores) else np.nan for scores in per_image], np.float32)
     xs_N, ys_N = decoded["xs"].to_pylist(), decoded["ys"].to_pylist()
@@ -175,8 +209,9 @@ def score_decoded(decoded: pa.Table, scorer: Scorer, run: str, score: Callable[[
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
+        "latent_norm": pa.array([part.mean() if len(part) else np.nan for part in norms], pa.float32()),
     }
-    return pa.table({name: columns[name] for name in tables.SCORES_SCHEMA.names}, schema=tables.SCORES_SCHEMA)
+    return pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
 
 
 def _corner(xs: list[int], ys: list[int], tile: int) -> tuple[int, int]:
