@@ -1,6 +1,10 @@
 """What a run tells those who watch it: histograms for drift in a file, and (on a cluster) metrics and log lines."""
 
+import json
+import sys
 import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -43,3 +47,9 @@ class RunHistograms:
         if self._night:
             storage.write_bytes(self.place, histograms.night_file(self._night, run=self.run))
         self._since = time.monotonic()
+
+
+def log_event(event: str, **values: Any) -> None:
+    """One line of JSON on standard error: when, what, and what about it; for a log collector, with the run's name."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": now, "event": event, **values}, default=str), file=sys.stderr, flush=True)

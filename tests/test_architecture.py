@@ -15,7 +15,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"scoring", "session", "learning", "histograms"},
     {"watching", "drift"},
     {"pipeline", "training"},
-    {"evaluation"},
+    {"evaluation", "nightly"},
     {"demo"},
     {"cli"},
 ]
