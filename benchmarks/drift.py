@@ -6,6 +6,7 @@ Drawn concrete says nothing about real concrete; this shows that the parts work 
 """
 
 import argparse
+import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from crackvae.drift import ALL, Drift, Limits, compare
 from crackvae.histograms import count, load_reference
 from crackvae.manifest import partition
 from crackvae.scoring import LatentNorms, load_scorer, score_tiles
-from crackvae.synthetic import draw_image, write_images
+from crackvae.synthetic import JPEG_QUALITY, draw_image, write_images
 from crackvae.training import train
 
 SEED, N_SOUND, N_CRACKS, N_NIGHT, NIGHTS = 77, 1500, 200, 400, 50
@@ -37,6 +38,11 @@ def brick(pixels_HW: np.ndarray) -> np.ndarray:
     return (pixels_HW * factors).astype(np.uint8)
 
 
+def through_a_camera(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """What a change of the scene looks like in a file."""
+    return lambda pixels_HW: imaging.decode(_jpeg(Image.fromarray(change(pixels_HW))))
+
+
 def blur(pixels_HW: np.ndarray) -> np.ndarray:
     """A lens out of focus by 1.5 px."""
     return np.asarray(Image.fromarray(pixels_HW).filter(ImageFilter.GaussianBlur(1.5)))
@@ -46,6 +52,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "brightness -20 %": lambda pixels_HW: (pixels_HW * 0.8).astype(np.uint8),
     "blur 1.5 px": blur,
     "new texture": brick,
+    "JPEG of quality 70 instead of 90": lambda pixels_HW: imaging.decode(_jpeg(Image.fromarray(pixels_HW), 70)),
 }
 
 
@@ -113,13 +120,20 @@ def judge_nights(model_dir: str) -> dict[str, dict[str, int]]:
             ]
             results[name][verdict(pa.concat_tables(night), Limits(cracks=CRACKS if share else 0.0))] += 1
     for name, change in CHANGES.items():
-        results[name] = Counter([verdict(rows([change(pixels_HW) for pixels_HW in images[:N_NIGHT]]), Limits())])
+        results[name] = Counter([verdict(rows([through_a_camera(change)(one) for one in images[:N_NIGHT]]), Limits())])
     return {name: dict(found) for name, found in results.items()}
 
 
 def _grey(seed: int, number: int, *, is_crack: bool) -> np.ndarray:
     pixels, _ = draw_image(seed, number, is_crack)
-    return np.asarray(Image.fromarray(pixels).convert("L"))
+    return imaging.decode(_jpeg(Image.fromarray(pixels)))
+
+
+def _jpeg(image: Image.Image, quality: int = JPEG_QUALITY) -> bytes:
+    """As the calibration images were written: another encoder is another camera."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
 
 
 if __name__ == "__main__":

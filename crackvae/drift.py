@@ -18,6 +18,9 @@ PSI_BINS = 10
 # Probability of a difference that we let pass as chance. 50 nights of five measures are 250 looks.
 CHANCE = 0.001
 LEVELS = ("ok", "watch", "alarm")
+# Mean shift of a measure, as a share of its usual median, under which it is no alarm however sure it is: another JPEG
+# quality moves the sharpness of drawn images by 2 to 4 %, a blur of 1.5 px by 12 % (benchmarks/drift.py).
+SMALLEST_SHIFT = {"brightness": 0.05, "contrast": 0.15, "sharpness": 0.06}
 # Names of the whole night, and of images that lie in no folder, in tables.
 ALL, ROOT = "all images", "(no group)"
 BULK, TAIL = "score below the threshold", "above all sound"
@@ -147,7 +150,17 @@ def _moved(name: str, counts: np.ndarray, usual: np.ndarray, edges_K: np.ndarray
     ks = float(np.abs(np.cumsum(counts) / n - np.cumsum(usual) / n_usual).max())
     ks = max(0.0, ks - float(np.sqrt(-np.log(CHANCE / 2) / 2 * either)))
     level = worst_level([_level(psi, limits.psi), _level(ks, limits.ks)])
-    return Finding(name, level, _median(counts, edges_K), _median(usual, edges_K), psi, ks)
+    found = Finding(name, level, _median(counts, edges_K), _median(usual, edges_K), psi, ks)
+    if level == "alarm" and name in SMALLEST_SHIFT:
+        shift = _mean_shift(counts, usual, edges_K) / abs(found.usual)
+        return found if shift >= SMALLEST_SHIFT[name] else replace(found, level="watch")
+    return found
+
+
+def _mean_shift(counts: np.ndarray, usual: np.ndarray, edges_K: np.ndarray) -> float:
+    """Mean distance by which images have moved along a measure: the area between the two distribution functions."""
+    gaps_K = np.abs(np.cumsum(counts) / counts.sum() - np.cumsum(usual) / usual.sum())[:-1]
+    return float((gaps_K[:-1] * np.diff(edges_K)).sum())
 
 
 def _psi(counts: np.ndarray, usual: np.ndarray) -> tuple[float, int]:

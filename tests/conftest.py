@@ -52,7 +52,7 @@ def read_rows(out: Path) -> pa.Table:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not ray"` leaves out what needs a Ray session or a Ray head."""
     for item in items:
-        if {"ray_session", "head"} & set(getattr(item, "fixturenames", ())):
+        if {"ray_session", "head", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
 
 

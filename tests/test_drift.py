@@ -1,5 +1,6 @@
 """Drift on drawn nights: sound ones raise no alarm, and what has changed is named."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -240,3 +241,13 @@ def test_psi_of_equal_histograms_is_chance_alone() -> None:
         usual, tonight = (np.bincount(np.searchsorted(edges, rng.normal(size=n)), minlength=42) for n in (150, 100))
         beyond += drift._moved("brightness", tonight, usual, edges, Limits()).psi > 0
     assert beyond <= 5
+
+
+def test_another_jpeg_quality_is_no_alarm(site: Site) -> None:
+    def encoded(pixels_HW: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(pixels_HW).save(file, "JPEG", quality=90)
+        return np.asarray(Image.open(file))
+
+    found = site.judge(site.count(site.rows([encoded(pixels_HW) for pixels_HW in site.sound[:600]])))
+    assert found.level != "alarm", found
