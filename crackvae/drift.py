@@ -34,7 +34,8 @@ class Limits:
         psi: population stability index beyond chance; 0.1 and 0.25 are the usual ones.
         ks: Kolmogorov-Smirnov distance beyond chance.
         unreadable: share of images.
-        cracks: share of images that show a crack on an ordinary night.
+        usual_flagged: share of images flagged on an ordinary night, from the summaries of such nights; where it is
+            no more than what the calibration promises of sound images, that counts.
         flagged: excess of flagged images, as a share, from which more than promised is an alarm.
         min_images: fewer scored images are not compared.
     """
@@ -42,7 +43,7 @@ class Limits:
     psi: tuple[float, float] = (0.1, 0.25)
     ks: tuple[float, float] = (0.1, 0.2)
     unreadable: tuple[float, float] = (0.01, 0.05)
-    cracks: float = 0.0
+    usual_flagged: float = 0.0
     flagged: float = 0.02
     min_images: int = MIN_GROUP_IMAGES
 
@@ -120,9 +121,11 @@ def _judge(
         threshold = int(np.searchsorted(edges["score"], np.float64(np.float32(calibration.threshold)), side="left"))
         found = {name: _moved(name, tally.counts[name], usual.counts[name], edges[name], limits) for name in edges}
         above = int(tally.counts["score"][-1])
+        rank, n_usual = _rank(calibration), len(calibration.scores_N)
+        cracks = max(0.0, limits.usual_flagged - (n_usual + 1 - rank) / (n_usual + 1))
         flagged = [
-            _share("flagged", tally.flagged, tally.scored, _rank(calibration), calibration, limits),
-            _share(TAIL, above, tally.scored, len(calibration.scores_N), calibration, limits),
+            _share("flagged", tally.flagged, tally.scored, (rank, n_usual), cracks, limits),
+            _share(TAIL, above, tally.scored, (n_usual, n_usual), cracks, limits),
         ]
         below = slice(0, threshold + 1)
         bulk = _moved(
@@ -190,21 +193,21 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 
 def _rank(calibration: Calibration) -> int:
-    """How many of the calibration scores are not flagged."""
-    return int(np.searchsorted(calibration.scores_N, np.float32(calibration.threshold), side="right"))
+    """How many of the calibration scores are not flagged; at least one, below which nothing is promised."""
+    return max(1, int(np.searchsorted(calibration.scores_N, np.float32(calibration.threshold), side="right")))
 
 
-def _share(what: str, found: int, n: int, rank: int, calibration: Calibration, limits: Limits) -> Finding:
-    """Share of images above the calibration score of a rank, against what the calibration promises of sound ones.
+def _share(what: str, found: int, n: int, rank: tuple[int, int], cracks: float, limits: Limits) -> Finding:
+    """Share of images above the calibration score of a rank (k of N), against what is promised of sound ones.
 
     Of n further sound images, the number above rank k of N is beta-binomially distributed with N+1-k and k: the
-    uncertainty of a small calibration is in it. The ordinary share of cracks is added with its own binomial spread.
+    uncertainty of a small calibration is in it. The ordinary share of flagged cracks is added with its binomial spread.
 
     Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
     """
-    n_usual, rank = len(calibration.scores_N), max(1, rank)
-    above, cracks = n_usual + 1 - rank, limits.cracks
-    low, high = (float(betabinom.ppf(q, n, above, rank)) / n for q in (CHANCE, 1 - CHANCE))
+    k, n_usual = rank
+    above = n_usual + 1 - k
+    low, high = (float(betabinom.ppf(q, n, above, k)) / n for q in (CHANCE, 1 - CHANCE))
     share, sound = found / n, above / (n_usual + 1)
     usual = sound + cracks
     # The spreads of two independent counts add up as squares.

@@ -155,7 +155,7 @@ def limits_of(config: NightlyConfig) -> Limits:
         psi=(config.drift_psi[0], config.drift_psi[1]),
         ks=(config.drift_ks[0], config.drift_ks[1]),
         unreadable=(config.drift_unreadable[0], config.drift_unreadable[1]),
-        cracks=config.drift_cracks,
+        usual_flagged=config.drift_usual_flagged,
         flagged=config.drift_flagged,
         min_images=config.drift_min_images,
     )
