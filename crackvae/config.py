@@ -238,6 +238,7 @@ class NightlyConfig(ScoreConfig):
     drift_usual_flagged: float = setting("share of images flagged on an ordinary night, if over the promised one", 0.0)
     drift_flagged: float = setting("share of flagged images over the promised one that is an alarm", 0.02)
     drift_min_images: int = setting("fewer scored images are not compared", 50)
+    linger: int = setting("time to stay connected at the end, for one more scrape of the metrics [s]", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,6 +253,8 @@ class NightlyConfig(ScoreConfig):
         for name in ("drift_usual_flagged", "drift_flagged"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{flag(name)} {getattr(self, name):g} must be a share from 0 to 1, such as 0.02.")
+        if not 0 <= self.linger <= 3600:
+            raise ConfigError(f"linger={self.linger} must lie in 0..3600 s.")
         if self.drift_min_images < 20:
             raise ConfigError(f"{flag('drift_min_images')} {self.drift_min_images} must be 20 or more to tell.")
 

@@ -16,11 +16,14 @@ from crackvae.drift import ALL, LEVELS, Drift, Limits, compare
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.histograms import Night, load_night, load_reference
 from crackvae.pipeline import score
+from crackvae.progress import say
 from crackvae.scoring import load_scorer
-from crackvae.watching import drift_name, log_event
+from crackvae.session import ray_session
+from crackvae.watching import drift_name, log_event, tell_drift
 
 # Groups named in the summary; a night of a thousand bridges would bury the first of them.
 N_GROUPS = 20
+LOGGED = ("listed", "scored", "unreadable", "unreachable", "flagged", "seconds", "images_per_s")
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
 _RUN = re.compile(re.escape(drift_name("@")).replace("@", r"(?P<run>.+)"))
 
@@ -48,14 +51,17 @@ def nightly(config: NightlyConfig) -> Outcome:
             f"{model_dir} remembers no calibration images to compare a night with: "
             f"run crackvae calibrate --model {model_dir}."
         )
-    broken = []
-    try:
-        scored = score(ScoreConfig(**{part.name: getattr(config, part.name) for part in fields(ScoreConfig)}))
-    except LimitBroken as error:
-        scored = error.outcome
-        broken.append(str(error))
-    counted, runs, skipped = _counted(out, night, reference)
-    judged = _judged(counted, reference, scorer.calibration, config)
+    log_event("night started", night=night, images=config.images, out=out, model=scorer.model.digest)
+    with ray_session(config):  # one for all steps, so that Prometheus hears the verdict from the same process
+        scored, broken = _scored(config)
+        run = scored.summary["run"]
+        log_event("scored", run=run, night=night, **{name: scored.summary[name] for name in LOGGED})
+        counted, runs, skipped = _counted(out, night, reference)
+        judged = _judged(counted, reference, scorer.calibration, config)
+        ks = {one["what"]: one["ks"] for one in judged["findings"] if one["group"] == ALL and one["ks"] is not None}
+        shares = [one["tonight"] for one in judged["findings"] if one["what"] == "unreadable"]
+        tell_drift(LEVELS.index(judged["level"]), ks, shares[0] if shares else 0.0)
+        _wait_for_a_scrape(config)
     if LEVELS.index(judged["level"]) >= LEVELS.index(config.fail_on):
         causes = ", ".join(judged["causes"]) or "see the table drift"
         broken.append(f"drift: {judged['level']} in {judged['where']}: {causes}.")
@@ -73,11 +79,27 @@ def nightly(config: NightlyConfig) -> Outcome:
         "seconds": round(time.perf_counter() - started, 1),
     }
     storage.write_bytes(storage.join(out, f"_nightly-{night}.json"), json.dumps(summary, indent=1).encode())
-    log_event("night", run=scored.summary["run"], night=night, level=judged["level"], broken=broken)
+    verdict = {name: judged[name] for name in ("level", "where", "causes")}
+    log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
     outcome = Outcome(summary, {**scored.tables, "drift": pd.DataFrame(judged["findings"])})
     if broken:
         raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", outcome)
     return outcome
+
+
+def _scored(config: NightlyConfig) -> tuple[Outcome, list[str]]:
+    """What score returns, and the limits that it broke."""
+    try:
+        return score(ScoreConfig(**{part.name: getattr(config, part.name) for part in fields(ScoreConfig)})), []
+    except LimitBroken as error:
+        return error.outcome, [str(error)]
+
+
+def _wait_for_a_scrape(config: NightlyConfig) -> None:
+    """Leave the last values where Prometheus finds them; a process that has gone is no longer asked."""
+    if config.linger:
+        say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
+        time.sleep(config.linger)
 
 
 def _counted(out: str, night: str, reference: Night) -> tuple[Night | None, list[str], list[str]]:

@@ -24,7 +24,7 @@ from crackvae.manifest import still_to_score, with_groups
 from crackvae.progress import progress, say
 from crackvae.scoring import LatentNorms, Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
-from crackvae.watching import RunHistograms
+from crackvae.watching import RunHistograms, RunMetrics, StageClock
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -67,8 +67,10 @@ def score(config: ScoreConfig) -> Outcome:
             histograms,
             table,
         ):
+            metrics = RunMetrics(todo.num_rows)
             for rows in score_rows(todo, scorer, config, run):
                 histograms.add(rows)
+                metrics.add(rows)
                 table.add(rows.select(tables.SCORES_SCHEMA.names))
                 bar.update(rows.num_rows)
     assert table.n == todo.num_rows, f"{todo.num_rows} images went in, {table.n} rows came out"
@@ -186,6 +188,7 @@ class ImageScorer:
 
     def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int) -> None:
         torch.set_num_threads(1)  # one actor a core
+        self.clock = StageClock()
         self.scorer: Scorer = ray.get(scorer)
         self.score_decoded = partial(
             score_decoded,
@@ -196,8 +199,10 @@ class ImageScorer:
         )
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
-        for decoded in decode_images(images, self.scorer.model.spec):
-            yield self.score_decoded(decoded)
+        for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec)):
+            with self.clock.stage("score"):
+                rows = self.score_decoded(decoded)
+            yield rows
 
 
 class TileScorer:
@@ -206,12 +211,14 @@ class TileScorer:
     def __init__(self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, device: str) -> None:
         self.scorer: Scorer = ray.get(scorer)
         self.scorer.model.network.to(device)
+        self.clock = StageClock()
         score = partial(score_tiles, self.scorer.model, batch=batch, device=device)
         norms = LatentNorms(self.scorer.model.network).take
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, latent_norms=norms)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        return self.score_decoded(decoded)
+        with self.clock.stage("score"):
+            return self.score_decoded(decoded)
 
 
 def score_rows(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crackvae import calibration, evaluation, pipeline, storage, tables
+from crackvae import calibration, evaluation, nightly, pipeline, storage, tables
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoringConfig
 from crackvae.manifest import partition
@@ -89,6 +89,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (pipeline, evaluation):
         monkeypatch.setattr(module, "score_rows", score_here)
+    for module in (pipeline, evaluation, nightly):
         monkeypatch.setattr(module, "ray_session", lambda config: nullcontext())
 
 

@@ -20,7 +20,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"cli"},
 ]
 ONLY_IN = {
-    "ray": {"session", "pipeline", "training"},
+    "ray": {"session", "pipeline", "training", "watching"},
     "PIL": {"imaging", "duplicates", "synthetic"},
     "torch": {"model", "scoring", "learning", "pipeline", "training"},
     "pyarrow.fs": {"storage"},
