@@ -124,7 +124,7 @@ def _judge(
         rank, n_usual = _rank(calibration), len(calibration.scores_N)
         cracks = max(0.0, limits.usual_flagged - (n_usual + 1 - rank) / (n_usual + 1))
         flagged = [
-            _share("flagged", tally.flagged, tally.scored, (rank, n_usual), cracks, limits),
+            _share("flagged", tally.flagged, tally.scored, (rank, n_usual), cracks, limits, measured=True),
             _share(TAIL, above, tally.scored, (n_usual, n_usual), cracks, limits),
         ]
         below = slice(0, threshold + 1)
@@ -197,11 +197,14 @@ def _rank(calibration: Calibration) -> int:
     return max(1, int(np.searchsorted(calibration.scores_N, np.float32(calibration.threshold), side="right")))
 
 
-def _share(what: str, found: int, n: int, rank: tuple[int, int], cracks: float, limits: Limits) -> Finding:
+def _share(
+    what: str, found: int, n: int, rank: tuple[int, int], cracks: float, limits: Limits, *, measured: bool = False
+) -> Finding:
     """Share of images above the calibration score of a rank (k of N), against what is promised of sound ones.
 
     Of n further sound images, the number above rank k of N is beta-binomially distributed with N+1-k and k: the
-    uncertainty of a small calibration is in it. The ordinary share of flagged cracks is added with its binomial spread.
+    uncertainty of a small calibration is in it. The ordinary share of flagged cracks is added with its binomial spread;
+    where the sum itself was `measured` on ordinary nights, the calibration has no more part in it.
 
     Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
     """
@@ -210,11 +213,15 @@ def _share(what: str, found: int, n: int, rank: tuple[int, int], cracks: float, 
     low, high = (float(betabinom.ppf(q, n, above, k)) / n for q in (CHANCE, 1 - CHANCE))
     share, sound = found / n, above / (n_usual + 1)
     usual = sound + cracks
-    # The spreads of two independent counts add up as squares.
-    high = min(1.0, usual + float(np.hypot(high - sound, float(binom.ppf(1 - CHANCE, n, cracks)) / n - cracks)))
+    with_cracks = float(binom.ppf(1 - CHANCE, n, usual if measured else cracks)) / n
+    if measured and cracks:
+        high = with_cracks
+    else:  # the spreads of two independent counts add up as squares
+        high = min(1.0, usual + float(np.hypot(high - sound, with_cracks - cracks if cracks else 0.0)))
     level = "ok"
     if share > high:
-        level = "alarm" if share - usual >= max(cracks, limits.flagged) else "watch"
+        # Half as many cracks again, or more.
+        level = "alarm" if share - usual >= max(cracks / 2, limits.flagged) else "watch"
     elif share < low:
         level = "watch"
     return Finding(what, level, share, usual, low=low, high=high)

@@ -17,8 +17,6 @@ from crackvae.evaluation import calibrate
 from crackvae.nightly import nightly
 from crackvae.watching import drift_name
 
-pytestmark = pytest.mark.usefixtures("in_process")
-
 
 @pytest.fixture(scope="module")
 def calibrated(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,6 +51,24 @@ def config(images: Path, model: Path, out: Path, **changes: object) -> NightlyCo
     return NightlyConfig(**values | changes)
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_a_night_on_ray_gives_the_verdict_of_a_night_in_process(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 240)
+    on_ray = nightly(config(images, calibrated, tmp_path / "ray")).summary
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [event["event"] for event in events] == ["night started", "scored", "night ended"]
+    assert {event["run"] for event in events[1:]} == set(on_ray["runs"])
+    score_in_process(monkeypatch)
+    here = nightly(config(images, calibrated, tmp_path / "here")).summary
+    heard = [one for one in on_ray["drift"]["findings"] if one["what"] != "latent_norm"]
+    assert heard == [one for one in here["drift"]["findings"] if one["what"] != "latent_norm"]
+    (latent,) = [one for one in on_ray["drift"]["findings"] if one["what"] == "latent_norm" and one["group"] == ALL]
+    assert latent["tonight"] > 0
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_sound_night_is_scored_judged_and_summed_up(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 240)
     outcome = nightly(config(images, calibrated, tmp_path / "out"))
@@ -62,6 +78,7 @@ def test_a_sound_night_is_scored_judged_and_summed_up(drawn: Path, calibrated: P
     assert set(outcome.tables["drift"]["what"]) >= {"brightness", "contrast", "sharpness", "score", "flagged"}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_darker_camera_breaks_the_limit_after_all_is_written(
     drawn: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +92,7 @@ def test_a_darker_camera_breaks_the_limit_after_all_is_written(
     assert read_rows(tmp_path / "out").num_rows == 120
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_second_call_on_the_same_night_gives_the_same_verdict(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 200, brightness=0.75)
     settings = config(images, calibrated, tmp_path / "out")
@@ -88,6 +106,7 @@ def test_a_second_call_on_the_same_night_gives_the_same_verdict(drawn: Path, cal
     assert read_rows(tmp_path / "out").num_rows == 80
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_night_counts_what_an_interrupted_run_of_it_has_scored(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 180)
     assert main(["score", "--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out")]) == 0
@@ -96,6 +115,7 @@ def test_a_night_counts_what_an_interrupted_run_of_it_has_scored(drawn: Path, ca
     assert (summary["images"], summary["score"]["scored"], len(summary["runs"])) == (120, 60, 2)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_each_night_is_judged_by_its_own_images_and_a_missed_one_by_the_next(
     drawn: Path, calibrated: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +130,7 @@ def test_each_night_is_judged_by_its_own_images_and_a_missed_one_by_the_next(
     assert late["runs"] == first["runs"] and late["drift"] == first["drift"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
     drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +143,7 @@ def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_unreadable_files_break_both_limits_and_the_night_is_judged_all_the_same(
     drawn: Path, calibrated: Path, tmp_path: Path
 ) -> None:
@@ -134,12 +156,14 @@ def test_unreadable_files_break_both_limits_and_the_night_is_judged_all_the_same
     assert broken.value.outcome.summary["drift"]["where"] == ALL
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="run crackvae calibrate"):
         nightly(config(drawn, model_dir, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_damaged_file_of_histograms_is_named(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 180)
     run = nightly(config(images, calibrated, tmp_path / "out")).summary["runs"][0]
