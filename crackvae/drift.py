@@ -19,7 +19,7 @@ PSI_BINS = 10
 CHANCE = 0.001
 LEVELS = ("ok", "watch", "alarm")
 # Mean shift of a measure, as a share of its usual median, under which it is no alarm however sure it is: another JPEG
-# quality moves the sharpness of drawn images by 2 to 4 %, a blur of 1.5 px by 12 % (benchmarks/drift.py).
+# quality moves the sharpness of drawn images by 2 to 4 %, a blur of 1.5 px by 12 % (docs/log.md, 2026-11-23).
 SMALLEST_SHIFT = {"brightness": 0.05, "contrast": 0.15, "sharpness": 0.06}
 # Names of the whole night, and of images that lie in no folder, in tables.
 ALL, ROOT = "all images", "(no group)"
