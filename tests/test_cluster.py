@@ -1,6 +1,7 @@
 """The files of a cluster: filled in, they are what Kubernetes, KubeRay, Ray and our own command take."""
 
 import ast
+import functools
 import http.server
 import json
 import re
@@ -61,6 +62,7 @@ def constraint(package: str) -> str:
 # ------------------------------------------------------------------------------------------------ strict schemas
 
 
+@functools.cache
 def schema_of(kind: str) -> dict[str, Any]:
     """The schema of version v1 of a kind, in which an unknown field is an error."""
     place = SCHEMAS / SCHEMA_FILES[kind]
