@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
     "score": ("crackvae.pipeline", settings.ScoreConfig),
     "compact": ("crackvae.compaction", settings.CompactConfig),
+    "nightly": ("crackvae.nightly", settings.NightlyConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +298,39 @@ class CompactConfig(VerbConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NightlyConfig(ScoreConfig):
+    """Score what is new, compare the night with the calibration, sum it up; exit code 2 where a limit is broken."""
+
+    night: str = setting("YYYY-MM-DD that the runs are counted for; default: today in UTC", "")
+    fail_on: str = setting("drift that breaks the limit: watch or alarm", "alarm")
+    drift_psi: tuple[float, ...] = setting("population stability index, beyond chance: WATCH,ALARM", (0.1, 0.25))
+    drift_ks: tuple[float, ...] = setting("Kolmogorov-Smirnov distance, beyond chance: WATCH,ALARM", (0.1, 0.2))
+    drift_unreadable: tuple[float, ...] = setting("share of unreadable images: WATCH,ALARM", (0.01, 0.05))
+    drift_usual_flagged: float = setting("share of images flagged on an ordinary night, if over the promised one", 0.0)
+    drift_flagged: float = setting("share of flagged images over the promised one that is an alarm", 0.02)
+    drift_min_images: int = setting("fewer scored images are not compared", 50)
+    linger: int = setting("time to stay connected at the end, for one more scrape of the metrics [s]", 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.night and not _is_date(self.night):
+            raise ConfigError(f"night={self.night} is no date: write it as 2026-11-23.")
+        if self.fail_on not in ("watch", "alarm"):
+            raise ConfigError(f"fail-on={self.fail_on} must be watch or alarm.")
+        for name in ("drift_psi", "drift_ks", "drift_unreadable"):
+            limits = getattr(self, name)
+            if len(limits) != 2 or not 0 < limits[0] <= limits[1] < math.inf:
+                raise ConfigError(f"{flag(name)} {_flag_text(limits)} must be two rising limits, such as 0.1,0.25.")
+        for name in ("drift_usual_flagged", "drift_flagged"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{flag(name)} {getattr(self, name):g} must be a share from 0 to 1, such as 0.02.")
+        if not 0 <= self.linger <= 3600:
+            raise ConfigError(f"linger={self.linger} must lie in 0..3600 s.")
+        if self.drift_min_images < 20:
+            raise ConfigError(f"{flag('drift_min_images')} {self.drift_min_images} must be 20 or more to tell.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(VerbConfig):
     """Draw concrete and cracks, then partition, train, evaluate and score them; print where to look."""
 
@@ -312,6 +345,13 @@ class DemoConfig(VerbConfig):
             raise ConfigError(f"images={self.images} must be 200 or more: fewer calibrate no threshold.")
         if self.epochs < 1:
             raise ConfigError(f"epochs={self.epochs} must be 1 or more.")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def check_percentile(percentile: float) -> None:

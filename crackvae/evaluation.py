@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae import calibration, metrics, storage, tables
+from crackvae import calibration, histograms, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
 from crackvae.errors import ManifestError, StorageError
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
     heads = (*heads_of(scorer.model.spec), BASELINE)
     others = tuple(head for head in heads if head != scorer.model.spec.head)
-    scored = _score_all(listing_of(images), scorer, config, others)
+    scored = _score_all(listing_of(images), scorer, config, others).drop_columns(tables.MEASURES_SCHEMA.names)
     _require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
@@ -96,7 +96,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
 
 
 def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
-    """SCORES_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
+    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
     parts = []
     with ray_session(config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
         for rows in score_rows(images, scorer, config, new_run(), others):
@@ -217,6 +217,9 @@ def calibrate(config: CalibrateConfig) -> Outcome:
         level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
     groups = len(set(scored["group"].to_pylist()))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
+    # The reference first: between the two writes it is the one that nobody decides by.
+    reference = histograms.night_file(histograms.reference_of(scored, made))
+    storage.write_bytes(storage.join(model_dir, histograms.REFERENCE_FILE), reference)
     storage.write_bytes(storage.join(model_dir, calibration.FILE), calibration.calibration_file(made))
     summary = {
         "verb": "calibrate",

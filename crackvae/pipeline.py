@@ -20,14 +20,16 @@ from crackvae import storage, tables
 from crackvae.compaction import finish_compaction
 from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of, time_of
 from crackvae.errors import LimitBroken, StorageError
+from crackvae.histograms import load_reference
 from crackvae.listing import list_images
 from crackvae.lock import locked
 from crackvae.manifest import with_groups
 from crackvae.progress import progress, say
 from crackvae.resume import FINISHED_COLUMNS, still_to_score
-from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
+from crackvae.scoring import LATENT_NORM, Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.tables import new_run as new_run
+from crackvae.watching import RunHistograms, RunMetrics, StageClock
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -73,12 +75,21 @@ def score(config: ScoreConfig) -> Outcome:
         say(f"{listed} images listed, {n_todo} to score", quiet=config.quiet)
         table = _RunTable(out, run)
         if n_todo:
-            with ray_session(config), progress("score", n_todo, "images", quiet=config.quiet) as bar, table:
+            histograms = RunHistograms(out, run, load_reference(storage.absolute(config.model), scorer.model.digest))
+            with (
+                ray_session(config),
+                progress("score", n_todo, "images", quiet=config.quiet) as bar,
+                histograms,
+                table,
+            ):
+                metrics = RunMetrics(n_todo)
                 scored = score_rows(todo, scorer, config, run)
                 del todo
                 for rows in scored:
                     lock.check()
-                    table.add(rows)
+                    histograms.add(rows)
+                    metrics.add(rows)
+                    table.add(rows.select(tables.SCORES_SCHEMA.names))
                     bar.update(rows.num_rows)
         assert table.n == n_todo, f"{n_todo} images went in, {table.n} rows came out"
         csv = _write_csv(out) if "csv" in config.format else []
@@ -210,14 +221,17 @@ class ImageScorer:
         read: Callable[[str], bytes],
     ) -> None:
         torch.set_num_threads(1)  # one actor a core
+        self.clock = StageClock()
         self.scorer: Scorer = ray.get(scorer)
         self.read = read
         score = partial(score_tiles, self.scorer.model, batch=batch, others=others)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
-        for decoded in decode_images(images, self.scorer.model.spec, self.read):
-            yield self.score_decoded(decoded)
+        for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec, self.read)):
+            with self.clock.stage("score"):
+                rows = self.score_decoded(decoded)
+            yield rows
 
 
 class TileScorer:
@@ -228,11 +242,13 @@ class TileScorer:
     ) -> None:
         self.scorer: Scorer = ray.get(scorer)
         self.scorer.model.network.to(device)
+        self.clock = StageClock()
         score = partial(score_tiles, self.scorer.model, batch=batch, device=device, others=others)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        return self.score_decoded(decoded)
+        with self.clock.stage("score"):
+            return self.score_decoded(decoded)
 
 
 @dataclass(frozen=True)
@@ -285,8 +301,9 @@ def score_rows(
         others: heads beside the model's own, each a column more.
 
     Yields:
-        SCORES_SCHEMA tables, and the columns of `others`; together one row an image.
+        MEASURED_SCHEMA tables, and the columns of `others`; together one row an image.
     """
+    others = (*others, LATENT_NORM)
     how = plan(images.num_rows, config, ray.cluster_resources())
     require_resources(config.workers or how.actors, gpu=config.gpu)
     say(f"plan: {how}", quiet=config.quiet)

@@ -5,7 +5,7 @@ Shape letters: T tiles, B tiles of one pass through the network, P side of a til
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ CRACK_SHARE = 0.02
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
 
+# Measured while decoding.
+CAMERA = ("brightness", "contrast", "sharpness")
+
 # What decode_images() adds to the rows of a listing, for score_decoded() to use up.
 DECODED_SCHEMA = pa.schema(
     [
@@ -32,6 +35,7 @@ DECODED_SCHEMA = pa.schema(
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
+        *(tables.MEASURES_SCHEMA.field(name) for name in CAMERA),
     ]
 )
 
@@ -75,6 +79,8 @@ HEADS = {
 
 # The measure of any model: median minus 1st percentile of the pixels, one line of numpy.
 BASELINE = "one_line"
+# Length of the posterior mean: no score, but what tells a new texture from a known one.
+LATENT_NORM = "latent_norm"
 
 
 def one_line(input_B1PP: Tensor) -> Tensor:
@@ -84,9 +90,11 @@ def one_line(input_B1PP: Tensor) -> Tensor:
 
 
 def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
-    """Score of each tile by a head or by the baseline, float (B,)."""
+    """Score of each tile by a head or by the baseline, or its latent norm, float (B,)."""
     if head == BASELINE:
         return one_line(input_B1PP)
+    if head == LATENT_NORM:
+        return torch.linalg.vector_norm(output.mu_BZ, dim=1)
     return pooled(HEADS[head].anomaly_map(input_B1PP, output), HEADS[head].share)
 
 
@@ -106,7 +114,7 @@ def score_tiles(
 
     Args:
         tiles_TPP: uint8 (T, P, P).
-        others: names of HEADS, or BASELINE.
+        others: names of HEADS, BASELINE or LATENT_NORM.
 
     Returns:
         float32 (T, 1 + number of others).
@@ -171,7 +179,8 @@ def decode_images(
 
 def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], bytes]) -> dict[str, Any]:
     blank = {"width": 0, "height": 0, "rows": 0, "cols": 0, "xs": [], "ys": [], "tiles": b"", "status": "unreadable"}
-    row = blank | {name: image[name] for name in ("image", "group", "bytes", "modified", "error")}
+    row = blank | dict.fromkeys(CAMERA, np.nan)
+    row |= {name: image[name] for name in ("image", "group", "bytes", "modified", "error")}
     if row["error"]:
         return row
     try:
@@ -192,6 +201,7 @@ def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], 
         "xs": tiles.xs,
         "ys": tiles.ys,
         "tiles": tiles.pixels_TPP.tobytes(),
+        **asdict(imaging.measures(pixels_HW)),
     }
 
 
@@ -205,10 +215,10 @@ def score_decoded(
     Args:
         decoded: DECODED_SCHEMA.
         score: uint8 (T, P, P) -> float32 (T, 1 + number of others); the network, or a fake one in tests.
-        others: heads beside the model's own, each of which becomes a column `score_HEAD`.
+        others: as for score_tiles(): each but LATENT_NORM becomes a column `score_HEAD`.
 
     Returns:
-        SCORES_SCHEMA and the columns of `others`, one row an image, in the same order.
+        MEASURED_SCHEMA and the columns of `others`, one row an image, in the same order.
     """
     side = scorer.model.spec.input_px
     pixels = b"".join(decoded["tiles"].to_pylist())
@@ -218,7 +228,9 @@ def score_decoded(
     worst_N = np.array([int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image])
     nothing_S = np.full(1 + len(others), np.nan, np.float32)
     scores_NS = np.array([scores.max(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
+    means_NS = np.array([scores.mean(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
     scores_N = scores_NS[:, 0]
+    norms_N = means_NS[:, 1 + others.index(LATENT_NORM)] if LATENT_NORM in others else np.full_like(scores_N, np.nan)
     xs_N, ys_N = decoded["xs"].to_pylist(), decoded["ys"].to_pylist()
     corners = [_corner(xs, ys, worst) for xs, ys, worst in zip(xs_N, ys_N, worst_N, strict=True)]
     threshold = np.float32(scorer.calibration.threshold)
@@ -233,10 +245,12 @@ def score_decoded(
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
+        "latent_norm": pa.array(norms_N),
     }
-    rows = pa.table({name: columns[name] for name in tables.SCORES_SCHEMA.names}, schema=tables.SCORES_SCHEMA)
+    rows = pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
     for number, name in enumerate(others, start=1):
-        rows = rows.append_column(f"score_{name}", pa.array(scores_NS[:, number]))
+        if name != LATENT_NORM:
+            rows = rows.append_column(f"score_{name}", pa.array(scores_NS[:, number]))
     return rows
 
 

@@ -49,7 +49,16 @@ SCORES_SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
-
+# What scoring measures on each image beside its score; counted for drift on the driver, and in no table.
+MEASURES_SCHEMA = pa.schema(
+    [
+        ("brightness", pa.float32()),  # NaN where an image is not scored
+        ("contrast", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("latent_norm", pa.float32()),  # also NaN where nobody asked the network for it
+    ]
+)
+MEASURED_SCHEMA = pa.schema([*SCORES_SCHEMA, *MEASURES_SCHEMA])
 
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
 # Says which parts a finished compaction puts in the place of which others; gone when all is in place.

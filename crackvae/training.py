@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 from ray.util.queue import Empty, Queue
 from torch import Tensor
 
-from crackvae import calibration, storage
+from crackvae import calibration, histograms, storage
 from crackvae.calibration import Calibration, percentile_threshold
 from crackvae.config import Outcome, TrainConfig
 from crackvae.damage import MAX_DRAWINGS, draw
@@ -37,7 +37,7 @@ from crackvae.learning import VAL_BATCH, Epoch, Learning, Place, epochs_of, trai
 from crackvae.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import Model, ModelSpec, Network, model_digest, model_files
 from crackvae.progress import progress, say
-from crackvae.scoring import decode_images, score_tiles
+from crackvae.scoring import LATENT_NORM, decode_images, score_tiles
 from crackvae.session import dataset_of, log_folder, ray_session, require_resources, tables_of
 
 BEST_FILE = "best.pth"
@@ -115,13 +115,13 @@ def train(config: TrainConfig) -> Outcome:
     with ray_session(config):
         require_resources(config.workers, gpu=config.gpu)
         train_tiles, _ = _decoded_tiles(manifest.images("train", "non_crack"), "train", spec, config)
-        val_tiles, val_counts = _decoded_tiles(val, "val", spec, config)
+        val_tiles, val_images = _decoded_tiles(val, "val", spec, config)
         weights, epochs = _fit(train_tiles, val_tiles, spec, config)
         trained_on = hardware(gpu=config.gpu)
     network = Network(spec)
     network.load_state_dict(weights)
     model = Model(spec, network.eval(), model_digest(spec, weights))
-    calibrated = _calibrated(model, val_tiles, val_counts, len(set(val["group"].to_pylist())), config.percentile)
+    calibrated, reference = _calibrated(model, val_tiles, val_images, config.percentile)
     summary = {
         "verb": "train",
         "model": model_dir,
@@ -135,25 +135,38 @@ def train(config: TrainConfig) -> Outcome:
         "hardware": trained_on,
         "epochs": [epoch.row() for epoch in epochs],
     }
-    files = {calibration.FILE: calibration.calibration_file(calibrated), **model_files(spec, weights, training)}
+    files = {
+        histograms.REFERENCE_FILE: histograms.night_file(reference),
+        calibration.FILE: calibration.calibration_file(calibrated),
+        **model_files(spec, weights, training),
+    }
     storage.write_folder(model_dir, files)
     return Outcome(summary, {"epochs": pd.DataFrame([epoch.row() for epoch in epochs]).set_index("epoch")})
 
 
 def _calibrated(
-    model: Model, val_tiles: np.ndarray, val_counts: np.ndarray, groups: int, percentile: float
-) -> Calibration:
-    """The published rule on the sound images of val; `val_counts` says how many tiles each of them has."""
-    tile_scores = score_tiles(model, val_tiles, VAL_BATCH)[:, 0]
-    scores_N = np.maximum.reduceat(tile_scores, np.cumsum(val_counts) - val_counts)
-    return Calibration(
+    model: Model, val_tiles: np.ndarray, val_images: pa.Table, percentile: float
+) -> tuple[Calibration, histograms.Night]:
+    """The published rule on the sound images of val, and what drift compares with; `val_images` as decoded."""
+    tile_scores, tile_norms = score_tiles(model, val_tiles, VAL_BATCH, others=(LATENT_NORM,)).T
+    counts_N = val_images["rows"].to_numpy() * val_images["cols"].to_numpy()
+    starts_N = np.cumsum(counts_N) - counts_N
+    scores_N = np.maximum.reduceat(tile_scores, starts_N)
+    calibrated = Calibration(
         scores_N=np.sort(scores_N),
-        groups=groups,
+        groups=len(set(val_images["group"].to_pylist())),
         level=f"{percentile:g}th percentile of {len(scores_N)} val non_crack scores",
         threshold=percentile_threshold(scores_N, percentile),
         model=model.digest,
         leaky=model.spec.leaky,
     )
+    measured = {
+        "score": scores_N,
+        "latent_norm": np.add.reduceat(tile_norms, starts_N) / counts_N,
+    }
+    for name, values in measured.items():
+        val_images = val_images.append_column(name, pa.array(values))
+    return calibrated, histograms.reference_of(val_images, calibrated)
 
 
 def _results(model: Model, calibrated: Calibration, epochs: list[Epoch]) -> dict[str, Any]:
@@ -176,8 +189,8 @@ def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
     return ModelSpec(**values)
 
 
-def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """All tiles of the images, decoded once on the cluster: uint8 (T, P, P); and the number of tiles of each image.
+def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, pa.Table]:
+    """All tiles of the images, decoded once on the cluster: uint8 (T, P, P); and the images as decoded, without tiles.
 
     Raises:
         ManifestError: no image, fewer tiles than a batch, or images that cannot be read (named).
@@ -188,12 +201,12 @@ def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainC
     dataset = dataset_of(listing_of(images), DECODE_BLOCK_IMAGES).map_batches(
         decode, batch_size=None, batch_format="pyarrow"
     )
-    tiles, counts, bad = [], [], []
+    tiles, rows, bad = [], [], []
     with progress(f"decode {split}", images.num_rows, "images", quiet=config.quiet) as bar:
         for decoded in tables_of(dataset):
             bad += decoded.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
             tiles.append(np.frombuffer(b"".join(decoded["tiles"].to_pylist()), np.uint8))
-            counts.append(decoded["rows"].to_numpy() * decoded["cols"].to_numpy())
+            rows.append(decoded.drop_columns(["tiles"]))
             bar.update(decoded.num_rows)
     if bad:
         raise ManifestError(
@@ -205,7 +218,7 @@ def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainC
         raise ManifestError(
             f"{len(tiles_TPP)} training images are fewer than --batch {config.batch}: give a smaller batch."
         )
-    return tiles_TPP, np.concatenate(counts)
+    return tiles_TPP, pa.concat_tables(rows)
 
 
 def _fit(

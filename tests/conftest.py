@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from crackvae import calibration, evaluation, pipeline, places, storage, tables
+from crackvae import calibration, evaluation, nightly, pipeline, places, storage, tables
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoringConfig
 from crackvae.manifest import partition
@@ -62,7 +62,7 @@ def read_rows(out: Path) -> pa.Table:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m "not ray"` leaves out what needs a Ray session or a Ray head."""
     for item in items:
-        if {"ray_session", "head"} & set(getattr(item, "fixturenames", ())):
+        if {"ray_session", "head", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
 
 
@@ -117,6 +117,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (pipeline, evaluation):
         monkeypatch.setattr(module, "score_rows", score_here)
+    for module in (pipeline, evaluation, nightly):
         monkeypatch.setattr(module, "ray_session", lambda config: nullcontext())
 
 

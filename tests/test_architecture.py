@@ -15,14 +15,15 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"duplicates", "tables", "lock"},
     {"listing", "resume", "compaction"},
     {"manifest", "model", "calibration", "damage"},
-    {"scoring", "session", "learning"},
+    {"scoring", "session", "learning", "histograms"},
+    {"watching", "drift"},
     {"pipeline", "training"},
-    {"evaluation"},
+    {"evaluation", "nightly"},
     {"demo"},
     {"cli"},
 ]
 ONLY_IN = {
-    "ray": {"session", "pipeline", "training"},
+    "ray": {"session", "pipeline", "training", "watching"},
     "PIL": {"imaging", "duplicates", "synthetic"},
     "torch": {"model", "damage", "scoring", "learning", "pipeline", "training"},
     "pyarrow.fs": {"places", "storage", "listing"},

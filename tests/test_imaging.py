@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageFilter, ImageOps
 
+from crackvae import imaging
 from crackvae.errors import UnreadableImage
 from crackvae.imaging import EXIF_ORIENTATION, MAX_TILES, MIN_SIDE_PX, cut, decode, tile_origins
 
@@ -386,3 +387,20 @@ def test_a_thin_dark_line_survives_the_resize():
 def test_a_sliver_of_too_many_tiles_is_refused():
     with pytest.raises(UnreadableImage, match=f"tiles: {MAX_TILES} at most"):
         cut(np.zeros((16, 400_000), np.uint8), tile_px=227, stride_px=170, input_px=128)
+
+
+def test_measures_tell_light_from_contrast_and_blur() -> None:
+    surface = np.random.default_rng(0).normal(120, 12, (90, 130)).clip(0, 255).astype(np.uint8)
+    usual = imaging.measures(surface)
+    darker = imaging.measures((surface * 0.8).astype(np.uint8))
+    blurred = imaging.measures(np.asarray(Image.fromarray(surface).filter(ImageFilter.GaussianBlur(1.5))))
+    assert usual.brightness == pytest.approx(120, abs=2) and darker.brightness == pytest.approx(96, abs=2)
+    assert darker.contrast == pytest.approx(usual.contrast, rel=0.05)
+    assert darker.sharpness == pytest.approx(usual.sharpness, rel=0.03)
+    assert usual.sharpness == pytest.approx(1, abs=0.03) and blurred.sharpness < 0.6
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 5000), (300, 17)])
+@pytest.mark.parametrize("grey", [0, 200, 255])
+def test_an_even_surface_has_no_contrast_and_no_blur(shape: tuple[int, int], grey: int) -> None:
+    assert imaging.measures(np.full(shape, grey, np.uint8)) == imaging.Measures(grey, 0.0, 1.0)

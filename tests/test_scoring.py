@@ -154,7 +154,7 @@ def test_every_image_is_a_row_whatever_happens_to_it(scorer: Scorer) -> None:
 def test_rows_have_every_column_in_one_type_and_no_null(scorer: Scorer) -> None:
     decoded = pa.concat_tables(decode_images(listing("empty"), scorer.model.spec, lambda _: b""))
     rows = score_decoded(decoded, scorer, "run", darkest_pixel)
-    assert rows.schema == tables.SCORES_SCHEMA
+    assert rows.schema == tables.MEASURED_SCHEMA
     assert all(column.null_count == 0 for column in rows.columns)
 
 

@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# A real cluster of several nodes on this machine, to try what one node cannot show:
+#   cluster/local.sh up N      a head that runs no work, and N worker nodes, with token authentication
+#   eval "$(cluster/local.sh env)"   what `ray job submit` needs to find the head and to be let in
+#   cluster/local.sh kill K    end worker node K at once, as a power cut would
+#   cluster/local.sh down      end all of it
+# As root each worker has a network namespace and an address of its own; otherwise the nodes differ by their ports.
+#   CRACKVAE_CPUS=1      CPUs of one worker node
+#   CRACKVAE_CLUSTER=    folder for the token, logs and process ids; default /tmp/crackvae-cluster
+#   CRACKVAE_SUBNET=10.213.7   the first three numbers of the addresses
+set -euo pipefail
+
+state="${CRACKVAE_CLUSTER:-/tmp/crackvae-cluster}"
+cpus="${CRACKVAE_CPUS:-1}"
+subnet="${CRACKVAE_SUBNET:-10.213.7}"
+here="$(cd "$(dirname "$0")/.." && pwd)"
+ray="${RAY:-$([ -x "$here/.venv/bin/ray" ] && echo "$here/.venv/bin/ray" || echo ray)}"
+bridge="crackvae${subnet##*.}"
+start_s=120
+
+fail() { echo "local.sh: $*" >&2; exit 2; }
+
+# Free TCP ports, as many as asked for.
+free_ports() {
+    python3 - "$1" <<'PY'
+import socket, sys
+kept = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
+print(*(one.getsockname()[1] for one in kept))
+PY
+}
+
+# Network namespaces need root and a kernel that lets it; a container often has neither.
+can_have_namespaces() {
+    [ "$(id -u)" = 0 ] && [ -z "${CRACKVAE_NO_NETNS:-}" ] && ip link add "$bridge" type bridge 2>/dev/null
+}
+
+namespace_of() { echo "$bridge-$1"; }
+
+add_namespace() {
+    local name; name="$(namespace_of "$1")"
+    ip netns add "$name"
+    ip link add "v$bridge$1" type veth peer name eth0 netns "$name"
+    ip link set "v$bridge$1" master "$bridge" up
+    ip -n "$name" link set lo up
+    ip -n "$name" address add "$subnet.$((10 + $1))/24" dev eth0
+    ip -n "$name" link set eth0 up
+}
+
+# start NAME COMMAND...: in the background, in a process group of its own, with a log and a file of its process id.
+start() {
+    local name="$1"; shift
+    setsid "$@" >"$state/$name.log" 2>&1 </dev/null &
+    echo $! >"$state/$name.pid"
+}
+
+# Wait until as many nodes are alive; on failure show why.
+wait_for_nodes() {
+    local wanted="$1" deadline=$((SECONDS + start_s)) seen
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        seen="$("$ray" list nodes --address "$RAY_ADDRESS" --filter state=ALIVE --format json 2>/dev/null |
+            grep -o '"node_id"' | wc -l || true)"
+        [ "${seen:-0}" -ge "$wanted" ] && return
+        sleep 1
+    done
+    tail -n 5 "$state"/*.log >&2
+    fail "$wanted nodes were not alive after $start_s s; logs in $state"
+}
+
+print_env() {
+    [ -f "$state/env" ] || fail "no cluster in $state: cluster/local.sh up 2"
+    cat "$state/env"
+}
+
+up() {
+    local n="$1" ip=127.0.0.1 gcs dashboard agent client metrics k flags
+    [[ "$n" =~ ^[1-9][0-9]?$ ]] || fail "up $n: give a number of worker nodes from 1 to 99"
+    [ ! -e "$state/env" ] || fail "a cluster is in $state already: cluster/local.sh down"
+    mkdir -p "$state" && chmod 700 "$state"
+    touch "$state/env"
+    trap down EXIT
+    (umask 077; python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$state/token")
+    local netns=""
+    if can_have_namespaces; then
+        netns=yes ip="$subnet.1"
+        echo "$bridge" >"$state/bridge"
+        ip address add "$ip/24" dev "$bridge"
+        ip link set "$bridge" up
+    fi
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
+    unset RAY_AUTH_TOKEN
+    read -r gcs dashboard agent client metrics <<<"$(free_ports 5)"
+    export RAY_ADDRESS="http://$ip:$dashboard"
+    start head "$ray" start --head --block --disable-usage-stats --num-cpus=0 --temp-dir="$state/ray" \
+        --node-ip-address="$ip" --port="$gcs" --dashboard-host="$ip" --dashboard-port="$dashboard" \
+        --dashboard-agent-listen-port="$agent" --ray-client-server-port="$client" --metrics-export-port="$metrics"
+    wait_for_nodes 1
+    for k in $(seq "$n"); do
+        flags=("--address=$ip:$gcs" --block --disable-usage-stats "--num-cpus=$cpus" --num-gpus=0)
+        if [ -n "$netns" ]; then
+            add_namespace "$k"
+            # All namespaces share the machine's name, which means 127.0.0.1: Gloo must be told where its peers are.
+            start "worker-$k" ip netns exec "$(namespace_of "$k")" env GLOO_SOCKET_IFNAME=eth0 \
+                "$ray" start "${flags[@]}" "--node-ip-address=$subnet.$((10 + k))"
+        else
+            read -r agent metrics <<<"$(free_ports 2)"
+            start "worker-$k" "$ray" start "${flags[@]}" --node-ip-address="$ip" \
+                "--dashboard-agent-listen-port=$agent" "--metrics-export-port=$metrics"
+        fi
+        wait_for_nodes $((k + 1))
+    done
+    cat >"$state/env" <<ENV
+export RAY_ADDRESS=$RAY_ADDRESS
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH=$state/token
+export CRACKVAE_HEAD=$ip:$gcs
+ENV
+    trap - EXIT
+    echo "$((n + 1)) nodes$([ -z "$netns" ] || echo " in network namespaces"); eval \"\$(cluster/local.sh env)\" to submit jobs"
+}
+
+# end SIGNAL NAME: of the whole process group that start() made, and of no other process.
+end() {
+    local pid; pid="$(cat "$state/$2.pid")"
+    kill "-$1" -- "-$pid" 2>/dev/null || true
+    [ "$1" != KILL ] || rm -f "$state/$2.pid"
+}
+
+kill_worker() {
+    [[ "$1" =~ ^[0-9]+$ && -f "$state/worker-$1.pid" ]] || fail "kill $1: no such worker in $state"
+    # A raylet starts its workers in groups of their own, so the node's session is what they share.
+    local pid session; pid="$(cat "$state/worker-$1.pid")"
+    session="$(ps -o pid= --sid "$pid" || true)"
+    [ ! -e "$state/bridge" ] || session="$session $(ip netns pids "$(namespace_of "$1")" || true)"
+    # shellcheck disable=SC2086
+    kill -KILL $session 2>/dev/null || true
+    rm -f "$state/worker-$1.pid"
+}
+
+down() {
+    trap - EXIT
+    local file name deadline
+    [ -d "$state" ] || { echo "no cluster in $state"; return; }
+    for file in "$state"/*.pid; do
+        [ ! -e "$file" ] || { name="$(basename "$file" .pid)"; end TERM "$name"; }
+    done
+    deadline=$((SECONDS + 30))
+    for file in "$state"/*.pid; do
+        [ -e "$file" ] || continue
+        while kill -0 "$(cat "$file")" 2>/dev/null && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
+        end KILL "$(basename "$file" .pid)"
+    done
+    if [ -e "$state/bridge" ]; then
+        for name in $(ip netns list | awk '{print $1}' | grep "^$bridge-" || true); do
+            # shellcheck disable=SC2046
+            kill -KILL $(ip netns pids "$name") 2>/dev/null || true
+            ip netns delete "$name"
+        done
+        ip link delete "$bridge" 2>/dev/null || true
+    fi
+    rm -rf "$state"
+    echo "down"
+}
+
+case "${1:-}" in
+    up) up "${2:-2}" ;;
+    down) down ;;
+    env) print_env ;;
+    kill) kill_worker "${2:-}" ;;
+    *) fail "usage: cluster/local.sh up N | env | kill K | down" ;;
+esac

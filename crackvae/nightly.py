@@ -1,0 +1,183 @@
+"""One night with nobody watching: score what is new, compare it with the calibration, sum it up, fail loudly."""
+
+import json
+import re
+import time
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from crackvae import storage
+from crackvae.calibration import Calibration
+from crackvae.config import NightlyConfig, Outcome, ScoreConfig
+from crackvae.drift import ALL, LEVELS, Drift, Limits, compare
+from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.histograms import Night, load_night, load_reference
+from crackvae.pipeline import score
+from crackvae.progress import say
+from crackvae.scoring import load_scorer
+from crackvae.session import ray_session
+from crackvae.watching import drift_name, log_event, tell_drift
+
+# Groups named in the summary; a night of a thousand bridges would bury the first of them.
+N_GROUPS = 20
+LOGGED = ("listed", "scored", "unreadable", "unreachable", "flagged", "seconds", "images_per_s")
+_NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
+_RUN = re.compile(re.escape(drift_name("@")).replace("@", r"(?P<run>.+)"))
+
+
+def nightly(config: NightlyConfig) -> Outcome:
+    """Score what is new, then judge all that this night has scored, in however many runs.
+
+    A second call on the same night scores what is left and gives the verdict on the whole night again; a missed night's
+    images belong to the next one. While another run holds `out`, score refuses, and so does this.
+
+    Returns:
+        Outcome with the tables of `score` and the table `drift`; also written as `_nightly-<night>.json`.
+
+    Raises:
+        LimitBroken: too many images have no score, or the drift is as bad as `fail_on`; all is written all the same.
+        CrackvaeError: as score does.
+    """
+    started = time.perf_counter()
+    night = config.night or datetime.now(UTC).date().isoformat()
+    out, model_dir = storage.absolute(config.out), storage.absolute(config.model)
+    scorer = load_scorer(model_dir)
+    reference = load_reference(model_dir, scorer.model.digest)
+    if reference is None:
+        raise ModelError(
+            f"{model_dir} remembers no calibration images to compare a night with: "
+            f"run crackvae calibrate --model {model_dir}."
+        )
+    log_event("night started", night=night, images=config.images, out=out, model=scorer.model.digest)
+    with ray_session(config):  # one for all steps, so that Prometheus hears the verdict from the same process
+        scored, broken = _scored(config)
+        run = scored.summary["run"]
+        log_event("scored", run=run, night=night, **{name: scored.summary[name] for name in LOGGED})
+        counted, runs, skipped = _counted(out, night, reference)
+        judged = _judged(counted, reference, scorer.calibration, config)
+        ks = {one["what"]: one["ks"] for one in judged["findings"] if one["group"] == ALL and one["ks"] is not None}
+        shares = [one["tonight"] for one in judged["findings"] if one["what"] == "unreadable"]
+        tell_drift(LEVELS.index(judged["level"]), ks, shares[0] if shares else 0.0)
+        _wait_for_a_scrape(config)
+    if LEVELS.index(judged["level"]) >= LEVELS.index(config.fail_on):
+        causes = ", ".join(judged["causes"]) or "see the table drift"
+        broken.append(f"drift: {judged['level']} in {judged['where']}: {causes}.")
+    summary = {
+        "verb": "nightly",
+        "night": night,
+        "out": out,
+        "model": scorer.model.digest,
+        "runs": runs,
+        "runs_of_another_calibration": skipped,
+        "images": counted.whole.images if counted else 0,
+        "score": scored.summary,
+        "drift": judged,
+        "broken": broken,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    storage.write_bytes(storage.join(out, f"_nightly-{night}.json"), json.dumps(summary, indent=1).encode())
+    verdict = {name: judged[name] for name in ("level", "where", "causes")}
+    log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
+    outcome = Outcome(summary, {**scored.tables, "drift": pd.DataFrame(judged["findings"])})
+    if broken:
+        raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", outcome)
+    return outcome
+
+
+def _scored(config: NightlyConfig) -> tuple[Outcome, list[str]]:
+    """What score returns, and the limits that it broke."""
+    try:
+        return score(ScoreConfig(**{part.name: getattr(config, part.name) for part in fields(ScoreConfig)})), []
+    except LimitBroken as error:
+        return error.outcome, [str(error)]
+
+
+def _wait_for_a_scrape(config: NightlyConfig) -> None:
+    """Leave the last values where Prometheus finds them; a process that has gone is no longer asked."""
+    if config.linger:
+        say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
+        time.sleep(config.linger)
+
+
+def _counted(out: str, night: str, reference: Night) -> tuple[Night | None, list[str], list[str]]:
+    """The histograms of all runs of a night, their names, and the runs that another calibration counted.
+
+    A night owns the runs after the last one of the night before it; once a later night is judged it takes no more.
+    """
+    names = storage.list_files(out)
+    nights = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
+    before, later = [one for one in nights if one < night], [one for one in nights if one > night]
+    after = _last_run(out, before[-1]) if before else ""
+    until = (_last_run(out, night) if night in nights else after) if later else None
+    total, runs, skipped = None, [], []
+    for run in sorted(match["run"] for name in names if (match := _RUN.fullmatch(name))):
+        if run <= after or (until is not None and run > until):
+            continue
+        counted = load_night(storage.join(out, drift_name(run)))
+        if counted.same_edges(reference):
+            total = total + counted if total else counted
+            runs.append(run)
+        else:
+            skipped.append(run)
+    return total, runs, skipped
+
+
+def _last_run(out: str, night: str) -> str:
+    place = storage.join(out, f"_nightly-{night}.json")
+    try:
+        content = json.loads(storage.read_bytes(place))
+        return max([str(run) for run in (*content["runs"], *content["runs_of_another_calibration"])], default="")
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{place} is damaged ({error}): move it away and run again.") from error
+
+
+def _judged(counted: Night | None, reference: Night, calibration: Calibration, config: NightlyConfig) -> dict[str, Any]:
+    """The verdict on a night as JSON values: its level, where it is worst, the causes there, and what was found."""
+    if counted is None:
+        return {"level": "ok", "where": ALL, "causes": [], "groups": [], "too_few": 0, "findings": []}
+    judged = compare(counted, reference, calibration, limits_of(config))
+    order = {name: (-_severity(one), -one.images) for name, one in judged.items() if name != ALL}
+    groups = sorted(order, key=order.__getitem__)
+    worst = max([ALL, *groups], key=lambda name: _severity(judged[name]))
+    shown = [ALL, *[name for name in groups if _severity(judged[name]) > 0][:N_GROUPS]]
+    return {
+        "level": LEVELS[max(0, _severity(judged[worst]))],
+        "where": worst,
+        "causes": list(judged[worst].causes),
+        "groups": [
+            {"group": name, "level": judged[name].level, "causes": list(judged[name].causes)}
+            | {"images": judged[name].images, "own_reference": judged[name].own_reference}
+            for name in shown
+        ],
+        "too_few": sum(one.level == "few" for one in judged.values()),
+        "findings": [
+            {"group": name, **{key: _json_value(value) for key, value in vars(finding).items()}}
+            for name in shown
+            for finding in judged[name].findings
+        ],
+    }
+
+
+def _severity(drift: Drift) -> int:
+    """Place in LEVELS; -1 where there were too few images to tell."""
+    return LEVELS.index(drift.level) if drift.level in LEVELS else -1
+
+
+def _json_value(value: float | str) -> float | str | None:
+    """JSON has no NaN; what does not apply is null."""
+    return value if isinstance(value, str) else None if value != value else round(float(value), 6)
+
+
+def limits_of(config: NightlyConfig) -> Limits:
+    """The limits of drift among the settings of a night."""
+    return Limits(
+        psi=(config.drift_psi[0], config.drift_psi[1]),
+        ks=(config.drift_ks[0], config.drift_ks[1]),
+        unreadable=(config.drift_unreadable[0], config.drift_unreadable[1]),
+        usual_flagged=config.drift_usual_flagged,
+        flagged=config.drift_flagged,
+        min_images=config.drift_min_images,
+    )

@@ -1,0 +1,129 @@
+"""What a run tells those who watch it: histograms for drift in a file, and (on a cluster) metrics and log lines."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from crackvae import histograms, storage
+from crackvae.histograms import Night
+
+T = TypeVar("T")
+# Histograms are written anew when the last ones are this old [s], so a killed run leaves those of all but a minute.
+WRITE_AGE_S = 60.0
+
+
+def drift_name(run: str) -> str:
+    """Name of the file of histograms of a run, beside its summary."""
+    return f"_drift-{run}.json"
+
+
+class RunHistograms:
+    """Counts what a run measures and keeps `_drift-<run>.json` up to date. Leaving the block writes what is there."""
+
+    def __init__(self, out: str, run: str, reference: Night | None) -> None:
+        self.place, self.run, self.reference = storage.join(out, drift_name(run)), run, reference
+        self._night: Night | None = None
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "RunHistograms":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+    def add(self, rows: pa.Table) -> None:
+        """Count MEASURED_SCHEMA rows; nothing is counted for a model without a reference to compare with."""
+        if self.reference is None:
+            return
+        counted = histograms.count(rows, self.reference.edges, self.reference.model)
+        self._night = self._night + counted if self._night else counted
+        if time.monotonic() - self._since > WRITE_AGE_S:
+            self._write()
+
+    def _write(self) -> None:
+        if self._night:
+            storage.write_bytes(self.place, histograms.night_file(self._night, run=self.run))
+        self._since = time.monotonic()
+
+
+class RunMetrics:
+    """What the driver tells Prometheus of a run: counts equal to the rows of the table. Ray puts `ray_` before names.
+
+    Only a process that is connected to Ray has an agent to tell; elsewhere nothing happens.
+    """
+
+    def __init__(self, to_score: int) -> None:
+        self._started = time.monotonic()
+        self._n = 0
+        self._to_score = to_score
+        self._is_on = ray.is_initialized()
+        if self._is_on:
+            self._images = Counter("crackvae_images", "Images with a row in the table.", ("status",))
+            self._flagged = Counter("crackvae_flagged", "Images over the threshold.")
+            self._bytes = Counter("crackvae_bytes", "Bytes of the image files.")
+            self._left = Gauge("crackvae_images_left", "Images of this run without a row yet.")
+            self._rate = Gauge("crackvae_images_per_second", "Images a second since the run began.")
+            self._left.set(to_score)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count rows of the scores table."""
+        if not self._is_on:
+            return
+        self._n += rows.num_rows
+        for status, n in zip(*np.unique(rows["status"].to_numpy(), return_counts=True), strict=True):
+            self._images.inc(int(n), {"status": str(status)})
+        for counter, n in ((self._flagged, pc.sum(rows["flagged"])), (self._bytes, pc.sum(rows["bytes"]))):
+            if n.as_py():  # Ray refuses to count nothing
+                counter.inc(n.as_py())
+        self._left.set(self._to_score - self._n)
+        self._rate.set(self._n / max(1e-9, time.monotonic() - self._started))
+
+
+class StageClock:
+    """Seconds that an actor spends in each stage, as `crackvae_stage_seconds`."""
+
+    def __init__(self) -> None:
+        self._seconds = Counter("crackvae_stage_seconds", "Seconds of all actors in a stage.", ("stage",))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block."""
+        started = time.monotonic()
+        yield
+        self._seconds.inc(max(1e-9, time.monotonic() - started), {"stage": name})
+
+    def each(self, name: str, items: Iterator[T]) -> Iterator[T]:
+        """Hand out items and add the time that making them takes, not the time that they are used."""
+        while True:
+            with self.stage(name):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
+def tell_drift(level: int, ks: Mapping[str, float], unreadable: float) -> None:
+    """Tell Prometheus the verdict on a night: 0 ok, 1 watch, 2 alarm; and what stands behind it."""
+    if not ray.is_initialized():
+        return
+    Gauge("crackvae_drift_level", "Verdict on the night: 0 ok, 1 watch, 2 alarm.").set(level)
+    distance = Gauge("crackvae_drift_ks", "Kolmogorov-Smirnov distance from the calibration.", ("measure",))
+    for measure, value in ks.items():
+        distance.set(value, {"measure": measure})
+    Gauge("crackvae_unreadable_share", "Share of unreadable images of the night.").set(unreadable)
+
+
+def log_event(event: str, **values: Any) -> None:
+    """One line of JSON on standard error: when, what, and what about it; for a log collector, with the run's name."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": now, "event": event, **values}, default=str), file=sys.stderr, flush=True)

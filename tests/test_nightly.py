@@ -1,0 +1,172 @@
+"""A night with nobody watching: scored, judged, summed up; run twice, after a missed one, and beside another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import read_rows, small_spec, write_model
+from PIL import Image
+
+from crackvae import nightly as module
+from crackvae.cli import main
+from crackvae.config import CalibrateConfig, NightlyConfig, Outcome
+from crackvae.drift import ALL
+from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.evaluation import calibrate
+from crackvae.nightly import nightly
+from crackvae.watching import drift_name
+
+
+@pytest.fixture(scope="module")
+def calibrated(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model calibrated on the first half of the drawn sound images."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    model = write_model(folder / "model", small_spec(head="mse"))
+    (folder / "sound").mkdir()
+    for image in sorted((drawn / "non_crack").iterdir())[:120]:
+        shutil.copy(image, folder / "sound")
+    with pytest.MonkeyPatch.context() as patch:
+        score_in_process(patch)
+        calibrate(CalibrateConfig(model=str(model), images=str(folder / "sound"), quiet=True))
+    return model
+
+
+def score_in_process(patch: pytest.MonkeyPatch) -> None:
+    """What the fixture in_process does, for a fixture of a whole module."""
+    from conftest import in_process
+
+    in_process.__wrapped__(patch)
+
+
+def night_of(drawn: Path, folder: Path, start: int, stop: int, brightness: float = 1.0) -> Path:
+    folder.mkdir(exist_ok=True)
+    for path in sorted((drawn / "non_crack").iterdir())[start:stop]:
+        Image.open(path).point(lambda level: int(level * brightness)).save(folder / path.name, quality=95)
+    return folder
+
+
+def config(images: Path, model: Path, out: Path, **changes: object) -> NightlyConfig:
+    values = {"images": str(images), "model": str(model), "out": str(out), "night": "2026-11-23", "quiet": True}
+    return NightlyConfig(**values | changes)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_night_on_ray_gives_the_verdict_of_a_night_in_process(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 240)
+    on_ray = nightly(config(images, calibrated, tmp_path / "ray")).summary
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [event["event"] for event in events] == ["night started", "scored", "night ended"]
+    assert {event["run"] for event in events[1:]} == set(on_ray["runs"])
+    score_in_process(monkeypatch)
+    here = nightly(config(images, calibrated, tmp_path / "here")).summary
+    heard = [one for one in on_ray["drift"]["findings"] if one["what"] != "latent_norm"]
+    assert heard == [one for one in here["drift"]["findings"] if one["what"] != "latent_norm"]
+    (latent,) = [one for one in on_ray["drift"]["findings"] if one["what"] == "latent_norm" and one["group"] == ALL]
+    assert latent["tonight"] > 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_sound_night_is_scored_judged_and_summed_up(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 240)
+    outcome = nightly(config(images, calibrated, tmp_path / "out"))
+    assert outcome.summary["drift"]["level"] in ("ok", "watch") and outcome.summary["broken"] == []
+    assert outcome.summary["images"] == outcome.summary["score"]["scored"] == 120
+    assert json.loads((tmp_path / "out" / "_nightly-2026-11-23.json").read_text()) == outcome.summary
+    assert set(outcome.tables["drift"]["what"]) >= {"brightness", "contrast", "sharpness", "score", "flagged"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_darker_camera_breaks_the_limit_after_all_is_written(
+    drawn: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 240, brightness=0.75)
+    flags = ["--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["nightly", *flags, "--night", "2026-11-23"]) == 2
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out.splitlines()[-1])
+    assert (summary["drift"]["level"], summary["drift"]["causes"][0]) == ("alarm", "darker")
+    assert "crackvae nightly: drift: alarm in all images: darker" in printed.err
+    assert read_rows(tmp_path / "out").num_rows == 120
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_second_call_on_the_same_night_gives_the_same_verdict(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 200, brightness=0.75)
+    settings = config(images, calibrated, tmp_path / "out")
+    verdicts = []
+    for _ in range(2):
+        with pytest.raises(LimitBroken) as broken:
+            nightly(settings)
+        verdicts.append(broken.value.outcome.summary)
+    assert verdicts[0]["drift"] == verdicts[1]["drift"]
+    assert verdicts[1]["score"]["scored"] == 0 and verdicts[1]["images"] == 80
+    assert read_rows(tmp_path / "out").num_rows == 80
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_night_counts_what_an_interrupted_run_of_it_has_scored(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 180)
+    assert main(["score", "--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out")]) == 0
+    night_of(drawn, images, 180, 240)
+    summary = nightly(config(images, calibrated, tmp_path / "out")).summary
+    assert (summary["images"], summary["score"]["scored"], len(summary["runs"])) == (120, 60, 2)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_each_night_is_judged_by_its_own_images_and_a_missed_one_by_the_next(
+    drawn: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    out, images = tmp_path / "out", night_of(drawn, tmp_path / "images", 120, 180)
+    first = nightly(config(images, calibrated, out, night="2026-11-20")).summary
+    night_of(drawn, images, 180, 210)
+    night_of(drawn, images, 210, 240)  # the camera of the 21st was carried over; that night's job never ran
+    second = nightly(config(images, calibrated, out, night="2026-11-22")).summary
+    assert (first["images"], second["images"]) == (60, 60)
+    assert set(first["runs"]).isdisjoint(second["runs"])
+    late = nightly(config(images, calibrated, out, night="2026-11-20")).summary
+    assert late["runs"] == first["runs"] and late["drift"] == first["drift"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(settings: object) -> Outcome:
+        raise StorageError("is being written by another run")
+
+    monkeypatch.setattr(module, "score", held)
+    with pytest.raises(StorageError, match="another run"):
+        nightly(config(drawn, calibrated, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_unreadable_files_break_both_limits_and_the_night_is_judged_all_the_same(
+    drawn: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 240)
+    for number in range(40):
+        (images / f"broken-{number}.jpg").write_bytes(b"")
+    with pytest.raises(LimitBroken, match=r"40 of 160 images are unreadable.*drift: alarm") as broken:
+        nightly(config(images, calibrated, tmp_path / "out"))
+    assert broken.value.outcome.summary["drift"]["causes"] == ["unreadable files"]
+    assert broken.value.outcome.summary["drift"]["where"] == ALL
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="run crackvae calibrate"):
+        nightly(config(drawn, model_dir, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_damaged_file_of_histograms_is_named(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 180)
+    run = nightly(config(images, calibrated, tmp_path / "out")).summary["runs"][0]
+    (tmp_path / "out" / drift_name(run)).write_text("{}")
+    with pytest.raises(StorageError, match=drift_name(run)):
+        nightly(config(images, calibrated, tmp_path / "out"))

@@ -1,0 +1,168 @@
+"""What those who watch a run see: metrics that equal the table, rules that Prometheus takes, one-line logs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import HOUSE, read_rows
+
+from crackvae.watching import StageClock, log_event
+
+WATCH = HOUSE / "cluster" / "watch"
+# Seconds that Ray may take to hand its metrics to the agent, on a busy machine.
+SCRAPE_S = 120
+
+
+def exposition(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Samples of our metrics in the text format of Prometheus, by name and our own labels."""
+    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"(ray_crackvae_\w+?)\{(.*)\} (\S+)", line)
+        if match:
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
+            ours = tuple((name, labels[name]) for name in ("status", "stage", "measure") if name in labels)
+            key = (match[1], ours)
+            samples[key] = samples.get(key, 0) + float(match[3])
+    return samples
+
+
+def score_and_wait(images: str, model: str, out: str, port: int) -> None:
+    """Score in a session with an agent, and stay connected until somebody has looked."""
+    import ray
+
+    from crackvae.config import ScoreConfig
+    from crackvae.pipeline import score
+    from crackvae.watching import tell_drift
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        _metrics_export_port=port,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
+    score(ScoreConfig(images=images, model=model, out=out, max_unreadable="5", quiet=True))
+    tell_drift(2, {"brightness": 0.5}, 0.01)
+    print("scored", flush=True)
+    sys.stdin.readline()
+    ray.shutdown()
+
+
+def scraped(port: int, wanted: float) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What the agent of the node answers once it has heard of the last image."""
+    deadline = time.monotonic() + SCRAPE_S
+    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            samples = exposition(answer.read().decode())
+        counted = sum(value for (name, _), value in samples.items() if name == "ray_crackvae_images_total")
+        if counted >= wanted and ("ray_crackvae_drift_level", ()) in samples:
+            return samples
+        time.sleep(0.5)
+    raise AssertionError(f"the agent told {samples} after {SCRAPE_S} s")
+
+
+@pytest.mark.ray
+def test_the_metrics_of_a_running_job_equal_its_table(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    from test_jobs import free_ports
+
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(drawn / "crack", images)
+    for number in range(3):
+        (images / f"broken-{number}.jpg").write_bytes(b"not an image")
+    (port,) = free_ports(1)
+    code = f"from test_watching import score_and_wait as go; go{(str(images), str(model_dir), str(out), port)!r}"
+    env = os.environ | {"PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "scored\n"
+        samples = scraped(port, 63)
+        process.stdin.write("\n")
+        process.stdin.flush()
+    rows = read_rows(out)
+    assert samples["ray_crackvae_images_total", (("status", "scored"),)] == 60
+    assert samples["ray_crackvae_images_total", (("status", "unreadable"),)] == 3
+    assert samples.get(("ray_crackvae_flagged_total", ()), 0) == sum(rows["flagged"].to_pylist())
+    assert samples["ray_crackvae_bytes_total", ()] == sum(rows["bytes"].to_pylist())
+    assert samples["ray_crackvae_images_left", ()] == 0 and samples["ray_crackvae_images_per_second", ()] > 0
+    assert {name for name, _ in samples} >= {"ray_crackvae_stage_seconds_total"}
+    assert samples["ray_crackvae_drift_level", ()] == 2
+    assert samples["ray_crackvae_drift_ks", (("measure", "brightness"),)] == 0.5
+
+
+def names_in(text: str) -> set[str]:
+    return set(re.findall(r"ray_(crackvae_\w+)", text))
+
+
+def known_names() -> set[str]:
+    """Names as Prometheus sees them, without `ray_`, from the one module that makes them."""
+    text = (HOUSE / "crackvae" / "watching.py").read_text()
+    kinds = re.findall(r'(Counter|Gauge)\(\s*"(crackvae_\w+)"', text)
+    return {f"{name}_total" if kind == "Counter" else name for kind, name in kinds}
+
+
+@pytest.mark.parametrize("place", ["alerts.yaml", "dashboard.json", "../../docs/operate.md"])
+def test_rules_dashboard_and_run_book_name_metrics_that_exist(place: str) -> None:
+    named = names_in((WATCH / place).read_text())
+    assert named and named <= known_names()
+
+
+def test_the_run_book_documents_every_metric_and_every_alert() -> None:
+    text = (HOUSE / "docs" / "operate.md").read_text()
+    assert known_names() <= names_in(text)
+    groups = yaml.safe_load((WATCH / "alerts.yaml").read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert f"### {rule['alert']}" in text, rule["alert"]
+        assert rule["annotations"]["summary"] and rule["labels"]["severity"] in ("page", "look")
+
+
+def test_prometheus_takes_the_alert_rules() -> None:
+    promtool = shutil.which("promtool")
+    if not promtool:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    done = subprocess.run([promtool, "check", "rules", WATCH / "alerts.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([promtool, "test", "rules", WATCH / "alerts-test.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_json_with_a_query_in_every_panel() -> None:
+    dashboard = json.loads((WATCH / "dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert dashboard["uid"] == "crackvae" and len({panel["id"] for panel in panels}) == len(panels)
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+
+
+def test_a_log_line_is_one_json_object_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    log_event("scored", run="20261123T220000_000001", note="two\nlines", path=Path("/a"))
+    (line,) = capsys.readouterr().err.splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["run"], event["note"]) == ("scored", "20261123T220000_000001", "two\nlines")
+    assert event["time"].endswith("+00:00")
+
+
+def test_a_clock_counts_the_making_of_items_and_hands_out_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[float, str]] = []
+
+    class Counted:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def inc(self, seconds: float, tags: dict[str, str]) -> None:
+            counted.append((seconds, tags["stage"]))
+
+    monkeypatch.setattr("crackvae.watching.Counter", Counted)
+    assert list(StageClock().each("decode", iter("abc"))) == ["a", "b", "c"]
+    assert {stage for _, stage in counted} == {"decode"} and all(seconds > 0 for seconds, _ in counted)
