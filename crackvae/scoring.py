@@ -1,6 +1,7 @@
 """Anomaly map and score heads; one row of the scores table from one image. No Ray.
 
-Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px].
+Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px], H, W rows and columns
+of an image.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ from crackvae.model import Model, ModelSpec, load_model, to_input
 TOP_SHARE = 0.01
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
+# Tiles of one pass where a picture is explained: nobody waits for it in a queue.
+EXPLAIN_BATCH = 32
+# What the values of an anomaly map mean, for its colour bar.
+ANOMALY_UNIT = "squared residual [squared grey level, black 0 to white 1]"
 
 # What decode_images() adds to the rows of a listing, for score_decoded() to use up.
 DECODED_SCHEMA = pa.schema(
@@ -75,6 +80,50 @@ def score_tiles(model: Model, tiles_TPP: np.ndarray, batch: int, device: str = "
         input_B1PP = to_input(filled_BPP.to(device))
         scores[start : start + batch] = head(anomaly_map(input_B1PP, model.network(input_B1PP)[0])).cpu().numpy()
     return scores[: len(tiles_TPP)]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model makes of one image, at the image's own resolution.
+
+    Attributes:
+        reconstruction_HW: uint8 (H, W).
+        anomaly_HW: float32 (H, W), in ANOMALY_UNIT.
+        tile_scores: float32 (rows, cols), the score of each tile.
+        xs, ys: left edges of the columns and top edges of the rows of tiles [px].
+    """
+
+    reconstruction_HW: np.ndarray
+    anomaly_HW: np.ndarray
+    tile_scores: np.ndarray
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+
+
+@torch.inference_mode()
+def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
+    """Reconstruction and anomaly map of one image, stitched from its tiles.
+
+    Args:
+        pixels_HW: uint8 (H, W), as decode() gives it.
+
+    Raises:
+        UnreadableImage: more tiles than cut() allows.
+    """
+    spec = model.spec
+    tiles = imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
+    seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
+    maps_TPP = np.empty_like(seen_TPP)
+    for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
+        input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[start : start + EXPLAIN_BATCH])))
+        reconstruction_B1PP = model.network(input_B1PP)[0]
+        seen_TPP[start : start + EXPLAIN_BATCH] = reconstruction_B1PP.squeeze(1).numpy()
+        maps_TPP[start : start + EXPLAIN_BATCH] = anomaly_map(input_B1PP, reconstruction_B1PP).numpy()
+    height, width = pixels_HW.shape
+    grey_HW = imaging.stitch(seen_TPP, tiles, height, width, spec.tile_px) * 255
+    anomaly_HW = imaging.stitch(maps_TPP, tiles, height, width, spec.tile_px)
+    scores = score_tiles(model, tiles.pixels_TPP, EXPLAIN_BATCH).reshape(tiles.rows, tiles.cols)
+    return Explanation(grey_HW.round().clip(0, 255).astype(np.uint8), anomaly_HW, scores, tiles.xs, tiles.ys)
 
 
 @dataclass(frozen=True)
