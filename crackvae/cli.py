@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "calibrate": ("crackvae.evaluation", settings.CalibrateConfig),
     "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
     "score": ("crackvae.pipeline", settings.ScoreConfig),
+    "report": ("crackvae.report", settings.ReportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER, EXIT_INTERRUPTED = 0, 2, 130  # a bug ends with its traceback and 1

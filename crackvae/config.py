@@ -169,6 +169,7 @@ class CalibrateConfig(ScoringConfig):
     percentile: float = setting("of the sound scores: the threshold", 95.0)
     max_false_alarm: float | None = setting("or the share of sound images that may be flagged, such as 0.01", None)
     confidence: float | None = setting("with which --max-false-alarm holds; default: on average", None)
+    verdicts: str = setting("CSV downloaded from a page: images that a person called cracks are left out", "")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +194,7 @@ class EvaluateConfig(ScoringConfig):
     split: str = setting("internal split to judge: val or test", "test")
     resamples: int = setting("bootstrap resamples of the groups, for 95 %% intervals", 1000)
     seed: int = setting("of the bootstrap", 0)
+    no_report: bool = setting("write no page", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,6 +215,7 @@ class ScoreConfig(ScoringConfig):
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
     max_unreadable: str = setting("most unreadable images before the exit code is 2: a count (5) or share (1%%)", "10%")
     max_unreachable: str = setting("the same for images that storage does not give", "10%")
+    no_report: bool = setting("write no page", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,6 +226,36 @@ class ScoreConfig(ScoringConfig):
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
         check_group_by(self.group_by)
+
+
+# More pictures than this would have to be too small to judge in a page of 15 MB.
+MAX_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(VerbConfig):
+    """Write one self-contained HTML page of a night's scores, or of an evaluation: opens from disk, needs no network."""
+
+    scores: str = setting("folder of a scores table", "")
+    evaluation: str = setting("or folder of an evaluation", "")
+    out: str = setting("HTML file to write; replaced if it is there")
+    run: str = setting("run to show, or all; default: the latest that scored anything", "")
+    model: str = setting("model directory; default: the one that the scores were made with, where it still is", "")
+    worst: int = setting("most suspicious images in the review queue; of an evaluation: images in each gallery", 48)
+    passed: int = setting("random images that passed, to look for misses", 12)
+    photographs: int = setting("large photographs that are shown whole, with every tile", 4)
+    mm_per_px: float | None = setting("scale of the images, for crack sizes in millimetres", None)
+    full_size: bool = setting("also write PNGs of the shown images in full size into a folder beside the page", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.scores) == bool(self.evaluation):
+            raise ConfigError("give either --scores or --evaluation.")
+        for name in ("worst", "passed", "photographs"):
+            if not 0 <= getattr(self, name) <= MAX_SHOWN:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie in 0..{MAX_SHOWN}: a page stays under 15 MB.")
+        if self.mm_per_px is not None and not 0 < self.mm_per_px < math.inf:
+            raise ConfigError(f"mm_per_px={self.mm_per_px:g} must be greater than 0, and finite.")
 
 
 @dataclass(frozen=True, kw_only=True)
