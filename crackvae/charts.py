@@ -1,14 +1,14 @@
 """Charts of the page as SVG, and the colours of anomaly maps. Matplotlib draws; the page's own colours are put in.
 
-Curves differ in line style as well as in colour (Okabe & Ito's colours, which colour-blind eyes tell apart), so the charts
-survive grey print. Text and axes take the colour of the page's text, so one chart serves light and dark.
+Curves differ in line style as well as in colour (Okabe & Ito's colours, which colour-blind eyes tell apart), so the
+charts survive grey print. Text and axes take the colour of the page's text, so one chart serves light and dark.
 
 Shape letters: H, W rows and columns of a picture; N images; K points of a curve.
 """
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 # Colours that stand for variables of the page's style sheet; no chart uses them for anything else.
 INK, FAINT = "#010203", "#040506"
@@ -35,7 +35,7 @@ BACKGROUND_SHARE = 0.45
 MAX_POINTS = 600
 BINS = 60
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",
@@ -107,6 +107,7 @@ def score_histogram(scores: dict[str, np.ndarray], threshold: float, name: str) 
         )
         axes.set(xlabel="score (larger is more crack-like)", ylabel="images", yscale="log")
         axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         if by_ratio:
             axes.set_xscale("log")
         if len(scores) > 1:
@@ -147,7 +148,7 @@ def _thinned(*curves: np.ndarray) -> list[np.ndarray]:
     return [curve[kept] for curve in curves]
 
 
-def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], at: tuple[float, float], n_sound: int, name: str) -> str:
+def roc(curves: Mapping[str, tuple[np.ndarray, ...]], at: tuple[float, float], n_sound: int, name: str) -> str:
     """Recall over the false-alarm rate, on a log axis: a night can afford the left end only.
 
     Args:
@@ -168,7 +169,7 @@ def roc(curves: dict[str, tuple[np.ndarray, np.ndarray]], at: tuple[float, float
 
 
 def precision_recall(
-    curves: dict[str, tuple[np.ndarray, np.ndarray]], prevalence: float, at: tuple[float, float], name: str
+    curves: Mapping[str, tuple[np.ndarray, ...]], prevalence: float, at: tuple[float, float], name: str
 ) -> str:
     """False alarms a crack found over recall, on a log axis: precision restated for a night with few cracks.
 
@@ -180,8 +181,10 @@ def precision_recall(
         figure, axes = _figure()
         for (label, (false_alarm_K, recall_K)), colour, style in _styled(curves):
             alarm_K, found_K = _thinned(false_alarm_K, recall_K)
-            axes.plot(found_K, _alarms_a_crack(alarm_K, found_K, prevalence), color=colour, linestyle=style, label=label)
-        axes.plot(at[1], _alarms_a_crack(*map(np.array, at), prevalence), "o", color=INK, markersize=6)
+            axes.plot(
+                found_K, _alarms_a_crack(alarm_K, found_K, prevalence), color=colour, linestyle=style, label=label
+            )
+        axes.plot(at[1], _alarms_a_crack(np.array(at[0]), np.array(at[1]), prevalence), "o", color=INK, markersize=6)
         axes.set(yscale="log", xlim=(0, 1.02), xlabel="recall", ylabel="false alarms for each crack found")
         axes.set_ylim(1e-3, 1.5 * (1 - prevalence) / prevalence)
         right = axes.secondary_yaxis("right")
@@ -199,7 +202,7 @@ def _alarms_a_crack(false_alarm_K: np.ndarray, recall_K: np.ndarray, prevalence:
     return np.asarray(np.maximum(false_alarm_K * (1 - prevalence) / found_K, 1e-3))
 
 
-def _styled(curves: dict[str, Any]) -> "zip[tuple[tuple[str, Any], str, str]]":
+def _styled(curves: Mapping[str, Any]) -> "zip[tuple[tuple[str, Any], str, str]]":
     colours = (CRACK_COLOUR, SOUND_COLOUR, *OTHER_COLOURS) * (1 + len(curves) // 5)
     return zip(curves.items(), colours, LINE_STYLES * (1 + len(curves) // 4), strict=False)
 

@@ -234,7 +234,7 @@ MAX_SHOWN = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(VerbConfig):
-    """Write one self-contained HTML page of a night's scores, or of an evaluation: opens from disk, needs no network."""
+    """Write one HTML page of a night's scores, or of an evaluation: opens anywhere, needs no network."""
 
     scores: str = setting("folder of a scores table", "")
     evaluation: str = setting("or folder of an evaluation", "")

@@ -18,7 +18,7 @@ from crackvae.scoring import ANOMALY_UNIT
 # Images of each gallery of what was right: enough to see what right looks like.
 N_RIGHT = 8
 MAX_GROUPS = 15
-# Gallery, in the order of the page: label, flagged, heading, what it says, and whether the highest scores are the worst.
+# In the order of the page: name, cracked, flagged, heading, order in words, whether the highest scores are the worst.
 GALLERIES = (
     ("missed", True, False, "Missed cracks (false negatives)", "lowest score first: the worst miss leads", False),
     ("alarms", False, True, "False alarms (false positives)", "highest score first", True),
@@ -156,8 +156,10 @@ def _inner(value: object) -> dict[str, Any]:
 
 def _is_figures(value: object) -> bool:
     """Whether this is a dict of figures, each with value, low and high."""
-    return isinstance(value, dict) and bool(value) and all(
-        isinstance(one, dict) and set(one) >= FIGURE_KEYS for one in value.values()
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(one, dict) and set(one) >= FIGURE_KEYS for one in value.values())
     )
 
 
@@ -171,4 +173,5 @@ def _worst_groups(rows: pa.Table) -> list[dict[str, Any]]:
     sums = frame.groupby("group")[["cracks", "missed", "sound", "alarms"]].sum()
     sums = sums.assign(images=sums["cracks"] + sums["sound"], wrong=sums["missed"] + sums["alarms"])
     worst = sums[(sums["images"] > 1) & (sums["wrong"] > 0)].sort_values(["wrong", "missed"], ascending=False)
-    return [{"group": group, **counts} for group, counts in worst.head(MAX_GROUPS).to_dict(orient="index").items()]
+    found: dict[str, dict[str, Any]] = worst.head(MAX_GROUPS).to_dict(orient="index")  # type: ignore[assignment]
+    return [{"group": group, **counts} for group, counts in found.items()]

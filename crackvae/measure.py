@@ -74,7 +74,7 @@ def _without_specks(crack_HW: np.ndarray) -> np.ndarray:
     keep = [False] + [
         np.hypot(*(side.stop - side.start for side in box)) >= MIN_LENGTH_PX for box in ndimage.find_objects(pieces_HW)
     ]
-    return np.asarray(keep)[pieces_HW]
+    return np.asarray(np.asarray(keep)[pieces_HW])
 
 
 def crack_size(crack_HW: np.ndarray) -> CrackSize:
@@ -101,7 +101,8 @@ def crack_size(crack_HW: np.ndarray) -> CrackSize:
 
 def _neighbours(skeleton_HW: np.ndarray) -> np.ndarray:
     """Number of skeleton pixels among the eight around each pixel."""
-    return ndimage.convolve(skeleton_HW.astype(np.int8), _EIGHT.astype(np.int8), mode="constant") - skeleton_HW
+    around_HW = ndimage.convolve(skeleton_HW.astype(np.int8), _EIGHT.astype(np.int8), mode="constant")
+    return np.asarray(around_HW - skeleton_HW)
 
 
 def _length(skeleton_HW: np.ndarray) -> float:
@@ -126,4 +127,4 @@ def _without_spurs(skeleton_HW: np.ndarray, inside_HW: np.ndarray) -> np.ndarray
     sizes = ndimage.sum(branches_HW > 0, branches_HW, index)
     widths = 2 * ndimage.maximum(inside_HW, branches_HW, index)
     is_spur = np.r_[False, (ends > 0) & (touches > 0) & (sizes < widths)] if n else np.zeros(1, bool)
-    return skeleton_HW & ~is_spur[branches_HW]
+    return np.asarray(skeleton_HW & ~is_spur[branches_HW])

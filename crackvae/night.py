@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Night:
         summary: of the run, or {} where it was killed.
         summaries: of all runs, oldest first.
         damaged: summaries that cannot be read.
-        of_other_models: rows of other models than that of the last row; left out, because their scores mean other things.
+        of_other_models: rows of other models than that of the last row; left out, their scores mean other things.
     """
 
     run: str
@@ -68,16 +69,14 @@ def read_night(scores: str, run: str) -> Night:
     if not parts:
         raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
     if run not in ("", ALL_RUNS) and f"_summary-{run}.json" not in storage.list_files(scores) and run not in parts:
-        raise StorageError(f"{scores} holds no run {run}: it has {', '.join(list(parts)[-3:])} and {len(parts)} in all.")
+        raise StorageError(
+            f"{scores} holds no run {run}: it has {', '.join(list(parts)[-3:])} and {len(parts)} in all."
+        )
     summaries, damaged = _summaries(scores)
     ended = {summary["run"] for summary in summaries}
     chosen = run or max(parts)
-    if run == ALL_RUNS:
-        shown, chosen = sorted(parts), max(parts)
-    else:
-        earlier = [name for name in sorted(parts) if name < chosen]
-        n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
-        shown = [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
+    shown = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
+    chosen = max(parts) if run == ALL_RUNS else chosen
     rows = tables.read_parts([place for name in shown for place in parts[name]], COLUMNS)
     others = 0
     if len(shown) > 1:
@@ -87,6 +86,18 @@ def read_night(scores: str, run: str) -> Night:
         return Night(ALL_RUNS, rows, [], {}, summaries, damaged, others)
     summary = next((one for one in summaries if one["run"] == chosen), {})
     return Night(chosen, rows, [name for name in shown if name != chosen], summary, summaries, damaged, others)
+
+
+def _runs_of_night(parts: Iterable[str], chosen: str, ended: set[str]) -> list[str]:
+    """The chosen run and, before it, those directly before it that never ended: no page has shown their images."""
+    earlier = [name for name in sorted(parts) if name < chosen]
+    n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
+    return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
+
+
+def has_rows(scores: str, run: str) -> bool:
+    """Whether the page of a run would show any image."""
+    return bool(_runs_of_night(tables.list_parts(scores), run, {one["run"] for one in _summaries(scores)[0]}))
 
 
 def _latest(rows: pa.Table) -> pa.Table:

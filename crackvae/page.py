@@ -1,9 +1,8 @@
-"""One self-contained HTML file from a template: escaped text, own style and script, and a policy that forbids the network."""
+"""One HTML file from a template: escaped text, its own style and script, and a policy that forbids the network."""
 
 import base64
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -95,9 +94,7 @@ class Shots:
     max_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        total, most = (
-            (LARGE_PICTURES_BYTES, MAX_LARGE_BYTES) if self.large else (SMALL_PICTURES_BYTES, MAX_SMALL_BYTES)
-        )
+        total, most = (LARGE_PICTURES_BYTES, MAX_LARGE_BYTES) if self.large else (SMALL_PICTURES_BYTES, MAX_SMALL_BYTES)
         self.max_bytes = min(most, total // max(1, self.n))
 
     def shot(self, title: str, pixels: np.ndarray, box: Box | None = None) -> Shot:
@@ -156,7 +153,8 @@ def shown_figures(looks: list[Look], judge: Judge) -> dict[str, Any]:
 def shared_folder(images: list[str]) -> str:
     """The folder that all these images lie in, with its last slash; it need not be read again at each of them."""
     first, last = min(images, default=""), max(images, default="")
-    common = os.path.commonprefix([first, last])
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    common = first[: same.index(False) if False in same else len(same)]
     return common[: common.rfind("/") + 1]
 
 
@@ -167,7 +165,7 @@ def name_parts(image: str, folder: str) -> dict[str, str]:
 
 
 def render(template: str, **context: Any) -> bytes:
-    """The page. Its policy lets a browser run the one script that is ours, show pictures that are inside, and fetch nothing.
+    """The page. Its policy lets a browser run our one script, show pictures that are inside, and fetch nothing.
 
     Args:
         template: name of a file in templates/.
@@ -180,7 +178,13 @@ def render(template: str, **context: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "percent": percent, "parts": name_parts, "href": _href}
+    environment.filters |= {
+        "visible": visible,
+        "number": number,
+        "percent": percent,
+        "parts": name_parts,
+        "href": _href,
+    }
     assert environment.loader
     style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -196,9 +196,7 @@ def photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | 
         worst.append((x, y, float(explanation.tile_scores[tile_row, col]), _reduced(tile_HW, THUMBNAIL_PX)))
     height, width = pixels_HW.shape
     box = Box(worst[0][0] / width, worst[0][1] / height, side / width, side / height)
-    view = View(
-        _reduced(pixels_HW, PHOTOGRAPH_PX), None, _largest(explanation.anomaly_HW, PHOTOGRAPH_PX), box
-    )
+    view = View(_reduced(pixels_HW, PHOTOGRAPH_PX), None, _largest(explanation.anomaly_HW, PHOTOGRAPH_PX), box)
     return Photograph(view, explanation.tile_scores, worst, crack_size(trace(explanation.anomaly_HW)))
 
 

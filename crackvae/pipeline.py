@@ -17,7 +17,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from crackvae import storage, tables
-from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of
+from crackvae.config import Outcome, ReportConfig, ScoreConfig, ScoringConfig, limit_of
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.manifest import still_to_score, with_groups
 from crackvae.progress import progress, say
@@ -75,10 +75,12 @@ def score(config: ScoreConfig) -> Outcome:
         "skipped_files": listing.skipped,
         "rows_with_an_older_threshold": older,
         **_model_notes(scorer),
+        "model_dir": storage.absolute(config.model),
         "csv": csv,
         **_rate(table.n, started),
     }
     storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
+    summary |= {"report": "" if config.no_report else _write_page(out, run, config)}
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
     if not todo.num_rows:
         say(f"nothing to score: this model has finished all {images.num_rows} images", quiet=config.quiet)
@@ -90,6 +92,20 @@ def score(config: ScoreConfig) -> Outcome:
                 outcome,
             )
     return outcome
+
+
+def _write_page(out: str, run: str, config: ScoreConfig) -> str:
+    """Write the page of this run and return its place; "" where there is nothing to show."""
+    from crackvae import report  # here, because workers import this module and draw no charts
+
+    if not report.has_rows(out, run):
+        return ""
+    # The underscore keeps it out of the dataset that readers of the folder see.
+    page = storage.join(out, f"_report-{run}.html")
+    with progress("report", 1, "page", quiet=config.quiet) as bar:
+        report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
+        bar.update(1)
+    return page
 
 
 def _model_notes(scorer: Scorer) -> dict[str, Any]:

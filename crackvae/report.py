@@ -11,8 +11,10 @@ from crackvae import pictures, storage, tables
 from crackvae.config import Outcome, ReportConfig
 from crackvae.errors import StorageError
 from crackvae.gallery import evaluation_page
-from crackvae.night import night_page, read_night
+from crackvae.night import has_rows, night_page, read_night
 from crackvae.page import FULL_SIZE_NAME, Rendered
+
+__all__ = ["has_rows", "report"]
 
 # What `evaluate` writes into its folder; metrics.json is written last, so where it is the folder is whole.
 METRICS_FILE, TABLE_FILE, PAGE_FILE = "metrics.json", "evaluation.parquet", "report.html"

@@ -1,7 +1,7 @@
 """Anomaly map and score heads; one row of the scores table from one image. No Ray.
 
-Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px], H, W rows and columns
-of an image.
+Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px], H, W rows and
+columns of an image.
 """
 
 from collections.abc import Callable, Iterator
