@@ -22,11 +22,13 @@ MIN_SIGMAS = 6.0
 SIGMAS_PER_MAD = 1.4826
 # Shorter traces are grain, not cracks [px]; a guess: a tenth of a METU image.
 MIN_LENGTH_PX = 23.0
+# A line of length L and width w covers L^2 / (L / w) pixels: L / w is at least this; a disc has 2.5 by its diagonal.
+MIN_ELONGATION = 4.0
 # Holes in a trace up to this size [px] are rubble inside the crack, around which a skeleton would run in rings.
 MAX_HOLE_PX = 16
-# Length of a digital line from its straight and diagonal steps, unbiased over all directions.
-# Source: Dorst & Smeulders, Length estimators for digitized contours (1987).
-STRAIGHT_PX, DIAGONAL_PX = 0.948, 1.340
+# Length of a digital line from its straight steps, its diagonal steps, and the corners between the two kinds.
+# Source: Vossepoel & Smeulders, Vector code probability and metrication error (1982).
+STRAIGHT_PX, DIAGONAL_PX, CORNER_PX = 0.980, 1.406, -0.091
 
 _EIGHT = np.ones((3, 3), int)
 
@@ -65,23 +67,24 @@ def trace(anomaly_HW: np.ndarray) -> np.ndarray:
     floor = middle + MIN_SIGMAS * SIGMAS_PER_MAD * np.median(np.abs(sample - middle))
     peak_HW = ndimage.maximum_filter(residual_HW, PEAK_PX, mode="nearest")
     crack_HW = residual_HW > np.maximum(floor, middle + HALF_MAXIMUM * (peak_HW - middle))
-    return _without_specks(crack_HW)
+    return _lines(crack_HW)
 
 
-def _without_specks(crack_HW: np.ndarray) -> np.ndarray:
-    """Drop pieces whose bounding box has a diagonal under MIN_LENGTH_PX."""
-    pieces_HW, _ = ndimage.label(crack_HW, _EIGHT)
-    keep = [False] + [
-        np.hypot(*(side.stop - side.start for side in box)) >= MIN_LENGTH_PX for box in ndimage.find_objects(pieces_HW)
-    ]
-    return np.asarray(np.asarray(keep)[pieces_HW])
+def _lines(crack_HW: np.ndarray) -> np.ndarray:
+    """The pieces that are long and thin: a bug hole is as round as it is large."""
+    pieces_HW, n = ndimage.label(crack_HW, _EIGHT)
+    boxes = ndimage.find_objects(pieces_HW)
+    diagonals = np.array([np.hypot(*(side.stop - side.start for side in box)) for box in boxes])
+    areas = np.bincount(pieces_HW.ravel(), minlength=n + 1)[1:]
+    keep = (diagonals >= MIN_LENGTH_PX) & (areas <= diagonals**2 / MIN_ELONGATION)
+    return np.asarray(np.r_[False, keep][pieces_HW])
 
 
 def crack_size(crack_HW: np.ndarray) -> CrackSize:
     """Length and width of a traced crack.
 
-    Length is that of the skeleton, with the half width that a skeleton loses at each free end; width is twice the
-    distance from the skeleton to the nearest pixel outside.
+    Length is that of the skeleton, with the half width that a skeleton loses at each free end. Mean width is area over
+    length; maximal width twice the largest distance from the skeleton to a pixel outside, right to a pixel.
 
     Args:
         crack_HW: bool (H, W).
@@ -96,7 +99,8 @@ def crack_size(crack_HW: np.ndarray) -> CrackSize:
     widths_K = 2 * inside_HW[skeleton_HW] - 1
     length_px = _length(skeleton_HW) + float((inside_HW[ends_HW] - 0.5).sum())
     pieces = int(label(filled_HW, connectivity=2).max())
-    return CrackSize(length_px, float(filled_HW.sum() / length_px), float(widths_K.max()), pieces)
+    mean_px = float(filled_HW.sum() / length_px)
+    return CrackSize(length_px, mean_px, max(mean_px, float(widths_K.max())), pieces)
 
 
 def _neighbours(skeleton_HW: np.ndarray) -> np.ndarray:
@@ -106,12 +110,23 @@ def _neighbours(skeleton_HW: np.ndarray) -> np.ndarray:
 
 
 def _length(skeleton_HW: np.ndarray) -> float:
-    """Steps between neighbouring pixels; a diagonal that two straight steps go around is not counted again."""
+    """Sum over the steps between neighbouring pixels; a diagonal that two straight steps go around is no step."""
     s = np.pad(skeleton_HW, 1)
+    straight, diagonal = np.zeros(s.shape, np.int8), np.zeros(s.shape, np.int8)
     down, right = s[:-1] & s[1:], s[:, :-1] & s[:, 1:]
     falling = s[:-1, :-1] & s[1:, 1:] & ~s[:-1, 1:] & ~s[1:, :-1]
     rising = s[:-1, 1:] & s[1:, :-1] & ~s[:-1, :-1] & ~s[1:, 1:]
-    return float(STRAIGHT_PX * (down.sum() + right.sum()) + DIAGONAL_PX * (falling.sum() + rising.sum()))
+    straight[:-1] += down
+    straight[1:] += down
+    straight[:, :-1] += right
+    straight[:, 1:] += right
+    diagonal[:-1, :-1] += falling
+    diagonal[1:, 1:] += falling
+    diagonal[:-1, 1:] += rising
+    diagonal[1:, :-1] += rising
+    corners = (straight == 1) & (diagonal == 1)
+    steps = STRAIGHT_PX * straight.sum(dtype=int) + DIAGONAL_PX * diagonal.sum(dtype=int)
+    return float(steps / 2 + CORNER_PX * corners.sum())
 
 
 def _without_spurs(skeleton_HW: np.ndarray, inside_HW: np.ndarray) -> np.ndarray:

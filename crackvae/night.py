@@ -141,7 +141,7 @@ def night_page(night: Night, config: ReportConfig, folder: str = "") -> Rendered
     n_worst = len(shown)
     shown += _passed(scored, config.passed, night.run)
     looks = [pictures.look(row, judge.model) for row in shown]
-    wholes = _photographs(shown[:n_worst], judge, config.photographs)
+    wholes = _photographs(_worst(scored.filter(_is_photograph(scored)), config.photographs), judge)
     top = pictures.shared_top([one.closest for one in looks if one.closest is not None])
     small = Shots(3 * len(looks) + WORST_TILES * len(wholes), top)
     large = Shots(2 * len(wholes), top, large=True)
@@ -253,12 +253,11 @@ def _card(row: dict[str, Any], seen: Look, shots: Shots, mm_per_px: float | None
     }
 
 
-def _photographs(shown: list[dict[str, Any]], judge: Judge, n: int) -> list[tuple[dict[str, Any], Photograph]]:
-    """The most suspicious of the large photographs, explained whole."""
+def _photographs(rows: list[dict[str, Any]], judge: Judge) -> list[tuple[dict[str, Any], Photograph]]:
+    """Large photographs, explained whole."""
     if judge.model is None:
         return []
-    chosen = [row for row in shown if row["rows"] * row["cols"] > 1][:n]
-    explained = [(row, pictures.photograph(row, judge.model, WORST_TILES)) for row in chosen]
+    explained = [(row, pictures.photograph(row, judge.model, WORST_TILES)) for row in rows]
     return [(row, whole) for row, whole in explained if whole is not None]
 
 

@@ -58,7 +58,7 @@ def crack_text(crack: CrackSize | None, mm_per_px: float | None) -> str:
 
     def size(length_px: float, digits: int) -> str:
         text = f"{length_px:.{digits}f} px"
-        return text if mm_per_px is None else f"{text} ({length_px * mm_per_px:.2g} mm)"
+        return text if mm_per_px is None else f"{text} ({number(length_px * mm_per_px)} mm)"
 
     pieces = f" in {crack.pieces} pieces" if crack.pieces > 1 else ""
     return (

@@ -84,10 +84,10 @@ def score_tiles(model: Model, tiles_TPP: np.ndarray, batch: int, device: str = "
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Torch on `n` threads: on a busy machine two of them wait for each other 30 times longer than a few tiles take."""
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: on a busy machine two of them waited for each other 30 times longer than a tile took."""
     before = torch.get_num_threads()
-    torch.set_num_threads(n)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -128,7 +128,7 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
     seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
     maps_TPP = np.empty_like(seen_TPP)
     scores_T = np.empty(len(seen_TPP), np.float32)
-    with _threads(1 if len(seen_TPP) <= EXPLAIN_BATCH else torch.get_num_threads()):
+    with _one_thread():
         for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
             B = slice(start, start + EXPLAIN_BATCH)
             input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[B])))

@@ -1,10 +1,12 @@
 """What tests share: drawn images, a small model that was never trained, and the one Ray session."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +83,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in this process instead of on Ray: what is tested around it is the same, and takes no seconds to start."""
 
+    score_in_process(monkeypatch)
+
+
+def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fixture `in_process` does, for fixtures of a wider scope."""
+
     def score_here(images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str) -> Iterator[pa.Table]:
         score = partial(score_tiles, scorer.model, batch=config.batch)
         for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
@@ -101,3 +109,19 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, num_gpus=1, **quiet)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, Debian's. CI sets CRACKVAE_NEEDS_BROWSER, and there a missing one is a failure, not a skip."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium and os.environ.get("CRACKVAE_NEEDS_BROWSER"):
+        pytest.fail("no Chromium found, and CRACKVAE_NEEDS_BROWSER is set")
+    if not chromium:
+        pytest.skip("no Chromium found: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
