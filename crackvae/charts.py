@@ -127,7 +127,7 @@ def trend(runs: Sequence[str], shares: dict[str, list[float]], expected: float |
         figure, axes = _figure()
         colours = (CRACK_COLOUR, SOUND_COLOUR, OTHER_COLOURS[0])
         for (label, values), colour, style in zip(shares.items(), colours, LINE_STYLES, strict=False):
-            axes.plot(range(len(runs)), values, style, marker="o", markersize=4, color=colour, label=label)
+            axes.plot(range(len(runs)), values, linestyle=style, marker="o", markersize=4, color=colour, label=label)
         if expected is not None:
             axes.axhline(expected, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="flagged if all were sound")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

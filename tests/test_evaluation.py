@@ -20,7 +20,14 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def config(manifest: Path, model_dir: Path, out: Path, **changes: object) -> EvaluateConfig:
-    values = {"manifest": str(manifest), "model": str(model_dir), "out": str(out), "resamples": 100, "quiet": True, "no_report": True}
+    values = {
+        "manifest": str(manifest),
+        "model": str(model_dir),
+        "out": str(out),
+        "resamples": 100,
+        "quiet": True,
+        "no_report": True,
+    }
     return EvaluateConfig(**values | changes)
 
 

@@ -20,9 +20,7 @@ def drawn_line(angle_deg: float, width_px: float, length_px: float, curvature: f
     step = np.hypot(np.gradient(x), np.gradient(y))
     across_x, across_y = -np.gradient(y) / step * width_px * FINE / 2, np.gradient(x) / step * width_px * FINE / 2
     image = Image.new("L", (400 * FINE, 400 * FINE))
-    outline = zip(
-        np.r_[x + across_x, (x - across_x)[::-1]], np.r_[y + across_y, (y - across_y)[::-1]], strict=True
-    )
+    outline = zip(np.r_[x + across_x, (x - across_x)[::-1]], np.r_[y + across_y, (y - across_y)[::-1]], strict=True)
     ImageDraw.Draw(image).polygon(list(outline), fill=255)
     return np.asarray(image.resize((400, 400), Image.Resampling.BOX)) / 255.0
 

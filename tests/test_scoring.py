@@ -14,7 +14,8 @@ from PIL import Image
 from crackvae import scoring, storage, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
-from crackvae.scoring import Scorer, decode_images, load_scorer, score_decoded, score_tiles
+from crackvae.imaging import cut
+from crackvae.scoring import Scorer, decode_images, explain, load_scorer, score_decoded, score_tiles
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -157,3 +158,29 @@ def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
     (model / "calibration.json").write_bytes((other / "calibration.json").read_bytes())
     with pytest.raises(ModelError, match="other weights"):
         load_scorer(str(model))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (70, 90), (160, 230)])
+def test_an_explanation_has_the_size_of_its_image_and_the_scores_of_its_tiles(
+    model_dir: Path, shape: tuple[int, int]
+) -> None:
+    model = load_scorer(str(model_dir)).model
+    pixels_HW = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    threads = torch.get_num_threads()
+    explanation = explain(model, pixels_HW)
+    assert torch.get_num_threads() == threads
+    assert explanation.reconstruction_HW.shape == explanation.anomaly_HW.shape == shape
+    assert explanation.reconstruction_HW.dtype == np.uint8 and explanation.anomaly_HW.dtype == np.float32
+    tiles = cut(pixels_HW, model.spec.tile_px, model.spec.stride_px, model.spec.input_px)
+    expected = score_tiles(model, tiles.pixels_TPP, batch=8).reshape(tiles.rows, tiles.cols)
+    np.testing.assert_allclose(explanation.tile_scores, expected, rtol=1e-4)
+    assert (explanation.xs, explanation.ys) == (tiles.xs, tiles.ys)
+
+
+def test_the_anomaly_map_is_the_squared_difference_to_the_reconstruction(model_dir: Path) -> None:
+    model = load_scorer(str(model_dir)).model
+    side = model.spec.input_px
+    pixels_HW = np.random.default_rng(1).integers(0, 255, (side, side), dtype=np.uint8)  # seen without resizing
+    explanation = explain(model, pixels_HW)
+    residual_HW = (pixels_HW.astype(float) - explanation.reconstruction_HW) / 255
+    np.testing.assert_allclose(explanation.anomaly_HW, residual_HW**2, atol=2 / 255)
