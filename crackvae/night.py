@@ -77,15 +77,26 @@ def read_night(scores: str, run: str) -> Night:
     chosen = run or max(parts)
     shown = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
     chosen = max(parts) if run == ALL_RUNS else chosen
-    rows = tables.read_parts([place for name in shown for place in parts[name]], COLUMNS)
+    rows = _compact([tables.read_parts([place], COLUMNS) for name in shown for place in parts[name]])
     others = 0
     if len(shown) > 1:
-        rows, before = _latest(rows.filter(pc.field("model") == rows["model"][-1])), rows
-        others = pc.sum(pc.not_equal(before["model"], before["model"][-1])).as_py()
+        of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
+        others = rows.num_rows - _sum(of_model)
+        rows = _latest(rows.filter(of_model))
     if run == ALL_RUNS:
         return Night(ALL_RUNS, rows, [], {}, summaries, damaged, others)
     summary = next((one for one in summaries if one["run"] == chosen), {})
     return Night(chosen, rows, [name for name in shown if name != chosen], summary, summaries, damaged, others)
+
+
+def _compact(read: list[pa.Table]) -> pa.Table:
+    """One table of all that was read; the digest and the run, the same in a million rows, are kept once."""
+    for number, table in enumerate(read):
+        for name in ("model", "run"):
+            column = table.schema.get_field_index(name)
+            table = table.set_column(column, name, table[name].dictionary_encode())
+        read[number] = table
+    return pa.concat_tables(read).unify_dictionaries()
 
 
 def _runs_of_night(parts: Iterable[str], chosen: str, ended: set[str]) -> list[str]:
@@ -133,15 +144,15 @@ def night_page(night: Night, config: ReportConfig, folder: str = "") -> Rendered
         ModelError: --model names another model than that of the scores.
     """
     rows, summary = night.rows, night.summary
-    scored = rows.filter(pc.field("status") == "scored")
+    scored = _scored(rows)
     digest = rows["model"][-1].as_py() if rows.num_rows else str(summary.get("model", ""))
     threshold = float(rows["threshold"][-1].as_py()) if rows.num_rows else float(summary.get("threshold", np.nan))
     judge = find_judge(config.model, str(summary.get("model_dir", "")), digest, threshold)
-    shown = _worst(scored, config.worst)
-    n_worst = len(shown)
-    shown += _passed(scored, config.passed, night.run)
+    worst, passed = _worst(scored, config.worst), _passed(scored, config.passed, night.run)
+    n_worst, shown = len(worst), rows.take(pa.concat_arrays([worst, passed])).to_pylist()
     looks = [pictures.look(row, judge.model) for row in shown]
-    wholes = _photographs(_worst(scored.filter(_is_photograph(scored)), config.photographs), judge)
+    suspicious = _worst(scored.filter(_is_photograph(scored)), config.photographs)
+    wholes = _photographs(rows.take(suspicious).to_pylist(), judge)
     top = pictures.shared_top([one.closest for one in looks if one.closest is not None])
     small = Shots(3 * len(looks) + WORST_TILES * len(wholes), top)
     large = Shots(2 * len(wholes), top, large=True)
@@ -160,7 +171,7 @@ def night_page(night: Night, config: ReportConfig, folder: str = "") -> Rendered
         judge=judge,
         digest=digest,
         threshold=threshold,
-        n_photographs=int(pc.sum(_is_photograph(scored)).as_py() or 0),
+        n_photographs=_sum(_is_photograph(scored)),
         queue=cards[:n_worst],
         passed=cards[n_worst:],
         queue_groups=sorted({card["group"] for card in cards[:n_worst]}),
@@ -200,18 +211,28 @@ def _finite(scored: pa.Table) -> np.ndarray:
     return np.asarray(scores_N[np.isfinite(scores_N)])
 
 
-def _worst(scored: pa.Table, n: int) -> list[dict[str, Any]]:
-    """The rows with the lowest p-values; equal ones by score."""
-    order = pc.select_k_unstable(scored, n, [("p_value", "ascending"), ("score", "descending")]) if n else []
-    return list(scored.take(order).to_pylist()) if n else []
+def _scored(rows: pa.Table) -> pa.Table:
+    """Numbers of the scored rows and their positions in `rows`; a copy with the paths would double the memory."""
+    numbers = rows.select(["score", "p_value", "flagged", "rows", "cols"])
+    numbered = numbers.append_column("position", pa.array(np.arange(rows.num_rows)))
+    return numbered.filter(pc.equal(rows["status"], "scored"))
 
 
-def _passed(scored: pa.Table, n: int, salt: str) -> list[dict[str, Any]]:
-    """Some of the rows that passed, by chance: the same ones whenever the page of this run is made again."""
-    passed = np.flatnonzero(~scored["flagged"].to_numpy(zero_copy_only=False))
+def _worst(scored: pa.Table, n: int) -> pa.Array:
+    """Positions of the lowest p-values; equal ones by score."""
+    if not n:
+        return pa.array([], pa.int64())
+    order = pc.select_k_unstable(scored, n, [("p_value", "ascending"), ("score", "descending")])
+    return scored["position"].take(order).combine_chunks()
+
+
+def _passed(scored: pa.Table, n: int, salt: str) -> pa.Array:
+    """Positions of some rows that passed, by chance: the same ones whenever the page of this run is made again."""
+    flagged_N = scored["flagged"].to_numpy(zero_copy_only=False)
+    passed = scored["position"].to_numpy()[~flagged_N]
     seed = int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "big")
     chosen = np.random.default_rng(seed).choice(passed, min(n, len(passed)), replace=False)
-    return list(scored.take(pa.array(np.sort(chosen), pa.int64())).to_pylist())
+    return pa.array(np.sort(chosen), pa.int64())
 
 
 def _counts(rows: pa.Table, summary: dict[str, Any]) -> dict[str, Any]:
