@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "score": ("crackvae.pipeline", settings.ScoreConfig),
     "compact": ("crackvae.compaction", settings.CompactConfig),
     "nightly": ("crackvae.nightly", settings.NightlyConfig),
+    "report": ("crackvae.report", settings.ReportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1

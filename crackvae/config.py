@@ -226,6 +226,7 @@ class CalibrateConfig(ScoringConfig):
         "take one image of each group, drawn by chance: a promise needs independent ones", False
     )
     seed: int = setting("of --one-per-group", 0)
+    verdicts: str = setting("CSV downloaded from a page: images that a person called cracks are left out", "")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,6 +252,7 @@ class EvaluateConfig(ScoringConfig):
     one_per_group: bool = setting("judge one image of each group, drawn by chance: independent images", False)
     resamples: int = setting("bootstrap resamples of the groups, for 95 %% intervals", 1000)
     seed: int = setting("of the bootstrap and of --one-per-group", 0)
+    no_report: bool = setting("write no page", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,6 +279,7 @@ class ScoreConfig(ScoringConfig):
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
     max_unreadable: str = setting("most unreadable images before the exit code is 2: a count (5) or share (1%%)", "10%")
     max_unreachable: str = setting("the same for images that storage does not give", "10%")
+    no_report: bool = setting("write no page", False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -328,6 +331,36 @@ class NightlyConfig(ScoreConfig):
             raise ConfigError(f"linger={self.linger} must lie in 0..3600 s.")
         if self.drift_min_images < 20:
             raise ConfigError(f"{flag('drift_min_images')} {self.drift_min_images} must be 20 or more to tell.")
+
+
+# More pictures than this would have to be too small to judge in a page of 15 MB.
+MAX_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(VerbConfig):
+    """Write one HTML page of a night's scores, or of an evaluation: opens anywhere, needs no network."""
+
+    scores: str = setting("folder of a scores table", "")
+    evaluation: str = setting("or folder of an evaluation", "")
+    out: str = setting("HTML file to write; replaced if it is there")
+    run: str = setting("run to show, or all; default: the latest that scored anything", "")
+    model: str = setting("model directory; default: the one that the scores were made with, where it still is", "")
+    worst: int = setting("most suspicious images in the review queue; of an evaluation: images in each gallery", 48)
+    passed: int = setting("random images that passed, to look for misses", 12)
+    photographs: int = setting("large photographs that are shown whole, with every tile", 4)
+    mm_per_px: float | None = setting("scale of the images, for crack sizes in millimetres", None)
+    full_size: bool = setting("also write PNGs of the shown images in full size into a folder beside the page", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.scores) == bool(self.evaluation):
+            raise ConfigError("give either --scores or --evaluation.")
+        for name in ("worst", "passed", "photographs"):
+            if not 0 <= getattr(self, name) <= MAX_SHOWN:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie in 0..{MAX_SHOWN}: a page stays under 15 MB.")
+        if self.mm_per_px is not None and not 0 < self.mm_per_px < math.inf:
+            raise ConfigError(f"mm_per_px={self.mm_per_px:g} must be greater than 0, and finite.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,19 @@ import pyarrow.compute as pc
 
 from crackvae import calibration, histograms, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
-from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ScoringConfig
+from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ReportConfig, ScoringConfig
 from crackvae.errors import ManifestError, StorageError
+from crackvae.gallery import evaluation_page
 from crackvae.listing import list_images
 from crackvae.manifest import listing_of, load_manifest, with_groups
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
 from crackvae.progress import progress
+from crackvae.report import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.scoring import BASELINE, Scorer, heads_of, load_scorer
 from crackvae.session import ray_session
+from crackvae.verdicts import read_cracks
 
-METRICS_FILE, SCORES_FILE = "metrics.json", "evaluation.parquet"
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 
@@ -81,6 +83,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "verb": "evaluate",
         "out": out,
         "model": scorer.model.digest,
+        "model_dir": storage.absolute(config.model),
         "head": scorer.model.spec.head,
         "manifest": manifest.digest,
         "split": config.split,
@@ -91,8 +94,19 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "sets": results,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    storage.write_folder(out, _files(scored, list(sets), summary))
+    storage.write_folder(out, _page(scored, summary, config) | _files(scored, list(sets), summary))
     return Outcome(summary, shown)
+
+
+def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> dict[str, bytes | memoryview]:
+    """The page of this evaluation, unless it is not wanted."""
+    if config.no_report:
+        return {}
+    how = ReportConfig(evaluation=config.out, out=PAGE_FILE, model=config.model, quiet=config.quiet)
+    with progress("report", 1, "page", quiet=config.quiet) as bar:
+        html = evaluation_page(scored, summary, how).html
+        bar.update(1)
+    return {PAGE_FILE: html}
 
 
 def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
@@ -153,7 +167,7 @@ def _side_by_side(ranked: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dict[str, bytes | memoryview]:
     """Files of an evaluation. The predictions are those of the external set, or else of the internal split."""
-    files: dict[str, bytes | memoryview] = {SCORES_FILE: tables.parquet_bytes(scored)}
+    files: dict[str, bytes | memoryview] = {TABLE_FILE: tables.parquet_bytes(scored)}
     for name in sets:
         prefix = "internal_" if name == "internal" and len(sets) > 1 else ""
         for label, file in PREDICTIONS.items():
@@ -207,14 +221,12 @@ def calibrate(config: CalibrateConfig) -> Outcome:
         scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
         source = f"{source} (one a group)"
         calibration.require_enough(scored.num_rows)
+    every_threshold, _ = _threshold(np.sort(scored["score"].to_numpy()), config, source)
+    scored, judged = _without_cracks(scored, config.verdicts)
     scores_N = np.sort(scored["score"].to_numpy())
-    if config.max_false_alarm is None:
-        threshold = percentile_threshold(scores_N, config.percentile)
-        level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
-    else:
-        threshold = conformal_threshold(scores_N, config.max_false_alarm, config.confidence)
-        sure = f" with confidence {config.confidence:g}" if config.confidence else " on average"
-        level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
+    threshold, level = _threshold(scores_N, config, source)
+    if judged["dropped"]:
+        level += f", {judged['dropped']} that a person called cracks left out"
     groups = len(set(scored["group"].to_pylist()))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
     # The reference first: between the two writes it is the one that nobody decides by.
@@ -229,12 +241,35 @@ def calibrate(config: CalibrateConfig) -> Outcome:
         "level": level,
         "threshold": threshold,
         "left_out": left_out,
+        "verdicts": judged | {"threshold_before": every_threshold} if config.verdicts else {},
         "leaky": leaky or model.spec.leaky,
     }
     table = pd.DataFrame(
         {"value": [len(scores_N), groups, level, threshold]}, index=["n", "groups", "level", "threshold"]
     )
-    return Outcome(summary, {"calibration": table})
+    shown = {"calibration": table}
+    if config.verdicts:
+        changed = {**judged, "threshold with them": every_threshold, "threshold without them": threshold}
+        shown |= {"verdicts": pd.DataFrame({"value": list(changed.values())}, index=list(changed))}
+    return Outcome(summary, shown)
+
+
+def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:
+    """Threshold by the rule of the settings, and that rule in words."""
+    if config.max_false_alarm is None:
+        level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
+        return percentile_threshold(scores_N, config.percentile), level
+    sure = f" with confidence {config.confidence:g}" if config.confidence else " on average"
+    level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
+    return conformal_threshold(scores_N, config.max_false_alarm, config.confidence), level
+
+
+def _without_cracks(scored: pa.Table, file: str) -> tuple[pa.Table, dict[str, int]]:
+    """The rows without those that a person called cracks, and how many images the file calls so."""
+    cracks = read_cracks(file) if file else set()
+    is_crack = pc.is_in(scored["image"], pa.array(sorted(cracks), pa.string()))
+    dropped = int(pc.sum(is_crack).as_py() or 0)
+    return scored.filter(pc.invert(is_crack)), {"called_cracks": len(cracks), "dropped": dropped}
 
 
 def _sound_images(place: str) -> pa.Table:

@@ -230,3 +230,42 @@ def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> T
         tile = image.crop(box)  # resize(box=...) would mix in pixels from outside the tile
         tile_PP[:] = np.asarray(tile.resize((input_px, input_px), Image.Resampling.BILINEAR))
     return Tiles(pixels_TPP, len(ys), len(xs), xs, ys)
+
+
+def stitch(maps_TPP: np.ndarray, tiles: Tiles, height: int, width: int, tile_px: int) -> np.ndarray:
+    """Maps of the tiles of cut() as one map of the image, at the image's own resolution.
+
+    Where tiles overlap they are blended with weights that fall towards a tile's edge, so no seam is left. The weights
+    are a product of rows and columns, so their sum is too, and no second map is needed for it.
+
+    Args:
+        maps_TPP: float (T, P, P), one map a tile.
+        tiles: what cut() returned; its pixels are not read.
+        height, width: of the image [px].
+        tile_px: as given to cut().
+
+    Returns:
+        float32 (H, W).
+    """
+    whole = tiles.rows * tiles.cols == 1
+    side = min(tile_px, height, width)
+    tile_h, tile_w = (height, width) if whole else (side, side)
+    rising_h, rising_w = _tent(tile_h), _tent(tile_w)
+    sum_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
+    for y in tiles.ys:
+        sum_H[y : y + tile_h] += rising_h
+    for x in tiles.xs:
+        sum_W[x : x + tile_w] += rising_w
+    weight_hw = np.outer(rising_h, rising_w).astype(np.float32)
+    for map_PP, (y, x) in zip(maps_TPP, ((y, x) for y in tiles.ys for x in tiles.xs), strict=True):
+        tile = Image.fromarray(np.asarray(map_PP, np.float32)).resize((tile_w, tile_h), Image.Resampling.BILINEAR)
+        sum_HW[y : y + tile_h, x : x + tile_w] += weight_hw * np.asarray(tile)
+    sum_HW /= sum_H[:, None].astype(np.float32)
+    sum_HW /= sum_W[None].astype(np.float32)
+    return sum_HW
+
+
+def _tent(length_px: int) -> np.ndarray:
+    """Weights that rise from the edges of a tile to its middle, float (length_px,), never 0."""
+    steps = np.arange(length_px)
+    return np.minimum(steps + 1, length_px - steps) / ((length_px + 1) / 2)

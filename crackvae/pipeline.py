@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from crackvae import storage, tables
 from crackvae.compaction import finish_compaction
-from crackvae.config import Outcome, ScoreConfig, ScoringConfig, limit_of, time_of
+from crackvae.config import Outcome, ReportConfig, ScoreConfig, ScoringConfig, limit_of, time_of
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.histograms import load_reference
 from crackvae.listing import list_images
@@ -103,12 +103,14 @@ def score(config: ScoreConfig) -> Outcome:
             **notes,
             "rows_with_an_older_threshold": counted.older,
             **_model_notes(scorer),
+            "model_dir": storage.absolute(config.model),
             "csv": csv,
             **_rate(table.n, started),
         }
         storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
     if not n_todo:
         say(f"nothing to score: this model has finished all {listed} images", quiet=config.quiet)
+    summary |= {"report": "" if config.no_report else _write_page(out, run, config)}
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
     _check_limits(config, table, listed, outcome)
     return outcome
@@ -122,6 +124,20 @@ def _check_limits(config: ScoreConfig, table: "_RunTable", listed: int, outcome:
                 f"see the column error of {table.out}. All rows are written.",
                 outcome,
             )
+
+
+def _write_page(out: str, run: str, config: ScoreConfig) -> str:
+    """Write the page of this run and return its place; "" where there is nothing to show."""
+    from crackvae import report  # here, because workers import this module and draw no charts
+
+    if not report.has_rows(out, run):
+        return ""
+    # The underscore keeps it out of the dataset that readers of the folder see.
+    page = storage.join(out, f"_report-{run}.html")
+    with progress("report", 1, "page", quiet=config.quiet) as bar:
+        report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
+        bar.update(1)
+    return page
 
 
 def _model_notes(scorer: Scorer) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Anomaly map and score heads; one row of the scores table from one image. No Ray.
 
-Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px].
+Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px], H, W rows and
+columns of an image.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ from crackvae.model import Model, ModelSpec, Output, contrast, load_model, poole
 CRACK_SHARE = 0.02
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
+# Tiles of one pass where a picture is explained: nobody waits for it in a queue.
+EXPLAIN_BATCH = 32
 
 # Measured while decoding.
 CAMERA = ("brightness", "contrast", "sharpness")
@@ -45,17 +49,22 @@ class Head:
     """A way from one pass through the network to a score.
 
     Attributes:
-        anomaly_map: input (B, 1, P, P) and output of the network to the suspicion of every pixel, (B, 1, P, P).
+        anomaly_map: input (B, 1, P, P) and output of the network to the suspicion of every pixel, (B, 1, P, P), not
+            negative.
+        unit: of the map.
+        power: of the map's values in the score.
         share: share of the pixels, the most suspicious ones, whose mean is the score.
     """
 
     anomaly_map: Callable[[Tensor, Output], Tensor]
+    unit: str
+    power: int
     share: float
 
 
-def squared_residual(input_B1PP: Tensor, output: Output) -> Tensor:
-    """What the ConvVAE could not reconstruct [squared grey level, black 0 to white 1]."""
-    return (input_B1PP - output.reconstruction_B1PP).square()
+def residual(input_B1PP: Tensor, output: Output) -> Tensor:
+    """What the ConvVAE could not reconstruct."""
+    return (input_B1PP - output.reconstruction_B1PP).abs()
 
 
 def darkness(input_B1PP: Tensor, output: Output) -> Tensor:
@@ -69,14 +78,13 @@ def dark_crack(input_B1PP: Tensor, output: Output) -> Tensor:
     return darkness(input_B1PP, output) * torch.sigmoid(output.crack_B1PP)
 
 
+_RESIDUAL_UNIT = "residual [grey level, black 0 to white 1]"
 HEADS = {
-    "mse": Head(squared_residual, share=1.0),  # the published score
-    "top": Head(squared_residual, share=0.01),
-    "dark": Head(darkness, CRACK_SHARE),
-    "crack": Head(dark_crack, CRACK_SHARE),
+    "mse": Head(residual, _RESIDUAL_UNIT, power=2, share=1.0),  # the published score
+    "top": Head(residual, _RESIDUAL_UNIT, power=2, share=0.01),
+    "dark": Head(darkness, "darkness [share of the brightness]", power=1, share=CRACK_SHARE),
+    "crack": Head(dark_crack, "darkness x probability of a crack", power=1, share=CRACK_SHARE),
 }
-
-
 # The measure of any model: median minus 1st percentile of the pixels, one line of numpy.
 BASELINE = "one_line"
 # Length of the posterior mean: no score, but what tells a new texture from a known one.
@@ -94,8 +102,9 @@ def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
     if head == BASELINE:
         return one_line(input_B1PP)
     if head == LATENT_NORM:
-        return torch.linalg.vector_norm(output.mu_BZ, dim=1)
-    return pooled(HEADS[head].anomaly_map(input_B1PP, output), HEADS[head].share)
+        return output.mu_BZ.square().sum(dim=1).sqrt()
+    chosen = HEADS[head]
+    return pooled(chosen.anomaly_map(input_B1PP, output) ** chosen.power, chosen.share)
 
 
 def heads_of(spec: ModelSpec) -> tuple[str, ...]:
@@ -130,6 +139,66 @@ def score_tiles(
         of_heads = [scores_of(head, input_B1PP, output) for head in heads]
         scores[start : start + batch] = torch.stack(of_heads, dim=1).cpu().numpy()
     return scores[: len(tiles_TPP)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: on a busy machine two of them waited for each other 30 times longer than a tile took."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model makes of one image, at the image's own resolution.
+
+    Attributes:
+        reconstruction_HW: uint8 (H, W).
+        anomaly_HW: float32 (H, W), the map of the model's head, in that head's unit.
+        tile_scores: float32 (rows, cols), the score of each tile; equal to those of score_tiles() but for rounding,
+            because no pass is filled up here.
+        xs, ys: left edges of the columns and top edges of the rows of tiles [px].
+    """
+
+    reconstruction_HW: np.ndarray
+    anomaly_HW: np.ndarray
+    tile_scores: np.ndarray
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+
+
+@torch.inference_mode()
+def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
+    """Reconstruction and anomaly map of one image, stitched from its tiles.
+
+    Args:
+        pixels_HW: uint8 (H, W), as decode() gives it.
+
+    Raises:
+        UnreadableImage: more tiles than cut() allows.
+    """
+    spec = model.spec
+    tiles = imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
+    seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
+    maps_TPP = np.empty_like(seen_TPP)
+    scores_T = np.empty(len(seen_TPP), np.float32)
+    with _one_thread():
+        for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
+            B = slice(start, start + EXPLAIN_BATCH)
+            input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[B])))
+            output = model.network(input_B1PP)
+            seen_TPP[B] = output.reconstruction_B1PP.squeeze(1).numpy()
+            maps_TPP[B] = HEADS[spec.head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
+            scores_T[B] = scores_of(spec.head, input_B1PP, output).numpy()
+    height, width = pixels_HW.shape
+    grey_HW = imaging.stitch(seen_TPP, tiles, height, width, spec.tile_px) * 255
+    anomaly_HW = imaging.stitch(maps_TPP, tiles, height, width, spec.tile_px)
+    scores = scores_T.reshape(tiles.rows, tiles.cols)
+    return Explanation(grey_HW.round().clip(0, 255).astype(np.uint8), anomaly_HW, scores, tiles.xs, tiles.ys)
 
 
 @dataclass(frozen=True)

@@ -69,19 +69,23 @@ CSV_COLUMNS = tuple(name for name in SCORES_SCHEMA.names if name != "tile_scores
 VERSION_KEY = ("image", "model", "run")
 
 
-def read_table(place: str, schema: pa.Schema) -> pa.Table:
+def read_table(place: str, schema: pa.Schema, *, keep_others: bool = False) -> pa.Table:
     """A Parquet table that must have the columns of `schema`, in those types; schema metadata is kept.
+
+    Further columns are dropped, or with `keep_others` stand behind them as they are.
 
     Raises:
         StorageError: not there, not whole, or with other columns.
     """
-    return parse_table(read_bytes(place), place, schema)
+    return parse_table(read_bytes(place), place, schema, keep_others=keep_others)
 
 
-def parse_table(data: bytes, place: str, schema: pa.Schema) -> pa.Table:
+def parse_table(data: bytes, place: str, schema: pa.Schema, *, keep_others: bool = False) -> pa.Table:
     """read_table() of bytes that are read already; `place` is named in the error."""
     try:
         table = pq.read_table(pa.BufferReader(data))
+        if keep_others:
+            schema = pa.schema([*schema, *(field for field in table.schema if field.name not in schema.names)])
         return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StorageError(

@@ -1,24 +1,27 @@
 """What tests share: drawn images, a small model that was never trained, and the one Ray session."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 import torch
+from PIL import Image
 
 from crackvae import calibration, evaluation, nightly, pipeline, places, storage, tables
 from crackvae.calibration import Calibration
-from crackvae.config import PartitionConfig, ScoringConfig
+from crackvae.config import PartitionConfig, ScoreConfig, ScoringConfig
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.scoring import Scorer, decode_images, score_decoded, score_tiles
-from crackvae.synthetic import write_images
+from crackvae.synthetic import draw_image, write_images
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -107,6 +110,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in this process instead of on Ray: what is tested around it is the same, and takes no seconds to start."""
 
+    score_in_process(monkeypatch)
+
+
+def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fixture `in_process` does, for fixtures of a wider scope."""
+
     def score_here(
         images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
     ) -> Iterator[pa.Table]:
@@ -130,3 +139,56 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, num_gpus=1, **quiet)
     yield
     ray.shutdown()
+
+
+# A path that is a script tag, names that break out of attributes, turn around, or fill a whole name of 255 bytes.
+HOSTILE_NAMES = (
+    "<script>alert(1)</script>.jpg",
+    "a\"b'c<img src=x onerror=alert(2)>.jpg",
+    "turned\u202egpj.exe.jpg",
+    "ß" * 125 + "x.jpg",
+    "=1+1,line\nbreak.jpg",
+    "tab\tcarriage\rreturn.jpg",
+    "{{ 7*7 }}&amp;.jpg",
+)
+
+
+@pytest.fixture(scope="session")
+def scored_night(drawn: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scores of a night of 60 drawn images in three groups, hostile names, two photographs and two broken files.
+
+    The images lie in `images` beside the folder that is returned.
+    """
+    folder = tmp_path_factory.mktemp("night")
+    night = folder / "images"
+    pictures = sorted((drawn / "crack").iterdir())[:30] + sorted((drawn / "non_crack").iterdir())[:30]
+    places = [f"bridge-{n % 3}/{n:03d}.jpg" for n in range(len(pictures))] + [f"odd/{name}" for name in HOSTILE_NAMES]
+    for place, picture in zip(places, pictures + pictures[: len(HOSTILE_NAMES)], strict=True):
+        (night / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, night / place)
+    (night / "bridge-1" / "empty.jpg").write_bytes(b"")
+    (night / "bridge-2" / "<b>text.jpg").write_text("not an image")
+    for number in range(2):
+        surface, _ = draw_image(5, number, True, 230)
+        Image.fromarray(surface[: 160 + 60 * number]).save(night / "bridge-0" / f"photograph-{number}.png")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        score_in_process(monkeypatch)
+        config = ScoreConfig(images=str(night), model=str(model_dir), out=str(folder / "scores"), quiet=True)
+        pipeline.score(config)
+    return folder / "scores"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, Debian's. CI sets CRACKVAE_NEEDS_BROWSER, and there a missing one is a failure, not a skip."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium and os.environ.get("CRACKVAE_NEEDS_BROWSER"):
+        pytest.fail("no Chromium found, and CRACKVAE_NEEDS_BROWSER is set")
+    if not chromium:
+        pytest.skip("no Chromium found: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -22,12 +22,19 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def config(manifest: Path, model_dir: Path, out: Path, **changes: object) -> EvaluateConfig:
-    values = {"manifest": str(manifest), "model": str(model_dir), "out": str(out), "resamples": 100, "quiet": True}
+    values = {
+        "manifest": str(manifest),
+        "model": str(model_dir),
+        "out": str(out),
+        "resamples": 100,
+        "quiet": True,
+        "no_report": True,
+    }
     return EvaluateConfig(**values | changes)
 
 
 def test_an_evaluation_writes_what_it_prints(manifest: Path, model_dir: Path, tmp_path: Path) -> None:
-    outcome = evaluate(config(manifest, model_dir, tmp_path / "out"))
+    outcome = evaluate(config(manifest, model_dir, tmp_path / "out", no_report=False))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "cracked_concrete_predictions.csv",
         "evaluation.parquet",
@@ -35,6 +42,7 @@ def test_an_evaluation_writes_what_it_prints(manifest: Path, model_dir: Path, tm
         "internal_non_cracked_concrete_predictions.csv",
         "metrics.json",
         "non_cracked_concrete_predictions.csv",
+        "report.html",
     ]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == outcome.summary
     assert set(outcome.summary["sets"]) == {"internal", "external"} and outcome.summary["leaky"] is False

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, ImageFilter, ImageOps
 
 from crackvae import imaging
 from crackvae.errors import UnreadableImage
-from crackvae.imaging import EXIF_ORIENTATION, MAX_TILES, MIN_SIDE_PX, cut, decode, tile_origins
+from crackvae.imaging import EXIF_ORIENTATION, MAX_TILES, MIN_SIDE_PX, cut, decode, stitch, tile_origins
 
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]
 LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "WEBP": {"lossless": True}}
@@ -404,3 +404,27 @@ def test_measures_tell_light_from_contrast_and_blur() -> None:
 @pytest.mark.parametrize("grey", [0, 200, 255])
 def test_an_even_surface_has_no_contrast_and_no_blur(shape: tuple[int, int], grey: int) -> None:
     assert imaging.measures(np.full(shape, grey, np.uint8)) == imaging.Measures(grey, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (227, 227), (120, 700), (341, 230), (64, 64)])
+def test_stitching_the_tiles_of_a_smooth_image_gives_the_image_back(height: int, width: int) -> None:
+    y, x = np.mgrid[:height, :width]
+    smooth_HW = (40 + 150 * x / width + 40 * y / height).astype(np.uint8)
+    tiles = cut(smooth_HW, tile_px=100, stride_px=70, input_px=64)
+    back_HW = stitch(tiles.pixels_TPP.astype(np.float32), tiles, height, width, tile_px=100)
+    assert back_HW.shape == (height, width) and back_HW.dtype == np.float32
+    assert np.abs(back_HW - smooth_HW).max() < 4
+
+
+def test_stitching_puts_a_spot_where_it_is_and_blends_overlaps_without_a_seam() -> None:
+    image_HW = np.zeros((300, 420), np.uint8)
+    image_HW[211:217, 337:343] = 255
+    tiles = cut(image_HW, 100, 60, 100)
+    stitched_HW = stitch(tiles.pixels_TPP.astype(np.float32), tiles, 300, 420, 100)
+    assert np.unravel_index(stitched_HW.argmax(), stitched_HW.shape) in {
+        (y, x) for y in range(211, 217) for x in range(337, 343)
+    }
+    steps_TPP = np.stack([np.full((100, 100), float(n % 2)) for n in range(len(tiles.pixels_TPP))])
+    blended_HW = stitch(steps_TPP, tiles, 300, 420, 100)
+    assert blended_HW.min() >= 0 and blended_HW.max() <= 1 + 1e-6
+    assert np.abs(np.diff(blended_HW, axis=1)).max() < 0.1

@@ -53,7 +53,14 @@ def night(drawn: Path, tmp_path: Path) -> Path:
 
 
 def config(night: Path, model_dir: Path, out: Path, **changes: object) -> ScoreConfig:
-    values = {"images": str(night), "model": str(model_dir), "out": str(out), "max_unreadable": "3", "quiet": True}
+    values = {
+        "images": str(night),
+        "model": str(model_dir),
+        "out": str(out),
+        "max_unreadable": "3",
+        "quiet": True,
+        "no_report": True,
+    }
     return ScoreConfig(**values | changes)
 
 

@@ -16,11 +16,13 @@ from PIL import Image
 from crackvae import imaging, scoring, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
+from crackvae.imaging import cut
 from crackvae.listing import LISTING_SCHEMA
 from crackvae.model import Output, to_input
 from crackvae.scoring import (
     Scorer,
     decode_images,
+    explain,
     heads_of,
     load_scorer,
     one_line,
@@ -258,7 +260,7 @@ import numpy as np
 import torch
 from crackvae.listing import list_images
 from crackvae.manifest import with_groups
-from crackvae.model import ConvVAE, Model, ModelSpec, model_digest
+from crackvae.model import Model, ModelSpec, Network, model_digest
 from crackvae.scoring import decode_images, score_tiles
 
 peak = 0
@@ -270,9 +272,9 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 
 torch.set_num_threads(1)
-spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, tile_px=227, stride_px=170, head="top",
-                 beta=1e-6, seed=0, manifest="", leaky=False)
-network = ConvVAE(spec).eval()
+spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, segmenter=(24, 48, 64),
+                 recipe="repair", tile_px=227, stride_px=170, head="crack", beta=1e-6, seed=0, manifest="", leaky=False)
+network = Network(spec).eval()
 model = Model(spec, network, model_digest(spec, network.state_dict()))
 for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
     tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 128, 128)
@@ -293,3 +295,30 @@ def test_a_photograph_of_24_megapixels_takes_a_worker_less_than_500_mb(
     done = subprocess.run([sys.executable, "-c", PHOTO_WORKER, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 500
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (70, 90), (160, 230)])
+def test_an_explanation_has_the_size_of_its_image_and_the_scores_of_its_tiles(
+    model_dir: Path, shape: tuple[int, int]
+) -> None:
+    model = load_scorer(str(model_dir)).model
+    pixels_HW = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    threads = torch.get_num_threads()
+    explanation = explain(model, pixels_HW)
+    assert torch.get_num_threads() == threads
+    assert explanation.reconstruction_HW.shape == explanation.anomaly_HW.shape == shape
+    assert explanation.reconstruction_HW.dtype == np.uint8 and explanation.anomaly_HW.dtype == np.float32
+    tiles = cut(pixels_HW, model.spec.tile_px, model.spec.stride_px, model.spec.input_px)
+    expected = score_tiles(model, tiles.pixels_TPP, batch=8).reshape(tiles.rows, tiles.cols)
+    np.testing.assert_allclose(explanation.tile_scores, expected, rtol=1e-4)
+    assert (explanation.xs, explanation.ys) == (tiles.xs, tiles.ys)
+
+
+def test_the_anomaly_map_of_a_residual_head_is_the_difference_to_the_reconstruction(model_dir: Path) -> None:
+    model = load_scorer(str(model_dir)).model
+    model = replace(model, spec=replace(model.spec, head="top"))
+    side = model.spec.input_px
+    pixels_HW = np.random.default_rng(1).integers(0, 255, (side, side), dtype=np.uint8)  # seen without resizing
+    explanation = explain(model, pixels_HW)
+    residual_HW = (pixels_HW.astype(float) - explanation.reconstruction_HW) / 255
+    np.testing.assert_allclose(explanation.anomaly_HW, np.abs(residual_HW), atol=2 / 255)

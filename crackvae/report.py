@@ -1,0 +1,79 @@
+"""The verb `report`: one self-contained HTML page of a night or of an evaluation. No Ray, no training."""
+
+import json
+import time
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from crackvae import pictures, storage, tables
+from crackvae.config import Outcome, ReportConfig
+from crackvae.errors import StorageError
+from crackvae.gallery import evaluation_page
+from crackvae.night import has_rows, night_page, read_night
+from crackvae.page import FULL_SIZE_NAME, Rendered
+
+__all__ = ["has_rows", "report"]
+
+# What `evaluate` writes into its folder; metrics.json is written last, so where it is the folder is whole.
+METRICS_FILE, TABLE_FILE, PAGE_FILE = "metrics.json", "evaluation.parquet", "report.html"
+EVALUATION_SCHEMA = pa.schema(
+    [
+        *(column for column in tables.SCORES_SCHEMA if column.name != "tile_scores"),
+        ("label", pa.string()),
+        ("set", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+
+
+def report(config: ReportConfig) -> Outcome:
+    """Write the page and, when asked for, PNGs of the shown images in full size beside it.
+
+    Raises:
+        StorageError: no scores or no evaluation there, or the page cannot be written.
+        ModelError: --model names another model than that of the scores.
+    """
+    started = time.perf_counter()
+    out = storage.absolute(config.out)
+    folder = f"{out.rsplit('/', 1)[-1].removesuffix('.html')}_files" if config.full_size else ""
+    if config.scores:
+        rendered = night_page(read_night(storage.absolute(config.scores), config.run), config, folder)
+    else:
+        scored, summary = _read_evaluation(storage.absolute(config.evaluation))
+        rendered = evaluation_page(scored, summary, config, folder)
+    storage.write_bytes(out, rendered.html)
+    n_files = _write_full_size(out, folder, rendered) if folder else 0
+    summary = {
+        "verb": "report",
+        "page": out,
+        "bytes": len(rendered.html),
+        "full_size_files": n_files,
+        **rendered.figures,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    table = pd.DataFrame({"value": [out, *rendered.figures.values()]}, index=["page", *rendered.figures])
+    return Outcome(summary, {"report": table})
+
+
+def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Table and summary of an evaluation."""
+    place = storage.join(folder, METRICS_FILE)
+    try:
+        summary = json.loads(storage.read_bytes(place))
+        summary["sets"], summary["model"], summary["threshold"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{place} is damaged ({error}): run crackvae evaluate again.") from error
+    return tables.read_table(storage.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_others=True), summary
+
+
+def _write_full_size(out: str, folder: str, rendered: Rendered) -> int:
+    """PNGs of every shown image; returns how many."""
+    place = storage.join(out[: -len(out.rsplit("/", 1)[-1])].rstrip("/") or "/", folder)
+    n = 0
+    for number, image in enumerate(rendered.images, start=1):
+        for kind, data in pictures.full_size(image, rendered.model, rendered.top):
+            storage.write_bytes(storage.join(place, FULL_SIZE_NAME.format(number=number, kind=kind)), data)
+            n += 1
+    return n

@@ -1,0 +1,233 @@
+// The page's only script: theme, enlarging, and the review queue (sort, filter, keyboard, verdicts).
+// The rows lie in the page as JSON in data-row, so that every character of a file name survives.
+"use strict";
+
+const VERDICTS = ["crack", "sound", "unsure"];
+const KEYS = { c: "crack", s: "sound", u: "unsure" };
+const COLUMNS = ["image", "group", "score", "p_value", "flagged", "verdict", "run", "model"];
+
+const byId = (id) => document.getElementById(id);
+const place = `crackvae/${document.body.dataset.page}`;
+
+// A page from disk may not be allowed to keep anything; then it works without.
+const keep = {
+  read(name) { try { return JSON.parse(localStorage.getItem(`${place}/${name}`)); } catch { return null; } },
+  write(name, value) { try { localStorage.setItem(`${place}/${name}`, JSON.stringify(value)); } catch { /* full or forbidden */ } },
+};
+
+// ---------------------------------------------------------------- theme
+
+function showTheme(theme) {
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+byId("theme").addEventListener("click", () => {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "light dark"
+    ? matchMedia("(prefers-color-scheme: dark)").matches
+    : document.documentElement.dataset.theme === "dark";
+  const theme = isDark ? "light" : "dark";
+  showTheme(theme);
+  keep.write("theme", theme);
+});
+showTheme(keep.read("theme"));
+
+// ---------------------------------------------------------------- enlarging
+
+const zoom = byId("zoom");
+
+function enlarge(item) {
+  const shots = item.querySelectorAll(".shot");
+  if (!shots.length) return;
+  zoom.querySelector(".zoomed").replaceChildren(...[...shots].map((shot) => shot.cloneNode(true)));
+  const name = item.querySelector(".name");
+  if (name) {
+    const about = document.createElement("p");
+    about.className = "about";
+    about.append(name.cloneNode(true));
+    zoom.querySelector(".zoomed").append(about);
+  }
+  if (!zoom.open) zoom.showModal();
+}
+
+document.addEventListener("click", (event) => {
+  const frame = event.target.closest(".frame");
+  if (frame && zoom.contains(frame)) { zoom.close(); return; }
+  if (event.target === zoom) { zoom.close(); return; }
+  if (!frame) return;
+  const card = frame.closest(".card");
+  if (card && card.parentElement === cards) goTo(card);
+  enlarge(frame.closest(".card, li, .tiles > div, .wide"));
+});
+
+// ---------------------------------------------------------------- review queue
+
+const cards = byId("cards");
+const all = [...document.querySelectorAll(".card")];
+const rows = new Map(all.map((card) => [card, JSON.parse(card.dataset.row)]));
+const inQueue = all.filter((card) => card.parentElement === cards);
+const rank = new Map(inQueue.map((card, index) => [card, index]));
+let here = null;
+
+const verdictOf = (card) => card.dataset.verdict || "";
+const visibleCards = () => [...cards.children].filter((card) => !card.hidden);
+
+function goTo(card) {
+  if (here) { here.classList.remove("here"); here.removeAttribute("aria-current"); }
+  here = card;
+  if (!card) return;
+  card.classList.add("here");
+  card.setAttribute("aria-current", "true");
+  card.focus({ preventScroll: true });
+  card.scrollIntoView({ block: "nearest" });
+  if (zoom.open) enlarge(card);
+}
+
+function step(by) {
+  const shown = visibleCards();
+  const at = shown.indexOf(here);
+  const next = shown[at < 0 ? 0 : Math.min(Math.max(at + by, 0), shown.length - 1)];
+  if (next) goTo(next);
+}
+
+function give(card, verdict) {
+  if (verdict) card.dataset.verdict = verdict; else delete card.dataset.verdict;
+  for (const button of card.querySelectorAll("[data-verdict]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.verdict === verdict));
+  }
+}
+
+function keepVerdicts() {
+  keep.write("verdicts", Object.fromEntries(all.filter(verdictOf).map((card) => [rows.get(card).image, verdictOf(card)])));
+  tellProgress();
+}
+
+function tellProgress() {
+  const done = inQueue.filter(verdictOf).length;
+  const cracks = inQueue.filter((card) => verdictOf(card) === "crack").length;
+  byId("progress").textContent = `${done} of ${inQueue.length} judged, ${cracks} crack${cracks === 1 ? "" : "s"}`;
+}
+
+function sortCards() {
+  const key = byId("sort").value;
+  const text = (name) => (a, b) => (rows.get(a)[name] < rows.get(b)[name] ? -1 : rows.get(a)[name] > rows.get(b)[name] ? 1 : 0);
+  const order = {
+    p: () => 0,
+    "-p": (a, b) => rank.get(b) - rank.get(a),
+    group: text("group"),
+    image: text("image"),
+    verdict: (a, b) => (VERDICTS.indexOf(verdictOf(a)) + 9) % 9 - (VERDICTS.indexOf(verdictOf(b)) + 9) % 9,
+  }[key];
+  cards.append(...[...inQueue].sort((a, b) => order(a, b) || rank.get(a) - rank.get(b)));
+}
+
+function filterCards() {
+  const group = byId("group").value, state = byId("state").value, text = byId("text").value.toLowerCase();
+  for (const card of inQueue) {
+    const row = rows.get(card), verdict = verdictOf(card);
+    const fits = (!group || `=${row.group}` === group)
+      && (!state || (state === "open" ? !verdict : state === "flagged" ? row.flagged : verdict === state))
+      && (!text || row.image.toLowerCase().includes(text));
+    card.hidden = !fits;
+  }
+  byId("nothing").hidden = visibleCards().length > 0;
+}
+
+function judge(card, verdict) {
+  give(card, verdict);
+  keepVerdicts();
+}
+
+function tell(text) {
+  byId("told").textContent = text;
+  byId("told").hidden = false;
+}
+
+// ---------------------------------------------------------------- verdicts.csv
+
+// A cell that a spreadsheet would run as a formula gets an apostrophe; paths of images begin with / or a scheme.
+function cell(value) {
+  const text = value === null || value === undefined ? "" : String(value);
+  const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(text) && typeof value === "string" ? `'${text}` : text;
+  return `"${safe.replaceAll('"', '""')}"`;
+}
+
+function verdictsCsv() {
+  const lines = all.filter(verdictOf).map((card) => {
+    const row = { ...rows.get(card), verdict: verdictOf(card) };
+    return COLUMNS.map((name) => cell(row[name])).join(",");
+  });
+  return [COLUMNS.join(","), ...lines].join("\r\n") + "\r\n";
+}
+
+function download() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([verdictsCsv()], { type: "text/csv;charset=utf-8" }));
+  link.download = "verdicts.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function parseCsv(text) {
+  const table = [[]];
+  let field = "", quoted = false;
+  const endField = () => { table.at(-1).push(field); field = ""; };
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i];
+    if (quoted) {
+      if (char !== '"') field += char;
+      else if (text[i + 1] === '"') { field += char; i++; }
+      else quoted = false;
+    } else if (char === '"') quoted = true;
+    else if (char === ",") endField();
+    else if (char === "\n") { endField(); table.push([]); }
+    else if (char !== "\r") field += char;
+  }
+  endField();
+  return table.filter((row) => row.length > 1);
+}
+
+async function load(file) {
+  const [names, ...lines] = parseCsv((await file.text()).replace(/^\uFEFF/, ""));
+  const image = names ? names.indexOf("image") : -1, verdict = names ? names.indexOf("verdict") : -1;
+  if (image < 0 || verdict < 0) { tell(`${file.name} has no columns image and verdict: load a verdicts.csv of this page.`); return; }
+  const given = new Map(lines.map((line) => [line[image], line[verdict]]));
+  const found = all.filter((card) => VERDICTS.includes(given.get(rows.get(card).image)));
+  for (const card of found) give(card, given.get(rows.get(card).image));
+  keepVerdicts();
+  tell(`${found.length} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
+}
+
+// ---------------------------------------------------------------- start
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest(".verdict button");
+  if (!button) return;
+  const card = button.closest(".card");
+  judge(card, verdictOf(card) === button.dataset.verdict ? "" : button.dataset.verdict);
+});
+
+function pressed(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
+  if (event.key === "j" || event.key === "ArrowDown") step(1);
+  else if (event.key === "k" || event.key === "ArrowUp") step(-1);
+  else if (event.key === "/") byId("text").focus();
+  else if (here && event.key in KEYS) { judge(here, KEYS[event.key]); step(1); }
+  else if (here && event.key === "x") judge(here, "");
+  else if (here && event.key === "z") { if (zoom.open) zoom.close(); else enlarge(here); }
+  else return;
+  event.preventDefault();
+}
+
+if (cards) {
+  for (const [image, verdict] of Object.entries(keep.read("verdicts") || {})) {
+    for (const card of all) if (rows.get(card).image === image) give(card, verdict);
+  }
+  for (const id of ["group", "state"]) byId(id).addEventListener("change", filterCards);
+  byId("text").addEventListener("input", filterCards);
+  byId("sort").addEventListener("change", sortCards);
+  byId("download").addEventListener("click", download);
+  byId("load").addEventListener("change", (event) => { if (event.target.files.length) load(event.target.files[0]); event.target.value = ""; });
+  document.addEventListener("keydown", pressed);
+  tellProgress();
+}
