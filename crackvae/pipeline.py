@@ -179,7 +179,7 @@ class _RunTable:
         self.statuses: Counter[str] = Counter()
         self.worst = pd.DataFrame(columns=["image", "score", "p_value", "flagged"])
         self._waiting: list[pa.Table] = []
-        self._since = time.monotonic()
+        self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
     def __enter__(self) -> "_RunTable":
         return self
@@ -195,10 +195,10 @@ class _RunTable:
         both = [frame for frame in (self.worst, scored) if len(frame)] or [scored]
         self.worst = pd.concat(both).nlargest(N_WORST, "score").reset_index(drop=True)
         self._waiting.append(rows)
-        n_rows, n_bytes = (
-            sum(sizes) for sizes in zip(*((one.num_rows, one.nbytes) for one in self._waiting), strict=True)
-        )
-        if n_rows >= PART_ROWS or n_bytes >= PART_BYTES or time.monotonic() - self._since > PART_AGE_S:
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        is_old = time.monotonic() - self._since > PART_AGE_S
+        if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or is_old:
             self._write()
 
     def counts(self) -> dict[str, int]:
@@ -211,7 +211,8 @@ class _RunTable:
         if self._waiting:
             tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
             self.parts += 1
-        self._waiting, self._since = [], time.monotonic()
+        self._waiting = []
+        self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
 
 def _write_csv(out: str) -> list[str]:
