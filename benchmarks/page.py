@@ -32,8 +32,10 @@ import json, resource, sys, time
 started = time.perf_counter()
 from crackvae.cli import main
 code = main(["report", "--scores", sys.argv[1], "--out", sys.argv[2], "--model", sys.argv[3]])
-peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"exit_code": code, "seconds": round(time.perf_counter() - started, 1), "peak_mb": round(peak_mb)}))
+used = resource.getrusage(resource.RUSAGE_SELF)
+seconds, cpu_seconds = time.perf_counter() - started, used.ru_utime + used.ru_stime
+figures = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), "peak_mb": round(used.ru_maxrss / 1024)}
+print(json.dumps({"exit_code": code, **figures}))
 """
 
 
