@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from crackvae import storage
+from crackvae import report, storage
 from crackvae.calibration import Calibration
-from crackvae.config import NightlyConfig, Outcome, ScoreConfig
+from crackvae.config import NightlyConfig, Outcome, ReportConfig, ScoreConfig
 from crackvae.drift import ALL, LEVELS, Drift, Limits, compare
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.histograms import Night, load_night, load_reference
@@ -65,9 +65,11 @@ def nightly(config: NightlyConfig) -> Outcome:
     if LEVELS.index(judged["level"]) >= LEVELS.index(config.fail_on):
         causes = ", ".join(judged["causes"]) or "see the table drift"
         broken.append(f"drift: {judged['level']} in {judged['where']}: {causes}.")
+    page = "" if config.no_report else _page(out, run, judged, config)
     summary = {
         "verb": "nightly",
         "night": night,
+        "report": page,
         "out": out,
         "model": scorer.model.digest,
         "runs": runs,
@@ -90,9 +92,27 @@ def nightly(config: NightlyConfig) -> Outcome:
 def _scored(config: NightlyConfig) -> tuple[Outcome, list[str]]:
     """What score returns, and the limits that it broke."""
     try:
-        return score(ScoreConfig(**{part.name: getattr(config, part.name) for part in fields(ScoreConfig)})), []
+        values = {part.name: getattr(config, part.name) for part in fields(ScoreConfig)}
+        return score(ScoreConfig(**values | {"no_report": True})), []  # the page waits for the verdict on drift
     except LimitBroken as error:
         return error.outcome, [str(error)]
+
+
+def _page(out: str, run: str, judged: dict[str, Any], config: NightlyConfig) -> str:
+    """Add the verdict on drift to the run's summary and write its page; "" where the run has no row to show."""
+    if not report.has_rows(out, run):
+        return ""
+    place = storage.join(out, f"_summary-{run}.json")
+    rows = [
+        {"group": one["group"], "measure": one["what"], "value": one["tonight"], "verdict": one["level"]}
+        for one in judged["findings"]
+    ]
+    drift = {"verdict": judged["level"], "causes": judged["causes"], "rows": rows}
+    summary = json.loads(storage.read_bytes(place)) | {"drift": drift}
+    storage.write_bytes(place, json.dumps(summary, indent=1).encode())
+    page = storage.join(out, report.page_name(run))
+    report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
+    return page
 
 
 def _wait_for_a_scrape(config: NightlyConfig) -> None:

@@ -132,8 +132,7 @@ def _write_page(out: str, run: str, config: ScoreConfig) -> str:
 
     if not report.has_rows(out, run):
         return ""
-    # The underscore keeps it out of the dataset that readers of the folder see.
-    page = storage.join(out, f"_report-{run}.html")
+    page = storage.join(out, report.page_name(run))
     with progress("report", 1, "page", quiet=config.quiet) as bar:
         report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
         bar.update(1)

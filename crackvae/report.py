@@ -28,6 +28,11 @@ EVALUATION_SCHEMA = pa.schema(
 )
 
 
+def page_name(run: str) -> str:
+    """Name of the page of a run. The underscore keeps it out of the dataset that readers of the folder see."""
+    return f"_report-{run}.html"
+
+
 def report(config: ReportConfig) -> Outcome:
     """Write the page and, when asked for, PNGs of the shown images in full size beside it.
 
