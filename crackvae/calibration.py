@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, betabinom
+from scipy.stats import beta, betabinom, false_discovery_control
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.storage import join, read_bytes
@@ -81,6 +81,23 @@ class Calibration:
         as_high = n - np.searchsorted(self.scores_N, scores_B.astype(np.float32), side="left")
         p_values = np.minimum(1.0, tiles_B * (1 + as_high) / (n + 1))
         return np.where(np.isnan(scores_B), np.nan, p_values)
+
+
+def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
+    """Smallest share of sound images among the flagged ones at which each image of a night is flagged, float (N,).
+
+    Flag those at or below a level, and on average at most that share of them is sound, if the sound images of the night
+    are exchangeable with those of the calibration.
+
+    Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); with conformal p-values, which depend on
+    each other through their calibration: Bates et al., Testing for outliers with conformal p-values (2023).
+    """
+    return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
+
+
+def fewest_discoveries(n_images: int, n_calibration: int, max_false_discovery: float) -> int:
+    """Fewest images that false_discovery_rates() can put at or below a level: p-values end at 1 / (n + 1)."""
+    return math.ceil(n_images / (max_false_discovery * (n_calibration + 1)) - 1e-9)
 
 
 def percentile_threshold(scores_N: np.ndarray, percentile: float) -> float:

@@ -249,6 +249,7 @@ class EvaluateConfig(ScoringConfig):
     model: str = setting("model directory written by train")
     out: str = setting("directory to write metrics and predictions to; must not exist yet")
     split: str = setting("internal split to judge: val or test", "test")
+    masks: str = setting("folder of masks named like the cracked images, white where cracked: also judge the maps", "")
     one_per_group: bool = setting("judge one image of each group, drawn by chance: independent images", False)
     resamples: int = setting("bootstrap resamples of the groups, for 95 %% intervals", 1000)
     seed: int = setting("of the bootstrap and of --one-per-group", 0)
@@ -277,6 +278,9 @@ class ScoreConfig(ScoringConfig):
     prefix: str = setting("only images whose path below --images starts so: 2026-11-2, or bridge-7/", "")
     format: tuple[str, ...] = setting("parquet, or parquet,csv", ("parquet",))
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
+    max_false_discovery: float | None = setting(
+        "also list the images among which at most this share is expected to be sound, such as 0.1", None
+    )
     max_unreadable: str = setting("most unreadable images before the exit code is 2: a count (5) or share (1%%)", "10%")
     max_unreachable: str = setting("the same for images that storage does not give", "10%")
     no_report: bool = setting("write no page", False)
@@ -287,6 +291,8 @@ class ScoreConfig(ScoringConfig):
             raise ConfigError(
                 f"format={_flag_text(self.format)} must be parquet or parquet,csv: a rerun reads Parquet."
             )
+        if self.max_false_discovery is not None and not 0 < self.max_false_discovery < 1:
+            raise ConfigError(f"max_false_discovery={self.max_false_discovery:g} must lie between 0 and 1.")
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
         check_group_by(self.group_by)

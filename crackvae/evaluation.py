@@ -11,21 +11,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae import calibration, histograms, metrics, storage, tables
+from crackvae import calibration, histograms, imaging, metrics, storage, tables
 from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ReportConfig, ScoringConfig
 from crackvae.errors import ManifestError, StorageError
 from crackvae.gallery import evaluation_page
 from crackvae.listing import list_images
-from crackvae.manifest import listing_of, load_manifest, with_groups
+from crackvae.manifest import Manifest, listing_of, load_manifest, with_groups
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
 from crackvae.progress import progress
 from crackvae.report import METRICS_FILE, PAGE_FILE, TABLE_FILE
-from crackvae.scoring import BASELINE, Scorer, heads_of, load_scorer
+from crackvae.scoring import BASELINE, Scorer, explain, heads_of, load_scorer
 from crackvae.session import ray_session
 from crackvae.verdicts import read_cracks
 
+# Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
+MAX_MAPS = 500
+# Brighter pixels of a mask are cracked.
+MASK_LEVEL = 127
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 
@@ -43,42 +47,19 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     out = storage.absolute(config.out)
     storage.require_new(out, "--out")
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
-    sets = {"internal": manifest.images(config.split), "external": manifest.images("test", image_set="external")}
-    sets = {name: images for name, images in sets.items() if images.num_rows}
-    for name, images in sets.items():
-        if len(set(images["label"].to_pylist())) < 2:
-            raise ManifestError(f"{config.manifest}: {name} {config.split} lacks one of the labels: partition again.")
-    images = pa.concat_tables(sets.values())
-    if config.one_per_group:
-        images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
-    heads = (*heads_of(scorer.model.spec), BASELINE)
-    others = tuple(head for head in heads if head != scorer.model.spec.head)
+    images = _images(manifest, config)
+    others = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
     scored = _score_all(listing_of(images), scorer, config, others).drop_columns(tables.MEASURES_SCHEMA.names)
     _require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
     leaky = scorer.model.spec.leaky or manifest.leaky
-    results: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
     shown: dict[str, pd.DataFrame] = {}
-    for name in sets:
-        rows = scored.filter(pc.field("set") == name)
+    for name in dict.fromkeys(images["set"].to_pylist()):
         title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
-        figures, counts = _judge(rows, scorer.calibration.threshold, config)
-        ranked = _rank(rows, scorer.model.spec.head, figures, others, config)
-        shown |= {
-            f"{title}: figures with 95 % intervals": figures,
-            f"{title}: confusion matrix": counts,
-            f"{title}: each head, and one line of numpy": _side_by_side(ranked),
-        }
-        results[name] = {
-            "images": rows.num_rows,
-            "promised_false_alarm_rate": scorer.calibration.promise(
-                pc.sum(pc.equal(rows["label"], "non_crack")).as_py()
-            ),
-            "figures": figures.to_dict(orient="index"),
-            "confusion": counts.to_dict(orient="index"),
-            "heads": {head: table.to_dict(orient="index") for head, table in ranked.items()},
-        }
+        sets[name], figures = _judge_set(scored.filter(pc.field("set") == name), scorer, others, config)
+        shown |= {f"{title}: {what}": table for what, table in figures.items()}
     summary = {
         "verb": "evaluate",
         "out": out,
@@ -91,11 +72,73 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "threshold": scorer.calibration.threshold,
         "level": scorer.calibration.level,
         "one_per_group": config.one_per_group,
-        "sets": results,
+        "sets": sets,
         "seconds": round(time.perf_counter() - started, 1),
     }
     storage.write_folder(out, _page(scored, summary, config) | _files(scored, list(sets), summary))
     return Outcome(summary, shown)
+
+
+def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:
+    """Rows of the manifest to judge: the internal split, then the external set if there is one."""
+    sets = [manifest.images(config.split), manifest.images("test", image_set="external")]
+    sets = [images for images in sets if images.num_rows]
+    for images in sets:
+        if len(set(images["label"].to_pylist())) < 2:
+            name = f"{images['set'][0]} {config.split}"
+            raise ManifestError(f"{config.manifest}: {name} lacks one of the labels: partition again.")
+    images = pa.concat_tables(sets)
+    if config.one_per_group:
+        images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
+    return images
+
+
+def _judge_set(
+    rows: pa.Table, scorer: Scorer, others: tuple[str, ...], config: EvaluateConfig
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """What metrics.json says of one set, and the tables for people."""
+    figures, counts = _judge(rows, scorer.calibration.threshold, config)
+    ranked = _rank(rows, scorer.model.spec.head, figures, others, config)
+    result = {
+        "images": rows.num_rows,
+        "promised_false_alarm_rate": scorer.calibration.promise(pc.sum(pc.equal(rows["label"], "non_crack")).as_py()),
+        "figures": figures.to_dict(orient="index"),
+        "confusion": counts.to_dict(orient="index"),
+        "heads": {head: table.to_dict(orient="index") for head, table in ranked.items()},
+    }
+    shown = {
+        "figures with 95 % intervals": figures,
+        "confusion matrix": counts,
+        "each head, and one line of numpy": _side_by_side(ranked),
+    }
+    if config.masks:
+        pixels = _judge_pixels(rows, scorer, config)
+        result["pixels"] = pixels["value"].to_dict()
+        shown["anomaly maps against the masks"] = pixels
+    return result, shown
+
+
+def _judge_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.DataFrame:
+    """Pixel figures of the cracked images that have a mask and of as many sound ones, up to MAX_MAPS of each."""
+    masks = {PurePosixPath(place).stem: place for place in list_images(config.masks).images["image"].to_pylist()}
+    names = {label: rows.filter(pc.field("label") == label)["image"].to_pylist() for label in ("crack", "non_crack")}
+    cracks = [name for name in names["crack"] if PurePosixPath(name).stem in masks][:MAX_MAPS]
+    if not cracks:
+        raise ManifestError(f"--masks {config.masks} holds no mask named like a cracked image: check the folder.")
+    chosen = [*cracks, *names["non_crack"][: len(cracks)]]
+    maps, truth = [], []
+    with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
+        for number, name in enumerate(chosen):
+            pixels_HW = imaging.decode(storage.read_image(name))
+            mask_HW = np.zeros(pixels_HW.shape, bool)
+            if number < len(cracks):
+                mask_HW = imaging.decode(storage.read_image(masks[PurePosixPath(name).stem])) > MASK_LEVEL
+            if mask_HW.shape != pixels_HW.shape:
+                raise ManifestError(f"the mask of {name} has another size than the image: bring the right one.")
+            maps.append(explain(scorer.model, pixels_HW).anomaly_HW)
+            truth.append(mask_HW)
+            bar.update(1)
+    return metrics.pixel_figures(maps, truth)
 
 
 def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> dict[str, bytes | memoryview]:

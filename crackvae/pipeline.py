@@ -17,6 +17,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from crackvae import storage, tables
+from crackvae.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.compaction import finish_compaction
 from crackvae.config import Outcome, ReportConfig, ScoreConfig, ScoringConfig, limit_of, time_of
 from crackvae.errors import LimitBroken, StorageError
@@ -69,6 +70,7 @@ def score(config: ScoreConfig) -> Outcome:
         counted = _CountedThresholds(scorer)
         todo = with_groups(found, config.group_by)
         notes = {"images": found.place or found.root, "skipped_files": found.skipped, "passed_over": found.passed_over}
+        names = found.images["image"] if config.max_false_discovery else None
         del found  # a million rows of it
         todo = still_to_score(todo, counted.finished(out), scorer.model.digest)
         n_todo = todo.num_rows
@@ -93,6 +95,8 @@ def score(config: ScoreConfig) -> Outcome:
                     bar.update(rows.num_rows)
         assert table.n == n_todo, f"{n_todo} images went in, {table.n} rows came out"
         csv = _write_csv(out) if "csv" in config.format else []
+        if names is not None:
+            notes |= _write_discoveries(out, run, names, scorer, config.max_false_discovery or 0)
         summary = {
             "verb": "score",
             "run": run,
@@ -103,14 +107,17 @@ def score(config: ScoreConfig) -> Outcome:
             **notes,
             "rows_with_an_older_threshold": counted.older,
             **_model_notes(scorer),
+            "promised_false_alarm_rate": scorer.calibration.promise(max(1, table.statuses["scored"])),
             "model_dir": storage.absolute(config.model),
             "csv": csv,
+            "report": _page_place(out, run, config),
             **_rate(table.n, started),
         }
         storage.write_bytes(storage.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
     if not n_todo:
         say(f"nothing to score: this model has finished all {listed} images", quiet=config.quiet)
-    summary |= {"report": "" if config.no_report else _write_page(out, run, config)}
+    if summary["report"]:
+        _write_page(summary["report"], out, run, config)
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
     _check_limits(config, table, listed, outcome)
     return outcome
@@ -126,17 +133,40 @@ def _check_limits(config: ScoreConfig, table: "_RunTable", listed: int, outcome:
             )
 
 
-def _write_page(out: str, run: str, config: ScoreConfig) -> str:
-    """Write the page of this run and return its place; "" where there is nothing to show."""
+def _write_discoveries(out: str, run: str, names: pa.ChunkedArray, scorer: Scorer, level: float) -> dict[str, Any]:
+    """Control the false discoveries of this night: all images listed now, in whatever run they were scored.
+
+    Writes `_discoveries-<run>.csv`, most suspicious first. It is a last step over the finished table and changes
+    none of its rows: what is flagged there goes by the threshold, one image at a time.
+    """
+    columns = ["image", "group", "score", "p_value", "worst_x", "worst_y", "status", "model"]
+    rows = tables.read_scores(out, columns)
+    is_tonight = pc.is_in(rows["image"], value_set=names.combine_chunks())
+    ours = pc.and_(pc.equal(rows["model"], scorer.model.digest), pc.equal(rows["status"], "scored"))
+    rows = rows.filter(pc.and_(is_tonight, ours))
+    rates_N = false_discovery_rates(rows["p_value"].to_numpy())
+    rows = rows.append_column("false_discovery_rate", pa.array(rates_N)).drop_columns(["status", "model"])
+    found = rows.filter(pa.array(rates_N <= level)).sort_by([("p_value", "ascending"), ("score", "descending")])
+    place = storage.join(out, f"_discoveries-{run}.csv")
+    storage.write_bytes(place, tables.csv_bytes(found))
+    fewest = fewest_discoveries(rows.num_rows, len(scorer.calibration.scores_N), level)
+    return {"discoveries": found.num_rows, "discoveries_file": place, "fewest_discoveries_possible": fewest}
+
+
+def _page_place(out: str, run: str, config: ScoreConfig) -> str:
+    """Where the page of this run belongs; "" where none is wanted or there is nothing to show."""
     from crackvae import report  # here, because workers import this module and draw no charts
 
-    if not report.has_rows(out, run):
-        return ""
-    page = storage.join(out, report.page_name(run))
+    is_wanted = not config.no_report and report.has_rows(out, run)
+    return storage.join(out, report.page_name(run)) if is_wanted else ""
+
+
+def _write_page(page: str, out: str, run: str, config: ScoreConfig) -> None:
+    from crackvae import report
+
     with progress("report", 1, "page", quiet=config.quiet) as bar:
         report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
         bar.update(1)
-    return page
 
 
 def _model_notes(scorer: Scorer) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from crackvae.calibration import (
     Calibration,
     calibration_file,
     conformal_threshold,
+    false_discovery_rates,
+    fewest_discoveries,
     load_calibration,
     percentile_threshold,
 )
@@ -318,3 +320,25 @@ def test_the_published_percentile_promises_what_the_reference_says() -> None:
 def test_a_threshold_below_every_score_promises_that_all_are_flagged() -> None:
     made = Calibration(np.ones(30, np.float32), 30, "", 0.5, "", leaky=False)
     assert made.promise(10) == {"expected": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_among_the_discoveries_of_many_nights_at_most_the_promised_share_is_sound() -> None:
+    rng, shares, found = np.random.default_rng(3), [], []
+    for _ in range(300):
+        made = conformal(rng.normal(size=4_000), 0.05)
+        scores_B = np.r_[rng.normal(size=900), rng.normal(5, 0.7, size=100)]
+        rates_B = false_discovery_rates(made.p_values(scores_B.astype(np.float32), np.ones(1_000, int)))
+        is_found_B = rates_B <= 0.1
+        shares.append(is_found_B[:900].sum() / max(1, is_found_B.sum()))
+        found.append(is_found_B[900:].mean())
+    assert np.mean(shares) <= 0.1 and np.mean(found) > 0.9
+
+
+def test_too_small_a_calibration_cannot_discover_few_images_and_says_how_many() -> None:
+    made = conformal(np.linspace(0, 1, 99), 0.05)
+    outliers = 10
+    scores_B = np.r_[np.linspace(0, 1, 990), np.full(outliers, 9.0)].astype(np.float32)
+    rates_B = false_discovery_rates(made.p_values(scores_B, np.ones(1_000, int)))
+    assert fewest_discoveries(1_000, 99, 0.1) == 100
+    assert not (rates_B <= 0.1).any()
+    assert len(false_discovery_rates(np.empty(0))) == 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from crackvae.errors import CalibrationError, ManifestError, OutputExists
 from crackvae.evaluation import calibrate, evaluate
 from crackvae.manifest import load_manifest, partition
 from crackvae.scoring import load_scorer
+from crackvae.synthetic import write_images
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -193,3 +195,16 @@ def test_a_replaced_picture_is_named_and_nothing_is_judged_or_calibrated_on_it(
     with pytest.raises(ManifestError, match=f"the first {calibrated}: it was replaced"):
         calibrate(CalibrateConfig(model=str(model_dir), manifest=str(manifest), quiet=True))
     assert not (tmp_path / "out").exists() and (model_dir / "calibration.json").read_bytes() == before
+
+
+def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 60, 20, side_px=64, masks=True, workers=1)
+    partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), external=(0, 0), quiet=True))
+    model = write_model(tmp_path / "model", small_spec(head="dark"))
+    chosen = config(tmp_path / "manifest.parquet", model, tmp_path / "out", masks=str(tmp_path / "images-masks"))
+    pixels = evaluate(chosen).summary["sets"]["internal"]["pixels"]
+    assert pixels["pixel_roc_auc"] > 0.8 and pixels["aupro"] > 0.5, "a drawn crack is darker than its surface"
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "another.png").write_bytes((tmp_path / "images-masks" / "00001.png").read_bytes())
+    with pytest.raises(ManifestError, match="holds no mask named like a cracked image"):
+        evaluate(replace(chosen, masks=str(tmp_path / "others"), out=str(tmp_path / "other")))

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
+from scipy.stats import false_discovery_control
 
 from crackvae import compaction, pipeline, tables
 from crackvae.compaction import compact
@@ -368,3 +370,19 @@ def test_a_damaged_part_is_named(night: Path, model_dir: Path, tmp_path: Path) -
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(StorageError, match=part.name):
         score(config(night, model_dir, tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_discoveries_of_a_night_are_listed_beside_its_table(night: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", small_spec(), threshold=0.02)
+    assert score(config(night, model, tmp_path / "out")).summary.get("discoveries") is None
+    summary = score(config(night, model, tmp_path / "out", max_false_discovery=0.5)).summary
+    rows = read_rows(tmp_path / "out").to_pandas()
+    scored = rows[rows["status"] == "scored"]
+    rates = false_discovery_control(scored["p_value"])
+    listed = pd.read_csv(summary["discoveries_file"])
+    assert len(listed) == summary["discoveries"] == (rates <= 0.5).sum() > 0
+    assert set(listed["image"].str.lstrip("'")) == set(scored["image"][rates <= 0.5])
+    assert listed["p_value"].is_monotonic_increasing and (listed["false_discovery_rate"] <= 0.5).all()
+    assert summary["fewest_discoveries_possible"] == -(-len(scored) // 50)
+    assert summary["scored"] == 0, "this night was scored by the run before"
