@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,7 +119,8 @@ def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", annot
     def parse(value: str) -> Any:
         return parse_value(annotation, value)
 
-    parse.__name__ = getattr(annotation, "__name__", str(annotation))  # argparse names it in its error
+    plain = next(iter(typing.get_args(annotation)), annotation) if type(annotation) is types.UnionType else annotation
+    parse.__name__ = getattr(plain, "__name__", str(plain))  # argparse names it in its error
     default = config_field.default
     if default is MISSING and config_field.default_factory is not MISSING:
         default = config_field.default_factory()

@@ -154,12 +154,13 @@ HOSTILE_NAMES = (
 
 
 @pytest.fixture(scope="session")
-def scored_night(drawn: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scored_night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scores of a night of 60 drawn images in three groups, hostile names, two photographs and two broken files.
 
     The images lie in `images` beside the folder that is returned.
     """
     folder = tmp_path_factory.mktemp("night")
+    model = write_model(folder / "model", small_spec(head="top"))  # of which the threshold flags some and passes some
     night = folder / "images"
     pictures = sorted((drawn / "crack").iterdir())[:30] + sorted((drawn / "non_crack").iterdir())[:30]
     places = [f"bridge-{n % 3}/{n:03d}.jpg" for n in range(len(pictures))] + [f"odd/{name}" for name in HOSTILE_NAMES]
@@ -173,7 +174,7 @@ def scored_night(drawn: Path, model_dir: Path, tmp_path_factory: pytest.TempPath
         Image.fromarray(surface[: 160 + 60 * number]).save(night / "bridge-0" / f"photograph-{number}.png")
     with pytest.MonkeyPatch.context() as monkeypatch:
         score_in_process(monkeypatch)
-        config = ScoreConfig(images=str(night), model=str(model_dir), out=str(folder / "scores"), quiet=True)
+        config = ScoreConfig(images=str(night), model=str(model), out=str(folder / "scores"), quiet=True)
         pipeline.score(config)
     return folder / "scores"
 

@@ -119,9 +119,9 @@ def test_a_model_of_another_version_is_one_line(
 ) -> None:
     model = write_model(tmp_path / "model", small_spec())
     content = json.loads((model / "model.json").read_text())
-    (model / "model.json").write_text(json.dumps(content | {"format": 2}))
+    (model / "model.json").write_text(json.dumps(content | {"format": 1}))
     line = fails(capsys, "score", "--images", drawn, "--model", model, "--out", tmp_path / "out")
-    assert "format 2 by another version" in line and "Train it again" in line
+    assert "format 1 by another version" in line and "Train it again" in line
 
 
 def test_a_place_without_the_right_to_write_is_one_line(
