@@ -1,10 +1,10 @@
 """Both protocols on the METU archive, end to end: splits and leaks, training, figures beside one line of numpy.
 
-    python benchmarks/metu.py --archive metu.zip --groups metu-groups.csv --work FOLDER [--published]
+    python benchmarks/metu.py --archive metu.zip --groups metu-groups.csv --work FOLDER
 
 `random` is the published random split (leaky); `clean` keeps each leak_group on one side and judges one image a
-group. Each has three seeds, each with its own split and weights. `--published` adds the published recipe on the first
-random split.
+group. Each has `--random` and `--clean` seeds, 3 by default, each with its own split and weights. `--published` adds
+the published recipe on the first random split.
 
 Each step is a `crackvae` command in FOLDER and is left out where its result is there already, so a run that was
 interrupted goes on. `--groups` is a CSV with the columns image, same_picture and leak_group: the truth for the search
@@ -26,7 +26,6 @@ from record import write_result
 from crackvae import metrics
 from crackvae.manifest import load_manifest
 
-SEEDS = (1, 2, 3)
 # Images whose names the log and the method page give: the worst of each kind.
 N_WORST = 10
 
@@ -37,6 +36,8 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--groups", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--random", type=int, default=3)
+    parser.add_argument("--clean", type=int, default=3)
     parser.add_argument("--published", action="store_true")
     options = parser.parse_args()
     work, archive, groups = options.work, options.archive, options.groups
@@ -49,9 +50,9 @@ def main() -> None:
         "clean": ("--groups", groups, "--group-column", "leak_group"),
     }
     for protocol, split in splits.items():
-        runs = [run(work / f"{protocol}-{seed}", archive, protocol, split, seed) for seed in SEEDS]
-        figures[protocol] = {"seeds": dict(zip(map(str, SEEDS), runs, strict=True)), "mean": means(runs)}
-        figures[protocol]["pooled"] = pooled([work / f"{protocol}-{seed}" for seed in SEEDS])
+        folders = {seed: work / f"{protocol}-{seed}" for seed in range(1, getattr(options, protocol) + 1)}
+        runs = {seed: run(folder, archive, protocol, split, seed) for seed, folder in folders.items()}
+        figures[protocol] = {"seeds": runs, "mean": means(list(runs.values())), "pooled": pooled([*folders.values()])}
     if options.published:
         figures["published"] = trained(work / "random-1", "published", ("--preset", "published"), ())
     print(write_result("metu", figures))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from conftest import SMALL
 
 from crackvae import tables
 from crackvae.config import EvaluateConfig, TrainConfig
+from crackvae.damage import draw
 from crackvae.errors import ClusterError, ManifestError, ModelError, OutputExists
 from crackvae.evaluation import evaluate
-from crackvae.learning import Epoch, Learning, Place, train_epochs
+from crackvae.learning import Learning, Place, train_epochs
 from crackvae.manifest import listing_of, load_manifest
 from crackvae.model import Network, load_model
 from crackvae.scoring import decode_images, load_scorer
@@ -22,30 +24,32 @@ from crackvae.training import train
 HOW = Learning(epochs=2, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)
 
 
-def losses(epochs: list[Epoch]) -> list[float]:
-    return [value for epoch in epochs for value in (epoch.train_loss, epoch.val_loss, epoch.train_kl)]
+def losses(epochs: list[dict[str, float]]) -> list[float]:
+    return [epoch[name] for epoch in epochs for name in ("train_loss", "val_loss", "train_kl", "val_segmentation")]
 
 
 def config(manifest: Path, model: Path, **changes: object) -> TrainConfig:
     values = {"manifest": str(manifest), "model": str(model), "batch": 16, "epochs": 2, "tile_px": 64, "stride_px": 48}
+    values |= {"precision": "fp32", "learning_rate": 1e-3}
     return TrainConfig(**values | SMALL | {"quiet": True} | changes)
 
 
 @pytest.mark.usefixtures("ray_session", "in_process")
 def test_two_workers_take_the_steps_of_one_and_leave_a_whole_model(manifest: Path, tmp_path: Path) -> None:
-    outcome = train(config(manifest, tmp_path / "model", workers=2, head="mse"))
+    outcome = train(config(manifest, tmp_path / "model", workers=2))
     spec = load_model(str(tmp_path / "model")).spec
     tables = [listing_of(load_manifest(str(manifest)).images(split, "non_crack")) for split in ("train", "val")]
     decoded = [itertools.chain.from_iterable(t["tiles"].to_pylist() for t in decode_images(x, spec)) for x in tables]
     tiles, val = (np.frombuffer(bytearray(b"".join(part)), np.uint8).reshape(-1, 32, 32) for part in decoded)
+    how = replace(HOW, drawings=draw(0, 32, len(tiles)))
     torch.manual_seed(0)
-    one = list(train_epochs(Network(spec), tiles, val, HOW, Place(), lambda tiles: None))
+    one = [epoch.row() for epoch in train_epochs(Network(spec), tiles, val, how, Place(), lambda tiles: None)]
     written = json.loads((tmp_path / "model" / "training.json").read_text())
-    two = [Epoch(**epoch) for epoch in written["epochs"]]
+    two = written["epochs"]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
-    assert outcome.summary["best_epoch"] == min(two, key=lambda epoch: epoch.val_loss).epoch
+    assert outcome.summary["best_epoch"] == min(two, key=lambda epoch: epoch["val_loss"])["epoch"]
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "calibration.json", "model.json", "training.json", "vae_concrete.pth",
+        "calibration.json", "model.json", "reference.json", "training.json", "vae_concrete.pth",
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "the checkpoints are gone"
     calibrated_like_the_pipeline(manifest, tmp_path)
