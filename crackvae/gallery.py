@@ -130,7 +130,7 @@ def _other_scores(rows: pa.Table) -> dict[str, np.ndarray]:
         for name in rows.column_names
         if name not in tables.SCORES_SCHEMA.names and pa.types.is_floating(rows.schema.field(name).type)
     ]
-    columns = {name: rows[name].to_numpy() for name in names}
+    columns = {name.removeprefix("score_"): rows[name].to_numpy() for name in names}
     return {name: values for name, values in columns.items() if len(values) and np.isfinite(values).all()}
 
 
@@ -143,7 +143,7 @@ def _figures(entry: dict[str, Any], head: str) -> pd.DataFrame:
     for key, value in entry.items():
         for name, table in {head if key == "figures" else key: value, **_inner(value)}.items():
             if _is_figures(table):
-                by_scorer[name] = table
+                by_scorer[name] = by_scorer.get(name, {}) | table  # `figures` has more of them than `heads`
     names = list(dict.fromkeys(name for table in by_scorer.values() for name in table))
     return pd.DataFrame(
         {scorer: [table.get(name) for name in names] for scorer, table in by_scorer.items()}, index=names, dtype=object
