@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,12 +88,13 @@ def score(config: ScoreConfig) -> Outcome:
                 metrics = RunMetrics(n_todo)
                 scored = score_rows(todo, scorer, config, run)
                 del todo
-                for rows in scored:
-                    lock.check()
-                    histograms.add(rows)
-                    metrics.add(rows)
-                    table.add(rows.select(tables.SCORES_SCHEMA.names))
-                    bar.update(rows.num_rows)
+                with closing(scored):  # when interrupted too, while there is a Ray to tell
+                    for rows in scored:
+                        lock.check()
+                        histograms.add(rows)
+                        metrics.add(rows)
+                        table.add(rows.select(tables.SCORES_SCHEMA.names))
+                        bar.update(rows.num_rows)
         assert table.n == n_todo, f"{n_todo} images went in, {table.n} rows came out"
         csv = _write_csv(out) if "csv" in config.format else []
         if names is not None:
@@ -337,7 +339,7 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> P
 
 def score_rows(
     images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table]:
     """Score images on the connected cluster, in their order.
 
     The result depends on the images and the model alone: not on workers, batch or the order in which they finish.

@@ -20,7 +20,7 @@ from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoreConfig, ScoringConfig
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, model_digest, model_files
-from crackvae.scoring import Scorer, decode_images, score_decoded, score_tiles
+from crackvae.scoring import LATENT_NORM, Scorer, decode_images, score_decoded, score_tiles
 from crackvae.synthetic import draw_image, write_images
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -119,6 +119,7 @@ def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def score_here(
         images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
     ) -> Iterator[pa.Table]:
+        others = (*others, LATENT_NORM)
         score = partial(score_tiles, scorer.model, batch=config.batch, others=others)
         for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
             for decoded in decode_images(images.slice(start, pipeline.BLOCK_IMAGES), scorer.model.spec):
