@@ -123,10 +123,15 @@ def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def pooled(folders: list[Path]) -> dict[str, float]:
-    """Ranking figures on the test images of all seeds together, made comparable as p-values."""
-    tables = [pd.read_parquet(folder / "evaluation-default" / "evaluation.parquet") for folder in folders]
-    rows = pd.concat(tables)
-    found = metrics.ranking((rows["label"] == "crack").to_numpy(), -rows["p_value"].to_numpy(), np.ones(len(rows)))
+    """Ranking figures on the test images of all seeds together, made comparable as p-values.
+
+    A p-value ends at 1 / (N + 1): images beyond every calibration score are told apart by score over threshold.
+    """
+    rows = pd.concat([pd.read_parquet(folder / "evaluation-default" / "evaluation.parquet") for folder in folders])
+    order = np.lexsort((rows["score"] / rows["threshold"], -rows["p_value"]))
+    ranks_N = np.empty(len(rows))
+    ranks_N[order] = np.arange(len(rows))
+    found = metrics.ranking((rows["label"] == "crack").to_numpy(), ranks_N, np.ones(len(rows)))
     return dict(zip(metrics.RANKING_NAMES, found.tolist(), strict=True))
 
 
