@@ -375,7 +375,7 @@ class DemoConfig(VerbConfig):
 
     out: str = setting("folder; each demo makes a new one in it", "demo")
     images: int = setting("drawn non_crack images; a third as many crack images", 900)
-    epochs: int = setting("of training", 6)
+    epochs: int = setting("of training", 12)
     seed: int = setting("another seed draws other images", 0)
 
     def __post_init__(self) -> None:

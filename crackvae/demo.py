@@ -25,6 +25,8 @@ from crackvae.training import train
 
 # Images of the demo's night: other seeds than those of training, one in ten cracked, and three that are broken.
 NIGHT_SOUND, NIGHT_CRACKS = 90, 10
+# Half of the usual batch: a few hundred images make few steps.
+DEMO_BATCH = 32
 
 
 def demo(config: DemoConfig) -> Outcome:
@@ -43,7 +45,9 @@ def demo(config: DemoConfig) -> Outcome:
         quiet = config.quiet
         partition(PartitionConfig(images=str(labelled), out=str(data), external=(0, 0), quiet=quiet))
         manifest = str(data / "manifest.parquet")
-        trained = train(TrainConfig(manifest=manifest, model=str(model), epochs=config.epochs, quiet=quiet))
+        trained = train(
+            TrainConfig(manifest=manifest, model=str(model), epochs=config.epochs, batch=DEMO_BATCH, quiet=quiet)
+        )
         judged = evaluate(
             EvaluateConfig(manifest=manifest, model=str(model), out=str(folder / "evaluation"), quiet=quiet)
         )
