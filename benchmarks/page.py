@@ -21,7 +21,7 @@ from record import write_result
 
 from crackvae import calibration, storage, tables
 from crackvae.calibration import Calibration
-from crackvae.model import ConvVAE, ModelSpec, model_digest, model_files
+from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.synthetic import write_images
 
 PART_ROWS = 100_000
@@ -66,16 +66,18 @@ def write_model(folder: Path) -> str:
         input_px=128,
         channels=(32, 64, 128, 256),
         latent_dim=128,
+        segmenter=(24, 48, 64),
+        recipe="repair",
         tile_px=227,
         stride_px=170,
-        head="top",
+        head="crack",
         beta=1e-6,
         seed=0,
         manifest="",
         leaky=False,
     )
     torch.manual_seed(0)
-    weights = ConvVAE(spec).state_dict()
+    weights = Network(spec).state_dict()
     digest = model_digest(spec, weights)
     made = Calibration(np.linspace(0, 1, 999, dtype=np.float32), 999, "made up", 0.95, digest, leaky=False)
     files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}

@@ -27,7 +27,7 @@ from record import write_result
 
 from crackvae import calibration, storage
 from crackvae.calibration import Calibration
-from crackvae.model import ConvVAE, ModelSpec, model_digest, model_files
+from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.synthetic import write_images
 
 N_DRAWN, SIDE_PX = 1_000, 32
@@ -61,9 +61,11 @@ def main() -> None:
 def write_model(folder: Path) -> Path:
     """A model directory with random weights, as small as a network can be."""
     torch.manual_seed(0)
-    spec = ModelSpec(input_px=16, channels=(2,), latent_dim=2, tile_px=SIDE_PX, stride_px=SIDE_PX, head="mse",
-                     beta=1e-6, seed=0, manifest="", leaky=False)  # fmt: skip
-    weights = ConvVAE(spec).state_dict()
+    spec = ModelSpec(
+        input_px=16, channels=(2,), latent_dim=2, segmenter=(), recipe="plain", tile_px=SIDE_PX, stride_px=SIDE_PX,
+        head="mse", beta=1e-6, seed=0, manifest="", leaky=False,
+    )  # fmt: skip
+    weights = Network(spec).state_dict()
     made = Calibration(np.linspace(0, 1, 99, dtype=np.float32), 99, "made up", 0.5, model_digest(spec, weights), False)
     storage.write_folder(
         str(folder), {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
