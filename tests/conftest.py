@@ -63,10 +63,17 @@ def read_rows(out: Path) -> pa.Table:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m "not ray"` leaves out what needs a Ray session or a Ray head."""
+    """`-m "not ray"` leaves out what needs a Ray session or a Ray head.
+
+    With two processes (`--dist loadgroup`) one takes all tests that need Ray, which mostly wait, and takes them first;
+    the other takes the rest, a file at a time, so that what the tests of a file share is made once.
+    """
     for item in items:
         if {"ray_session", "head", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
+        group = "ray" if item.get_closest_marker("ray") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # stable: else the order of the files
 
 
 @pytest.fixture(scope="session")
