@@ -26,6 +26,7 @@ from crackvae.histograms import count, load_reference
 from crackvae.manifest import partition
 from crackvae.scoring import LatentNorms, load_scorer, score_tiles
 from crackvae.synthetic import JPEG_QUALITY, draw_image, write_images
+from crackvae.tiles import cut
 from crackvae.training import train
 
 SEED, N_SOUND, N_CRACKS, N_NIGHT, NIGHTS = 77, 1500, 200, 800, 50
@@ -88,8 +89,8 @@ def judge_nights(model_dir: str) -> dict[str, dict[str, int]]:
     def rows(images: list[np.ndarray]) -> pa.Table:
         spec = scorer.model.spec
         seen = [imaging.measures(pixels_HW) for pixels_HW in images]
-        cut = [imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
-        scores = score_tiles(scorer.model, np.concatenate(cut), batch=32)
+        tiles = [cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
+        scores = score_tiles(scorer.model, np.concatenate(tiles), batch=32)
         camera = {name: pa.array([getattr(one, name) for one in seen], pa.float32()) for name in vars(seen[0])}
         return pa.table(
             {

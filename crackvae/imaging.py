@@ -1,6 +1,6 @@
-"""Bytes to upright grey pixels, and a photograph to model-sized tiles.
+"""Bytes to upright grey pixels, and what they say of the camera.
 
-Shape letters: H, W rows and columns of an image; T tiles; P side of a tile at the model's input [px].
+Shape letters: H, W rows and columns of an image.
 """
 
 import io
@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
@@ -21,15 +22,9 @@ MAX_IMAGE_PX = 100_000_000
 MIN_SIDE_PX = 16
 # Sixteen bits are scaled to eight by their full range, whatever part of it the camera used.
 GREY16_PER_GREY8 = 257
-# Below this many tile sides an image is resized whole: cutting a 300 px image into four overlapping tiles of
-# 227 px would show the model mostly the same pixels four times.
-MIN_TILES_TO_CUT = 1.5
-
-# 100 Mpx in tiles of 227 px with stride 170 are 3,460; more than this is a sliver of an image or a wrong setting,
-# and would fill a worker's memory (16 KiB a tile).
-MAX_TILES = 20_000
-
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+# How a JPEG begins, and the segment that may hold a rotation, as EXIF or XMP; no pixels are stored as these two bytes.
+JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
 EXIF_ORIENTATION = 0x0112
 TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 
@@ -69,6 +64,9 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         UnreadableImage: empty, damaged, no image, too large, too small, or in a format that is not supported.
     """
+    plain_HW = _plain_jpeg(data)
+    if plain_HW is not None:
+        return plain_HW
     image = _open(data)
     try:
         image.draft("L", image.size)  # JPEG: decode the luma only, at full size
@@ -76,6 +74,22 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(grey) if _orientation(image) > 1 else grey)
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged {image.format}: {_first_line(error)}") from error
+
+
+def _plain_jpeg(data: bytes) -> np.ndarray | None:
+    """Pixels of a JPEG without anything special, in half the time of Pillow; None where it needs a closer look.
+
+    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, and whatever the
+    library warns of: Pillow decides on these, so that what is refused, and why, has one place.
+    """
+    if not data.startswith(JPEG_START) or JPEG_APP1 in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        is_plain = colours in ("Gray", "YCbCr") and width * height <= MAX_IMAGE_PX and min(width, height) >= MIN_SIDE_PX
+        return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0] if is_plain else None
+    except ValueError:  # its one error, for warnings too
+        return None
 
 
 def _open(data: bytes) -> Image.Image:
@@ -164,108 +178,6 @@ def measures(pixels_HW: np.ndarray) -> Measures:
 
 
 def _mean_step(lines_LN: np.ndarray, lag: int) -> float:
-    signed_LN = lines_LN.astype(np.int16)
-    return float(np.abs(signed_LN[:, lag:] - signed_LN[:, :-lag]).mean())
-
-
-# ------------------------------------------------------------------------------------------------------ tiles
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """One image as the tiles that the model sees, row by row.
-
-    Attributes:
-        pixels_TPP: uint8 (rows * cols, P, P).
-        rows, cols: the grid of tiles.
-        xs, ys: left edges of the columns and top edges of the rows in the image [px].
-    """
-
-    pixels_TPP: np.ndarray
-    rows: int
-    cols: int
-    xs: tuple[int, ...]
-    ys: tuple[int, ...]
-
-
-def tile_origins(length_px: int, tile_px: int, stride_px: int) -> tuple[int, ...]:
-    """Start offsets [px] of the tiles along one side of an image.
-
-    Every pixel is covered and no tile leaves the image: the last tile is moved back to the edge instead of padding,
-    because a padded border reconstructs badly and looks like a crack.
-    """
-    assert tile_px <= length_px, "cut() never asks for a tile larger than the image"
-    last = length_px - tile_px
-    return tuple(sorted({*range(0, last, stride_px), last}))
-
-
-def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> Tiles:
-    """Cut an image into square tiles and resize each, antialiased, to the model's input.
-
-    An image under MIN_TILES_TO_CUT tiles along both sides is one tile, resized whole. In an image narrower than one
-    tile the tiles are as wide as the image, and the stride shrinks with them.
-
-    Args:
-        pixels_HW: uint8 (H, W).
-        tile_px: side of a tile in the image [px].
-        stride_px: distance of neighbouring tiles in the image [px].
-        input_px: side P of a tile at the model's input [px].
-
-    Raises:
-        UnreadableImage: more than MAX_TILES tiles.
-    """
-    height, width = pixels_HW.shape
-    image = Image.fromarray(pixels_HW)
-    if max(height, width) < MIN_TILES_TO_CUT * tile_px:
-        whole = image.resize((input_px, input_px), Image.Resampling.BILINEAR)
-        return Tiles(np.asarray(whole)[None], 1, 1, (0,), (0,))
-    side = min(tile_px, height, width)
-    stride = max(1, stride_px * side // tile_px)
-    xs, ys = tile_origins(width, side, stride), tile_origins(height, side, stride)
-    if len(xs) * len(ys) > MAX_TILES:
-        raise UnreadableImage(f"{width}x{height} px would be {len(xs) * len(ys)} tiles: {MAX_TILES} at most")
-    pixels_TPP = np.empty((len(ys) * len(xs), input_px, input_px), np.uint8)
-    boxes = ((x, y, x + side, y + side) for y in ys for x in xs)
-    for tile_PP, box in zip(pixels_TPP, boxes, strict=True):
-        tile = image.crop(box)  # resize(box=...) would mix in pixels from outside the tile
-        tile_PP[:] = np.asarray(tile.resize((input_px, input_px), Image.Resampling.BILINEAR))
-    return Tiles(pixels_TPP, len(ys), len(xs), xs, ys)
-
-
-def stitch(maps_TPP: np.ndarray, tiles: Tiles, height: int, width: int, tile_px: int) -> np.ndarray:
-    """Maps of the tiles of cut() as one map of the image, at the image's own resolution.
-
-    Where tiles overlap they are blended with weights that fall towards a tile's edge, so no seam is left. The weights
-    are a product of rows and columns, so their sum is too, and no second map is needed for it.
-
-    Args:
-        maps_TPP: float (T, P, P), one map a tile.
-        tiles: what cut() returned; its pixels are not read.
-        height, width: of the image [px].
-        tile_px: as given to cut().
-
-    Returns:
-        float32 (H, W).
-    """
-    whole = tiles.rows * tiles.cols == 1
-    side = min(tile_px, height, width)
-    tile_h, tile_w = (height, width) if whole else (side, side)
-    rising_h, rising_w = _tent(tile_h), _tent(tile_w)
-    sum_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
-    for y in tiles.ys:
-        sum_H[y : y + tile_h] += rising_h
-    for x in tiles.xs:
-        sum_W[x : x + tile_w] += rising_w
-    weight_hw = np.outer(rising_h, rising_w).astype(np.float32)
-    for map_PP, (y, x) in zip(maps_TPP, ((y, x) for y in tiles.ys for x in tiles.xs), strict=True):
-        tile = Image.fromarray(np.asarray(map_PP, np.float32)).resize((tile_w, tile_h), Image.Resampling.BILINEAR)
-        sum_HW[y : y + tile_h, x : x + tile_w] += weight_hw * np.asarray(tile)
-    sum_HW /= sum_H[:, None].astype(np.float32)
-    sum_HW /= sum_W[None].astype(np.float32)
-    return sum_HW
-
-
-def _tent(length_px: int) -> np.ndarray:
-    """Weights that rise from the edges of a tile to its middle, float (length_px,), never 0."""
-    steps = np.arange(length_px)
-    return np.minimum(steps + 1, length_px - steps) / ((length_px + 1) / 2)
+    one, other = lines_LN[:, lag:], lines_LN[:, :-lag]
+    step_LN = np.maximum(one, other) - np.minimum(one, other)  # stays in a byte, in half the time
+    return float(step_LN.sum(dtype=np.uint64) / step_LN.size)

@@ -5,6 +5,7 @@ columns of an image.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,11 +21,14 @@ from crackvae import imaging, storage, tables
 from crackvae.calibration import Calibration, load_calibration
 from crackvae.errors import UnreadableImage
 from crackvae.model import Model, ModelSpec, Output, contrast, load_model, pooled, to_input
+from crackvae.tiles import Grid, cut, grid_of, resized, stitch
 
 # Share of the pixels that the heads `dark` and `crack` average over: the best of 0.25 to 8 % on METU's val.
 CRACK_SHARE = 0.02
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
+# Decoded pixels that wait to be resized together: 20 METU images, and of photographs one at a time.
+WAITING_PX = 1_000_000
 # Tiles of one pass where a picture is explained: nobody waits for it in a queue.
 EXPLAIN_BATCH = 32
 
@@ -182,7 +186,7 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
         UnreadableImage: more tiles than cut() allows.
     """
     spec = model.spec
-    tiles = imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
+    tiles = cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
     seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
     maps_TPP = np.empty_like(seen_TPP)
     scores_T = np.empty(len(seen_TPP), np.float32)
@@ -195,8 +199,8 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
             maps_TPP[B] = HEADS[spec.head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
             scores_T[B] = scores_of(spec.head, input_B1PP, output).numpy()
     height, width = pixels_HW.shape
-    grey_HW = imaging.stitch(seen_TPP, tiles, height, width, spec.tile_px) * 255
-    anomaly_HW = imaging.stitch(maps_TPP, tiles, height, width, spec.tile_px)
+    grey_HW = stitch(seen_TPP, tiles, height, width) * 255
+    anomaly_HW = stitch(maps_TPP, tiles, height, width)
     scores = scores_T.reshape(tiles.rows, tiles.cols)
     return Explanation(grey_HW.round().clip(0, 255).astype(np.uint8), anomaly_HW, scores, tiles.xs, tiles.ys)
 
@@ -232,46 +236,79 @@ def decode_images(
         tables of about WAITING_TILES tiles, in the order of `images`.
     """
     rows: list[dict[str, Any]] = []
-    waiting = 0
+    uncut: list[tuple[dict[str, Any], np.ndarray, Grid]] = []
+    n_tiles = n_px = 0
     listed = images.to_pylist()
     asked_for = [(image["image"], image["bytes"]) for image in listed if not image["error"]]
     with storage.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
-            rows.append(_decode_image(image, spec, next_bytes))
-            waiting += rows[-1]["rows"] * rows[-1]["cols"]
-            if waiting >= WAITING_TILES:
+            rows.append(_blank_row(image))
+            decoded = _decode_image(image, rows[-1], spec, next_bytes)
+            if decoded:
+                uncut.append((rows[-1], *decoded))
+                n_px += decoded[0].size
+                n_tiles += rows[-1]["rows"] * rows[-1]["cols"]
+            if n_px >= WAITING_PX or n_tiles >= WAITING_TILES:
+                _cut(uncut, spec.input_px)
+                uncut, n_px = [], 0
+            if n_tiles >= WAITING_TILES:
                 yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
-                rows, waiting = [], 0
+                rows, n_tiles = [], 0
+    _cut(uncut, spec.input_px)
     if rows:
         yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
 
 
-def _decode_image(image: dict[str, Any], spec: ModelSpec, read: Callable[[str], bytes]) -> dict[str, Any]:
-    blank = {"width": 0, "height": 0, "rows": 0, "cols": 0, "xs": [], "ys": [], "tiles": b"", "status": "unreadable"}
-    row = blank | dict.fromkeys(CAMERA, np.nan)
-    row |= {name: image[name] for name in ("image", "group", "bytes", "modified", "error")}
+def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
+    """The row of a listed image of which nothing is known yet."""
+    row = {name: image[name] for name in ("image", "group", "bytes", "modified", "error")} | dict.fromkeys(
+        CAMERA, np.nan
+    )
+    return row | {
+        "status": "unreadable",
+        "width": 0,
+        "height": 0,
+        "rows": 0,
+        "cols": 0,
+        "xs": (),
+        "ys": (),
+        "tiles": b"",
+    }
+
+
+def _decode_image(
+    image: dict[str, Any], row: dict[str, Any], spec: ModelSpec, read: Callable[[str], bytes]
+) -> tuple[np.ndarray, Grid] | None:
+    """Fill in the row of an image, all but its tiles; its pixels and where they are to be cut, if it has any."""
     if row["error"]:
-        return row
+        return None
     try:
         data = read(image["image"])
         if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
             raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
         pixels_HW = imaging.decode(data)
-        row |= {"height": pixels_HW.shape[0], "width": pixels_HW.shape[1]}
-        tiles = imaging.cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
+        height, width = pixels_HW.shape
+        row |= {"height": height, "width": width}
+        grid = grid_of(height, width, spec.tile_px, spec.stride_px)
     except UnreadableImage as error:
-        return row | {"error": str(error)}
+        row["error"] = str(error)
+        return None
     except OSError as error:
-        return row | {"status": "unreachable", "error": storage.reason(error)}
-    return row | {
-        "status": "scored",
-        "rows": tiles.rows,
-        "cols": tiles.cols,
-        "xs": tiles.xs,
-        "ys": tiles.ys,
-        "tiles": tiles.pixels_TPP.tobytes(),
-        **asdict(imaging.measures(pixels_HW)),
-    }
+        row |= {"status": "unreachable", "error": storage.reason(error)}
+        return None
+    row |= {"status": "scored", "rows": grid.rows, "cols": grid.cols, "xs": grid.xs, "ys": grid.ys}
+    row |= asdict(imaging.measures(pixels_HW))
+    return pixels_HW, grid
+
+
+def _cut(uncut: list[tuple[dict[str, Any], np.ndarray, Grid]], input_px: int) -> None:
+    """Fill in the tiles of some rows; images of one size are the faster together."""
+    squares = [grid.squares(pixels_HW) for _, pixels_HW, grid in uncut]
+    tiles_TPP = resized(list(itertools.chain.from_iterable(squares)), input_px)
+    start = 0
+    for (row, _, _), of_row in zip(uncut, squares, strict=True):
+        row["tiles"] = tiles_TPP[start : start + len(of_row)].tobytes()
+        start += len(of_row)
 
 
 def score_decoded(

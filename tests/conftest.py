@@ -23,6 +23,8 @@ from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.scoring import LATENT_NORM, Scorer, decode_images, score_decoded, score_tiles
 from crackvae.synthetic import draw_image, write_images
 
+# The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
+torch.set_num_threads(1)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 

@@ -9,7 +9,7 @@ from conftest import HOUSE
 MODULES = sorted((HOUSE / "crackvae").glob("*.py"))
 LAYERS = [  # a module may import from the layers above its own line, never from below or beside
     {"errors"},
-    {"config", "places", "imaging", "synthetic", "metrics", "progress", "measure", "charts"},
+    {"config", "places", "imaging", "tiles", "synthetic", "metrics", "progress", "measure", "charts"},
     {"archive"},
     {"storage"},
     {"duplicates", "tables", "lock", "verdicts"},
@@ -27,11 +27,11 @@ LAYERS = [  # a module may import from the layers above its own line, never from
 ]
 ONLY_IN = {
     "ray": {"session", "pipeline", "training", "watching"},
-    "PIL": {"imaging", "duplicates", "synthetic", "pictures"},
+    "PIL": {"imaging", "tiles", "duplicates", "synthetic", "pictures"},
     "jinja2": {"page"},
     "matplotlib": {"charts"},
     "skimage": {"measure", "pictures"},
-    "torch": {"model", "damage", "scoring", "learning", "pipeline", "training"},
+    "torch": {"tiles", "model", "damage", "scoring", "learning", "pipeline", "training"},
     "pyarrow.fs": {"places", "storage", "listing"},
     "zipfile": {"archive"},
     "pyarrow.parquet": {"tables"},

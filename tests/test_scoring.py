@@ -13,10 +13,9 @@ import torch
 from conftest import small_spec, write_model
 from PIL import Image
 
-from crackvae import imaging, scoring, tables
+from crackvae import scoring, tables
 from crackvae.config import HEADS
 from crackvae.errors import UnreadableImage
-from crackvae.imaging import cut
 from crackvae.listing import LISTING_SCHEMA
 from crackvae.model import Output, to_input
 from crackvae.scoring import (
@@ -30,6 +29,7 @@ from crackvae.scoring import (
     score_tiles,
     scores_of,
 )
+from crackvae.tiles import cut
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -245,7 +245,7 @@ def test_a_crack_of_2_px_in_any_corner_of_a_photograph_raises_the_tile_of_that_c
 
 
 def test_the_tiles_of_a_photograph_cover_every_pixel(wall: np.ndarray) -> None:
-    tiles = imaging.cut(wall, TILE_PX, STRIDE_PX, 16)
+    tiles = cut(wall, TILE_PX, STRIDE_PX, 16)
     covered = np.zeros((PHOTO_H, PHOTO_W), bool)
     for y in tiles.ys:
         for x in tiles.xs:
