@@ -109,7 +109,7 @@ def read_entry(place: str, name: str, limit: int, endpoint: str | None = None) -
 
 def read_at_most(stream: IO[bytes], limit: int) -> bytes:
     """All bytes of a stream; raises UnreadableImage where there are more than `limit`."""
-    data = stream.read(limit + 1)
+    data = bytes(stream.read(limit + 1))
     if len(data) > limit:
         raise UnreadableImage(f"larger than {limit} bytes")
-    return bytes(data)
+    return data

@@ -4,7 +4,9 @@ Shape letters: H, W rows and columns of an image.
 """
 
 import io
+import re
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 
@@ -18,14 +20,28 @@ from crackvae.errors import UnreadableImage
 MEASURED_LINES = 64
 # Refuse larger images by their header, before decoding: 100 Mpx is 100 MB of grey pixels in one worker.
 MAX_IMAGE_PX = 100_000_000
+# WebP's decoder holds 16 bytes a pixel, four times as many as the others'; with these a worker stays under 1.5 GB.
+MAX_WEBP_PX = 50_000_000
+# Processor time [s] of one image in Pillow's Python code, which hostile files keep busy with a million empty chunks;
+# its C code is kept short by the limits on pixels. Not the time of a clock: a machine that sleeps damages no image.
+MAX_DECODE_S = 20.0
+# Refuse a JPEG whose scans together visit more pixels: every scan visits all of them for a few bytes of file. The usual
+# ten scans of a progressive one of 100 Mpx are half of it; 168 million pixels take a second (docs/log.md).
+MAX_SCANNED_PX = 2_000_000_000
+# Of a JPEG that has to be searched for scans: an ordinary one has some 20 segments.
+MAX_SEGMENTS = 10_000
 # A smaller image has no texture to judge; a METU image has 227 px.
 MIN_SIDE_PX = 16
 # Sixteen bits are scaled to eight by their full range, whatever part of it the camera used.
 GREY16_PER_GREY8 = 257
+ROWS_AT_ONCE = 64
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 # How a JPEG begins, and the segment that may hold a rotation, as EXIF or XMP; no pixels are stored as these two bytes.
 JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
 EXIF_ORIENTATION = 0x0112
+# A marker of a JPEG, less what stands inside of a scan: escaped and repeated 0xFF, restarts, and a start of an image.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 
 # Our own check on the header comes first and has one limit for every format; Pillow's would only warn.
@@ -79,15 +95,16 @@ def decode(data: bytes) -> np.ndarray:
 def _plain_jpeg(data: bytes) -> np.ndarray | None:
     """Pixels of a JPEG without anything special, in half the time of Pillow; None where it needs a closer look.
 
-    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, and whatever the
-    library warns of: Pillow decides on these, so that what is refused, and why, has one place.
+    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, many scans, and whatever
+    the library warns of: Pillow decides on these, so that what is refused, and why, has one place.
     """
     if not data.startswith(JPEG_START) or JPEG_APP1 in data:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         is_plain = colours in ("Gray", "YCbCr") and width * height <= MAX_IMAGE_PX and min(width, height) >= MIN_SIDE_PX
-        return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0] if is_plain else None
+        is_quick = data.count(_START_OF_SCAN) * width * height <= MAX_SCANNED_PX
+        return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0] if is_plain and is_quick else None
     except ValueError:  # its one error, for warnings too
         return None
 
@@ -98,7 +115,7 @@ def _open(data: bytes) -> Image.Image:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"ftyphevc"):
         raise UnreadableImage("HEIC and AVIF are not supported: convert it to JPEG or PNG")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_Timed(data), formats=FORMATS)
         is_preview = _is_preview(image)
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
@@ -107,11 +124,42 @@ def _open(data: bytes) -> Image.Image:
     if is_preview or (data[:2] == b"II" and data[8:10] == b"CR"):
         raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
     width, height = image.size
-    if width * height > MAX_IMAGE_PX:
-        raise UnreadableImage(f"{width}x{height} px is over the limit of {MAX_IMAGE_PX // 1_000_000} Mpx")
+    most_px = MAX_WEBP_PX if image.format == "WEBP" else MAX_IMAGE_PX
+    if width * height > most_px:
+        raise UnreadableImage(f"{width}x{height} px is over the limit of {most_px // 1_000_000} Mpx")
     if min(width, height) < MIN_SIDE_PX:
         raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
+    if image.format == "JPEG":
+        _refuse_many_scans(data, width * height)
     return image
+
+
+class _Timed(io.BytesIO):
+    """The bytes of one image, which nobody may read for longer than MAX_DECODE_S."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._end = time.thread_time() + MAX_DECODE_S
+
+    def read(self, size: int | None = -1) -> bytes:
+        if time.thread_time() > self._end:
+            raise UnreadableImage(f"it took over {MAX_DECODE_S:g} s of processor time and was not read yet")
+        return super().read(size)
+
+
+def _refuse_many_scans(jpeg: bytes, n_px: int) -> None:
+    if jpeg.count(_START_OF_SCAN) * n_px <= MAX_SCANNED_PX:  # fast, and finds those of a film behind the image too
+        return
+    scans, at = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(jpeg, at)
+        if not found or found[0] == _END_OF_IMAGE:
+            return
+        scans += found[0] == _START_OF_SCAN
+        if scans * n_px > MAX_SCANNED_PX:
+            raise UnreadableImage(f"over {scans - 1} scans of {n_px} px would take too long: save it again")
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+    raise UnreadableImage(f"over {MAX_SEGMENTS} segments: save it again")
 
 
 def _is_preview(image: Image.Image) -> bool:
@@ -127,16 +175,25 @@ def _orientation(image: Image.Image) -> int:
 
 def _as_grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        grey16 = np.asarray(image).astype(np.int64)
-        if grey16.min() < 0 or grey16.max() > 65_535:
-            raise UnreadableImage(f"pixel values {grey16.min()}..{grey16.max()} lie outside 16 bits")
-        grey = Image.fromarray(((grey16 + GREY16_PER_GREY8 // 2) // GREY16_PER_GREY8).astype(np.uint8))
+        grey = Image.fromarray(_as_8_bits(np.asarray(image)))
         grey.info = image.info  # exif_transpose() reads the orientation from it
         return grey
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels have no known white: convert it to 8 or 16 bits")
     image.info.pop("transparency", None)  # convert() would warn of some kinds that it cannot keep
     return image.convert("L")
+
+
+def _as_8_bits(levels_HW: np.ndarray) -> np.ndarray:
+    """uint8 (H, W) of integer levels, by their full range; some rows at a time, which need 16 bytes a pixel."""
+    low, high = levels_HW.min(), levels_HW.max()
+    if low < 0 or high > 65_535:
+        raise UnreadableImage(f"pixel values {low}..{high} lie outside 16 bits")
+    grey_HW = np.empty(levels_HW.shape, np.uint8)
+    for top in range(0, len(levels_HW), ROWS_AT_ONCE):
+        levels = levels_HW[top : top + ROWS_AT_ONCE].astype(np.int64)
+        grey_HW[top : top + ROWS_AT_ONCE] = (levels + GREY16_PER_GREY8 // 2) // GREY16_PER_GREY8
+    return grey_HW
 
 
 def _first_line(error: BaseException) -> str:

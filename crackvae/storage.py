@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from crackvae import archive
-from crackvae.errors import OutputExists, StorageError
+from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.places import absolute as absolute
 from crackvae.places import filesystem as filesystem
 from crackvae.places import is_local as is_local
@@ -25,13 +26,18 @@ from crackvae.places import relative as relative
 from crackvae.places import retried, s3_endpoint, storage_errors
 from crackvae.places import with_s3_endpoint as with_s3_endpoint
 
-# Larger than any image that may be decoded: 100 Mpx of 16-bit RGB without compression is 600 MB.
-MAX_IMAGE_BYTES = 600_000_000
+# Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
+MAX_IMAGE_BYTES = 320_000_000
 # Images of one task that are fetched at once while others are decoded: 16 hide 50 ms of object storage behind 5 ms of
 # work. A local disk answers faster than a thread is woken (docs/log.md), so nothing is fetched ahead there.
 READ_THREADS = 16
 # Bytes of images that may wait, so that photographs of 20 MB do not fill a worker's memory.
 READ_AHEAD_BYTES = 64_000_000
+# A remote image that comes shorter than it was listed is asked for so often, and one that drips in is given up after so
+# long [s]: a connection that gives a byte a second is alive for every client library.
+WHOLE_ATTEMPTS, FETCH_S = 3, 120.0
+# Random bytes that mark the end of what is to be read: no file ends with them by chance.
+MARK_BYTES = 16
 # A full disk takes a file without a byte; a part of a scores table has this size or less.
 PROBE_BYTES = 1_000_000
 
@@ -86,11 +92,44 @@ def _read_once(image: str, endpoint: str | None) -> bytes:
     if entry:
         return archive.read_entry(*entry, MAX_IMAGE_BYTES, endpoint)
     if is_local(image):
-        with open(image, "rb") as file:
+        with open(image, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage("not a regular file")
+            _refuse_large(status.st_size)
             return archive.read_at_most(file, MAX_IMAGE_BYTES)
     found, path = filesystem(image, endpoint)
-    with found.open_input_stream(path) as stream:
-        return archive.read_at_most(stream, MAX_IMAGE_BYTES)
+    with found.open_input_file(path) as file:
+        _refuse_large(file.size())
+        return _whole(file)
+
+
+def _refuse_large(n_bytes: int) -> None:
+    if n_bytes > MAX_IMAGE_BYTES:
+        raise UnreadableImage(f"larger than {MAX_IMAGE_BYTES} bytes")
+
+
+def _whole(file: pa.NativeFile) -> bytes:
+    """All bytes of a remote file.
+
+    pyarrow's S3 client takes an answer that ends too early, with a right status, for a whole one: what is missing is
+    then whatever was in memory. So the end is marked before, and a mark that is still there was never written over.
+
+    Raises:
+        OSError: cut off.
+    """
+    data = bytearray(file.size())
+    mark = os.urandom(min(MARK_BYTES, len(data)))
+    data[len(data) - len(mark) :] = mark
+    n_bytes = file.readinto(data)
+    if n_bytes < len(data) or (len(mark) == MARK_BYTES and data.endswith(mark)):
+        raise OSError(f"storage cut off its answer of {len(data)} bytes")
+    return bytes(data)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe that was put in its place since it was listed has nobody who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextmanager
@@ -105,22 +144,35 @@ def read_ahead(images: Sequence[tuple[str, int]], read: Callable[[str], bytes]) 
         return
     waiting: deque[tuple[str, int, Future[bytes]]] = deque()
     left = deque(images)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
+    pool = ThreadPoolExecutor(READ_THREADS)
 
-        def fetched(image: str) -> bytes:
-            n_bytes = sum(size for _, size, _ in waiting)
-            while left and (not waiting or (len(waiting) < READ_THREADS and n_bytes + left[0][1] <= READ_AHEAD_BYTES)):
-                name, size = left.popleft()
-                waiting.append((name, size, pool.submit(read, name)))
-                n_bytes += size
-            name, _, future = waiting.popleft()
-            assert name == image, "images are asked for in the order that was announced"
-            return future.result()
+    def fetched(image: str) -> bytes:
+        n_bytes = sum(size for _, size, _ in waiting)
+        while left and (not waiting or (len(waiting) < READ_THREADS and n_bytes + left[0][1] <= READ_AHEAD_BYTES)):
+            name, size = left.popleft()
+            waiting.append((name, size, pool.submit(_read_whole, read, name, size)))
+            n_bytes += size
+        name, _, future = waiting.popleft()
+        assert name == image, "images are asked for in the order that was announced"
+        wait([future], FETCH_S)
+        if not future.done():
+            future.cancel()
+            raise OSError(f"storage did not give it within {FETCH_S:g} s")
+        return future.result()
 
-        try:
-            yield fetched
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield fetched
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a thread that storage keeps waiting would be waited for
+
+
+def _read_whole(read: Callable[[str], bytes], image: str, size: int) -> bytes:
+    """The bytes of an image, as many as were listed: a cut-off answer would be an unreadable image for good."""
+    for _ in range(WHOLE_ATTEMPTS):
+        data = read(image)
+        if not size or len(data) == size:
+            return data
+    raise OSError(f"storage gave {len(data)} of {size} bytes: it was changed, or is cut off on its way")
 
 
 def read_bytes(place: str) -> bytes:
@@ -133,8 +185,8 @@ def read_bytes(place: str) -> bytes:
 
 def _read_remote(place: str) -> bytes:
     found, path = filesystem(place)
-    with found.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    with found.open_input_file(path) as file:
+        return _whole(file)
 
 
 def parse_file(place: str, parse: Callable[[pa.NativeFile], Result]) -> Result:

@@ -29,6 +29,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 HOUSE = Path(__file__).parent.parent
+# Every fault has a short round; `make chaos` plays many and writes their results to benchmarks/results/.
+IS_LONG = os.environ.get("CRACKVAE_CHAOS") == "long"
 # Small enough that a test trains or scores in a blink; everything else is as in a real model.
 SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (8, 8, 8)}
 
@@ -64,12 +66,15 @@ def read_rows(out: Path) -> pa.Table:
     return tables.read_parts(places, tables.SCORES_SCHEMA.names).sort_by("image")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m "not ray"` leaves out what needs a Ray session or a Ray head.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`-m "not ray"` leaves out what needs a Ray session or a Ray head; the long round of faults is `make chaos`.
 
     With two processes (`--dist loadgroup`) one takes all tests that need Ray, which mostly wait, and takes them first;
     the other takes the rest, a file at a time, so that what the tests of a file share is made once.
     """
+    left_out = [] if IS_LONG else [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     for item in items:
         if {"ray_session", "head", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
@@ -149,6 +154,17 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, num_gpus=1, **quiet)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def played() -> Iterator[Any]:
+    """The rounds of faults that were played: `played.keep(round)`, which must be clean; and figures, `played.notes`."""
+    import rounds  # lies beside the tests of faults, which alone ask for this
+
+    all_of_them = rounds.Played()
+    yield all_of_them
+    if IS_LONG:
+        print(f"\n{all_of_them.write()}")
 
 
 # A path that is a script tag, names that break out of attributes, turn around, or fill a whole name of 255 bytes.

@@ -87,7 +87,7 @@ class Flaky:
     def __init__(self, *failures: BaseException) -> None:
         self.failures, self.attempts = list(failures), 0
 
-    def open_input_stream(self, path: str) -> pa.NativeFile:
+    def open_input_file(self, path: str) -> pa.NativeFile:
         self.attempts += 1
         if self.failures:
             raise self.failures.pop(0)

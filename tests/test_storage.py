@@ -1,7 +1,6 @@
 """Files on real folders and in a bucket in memory: read with retry, written whole."""
 
 import errno
-import io
 import os
 import pickle
 import threading
@@ -67,17 +66,37 @@ def test_an_object_that_is_not_there_is_asked_for_once(monkeypatch, pauses):
     assert flaky.attempts == 1 and pauses == []
 
 
-def test_a_stream_that_breaks_off_is_read_again(monkeypatch, pauses):
+def test_an_answer_that_breaks_off_or_ends_early_is_asked_for_again(monkeypatch, pauses):
     class Breaking(Flaky):
-        def open_input_stream(self, path):
-            stream = super().open_input_stream(path)
-            if self.attempts == 1:
-                stream = io.BytesIO()
-                stream.read = lambda size: (_ for _ in ()).throw(ConnectionResetError(104, "reset"))
-            return stream
+        def open_input_file(self, path):
+            super().open_input_file(path)
+            return Answer(self.attempts)
 
+    class Answer:
+        """What pyarrow gives; of the first answers one breaks off, and one ends early and is taken for whole."""
+
+        def __init__(self, attempt):
+            self.attempt = attempt
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def size(self):
+            return len(pixels)
+
+        def readinto(self, data):
+            if self.attempt == 1:
+                raise ConnectionResetError(104, "reset")
+            n_bytes = 10 if self.attempt == 2 else len(pixels)
+            data[:n_bytes] = pixels[:n_bytes]
+            return len(pixels)
+
+    pixels = b"pixels of a file that is longer than the mark at its end"
     flaky = behind(monkeypatch, Breaking())
-    assert read_image("s3://bucket/key") == b"pixels" and flaky.attempts == 2 and len(pauses) == 1
+    assert read_image("s3://bucket/key") == pixels and flaky.attempts == 3 and len(pauses) == 2
 
 
 def test_a_remote_archive_is_tried_again_like_an_image(bucket, pauses, tmp_path, monkeypatch):
@@ -265,7 +284,7 @@ def test_remote_images_are_fetched_before_their_turn_and_come_in_order():
             raise OSError("gone")
         return image.encode()
 
-    images = [(f"s3://bucket/{number}", 1000) for number in range(50)]
+    images = [(f"s3://bucket/{number}", len(f"s3://bucket/{number}")) for number in range(50)]
     got = []
     with storage.read_ahead(images, read) as next_bytes:
         for image, _ in images:
@@ -281,11 +300,51 @@ def test_images_that_wait_for_their_turn_stay_within_their_bytes(monkeypatch):
     monkeypatch.setattr(storage, "READ_AHEAD_BYTES", 25)
     waiting = []
     images = [(f"s3://bucket/{number}", 10) for number in range(9)] + [("s3://bucket/large", 1000)]
-    with storage.read_ahead(images, lambda image: waiting.append(image) or b"") as next_bytes:
+
+    def read(image):
+        waiting.append(image)
+        return bytes(dict(images)[image])
+
+    with storage.read_ahead(images, read) as next_bytes:
         for number, (image, _) in enumerate(images):
             next_bytes(image)
             assert len(waiting) <= number + 2
     assert len(waiting) == 10
+
+
+def test_a_remote_image_that_comes_cut_off_is_asked_for_again_and_never_taken_for_a_whole_one():
+    asked = []
+
+    def read(image):
+        asked.append(image)
+        return b"whole" if len(asked) == 2 else b"who"
+
+    with storage.read_ahead([("s3://bucket/1", 5), ("s3://bucket/2", 6)], read) as next_bytes:
+        assert next_bytes("s3://bucket/1") == b"whole"
+        with pytest.raises(OSError, match="3 of 6 bytes"):
+            next_bytes("s3://bucket/2")
+
+
+def test_a_remote_image_that_drips_in_is_given_up_and_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(storage, "FETCH_S", 0.05)
+    ended = threading.Event()
+
+    def read(image):
+        if image.endswith("slow"):
+            ended.wait(60)
+        return b"whole"
+
+    with storage.read_ahead([("s3://bucket/slow", 5), ("s3://bucket/2", 5)], read) as next_bytes:
+        with pytest.raises(OSError, match=r"did not give it within 0\.05 s"):
+            next_bytes("s3://bucket/slow")
+        assert next_bytes("s3://bucket/2") == b"whole"
+        ended.set()
+
+
+def test_a_pipe_that_takes_the_place_of_a_listed_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "1.jpg")
+    with pytest.raises(UnreadableImage, match="not a regular file"):
+        read_image(str(tmp_path / "1.jpg"))
 
 
 def test_local_images_are_read_in_their_turn_without_threads(tmp_path):

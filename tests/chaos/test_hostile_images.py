@@ -1,0 +1,92 @@
+"""Hostile images: whatever lies in a folder, its sound images have the scores that they have alone."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import read_rows
+from hostile import CORPUS, EITHER, END, FLOOD, Hostile, chunk, files, many_scans, originals, pixels, plant, png
+from test_imaging import is_pixels_or_refusal
+
+from crackvae import imaging, pipeline
+from crackvae.config import ScoreConfig
+from crackvae.errors import UnreadableImage
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some damage before it raises
+
+
+@pytest.fixture(scope="module")
+def hostile() -> list[Hostile]:
+    return files()
+
+
+def sound_images(drawn: Path, folder: Path, n: int) -> Path:
+    """`n` files with the drawn images as their content."""
+    folder.mkdir(parents=True)
+    images = sorted(drawn.rglob("*.jpg"))
+    for number in range(n):
+        shutil.copy(images[number % len(images)], folder / f"{number:04d}.jpg")
+    return folder
+
+
+def score(images: Path, model: Path, out: Path) -> dict[str, dict[str, object]]:
+    """The rows by image, without what depends on the folder and the run."""
+    settings = {"images": str(images), "model": str(model), "out": str(out), "max_unreadable": "100%"}
+    pipeline.score(ScoreConfig(**settings, quiet=True, no_report=True))
+    rows = read_rows(out).to_pylist()
+    return {row.pop("image"): row for row in rows if row.pop("run") and row.pop("group") is not None}
+
+
+def test_there_are_200_hostile_files_of_25_kinds(hostile: list[Hostile]) -> None:
+    assert len(hostile) >= 200 and len({one.kind for one in hostile}) >= 25
+    assert len({(one.kind, one.name) for one in hostile}) == len(hostile)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_sound_images_among_hostile_files_have_the_scores_that_they_have_alone_and_each_hostile_file_is_a_row(
+    drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    sound = sound_images(drawn, tmp_path / "alone", 1000)
+    alone = score(sound, model_dir, tmp_path / "scores-alone")
+    planted = plant(tmp_path / "night")
+    os.rename(sound, tmp_path / "night" / "sound")
+    rows = score(tmp_path / "night", model_dir, tmp_path / "scores")
+    among = {image: rows.pop(image.replace("/alone/", "/night/sound/")) for image in alone}
+    assert repr(among) == repr(alone)
+    assert sorted(rows) == sorted(path for _, path, _ in planted)
+    for kind, path, fate in planted:
+        status, error = rows[path]["status"], str(rows[path]["error"])
+        assert status in ("scored", "unreadable") if fate == EITHER else status == fate, (kind, path, error)
+        assert bool(error) == (status != "scored") and "\n" not in error
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(UnreadableImage) as refused:
+        imaging.decode(data)
+    return str(refused.value)
+
+
+def test_a_flood_of_empty_chunks_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imaging, "MAX_DECODE_S", 0.05)
+    assert "took over 0.05 s" in refusal(png(64, 64, chunk(b"noOp", b"") * 9 * FLOOD, pixels(), END))
+    jpeg = originals()["jpg"]
+    assert "took over 0.05 s" in refusal(jpeg[:2] + b"\xff" * 20 * FLOOD + jpeg[2:])
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded_and_what_lies_behind_it_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bomb = many_scans(1000, 1000, 30)
+    whole = imaging.decode(bomb)
+    monkeypatch.setattr(imaging, "MAX_SCANNED_PX", 20_000_000)
+    assert refusal(bomb) == "over 20 scans of 1000000 px would take too long: save it again"
+    hidden = bomb.replace(b"\xff\xda", b"\xff\xfe\x00\x04\xff\xd9\xff\xda", 5)  # an end that is a comment
+    assert "scans" in refusal(hidden)
+    film = many_scans(1000, 1000, 1) + b"\xff\xda" * 1000
+    assert imaging.decode(film).shape == whole.shape
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
+def test_what_fuzzing_found_gives_pixels_or_a_refusal(path: Path) -> None:
+    assert is_pixels_or_refusal(path.read_bytes())
