@@ -95,8 +95,8 @@ def decode(data: bytes) -> np.ndarray:
 def _plain_jpeg(data: bytes) -> np.ndarray | None:
     """Pixels of a JPEG without anything special, in half the time of Pillow; None where it needs a closer look.
 
-    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, many scans, and whatever
-    the library warns of: Pillow decides on these, so that what is refused, and why, has one place.
+    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, many scans, and
+    whatever the library warns of: Pillow decides on these, so that what is refused, and why, has one place.
     """
     if not data.startswith(JPEG_START) or JPEG_APP1 in data:
         return None

@@ -48,7 +48,7 @@ def main() -> None:
     found = Path(sys.argv[1], "found")
     found.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")  # Pillow warns of damage before it raises
-    limits = [f"-max_len={MAX_BYTES}", "-timeout=30", "-rss_limit_mb=1500"]
+    limits = [f"-max_len={MAX_BYTES}", "-timeout=120", "-rss_limit_mb=1500"]
     atheris.Setup([sys.argv[0], *limits, *sys.argv[2:], str(found), str(seeds)], decode_and_cut)
     atheris.Fuzz()
 
