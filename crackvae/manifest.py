@@ -261,7 +261,8 @@ def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], 
     The order of the groups is that of a hash of their names, so it is even, repeatable, and independent of the order
     of the files. With one image a group the wanted numbers are met exactly; else as nearly as the groups allow: a group
     that fits nowhere is trained on. Crack images of a group that is trained on are left out, because they could neither
-    be trained on nor, with their neighbours in train, be judged.
+    be trained on nor, with their neighbours in train, be judged. So that few are, groups of both labels come first, and
+    are dealt to a side that still has room for some of either.
 
     Args:
         groups: names (N,).
@@ -274,11 +275,16 @@ def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], 
     """
     names, group_N = np.unique(groups, return_inverse=True)
     counts = np.stack([np.bincount(group_N, ~is_crack, len(names)), np.bincount(group_N, is_crack, len(names))], 1)
-    order = sorted(range(len(names)), key=lambda number: hashlib.sha256(f"{salt}/{names[number]}".encode()).digest())
+    is_mixed: np.ndarray = np.all(counts > 0, axis=1)
+
+    def turn(number: int) -> tuple[bool, bytes]:
+        return not is_mixed[number], hashlib.sha256(f"{salt}/{names[number]}".encode()).digest()
+
     room = {side: np.array(needs[side]) for side in SIDES}
     side_of_group = np.empty(len(names), dtype=object)
-    for number in order:
-        fitting = (side for side in SIDES[:-1] if (counts[number] <= room[side]).all())
+    for number in sorted(range(len(names)), key=turn):
+        least = np.ones(2) if is_mixed[number] else counts[number]
+        fitting = (side for side in SIDES[:-1] if (least <= room[side]).all())
         side = next(fitting, "train" if counts[number][0] else max(("test", "val"), key=lambda name: room[name][1]))
         side_of_group[number] = side
         room[side] = room[side] - counts[number]

@@ -599,6 +599,17 @@ def test_a_side_never_gets_more_than_its_numbers_from_groups_with_sound_images()
         assert 0 < (~is_crack & (sides == side)).sum() <= needs[side][0]
 
 
+def test_photographs_that_show_cracks_and_sound_concrete_are_kept_to_judge_on():
+    groups = np.repeat([f"photo-{number}" for number in range(24)], 50)
+    is_crack = np.tile(np.arange(50) >= 25, 24) & (np.arange(24 * 50) >= 15 * 50)
+    kept = np.arange(24 * 50) % 50 < 25
+    groups, is_crack = groups[kept | is_crack], is_crack[kept | is_crack]
+    for salt in "0123456789":
+        sides = deal(groups, is_crack, needs_of(600, 225, (0, 0.1, 0.1, 0.1)), salt)
+        assert {"val", "test"} <= set(sides[is_crack])
+        assert (sides == "").sum() < 150  # of 225; in the order of the hash alone 200, or no split at all
+
+
 # ------------------------------------------------------------------------------------------------------ loading
 
 
