@@ -15,10 +15,13 @@ import pandas as pd
 
 from crackvae.errors import ConfigError
 
-HEADS = ("mse", "top", "dark", "crack")
+HEADS = ("mse", "top", "dark", "crack", "evidence")
+# Those that ask the segmenter.
+SEGMENTER_HEADS = ("crack", "evidence")
 # Convolutions of the segmenter halve a tile three times.
 SEGMENTER_HALVINGS = 8
-# Named settings of train, which a file or a flag may still change.
+# Named settings of train, which a file or a flag may still change. The published loss is the textbook's: the squared
+# error summed over the 128 x 128 pixels of a tile, plus the KL divergence.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
         "head": "mse",
@@ -26,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segmenter": (),
         "epochs": 10,
         "learning_rate": 1e-3,
+        "beta": 1 / 128**2,
         "schedule": "constant",
         "precision": "fp32",
     },
@@ -142,8 +146,8 @@ class TrainConfig(ClusterConfig):
     model: str = setting("directory to write the model to; must not exist yet")
     preset: str = setting("published: the recipe of the published ConvVAE; other settings win over it", "")
     head: str = setting(
-        "score head: crack (darkness that the segmenter takes for a crack), dark (darkness alone), "
-        "mse (mean squared residual) or top (mean of the top 1 %% of them)",
+        "score head: crack (darkness that the segmenter takes for a crack), evidence (how surely it does, however dark "
+        "it is), dark (darkness alone), mse (mean squared residual) or top (mean of the top 1 %% of them)",
         "crack",
     )
     recipe: str = setting("repair (draw cracks on the tiles, reconstruct them without) or plain", "repair")
@@ -197,8 +201,8 @@ class TrainConfig(ClusterConfig):
         check_percentile(self.percentile)
 
     def _check_segmenter(self) -> None:
-        if self.head == "crack" and not self.segmenter:
-            raise ConfigError("head=crack needs a segmenter: give --segmenter 24,48,64, or another --head.")
+        if self.head in SEGMENTER_HEADS and not self.segmenter:
+            raise ConfigError(f"head={self.head} needs a segmenter: give --segmenter 24,48,64, or another --head.")
         if not self.segmenter:
             return
         if self.recipe != "repair":

@@ -19,11 +19,12 @@ from torch.nn import functional
 
 from crackvae import imaging, storage, tables
 from crackvae.calibration import Calibration, load_calibration
+from crackvae.config import SEGMENTER_HEADS
 from crackvae.errors import UnreadableImage
-from crackvae.model import Model, ModelSpec, Output, contrast, load_model, pooled, to_input
+from crackvae.model import Model, ModelSpec, Output, contrast, darker_than, load_model, median_of, pooled, to_input
 from crackvae.tiles import Grid, cut, grid_of, resized, stitch
 
-# Share of the pixels that the heads `dark` and `crack` average over: the best of 0.25 to 8 % on METU's val.
+# Share of the pixels that the heads `dark`, `crack` and `evidence` average over: the best of 0.25 to 8 % on METU's val.
 CRACK_SHARE = 0.02
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
@@ -77,9 +78,23 @@ def darkness(input_B1PP: Tensor, output: Output) -> Tensor:
 
 
 def dark_crack(input_B1PP: Tensor, output: Output) -> Tensor:
-    """Darkness that the segmenter takes for a crack: their product."""
+    """Darkness that the segmenter takes for a crack: their product.
+
+    Dark against the median, or against the reconstruction where that is lighter: with half of a tile in shadow a crack
+    in the lit half is no darker than the median. The reconstruction alone would follow a wide crack.
+    """
     assert output.crack_B1PP is not None, "settings give the head `crack` to no model without a segmenter"
-    return darkness(input_B1PP, output) * torch.sigmoid(output.crack_B1PP)
+    reference_B1PP = torch.maximum(output.reconstruction_B1PP, median_of(input_B1PP))
+    return darker_than(reference_B1PP, input_B1PP).clamp(min=0) * torch.sigmoid(output.crack_B1PP)
+
+
+def evidence(input_B1PP: Tensor, output: Output) -> Tensor:
+    """How surely the segmenter takes a pixel for a crack, -log(1 - probability) [nats]; unlike that, it has no ceiling.
+
+    Where the surface itself is full of dark gaps, how dark a crack is says less than that it is one.
+    """
+    assert output.crack_B1PP is not None, "settings give the head `evidence` to no model without a segmenter"
+    return functional.softplus(output.crack_B1PP)
 
 
 _RESIDUAL_UNIT = "residual [grey level, black 0 to white 1]"
@@ -88,6 +103,7 @@ HEADS = {
     "top": Head(residual, _RESIDUAL_UNIT, power=2, share=0.01),
     "dark": Head(darkness, "darkness [share of the brightness]", power=1, share=CRACK_SHARE),
     "crack": Head(dark_crack, "darkness x probability of a crack", power=1, share=CRACK_SHARE),
+    "evidence": Head(evidence, "evidence of a crack [nats]", power=1, share=CRACK_SHARE),
 }
 # The measure of any model: median minus 1st percentile of the pixels, one line of numpy.
 BASELINE = "one_line"
@@ -113,7 +129,7 @@ def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
 
 def heads_of(spec: ModelSpec) -> tuple[str, ...]:
     """The heads that a model can answer with: all but those that need a segmenter that it lacks."""
-    return tuple(name for name in HEADS if spec.segmenter or name != "crack")
+    return tuple(name for name in HEADS if spec.segmenter or name not in SEGMENTER_HEADS)
 
 
 @torch.inference_mode()

@@ -132,7 +132,7 @@ def test_the_table_of_an_evaluation_has_the_columns_of_scores_and_the_truth(
 ) -> None:
     evaluate(config(manifest, model_dir, tmp_path / "out"))
     table = pq.read_table(tmp_path / "out" / "evaluation.parquet")
-    heads = [f"score_{name}" for name in ("mse", "top", "dark", "one_line")]
+    heads = [f"score_{name}" for name in ("mse", "top", "dark", "evidence", "one_line")]
     assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split", *heads]
 
 
@@ -141,7 +141,7 @@ def test_each_head_and_one_line_of_numpy_are_judged_on_the_same_images(
 ) -> None:
     outcome = evaluate(config(manifest, model_dir, tmp_path / "out"))
     judged = outcome.summary["sets"]["internal"]
-    assert list(judged["heads"]) == ["crack", "mse", "top", "dark", "one_line"]
+    assert list(judged["heads"]) == ["crack", "mse", "top", "dark", "evidence", "one_line"]
     own = judged["heads"]["crack"]
     assert own == {name: judged["figures"][name] for name in own}
     rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()

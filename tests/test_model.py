@@ -62,6 +62,24 @@ def test_sampling_moves_z_by_the_standard_deviation() -> None:
     assert torch.allclose(network(tile, torch.full((1, 4), 2.0))[0], expected)
 
 
+def test_a_plain_model_reconstructs_from_the_mean_of_what_samples_make_of_its_first_layer() -> None:
+    vae = ConvVAE(small_spec(recipe="plain", segmenter=(), head="mse"))
+    painted: list[torch.Tensor] = []
+    vae.decoder.register_forward_pre_hook(lambda _module, inputs: painted.append(inputs[0].flatten()))
+    mu, logvar = torch.randn(1, 4), torch.randn(1, 4)
+    vae.average(mu, logvar)
+    samples = mu + torch.randn(100_000, 4) * (0.5 * logvar).exp()
+    expected = torch.stack([vae.expand(part).relu().mean(dim=0) for part in samples.split(10_000)]).mean(dim=0)
+    assert torch.allclose(painted[0], expected, atol=0.02)
+
+
+def test_where_the_posterior_is_narrow_a_plain_model_reconstructs_from_its_mean() -> None:
+    vae, tile = ConvVAE(small_spec(recipe="plain", segmenter=(), head="mse")), torch.rand(1, 1, 32, 32)
+    torch.nn.init.constant_(vae.logvar.bias, -20)
+    reconstruction, mu, _ = vae(tile)
+    assert torch.allclose(reconstruction, vae.decode(mu), atol=1e-4)
+
+
 def test_squared_error_is_the_mean_over_the_pixels_of_each_tile() -> None:
     black, half = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
     half[1, 0, :2] = 0.5

@@ -89,6 +89,27 @@ def test_crack_is_darkness_times_the_probability_of_a_crack() -> None:
     assert scores_of("crack", tiles, pass_of(tiles, crack=-20.0)).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_evidence_asks_the_segmenter_alone_and_has_no_ceiling() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    scores = [scores_of("evidence", tiles, pass_of(tiles, crack=logit)).item() for logit in (-20.0, 0.0, 20.0, 40.0)]
+    assert scores == pytest.approx([0, np.log(2), 20, 40], abs=1e-6)
+
+
+def test_a_crack_in_the_lit_half_of_a_tile_is_as_dark_as_on_a_lit_tile() -> None:
+    lit, shadowed = torch.full((1, 1, 128, 128), 0.8), torch.full((1, 1, 128, 128), 0.8)
+    shadowed[..., 60:] = 0.4
+    seen = [pass_of(tile)._replace(reconstruction_B1PP=tile.clone()) for tile in (lit, shadowed)]
+    lit[..., 20:24], shadowed[..., 20:24] = 0.4, 0.4  # no darker than the shadow, which is the median
+    assert scores_of("dark", shadowed, seen[1]).item() == 0
+    assert scores_of("crack", shadowed, seen[1]).item() == pytest.approx(scores_of("crack", lit, seen[0]).item())
+
+
+def test_a_crack_that_the_reconstruction_follows_is_still_dark() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    tiles[..., 64] = 0.2
+    assert scores_of("crack", tiles, pass_of(tiles)._replace(reconstruction_B1PP=tiles)).item() > 0
+
+
 def test_the_baseline_is_the_one_line_of_numpy_it_says() -> None:
     tiles = np.random.default_rng(3).integers(0, 256, (5, 64, 64), np.uint8)
     pixels = tiles.reshape(5, -1) / 255
