@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -262,3 +263,27 @@ def tile_grid(tile_scores: np.ndarray, threshold: float, name: str) -> str:
             axis.set_major_locator(MaxNLocator(6, integer=True))
         figure.colorbar(picture, ax=axes, label="tile score", shrink=0.8)
         return _svg(figure, name, f"scores of {rows} x {cols} tiles; {len(xs)} are above the threshold")
+
+
+def loss_curve(epochs: pd.DataFrame) -> bytes:
+    """PNG of the losses of a training against its epochs, with the epoch that was kept.
+
+    Args:
+        epochs: a row an epoch, with the columns train_loss and val_loss.
+    """
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with mpl.rc_context(_STYLE | dict.fromkeys(inks, "black") | {"grid.color": "0.85"}):
+        figure, axes = _figure()
+        for column, colour, style in (("train_loss", SOUND_COLOUR, "dashed"), ("val_loss", CRACK_COLOUR, "solid")):
+            axes.plot(epochs.index, epochs[column], color=colour, linestyle=style, marker=".", label=column[:-5])
+        lowest = int(epochs["val_loss"].to_numpy().argmin())
+        best = epochs.index[lowest]
+        axes.plot(best, epochs["val_loss"].iloc[lowest], "ko", fillstyle="none", label=f"kept: epoch {best}")
+        axes.set(xlabel="epoch", ylabel="loss")
+        if epochs["train_loss"].max() > 5 * epochs["train_loss"].min():
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", facecolor="white")
+    return file.getvalue()

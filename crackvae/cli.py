@@ -142,6 +142,8 @@ def _settings(config_class: type[VerbConfig], flags: dict[str, Any]) -> VerbConf
     """Settings from the TOML file, if there is one, and flags over it."""
     file = flags.pop("config")
     values = with_preset((read_settings(file, config_class) if file else {}) | flags)
+    if values.get("resume"):
+        values = importlib.import_module("crackvae.checkpoints").with_run(values)
     required = [one.name for one in fields(config_class) if one.default is MISSING and one.default_factory is MISSING]
     missing = [flag(name) for name in required if name not in values]
     if missing:

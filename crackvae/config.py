@@ -81,12 +81,6 @@ class ClusterConfig(VerbConfig):
     address: str = setting("Ray cluster to use; default: RAY_ADDRESS, or else a local one for this run", "")
     gpu: bool = setting("one GPU a worker", False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        workers = getattr(self, "workers", None)
-        if workers is not None and workers < 1:
-            raise ConfigError(f"workers={workers} must be 1 or more.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig(ClusterConfig):
@@ -99,6 +93,8 @@ class ScoringConfig(ClusterConfig):
         super().__post_init__()
         if self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be 1 or more.")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers={self.workers} must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +148,24 @@ class TrainConfig(ClusterConfig):
     )
     recipe: str = setting("repair (draw cracks on the tiles, reconstruct them without) or plain", "repair")
     epochs: int | None = setting("passes over the sound images of train; default: as many as show 60,000 tiles", None)
-    workers: int = setting("data-parallel workers", 1)
+    workers: tuple[int, ...] = setting(
+        "data-parallel workers: N, or MIN,MAX to go on with fewer when a node leaves, and with more when one comes",
+        (1,),
+    )
+    max_failures: int = setting("deaths of workers or nodes that are survived, each from the last epoch", 3)
+    resume: str = setting(
+        "folder of an interrupted run to go on with (MODEL.training): no other setting need be given", ""
+    )
     batch: int = setting("images a step, over all workers", 64)
     learning_rate: float = setting("of Adam, at its highest", 2e-3)
     schedule: str = setting("of the learning rate: cosine (rise, then fall to 0) or constant", "cosine")
+    clip_norm: float | None = setting("longest gradient, longer ones are shortened; default: any length", None)
+    patience: int | None = setting(
+        "stop after so many epochs without a lower validation loss; default: train to the end", None
+    )
+    augment: bool = setting(
+        "with --recipe plain: turn, mirror and expose the tiles by chance; repair always does", False
+    )
     precision: str = setting("of the passes in training: auto (bf16 where the hardware has it), bf16 or fp32", "auto")
     beta: float = setting("weight of the KL divergence [squared grey level a nat]", 1e-6)
     latent_dim: int = setting("dimensions of the latent space", 128)
@@ -169,7 +179,17 @@ class TrainConfig(ClusterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch", "latent_dim", "tile_px", "stride_px", "learning_rate"):
+        if not 1 <= len(self.workers) <= 2 or min(self.workers) < 1 or self.workers[0] > self.workers[-1]:
+            raise ConfigError(
+                f"workers={_flag_text(self.workers)} must be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX."
+            )
+        if self.max_failures < 0:
+            raise ConfigError(f"max_failures={self.max_failures} must be 0 or more.")
+        if self.augment and self.recipe == "repair":
+            raise ConfigError("recipe=repair turns, mirrors and exposes its tiles anyway: leave out --augment.")
+        for name in (
+            "epochs", "batch", "latent_dim", "tile_px", "stride_px", "learning_rate", "clip_norm", "patience",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}={value:g} must be greater than 0, and finite.")
@@ -187,6 +207,10 @@ class TrainConfig(ClusterConfig):
         if not self.channels or min(self.channels) < 1:
             raise ConfigError(f"channels={_flag_text(self.channels)} must be one or more counts, such as 32,64,128.")
         halvings = 2 ** len(self.channels)
+        if self.workers[-1] > self.batch:
+            raise ConfigError(
+                f"workers={_flag_text(self.workers)} are more than batch={self.batch} images: give fewer workers."
+            )
         if self.input_px < halvings or self.input_px % halvings:
             raise ConfigError(
                 f"input_px={self.input_px} must be a multiple of {halvings}: {len(self.channels)} convolutions halve "

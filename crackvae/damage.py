@@ -173,6 +173,27 @@ def damage(tiles_BPP: Tensor, drawings: Drawings, chances: Chances) -> Damaged:
     )
 
 
+def augment(tiles_BPP: Tensor, generator: torch.Generator, mine: slice) -> Tensor:
+    """Tiles in one of their eight orientations each, and in another light, for a training without drawings.
+
+    Args:
+        tiles_BPP: uint8, the whole batch, so that chance does not depend on the share that is taken.
+        mine: the share of the batch to return.
+
+    Returns:
+        float (b, 1, P, P) in [0, 1], channels last.
+    """
+    orientation_B = torch.randint(8, (len(tiles_BPP),), generator=generator)[mine]
+    low, high = EXPOSURES
+    exposure_B = (torch.rand(len(tiles_BPP), generator=generator) * (high - low) + low)[mine]
+    tiles_b1PP = tiles_BPP[mine].unsqueeze(1).float() / 255
+    turned = torch.empty_like(tiles_b1PP)
+    for orientation in range(8):
+        chosen = orientation_B == orientation
+        turned[chosen] = _turned(tiles_b1PP[chosen], orientation)
+    return (turned * exposure_B.view(-1, 1, 1, 1)).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+
+
 def _turned(tiles_B1PP: Tensor, orientation: int) -> Tensor:
     """One of the eight orientations of a square, 0 to 7."""
     turned = torch.rot90(tiles_B1PP, orientation % 4, (2, 3))

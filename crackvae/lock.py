@@ -30,8 +30,8 @@ _LOCK_NAME = re.compile(r"_lock-(?P<run>.+)\.json")
 class Lock:
     """A lock that this run holds."""
 
-    def __init__(self, folder: str, run: str) -> None:
-        self.folder, self.run = folder, run
+    def __init__(self, folder: str, run: str, instead: str) -> None:
+        self.folder, self.run, self.instead = folder, run, instead
         self.place = storage.join(folder, f"_lock-{run}.json")
         self.is_lost = False
 
@@ -50,7 +50,7 @@ class Lock:
 
 
 @contextmanager
-def locked(folder: str, run: str, *, quiet: bool) -> Iterator[Lock]:
+def locked(folder: str, run: str, *, quiet: bool, instead: str = "--out") -> Iterator[Lock]:
     """Be the only run that writes into a folder, for the time of the block.
 
     The lock of a run that died is taken over and said so: at once where its process is known to have gone (same
@@ -60,7 +60,7 @@ def locked(folder: str, run: str, *, quiet: bool) -> Iterator[Lock]:
         FolderInUse: another run is at work; it is named.
         StorageError: the lock cannot be written.
     """
-    lock = Lock(folder, run)
+    lock = Lock(folder, run, instead)
     ended = threading.Event()
     thread = threading.Thread(target=_keep_young, args=(lock, ended), daemon=True)
     lock.write()
@@ -95,7 +95,7 @@ def _wait_for_others(lock: Lock, *, quiet: bool) -> None:
             if is_alive and not (is_later and time.monotonic() - started < SETTLE_S):
                 raise FolderInUse(
                     f"{lock.folder} is being written by run {owner['run']} of {owner['user']} on {owner['host']} "
-                    f"(process {owner['pid']}): wait for it to end, or choose another --out."
+                    f"(process {owner['pid']}): wait for it to end, or choose another {lock.instead}."
                 )
         time.sleep(POLL_S)
         lock.write()

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import ray
@@ -17,6 +17,7 @@ import ray.data
 from ray.data import DataContext, Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crackvae.config import ClusterConfig
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
@@ -136,6 +137,12 @@ def require_resources(workers: int, *, gpu: bool) -> None:
             f"--workers {workers} needs as many {kind}s, and the cluster has {available}: "
             f"give --workers {max(1, available)}{'' if available else ', or leave out --gpu'}."
         )
+
+
+def on_this_node() -> dict[str, Any]:
+    """Options of an actor that lives as long as the driver, whatever nodes come and go, and takes no CPU of theirs."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
 
 
 def dataset_of(images: pa.Table, per_block: int) -> Dataset:

@@ -1,4 +1,4 @@
-"""[Ray Train] decode once, train data-parallel, keep the best epoch, calibrate, write the finished model directory.
+"""[Ray Train] train data-parallel through the deaths of workers, keep the best epoch, calibrate, write the model.
 
 Shape letters: N images, T tiles, P side of a tile at the input [px].
 """
@@ -12,74 +12,111 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer, prepare_model
-from ray.util.queue import Empty, Queue
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
-from crackvae import calibration, histograms, storage
+from crackvae import calibration, charts, checkpoints, histograms, storage
 from crackvae.calibration import Calibration, percentile_threshold
+from crackvae.checkpoints import Checkpoints, Keeper
 from crackvae.config import Outcome, TrainConfig
 from crackvae.damage import MAX_DRAWINGS, draw
 from crackvae.errors import ClusterError, CrackvaeError, ManifestError
-from crackvae.learning import VAL_BATCH, Epoch, Learning, Place, epochs_of, train_epochs
-from crackvae.manifest import Manifest, listing_of, load_manifest
+from crackvae.feeding import decoded_tiles, tile_counts, training_tiles
+from crackvae.learning import (
+    VAL_BATCH,
+    Epoch,
+    Learning,
+    Place,
+    State,
+    best_of,
+    epochs_of,
+    is_over,
+    read_checkpoint,
+    train_epochs,
+)
+from crackvae.lock import locked
+from crackvae.manifest import Manifest, load_manifest
 from crackvae.model import Model, ModelSpec, Network, model_digest, model_files
-from crackvae.progress import progress, say
-from crackvae.scoring import LATENT_NORM, decode_images, score_tiles
-from crackvae.session import dataset_of, log_folder, ray_session, require_resources, tables_of
+from crackvae.places import s3_endpoint
+from crackvae.progress import Started, TrainingProgress, say
+from crackvae.scoring import LATENT_NORM, score_tiles
+from crackvae.session import log_folder, on_this_node, ray_session, require_resources
+from crackvae.tables import new_run
 
-BEST_FILE = "best.pth"
-DECODE_BLOCK_IMAGES = 256
-# A worker tells how far it is at most this often [s].
+CURVE_FILE = "loss.png"
+# A worker tells how far it is at most this often [s]; the driver asks as often.
 TELL_S = 0.5
+# With --workers MIN,MAX: how often Ray looks for nodes that have come [s]. A resize begins the running epoch again.
+RESIZE_S = 60.0
+# Without a place for the workers for so long [min], a run ends; Ray itself would wait for ever.
+START_MINUTES = 30
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What runs on each worker of Ray Train: train_epochs(), and a checkpoint of each epoch that is the best so far."""
+    """What runs on each worker of Ray Train: train_epochs() from the last checkpoint, and a checkpoint of each epoch.
+
+    A mistake that a new start would only repeat is told to the keeper, on which all workers end at the same step;
+    anything that is raised here is a death, after which Ray starts all of them again.
+    """
     context = ray.train.get_context()
-    rank = context.get_world_rank()
-    place = Place(rank, context.get_world_size(), "cuda" if config["gpu"] else "cpu")
+    rank, world = context.get_world_rank(), context.get_world_size()
+    place = Place(rank, world, "cuda" if config["gpu"] else "cpu")
+    keeper = config["keeper"]
     torch.manual_seed(config["how"].seed)
     network = Network(config["spec"])
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tell = _Teller(config["events"], rank)
-    best = float("inf")
-    with _no_warning_of_read_only_tiles():
-        train_tiles, val_tiles, drawings = ray.get([config["train"], config["val"], config["drawings"]])
-        how = replace(config["how"], drawings=drawings)
-        for epoch in train_epochs(prepare_model(network), train_tiles, val_tiles, how, place, tell):
-            checkpoint = None
-            if rank == 0 and epoch.val.loss < best:
-                best, folder = epoch.val.loss, tempfile.mkdtemp()
-                torch.save(network.state_dict(), Path(folder, BEST_FILE))
-                checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(epoch.row(), checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
-            if rank == 0:
-                config["events"].put(epoch)
+    try:
+        with _no_warning_of_read_only_tiles():
+            val_tiles, drawings = ray.get([config["val"], config["drawings"]])
+            how = replace(config["how"], drawings=drawings)
+            state = State.new(prepare_model(network), how)
+            if checkpoint := ray.get(keeper.last.remote()):
+                state.go_on_from(checkpoint)
+            tell = _Teller(keeper, rank, Started(world, len(state.epochs)))
+            for epoch in train_epochs(state, config["tiles"](), val_tiles, how, place, tell):
+                kept = True
+                if rank == 0:
+                    best = best_of(state.epochs).epoch
+                    kept = ray.get(keeper.keep.remote(epoch.row(), best, state.checkpoint()))
+                if not _all_agree(kept, place):
+                    return
+    except CrackvaeError as error:
+        if rank == 0:
+            ray.get(keeper.fail.remote(error.cause if isinstance(error, RayTaskError) else error))
+
+
+def _all_agree(yes: bool, place: Place) -> bool:
+    """Whether all workers say yes; it also keeps them from running ahead of a checkpoint that is being written."""
+    votes = torch.tensor([float(yes)], device=place.device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MIN)
+    return bool(votes.item())
 
 
 class _Teller:
     """Tells the driver how many tiles were trained on, from the first worker, not at every step."""
 
-    def __init__(self, events: Queue, rank: int) -> None:
-        self.events, self.rank, self.tiles, self.last = events, rank, 0, 0.0
+    def __init__(self, keeper: Any, rank: int, started: Started) -> None:
+        self.keeper, self.rank, self.tiles, self.last = keeper, rank, 0, time.monotonic()
+        if rank == 0:
+            keeper.tell.remote(started)
 
     def __call__(self, tiles: int) -> None:
         self.tiles += tiles
         if self.rank == 0 and time.monotonic() - self.last > TELL_S:
-            self.events.put(self.tiles)
+            self.keeper.tell.remote(self.tiles)
             self.tiles, self.last = 0, time.monotonic()
 
 
@@ -98,50 +135,95 @@ def _no_warning_of_read_only_tiles() -> Iterator[None]:
 def train(config: TrainConfig) -> Outcome:
     """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
 
+    A run that was interrupted leaves its checkpoints in `<model>.training`; the same call goes on from there.
+
     Returns:
         Outcome with the table `epochs`.
 
     Raises:
-        OutputExists, ManifestError, LeakError, ModelError, CalibrationError, ClusterError: with the mend.
+        OutputExists, ManifestError, LeakError, ModelError, CalibrationError, ClusterError, FolderInUse, ConfigError:
+            with the mend.
     """
     started = time.perf_counter()
     model_dir = storage.absolute(config.model)
-    storage.require_new(model_dir, "--model")
+    checkpoints.require_unfinished(config, model_dir)
     storage.require_writable(str(PurePosixPath(model_dir).parent) if storage.is_local(model_dir) else model_dir)
     manifest = load_manifest(config.manifest)
     spec = _spec(config, manifest)
-    val = manifest.images("val", "non_crack")
+    images, val = (manifest.images(split, "non_crack") for split in ("train", "val"))
+    _require_enough(images, val, spec, config)
+    folder = storage.absolute(config.resume) if config.resume else checkpoints.folder_of(model_dir)
+    with _own_folder(folder, config) as kept:
+        done = checkpoints.begin(folder, config, asdict(spec))
+        with ray_session(config):
+            require_resources(config.workers[0], gpu=config.gpu)
+            val_tiles, val_images = decoded_tiles(val, "val", spec, config)
+            _fit(images, val_tiles, spec, config, kept)
+            trained_on = hardware(gpu=config.gpu)
+        weights, epochs = _result(kept)
+        network = Network(spec)
+        network.load_state_dict(weights)
+        model = Model(spec, network.eval(), model_digest(spec, weights))
+        calibrated, reference = _calibrated(model, val_tiles, val_images, config.percentile)
+        summary = {
+            "verb": "train",
+            "model": model_dir,
+            "images": images.num_rows,
+            **_results(model, calibrated, epochs),
+            "resumed_after_epoch": done,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        training = summary | {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": asdict(config),
+            "changes": checkpoints.changes(folder),
+            "hardware": trained_on,
+            "epochs": [epoch.row() for epoch in epochs],
+        }
+        table = pd.DataFrame([epoch.row() for epoch in epochs]).set_index("epoch")
+        files = {
+            histograms.REFERENCE_FILE: histograms.night_file(reference),
+            calibration.FILE: calibration.calibration_file(calibrated),
+            CURVE_FILE: charts.loss_curve(table),
+            **model_files(spec, weights, training),
+        }
+        storage.write_folder(model_dir, files)
+        storage.delete_folder(folder)
+    return Outcome(summary, {"epochs": table})
+
+
+@contextlib.contextmanager
+def _own_folder(folder: str, config: TrainConfig) -> Iterator[Checkpoints]:
+    """The folder of this run, for it alone. Where no epoch has been kept in it, it is gone when the block ends."""
+    kept = Checkpoints(folder, s3_endpoint())
+    with locked(folder, new_run(), quiet=config.quiet, instead="--model"):
+        try:
+            yield kept
+        finally:
+            if not kept.epochs():
+                storage.delete_folder(folder)
+
+
+def _require_enough(images: pa.Table, val: pa.Table, spec: ModelSpec, config: TrainConfig) -> None:
+    """Raise at once for what would fail after the images have been decoded.
+
+    Raises:
+        ManifestError: no image, or fewer tiles than a batch; CalibrationError: too few to calibrate with.
+    """
+    for split, found in (("train", images), ("val", val)):
+        if not found.num_rows:
+            raise ManifestError(f"{config.manifest} has no non_crack image in {split}: partition again.")
     calibration.require_enough(val.num_rows)
-    with ray_session(config):
-        require_resources(config.workers, gpu=config.gpu)
-        train_tiles, _ = _decoded_tiles(manifest.images("train", "non_crack"), "train", spec, config)
-        val_tiles, val_images = _decoded_tiles(val, "val", spec, config)
-        weights, epochs = _fit(train_tiles, val_tiles, spec, config)
-        trained_on = hardware(gpu=config.gpu)
-    network = Network(spec)
-    network.load_state_dict(weights)
-    model = Model(spec, network.eval(), model_digest(spec, weights))
-    calibrated, reference = _calibrated(model, val_tiles, val_images, config.percentile)
-    summary = {
-        "verb": "train",
-        "model": model_dir,
-        "images": len(train_tiles),
-        **_results(model, calibrated, epochs),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    training = summary | {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": asdict(config),
-        "hardware": trained_on,
-        "epochs": [epoch.row() for epoch in epochs],
-    }
-    files = {
-        histograms.REFERENCE_FILE: histograms.night_file(reference),
-        calibration.FILE: calibration.calibration_file(calibrated),
-        **model_files(spec, weights, training),
-    }
-    storage.write_folder(model_dir, files)
-    return Outcome(summary, {"epochs": pd.DataFrame([epoch.row() for epoch in epochs]).set_index("epoch")})
+    tiles = int(tile_counts(images, spec).sum())
+    if tiles < config.batch:
+        raise ManifestError(f"{tiles} training images are fewer than --batch {config.batch}: give a smaller batch.")
+
+
+def _result(kept: Checkpoints) -> tuple[dict[str, Tensor], list[Epoch]]:
+    """Weights of the epoch with the lowest validation loss, and all epochs."""
+    _, epochs = read_checkpoint(kept.read(kept.epochs()[-1]))
+    state, _ = read_checkpoint(kept.read(best_of(epochs).epoch))
+    return state["network"], epochs
 
 
 def _calibrated(
@@ -170,7 +252,7 @@ def _calibrated(
 
 
 def _results(model: Model, calibrated: Calibration, epochs: list[Epoch]) -> dict[str, Any]:
-    best = min(epochs, key=lambda epoch: epoch.val.loss)
+    best = best_of(epochs)
     return {
         "digest": model.digest,
         "leaky": model.spec.leaky,
@@ -189,94 +271,107 @@ def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
     return ModelSpec(**values)
 
 
-def _decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, pa.Table]:
-    """All tiles of the images, decoded once on the cluster: uint8 (T, P, P); and the images as decoded, without tiles.
-
-    Raises:
-        ManifestError: no image, fewer tiles than a batch, or images that cannot be read (named).
-    """
-    if not images.num_rows:
-        raise ManifestError(f"{config.manifest} has no non_crack image in {split}: partition again.")
-    decode: Any = partial(decode_images, spec=spec, read=storage.image_reader())
-    dataset = dataset_of(listing_of(images), DECODE_BLOCK_IMAGES).map_batches(
-        decode, batch_size=None, batch_format="pyarrow"
-    )
-    tiles, rows, bad = [], [], []
-    with progress(f"decode {split}", images.num_rows, "images", quiet=config.quiet) as bar:
-        for decoded in tables_of(dataset):
-            bad += decoded.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
-            tiles.append(np.frombuffer(b"".join(decoded["tiles"].to_pylist()), np.uint8))
-            rows.append(decoded.drop_columns(["tiles"]))
-            bar.update(decoded.num_rows)
-    if bad:
-        raise ManifestError(
-            f"{len(bad)} of {images.num_rows} images of {split} cannot be read, the first {bad[0]['image']}: "
-            f"{bad[0]['error']}. Bring them back, or partition again."
-        )
-    tiles_TPP = np.concatenate(tiles).reshape(-1, spec.input_px, spec.input_px)
-    if split == "train" and len(tiles_TPP) < config.batch:
-        raise ManifestError(
-            f"{len(tiles_TPP)} training images are fewer than --batch {config.batch}: give a smaller batch."
-        )
-    return tiles_TPP, pa.concat_tables(rows)
-
-
-def _fit(
-    train_tiles: np.ndarray, val_tiles: np.ndarray, spec: ModelSpec, config: TrainConfig
-) -> tuple[dict[str, Tensor], list[Epoch]]:
-    """Weights of the epoch with the lowest validation loss, and all epochs."""
-    drawings = None
-    if config.recipe == "repair":
-        say("draw the cracks to learn from", quiet=config.quiet)
-        drawings = draw(config.seed, config.input_px, min(MAX_DRAWINGS, len(train_tiles)))
-    how = Learning(
-        epochs=config.epochs or epochs_of(len(train_tiles)),
+def _learning(config: TrainConfig, n_tiles: int) -> Learning:
+    return Learning(
+        epochs=config.epochs or epochs_of(n_tiles),
         batch=config.batch,
         learning_rate=config.learning_rate,
         schedule=config.schedule == "cosine",
         beta=config.beta,
         precision=config.precision,
         seed=config.seed,
+        augment=config.augment,
+        clip_norm=config.clip_norm,
+        patience=config.patience,
     )
-    events = Queue(actor_options={"num_cpus": 0})
+
+
+def _fit(images: pa.Table, val_tiles: np.ndarray, spec: ModelSpec, config: TrainConfig, kept: Checkpoints) -> None:
+    """Train until the last epoch has its checkpoint.
+
+    Raises:
+        CrackvaeError: a mistake that a worker told, or that ended them too often; what was kept stays.
+    """
+    n_tiles = int(tile_counts(images, spec).sum())
+    how = _learning(config, n_tiles)
+    last = kept.last()
+    epochs = read_checkpoint(last)[1] if last else []
+    if epochs:
+        say(f"go on after epoch {len(epochs)} of {how.epochs}, from {kept.folder}", quiet=config.quiet)
+    if is_over(epochs, how):
+        return
+    tiles = training_tiles(images, spec, config)
+    drawings = None
+    if config.recipe == "repair":
+        say("draw the cracks to learn from", quiet=config.quiet)
+        drawings = draw(config.seed, config.input_px, min(MAX_DRAWINGS, n_tiles))
+    keeper: Any = ray.remote(Keeper).options(max_restarts=3, **on_this_node()).remote(kept)
     loop_config = {
         "spec": spec,
         "how": how,
         "gpu": config.gpu,
         "drawings": ray.put(drawings),
-        "train": ray.put(train_tiles),
+        "tiles": tiles,
         "val": ray.put(val_tiles),
-        "events": events,
+        "keeper": keeper,
     }
-    # A name of its own for every run: Ray Train would take up an earlier one under the same name.
-    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
-    staging = f"{storage.absolute(config.model)}.training-{run}"
-    # The file system is made here, so that workers of another machine write to the S3 server of this process.
-    filesystem, path = (None, staging) if storage.is_local(staging) else storage.filesystem(staging)
-    checkpoints = CheckpointConfig(num_to_keep=1)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=loop_config,
-        scaling_config=ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=config.gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if config.gpu else {"CPU": _cpus_a_worker(config.workers)},
-        ),
-        run_config=RunConfig(name=run, storage_path=path, storage_filesystem=filesystem, checkpoint_config=checkpoints),
-    )
-    total = len(train_tiles) // config.batch * config.batch * how.epochs
-    say(f"train {how.epochs} epochs on {len(train_tiles)} images, {config.workers} worker(s)", quiet=config.quiet)
+    say(f"train {how.epochs} epochs on {n_tiles} tiles, {_workers_text(config)}", quiet=config.quiet)
     try:
-        with _watched(events, total, quiet=config.quiet) as epochs:
-            result = trainer.fit()
-        assert result.checkpoint is not None, "the first epoch is always the best so far"
-        with result.checkpoint.as_directory() as folder:
-            weights = torch.load(Path(folder, BEST_FILE), weights_only=True, map_location="cpu")
+        with tempfile.TemporaryDirectory() as scratch, _watched(keeper, n_tiles, how, quiet=config.quiet):
+            # A name of its own for every start: Ray Train would take up an earlier one under the same name.
+            run: Any = RunConfig(name=new_run(), storage_path=scratch, failure_config=_failures(config))
+            _Trainer(_worker, train_loop_config=loop_config, scaling_config=_scaling(config), run_config=run).fit()
+        failure = ray.get(keeper.failure.remote())
     except TrainingFailedError as error:
-        raise _cause(error) from error
+        last_line = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        failure = ClusterError(f"training failed: {last_line[:300]}. Logs: {log_folder()}. Mend that.")
+        failure.__cause__ = error
     finally:
-        storage.delete_folder(staging)
-    return weights, epochs
+        ray.kill(keeper)
+    if failure:
+        raise _with_what_is_kept(failure, kept)
+
+
+def _with_what_is_kept(failure: CrackvaeError, kept: Checkpoints) -> CrackvaeError:
+    epochs = kept.epochs()
+    if epochs:
+        failure.args = (f"{failure} Epoch {epochs[-1]} is kept: go on with crackvae train --resume {kept.folder}.",)
+    return failure
+
+
+class _Trainer(TorchTrainer):
+    """A TorchTrainer that leaves Ctrl-C to its caller: Ray's own handler would end the process with exit code 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+    def fit(self) -> ray.train.Result:
+        """As the trainer does; where it is interrupted the workers end, also on a cluster that goes on."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            with contextlib.suppress(RayActorError, AttributeError):
+                ray.get(self.controller.abort.remote())
+            raise
+
+
+def _scaling(config: TrainConfig) -> ScalingConfig:
+    fewest, most = config.workers[0], config.workers[-1]
+    return ScalingConfig(
+        num_workers=fewest if fewest == most else (fewest, most),
+        use_gpu=config.gpu,
+        resources_per_worker={"CPU": 1, "GPU": 1} if config.gpu else {"CPU": _cpus_a_worker(most)},
+        elastic_resize_monitor_interval_s=RESIZE_S,
+    )
+
+
+def _failures(config: TrainConfig) -> FailureConfig:
+    """A start that finds no room within a minute is one failure of the controller."""
+    return FailureConfig(max_failures=config.max_failures, controller_failure_limit=START_MINUTES)
+
+
+def _workers_text(config: TrainConfig) -> str:
+    return f"{' to '.join(map(str, config.workers))} worker{'s' if config.workers[-1] > 1 else ''}"
 
 
 def _cpus_a_worker(workers: int) -> int:
@@ -288,40 +383,25 @@ def _cpus_a_worker(workers: int) -> int:
     return 1
 
 
-def _cause(error: TrainingFailedError) -> Exception:
-    """A user's mistake on a worker as it is; else a ClusterError that names the logs."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, CrackvaeError):
-            return cause
-    last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-    return ClusterError(f"training failed: {last[:300]}. Mend that and run it again. Logs: {log_folder()}.")
-
-
 @contextlib.contextmanager
-def _watched(events: Queue, total: int, *, quiet: bool) -> Iterator[list[Epoch]]:
-    """Show what the workers tell while the block runs; the list fills with the epochs they finish."""
-    epochs: list[Epoch] = []
+def _watched(keeper: Any, n_tiles: int, how: Learning, *, quiet: bool) -> Iterator[None]:
+    """Show what the workers tell while the block runs."""
     finished = threading.Event()
+    view = TrainingProgress(n_tiles // how.batch * how.batch, how.epochs, quiet=quiet)
 
     def watch() -> None:
-        bar = None  # opened by the first event: the workers need seconds to start, which are no training
-        while not (finished.is_set() and events.empty()):
-            with contextlib.suppress(Empty):
-                event = events.get(timeout=0.2)
-                bar = bar or progress("train", total, "images", quiet=quiet)
-                if isinstance(event, Epoch):
-                    epochs.append(event)
-                    bar.set_postfix_str(f"epoch {event.epoch}, val loss {event.val.loss:.6f}", refresh=False)
-                else:
-                    bar.update(event)
-        if bar:
-            bar.close()
+        while True:
+            was_finished = finished.wait(TELL_S)
+            with contextlib.suppress(RayError):  # the keeper starts again, or the session is ending
+                view.show(ray.get(keeper.news.remote()))
+            if was_finished:
+                break
+        view.close()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield epochs
+        yield
     finally:
         finished.set()
         thread.join()

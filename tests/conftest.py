@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crackvae import calibration, evaluation, nightly, pipeline, places, storage, tables
+from crackvae import calibration, evaluation, feeding, nightly, pipeline, places, storage, tables, training
 from crackvae.calibration import Calibration
 from crackvae.config import PartitionConfig, ScoreConfig, ScoringConfig
 from crackvae.manifest import partition
@@ -143,6 +144,54 @@ def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "score_rows", score_here)
     for module in (pipeline, evaluation, nightly):
         monkeypatch.setattr(module, "ray_session", lambda config: nullcontext())
+
+
+class _Here:
+    """An actor or a task of Ray as a plain call in this process."""
+
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def options(self, **_: object) -> "_Here":
+        return self
+
+    def remote(self, *arguments: Any) -> Any:
+        result = self.made(*arguments)
+        return _Here(result) if isinstance(self.made, type) else result
+
+    def __getattr__(self, name: str) -> "_Here":
+        return _Here(getattr(self.made, name))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread: a step of a small network is shorter than waking a second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process: Ray Train's in-process mode, with Ray's actors and tasks as plain calls."""
+    node = {"Alive": True, "Resources": {"CPU": 2.0, "object_store_memory": 1e9}}
+    here = SimpleNamespace(
+        get=lambda value: value,
+        put=lambda value: value,
+        kill=lambda actor: None,
+        nodes=lambda: [node],
+        cluster_resources=lambda: node["Resources"],
+        remote=lambda *made, **_: _Here(made[0]) if made else _Here,
+        train=training.ray.train,
+    )
+    for module in (training, feeding):
+        monkeypatch.setattr(module, "ray", here)
+        monkeypatch.setattr(module, "on_this_node", dict)
+    monkeypatch.setattr(training, "ray_session", lambda config: nullcontext())
+    monkeypatch.setattr(training, "require_resources", lambda workers, gpu: None)
+    monkeypatch.setattr(training, "_scaling", lambda config: training.ScalingConfig(num_workers=0))
+    monkeypatch.setattr(feeding, "decode_all", lambda images, decode: decode(images))
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"duplicates", "tables", "lock", "verdicts"},
     {"listing", "resume", "compaction"},
     {"manifest", "model", "calibration", "damage"},
-    {"scoring", "session", "learning", "histograms", "judge"},
-    {"watching", "drift", "pictures"},
+    {"scoring", "session", "learning", "histograms", "judge", "checkpoints"},
+    {"watching", "drift", "pictures", "feeding"},
     {"page"},
     {"night", "gallery"},
     {"report"},
@@ -26,7 +26,7 @@ LAYERS = [  # a module may import from the layers above its own line, never from
     {"cli"},
 ]
 ONLY_IN = {
-    "ray": {"session", "pipeline", "training", "watching"},
+    "ray": {"session", "pipeline", "training", "feeding", "watching"},
     "PIL": {"imaging", "tiles", "duplicates", "synthetic", "pictures"},
     "jinja2": {"page"},
     "matplotlib": {"charts"},
