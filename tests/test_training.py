@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +17,9 @@ import psutil
 import pyarrow.fs as pafs
 import pytest
 import torch
-from conftest import SMALL, small_spec
+from conftest import HOUSE, SMALL, small_spec
 from PIL import Image
+from ray.cluster_utils import Cluster
 
 from crackvae import checkpoints, feeding, tables
 from crackvae.checkpoints import Checkpoints, with_run
@@ -90,9 +93,8 @@ def test_two_workers_one_of_which_is_killed_in_epoch_two_take_the_steps_of_one_w
     how = replace(HOW, drawings=draw(0, 32, len(tiles)))
     torch.manual_seed(0)
     state = State.new(Network(spec), how)
-    one = [
-        epoch.row() for epoch in train_epochs(state, TrainingTiles.held(tiles), val, how, Place(), lambda tiles: None)
-    ]
+    held = TrainingTiles.held(tiles)
+    one = [epoch.row() for epoch in train_epochs(state, held, val, how, Place(), lambda tiles: None)]
     two = written_by(tmp_path / "model")["epochs"]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert outcome.summary["best_epoch"] == min(two, key=lambda epoch: epoch["val_loss"])["epoch"]
@@ -268,3 +270,49 @@ def test_a_missing_image_is_named_and_nothing_is_left_behind(manifest: Path, tmp
     with pytest.raises(ManifestError, match=r"1 of \d+ images of train cannot be read, the first .*gone.jpg"):
         train(config(tmp_path / "m.parquet", tmp_path / "model"))
     assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def wait_for(line: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Return when a line of the log holds a text; fail when the process ends before, or takes minutes."""
+    deadline = time.monotonic() + 300
+    while line not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, f"no {line!r} in:\n{log.read_text()}"
+        time.sleep(0.1)
+
+
+@pytest.mark.ray
+def test_elastic_workers_go_on_when_a_node_leaves_and_when_it_comes_back_and_end_with_ctrl_c(
+    manifest: Path, tmp_path: Path
+) -> None:
+    node = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    log = tmp_path / "log"
+    settings = config(manifest, tmp_path / "model", workers=(1, 2), epochs=999, quiet=False)
+    script = (
+        "import signal\nfrom crackvae import training\nfrom crackvae.config import TrainConfig\n"
+        "training.RESIZE_S = 1.0\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        f"training.train({settings!r})"
+    )
+    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(HOUSE)}
+    # Ray still counts a node that has just left, and tries a minute long to start a worker there.
+    environment |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    try:
+        second = cluster.add_node(**node)
+        with (
+            log.open("wb") as stderr,
+            subprocess.Popen([sys.executable, "-c", script], stderr=stderr, env=environment) as driver,
+        ):
+            try:
+                wait_for("epoch 2/999", log, driver)
+                cluster.remove_node(second, allow_graceful=False)
+                wait_for("started again with 1 worker(s), after epoch", log, driver)
+                cluster.add_node(**node)
+                wait_for("started again with 2 worker(s), after epoch", log, driver)
+                driver.send_signal(signal.SIGINT)
+                assert driver.wait(60) != 0 and "KeyboardInterrupt" in log.read_text()
+            finally:
+                driver.kill()
+    finally:
+        cluster.shutdown()
+    assert Checkpoints(str(tmp_path / "model.training")).epochs()[-1] >= 2 and not (tmp_path / "model").exists()
