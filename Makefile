@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint chaos format clean
 
 install: .venv/.installed
 
@@ -26,6 +26,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml crackvae jobs cluster
+
+# Hundreds of rounds of faults, some of them for a minute; writes benchmarks/results/chaos-DATE.json and its table.
+chaos: install
+	CRACKVAE_CHAOS=long $(BIN)/python -m pytest tests/chaos
+	$(BIN)/python tests/chaos/rounds.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -61,6 +62,9 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
             _print(error.outcome)
         print(f"crackvae {verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER
+    except MemoryError as error:
+        print(f"crackvae {verb}: out of memory ({' '.join(str(error).split()) or 'no more'}).", file=sys.stderr)
+        return EXIT_USER
     except KeyboardInterrupt:
         print(f"crackvae {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
         return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
@@ -70,22 +74,33 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[threading.Event]:
-    """For the time of the block SIGTERM interrupts as Ctrl-C does; tells whether it came."""
-    terminated = threading.Event()
+    """For the time of the block Ctrl-C and SIGTERM interrupt once; tells whether SIGTERM came.
 
-    def interrupt(_number: int, _frame: object) -> None:
-        if not terminated.is_set():  # a second one must not break off the writing of what is finished
-            terminated.set()
+    A second one must not break off the writing of what is finished. A third Ctrl-C ends the process on the spot, for
+    whoever cannot wait: files are whole or not there.
+    """
+    terminated, times = threading.Event(), itertools.count(1)
+
+    def interrupt(number: int, _frame: object) -> None:
+        time = next(times)
+        if time == 1:
+            if number == signal.SIGTERM:
+                terminated.set()
             raise KeyboardInterrupt
+        if number == signal.SIGINT and time > 2:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        os.write(2, b"ending: what is finished is being written. A third Ctrl-C ends at once.\n")
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield terminated
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield terminated
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -48,9 +48,10 @@ def compact(config: CompactConfig) -> Outcome:
     """
     started = time.perf_counter()
     folder = storage.absolute(config.scores)
-    if not tables.list_parts(folder):
+    found = tables.list_parts(folder)
+    if not found:
         raise StorageError(f"{folder} holds no scores table: check --scores.")
-    run = tables.new_run()
+    run = tables.new_run(found)
     with locked(folder, run, quiet=config.quiet) as lock:
         finish_compaction(folder)
         parts = tables.list_parts(folder)

@@ -56,7 +56,6 @@ def score(config: ScoreConfig) -> Outcome:
         StorageError, ArchiveError, ModelError, ManifestError, ClusterError: with the mend.
     """
     started = time.perf_counter()
-    run = new_run()
     out = storage.absolute(config.out)
     scorer = load_scorer(config.model)
     found = list_images(config.images, time_of(config.since), config.prefix)
@@ -66,6 +65,7 @@ def score(config: ScoreConfig) -> Outcome:
             f"{found.place or found.root} holds no images ({found.skipped} other files): check --images."
         )
     storage.require_writable(out)
+    run = new_run(tables.list_parts(out))
     with locked(out, run, quiet=config.quiet) as lock:
         finish_compaction(out)
         counted = _CountedThresholds(scorer)
@@ -371,5 +371,7 @@ def score_rows(
             num_gpus=how.gpus,
             batch_size=how.batch if config.gpu else None,  # Ray takes no None with GPUs
             batch_format="pyarrow",
-        )
+        ),
+        stage="score",
+        quiet=config.quiet,
     )

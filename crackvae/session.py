@@ -27,6 +27,10 @@ from crackvae.progress import say
 STALL_S = 1800
 # Seconds that the head of a cluster may take to accept a connection.
 CONNECT_S = 10
+# After so long without a block the person who waits is told, and again whenever as long has passed [s].
+SILENCE_S = 60.0
+# Ray's own default, where no session says better; only shown, never opened.
+LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -49,7 +53,12 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
                 yield
         else:
             yield
-    except RayTaskError:
+    except RayTaskError as error:
+        if _is_out_of_memory(error.cause):
+            raise ClusterError(
+                f"a worker ran out of memory ({_first_line(error.cause)}). What is finished is written: run it again "
+                "with fewer --workers, or give the nodes more memory."
+            ) from error
         raise  # a bug in our own code on a worker keeps its traceback
     except ExecutionTimeoutError as error:
         stages = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("  - "))
@@ -158,17 +167,44 @@ def dataset_of(images: pa.Table, per_block: int) -> Dataset:
     return ray.data.from_arrow([images.slice(start, per_block) for start in range(0, images.num_rows, per_block)])
 
 
-def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
-    """Run a dataset and hand out its blocks as they come."""
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False) -> Iterator[pa.Table]:
+    """Run a dataset and hand out its blocks as they come; says so where none comes for SILENCE_S."""
+    heard, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        silence_s = 0.0
+        while not ended.is_set():
+            silence_s = 0.0 if heard.wait(SILENCE_S) else silence_s + SILENCE_S
+            heard.clear()
+            if silence_s and not ended.is_set():
+                say(
+                    f"{stage}: nothing has come from the workers for {silence_s:g} s: a process, a node or storage "
+                    f"hangs, or Ray waits for CPUs. After {STALL_S} s it is given up. Logs: {log_folder()}",
+                    quiet=quiet,
+                )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            heard.set()
+            yield rows
+    finally:
+        ended.set()
+        heard.set()
+        watcher.join()
 
 
 def log_folder() -> str:
     """Where Ray writes the logs of its workers, on the node of the driver."""
     if not ray.is_initialized():
-        return "/tmp/ray/session_latest/logs"
+        return LOGS
     node = ray._private.worker._global_node
-    return str(node.get_logs_dir_path()) if node else "/tmp/ray/session_latest/logs"
+    return str(node.get_logs_dir_path()) if node else LOGS
+
+
+def _is_out_of_memory(cause: BaseException) -> bool:
+    return isinstance(cause, MemoryError) or "can't allocate memory" in str(cause)  # torch has no type for it
 
 
 def _first_line(error: BaseException) -> str:

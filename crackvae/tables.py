@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -60,6 +61,7 @@ MEASURES_SCHEMA = pa.schema(
 )
 MEASURED_SCHEMA = pa.schema([*SCORES_SCHEMA, *MEASURES_SCHEMA])
 
+RUN_TIME = "%Y%m%dT%H%M%S_%f"
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
 # Says which parts a finished compaction puts in the place of which others; gone when all is in place.
 _JOURNAL_NAME = re.compile(r"_compact-.+\.json")
@@ -106,9 +108,16 @@ def write_table(place: str, table: pa.Table) -> None:
     write_bytes(place, parquet_bytes(table))
 
 
-def new_run() -> str:
-    """Name of a run: its start time in UTC, to the microsecond."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
+def new_run(others: Iterable[str] = ()) -> str:
+    """Name of a run: its start time in UTC, to the microsecond, but always later than the runs beside it.
+
+    Of two rows of an image the later run counts, so a clock that was set back must not make a run the earlier one.
+    """
+    now, last = datetime.now(UTC).strftime(RUN_TIME), max(others, default="")
+    if now <= last:
+        with suppress(ValueError):  # not a name of ours
+            return (datetime.strptime(last, RUN_TIME) + timedelta(microseconds=1)).strftime(RUN_TIME)
+    return now
 
 
 def csv_name(run: str) -> str:
@@ -161,7 +170,10 @@ def read_journals(folder: str, names: Iterable[str]) -> list[dict[str, list[str]
         place = join(folder, name)
         try:
             read = json.loads(read_bytes(place))
-            journals.append({"journal": [name], "old": list(read["old"]), "new": list(read["new"])})
+            journal = {"journal": [name], "old": list(read["old"]), "new": list(read["new"])}
+            if not all(isinstance(part, str) for part in (*journal["old"], *journal["new"])):
+                raise ValueError("names of files are text")
+            journals.append(journal)
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{place} is damaged ({reason(error)}): restore it from a backup.") from error
     return journals

@@ -221,6 +221,34 @@ def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_wa
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(("times", "code"), [(2, 130), (3, -signal.SIGINT)])
+def test_of_two_ctrl_c_the_second_breaks_nothing_off_and_a_third_ends_at_once(
+    times: int, code: int, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal, sys, time; from crackvae import cli, manifest\n"
+        "def work(config):\n"
+        "    try: time.sleep(60) if os.kill(os.getpid(), signal.SIGINT) else None\n"
+        "    finally:\n"
+        f"        for _ in range({times - 1}): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)\n"
+        "        print('tidied')\n"
+        "manifest.partition = work; sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
+    )
+    env = os.environ | {"PYTHONPATH": str(HOUSE)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert ("tidied" in done.stdout) == (times == 2) and "A third Ctrl-C ends at once" in done.stderr
+
+
+def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(config: object) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("crackvae.manifest.partition", greedy)
+    assert main(["partition", "--images", "x", "--out", "y"]) == 2
+    assert capsys.readouterr().err == "crackvae partition: out of memory (Unable to allocate 9 GiB).\n"
+
+
 @pytest.mark.ray
 def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_goes_on(
     drawn: Path, model_dir: Path, tmp_path: Path

@@ -29,6 +29,8 @@ def stage_class() -> type:
         def __call__(self, rows: pa.Table) -> pa.Table:
             if self.kind == "hangs":
                 time.sleep(10)
+            if self.kind == "has no memory":
+                raise MemoryError("Unable to allocate 9 GiB")
             if self.kind == "has a bug":
                 raise KeyError("a bug")
             return rows
@@ -55,10 +57,21 @@ def test_rows_come_out_once_and_in_order_with_every_cpu_in_the_pool() -> None:
     assert run("passes on", actors=2, num_cpus=1) == list(range(100))
 
 
-def test_a_stage_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_hangs_is_told_of_while_it_hangs_and_named_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(session, "STALL_S", 4)
+    monkeypatch.setattr(session, "SILENCE_S", 1.5)
     with pytest.raises(ClusterError, match=r"no block was done for 4 s, stuck at: .*Stage.*Logs: "):
         run("hangs")
+    assert (
+        "Ray Data: nothing has come from the workers for 1.5 s: a process, a node or storage" in capsys.readouterr().err
+    )
+
+
+def test_a_worker_without_memory_is_one_line() -> None:
+    with pytest.raises(ClusterError, match=r"a worker ran out of memory \(.*9 GiB.*fewer --workers"):
+        run("has no memory")
 
 
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:

@@ -97,6 +97,13 @@ def test_no_parts_are_a_table_without_rows(tmp_path):
     assert tables.read_parts([], ["image", "score"]).schema.names == ["image", "score"]
 
 
+def test_a_run_is_later_than_those_beside_it_even_where_the_clock_was_set_back():
+    assert tables.new_run() < tables.new_run(["nightly", "20261123T220010_123456"])
+    assert tables.new_run(["20991123T220010_123456", "20261123T220010_999999"]) == "20991123T220010_123457"
+    assert tables.new_run(["20991231T235959_999999"]) == "21000101T000000_000000"
+    assert tables.new_run(["zz: not a name of ours"]).startswith("20")
+
+
 def test_a_part_is_never_written_twice(tmp_path):
     tables.write_part(str(tmp_path), scores(1), "run", 0)
     with pytest.raises(AssertionError, match="share the run name 'run'"):

@@ -5,6 +5,7 @@ python tests/chaos/rounds.py      # puts the table of the newest results into do
 
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,10 +79,10 @@ class Played:
         self.rounds: list[Round] = []
         self.notes: dict[str, Any] = {}
 
-    def keep(self, one: Round) -> None:
-        """Keep a round, which must be clean."""
-        self.rounds.append(one)
-        assert one.is_clean, one
+    def keep(self, kind: str, fault: str, counts: dict[str, int], *, since: float) -> None:
+        """Keep a round, which must be clean; `counts` as of compared(), `since` when the fault was over (monotonic)."""
+        self.rounds.append(Round(kind, fault, **counts, recover_s=time.monotonic() - since))
+        assert self.rounds[-1].is_clean, self.rounds[-1]
 
     def write(self) -> Path:
         """The dated JSON file of a long round."""

@@ -6,7 +6,22 @@ from pathlib import Path
 
 import pytest
 from conftest import read_rows
-from hostile import CORPUS, EITHER, END, FLOOD, Hostile, chunk, files, many_scans, originals, pixels, plant, png
+from hostile import (
+    CORPUS,
+    EITHER,
+    END,
+    FLOOD,
+    Hostile,
+    chunk,
+    files,
+    many_scans,
+    originals,
+    pixels,
+    plant,
+    png,
+    segment,
+    with_segments,
+)
 from test_imaging import is_pixels_or_refusal
 
 from crackvae import imaging, pipeline
@@ -70,7 +85,7 @@ def refusal(data: bytes) -> str:
 def test_a_flood_of_empty_chunks_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imaging, "MAX_DECODE_S", 0.05)
     assert "took over 0.05 s" in refusal(png(64, 64, chunk(b"noOp", b"") * 9 * FLOOD, pixels(), END))
-    jpeg = originals()["jpg"]
+    jpeg = with_segments(originals()["jpg"], segment(0xE1, b"may hold a rotation, so Pillow reads it"))
     assert "took over 0.05 s" in refusal(jpeg[:2] + b"\xff" * 20 * FLOOD + jpeg[2:])
 
 

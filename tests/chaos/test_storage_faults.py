@@ -17,7 +17,7 @@ import pytest
 from conftest import score_in_process
 from files import one_line
 from proxy import Fault, Proxy, Request, share
-from rounds import Played, Round, compared
+from rounds import Played, compared
 from test_s3 import SECRET, Server, filesystem, upload
 
 from crackvae import places, tables
@@ -131,7 +131,7 @@ def leave_locks(proxy: Proxy, out: str) -> None:
             client.delete_file(info.path)
 
 
-def play(proxy: Proxy, model_dir: Path, wanted: pa.Table, fault: tuple[str, Fault], out: str) -> Round:
+def play(proxy: Proxy, model_dir: Path, wanted: pa.Table, fault: tuple[str, Fault], out: str, played: Played) -> None:
     """A night with a fault, and another run when it is over, if it is needed."""
     proxy.fault = fault[1]
     failed = run(proxy, model_dir, out)
@@ -140,7 +140,7 @@ def play(proxy: Proxy, model_dir: Path, wanted: pa.Table, fault: tuple[str, Faul
     leave_locks(proxy, out)
     if failed or "unreachable" in rows(proxy, out)["status"].to_pylist():
         assert run(proxy, model_dir, out) == ""
-    return Round("storage", fault[0], **compared(wanted, rows(proxy, out)), recover_s=time.monotonic() - over)
+    played.keep("storage", fault[0], compared(wanted, rows(proxy, out)), since=over)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -149,7 +149,7 @@ def test_a_bucket_that_fails_for_a_while_costs_no_row(
 ) -> None:
     fault = STEADY.get(name) or BREAKING[name](0)
     before = calm.behaved.copy()
-    played.keep(play(calm, model_dir, wanted, (name, fault), f"short-{name[:12].replace(' ', '-')}"))
+    play(calm, model_dir, wanted, (name, fault), f"short-{name[:12].replace(' ', '-')}", played)
     assert sum((calm.behaved - before).values()) > (calm.behaved - before)["passed on"], "the fault was shown"
 
 
@@ -161,7 +161,7 @@ def test_whatever_a_bucket_does_for_a_while_costs_no_row(
 ) -> None:
     calm._chance.seed(seed)
     fault = STEADY.get(name) or BREAKING[name](seed)
-    played.keep(play(calm, model_dir, wanted, (name, fault), f"long-{[*STEADY, *BREAKING].index(name)}-{seed}"))
+    play(calm, model_dir, wanted, (name, fault), f"long-{[*STEADY, *BREAKING].index(name)}-{seed}", played)
 
 
 def test_a_listing_that_changes_while_it_is_listed_gives_each_image_a_row_in_the_end(
@@ -193,7 +193,8 @@ def test_a_listing_that_changes_while_it_is_listed_gives_each_image_a_row_in_the
     status = dict(zip(*(rows(calm, "changed")[name].to_pylist() for name in ("image", "status")), strict=True))
     lost = sum(status.get(f"s3://{name}") != "scored" for name in names)
     twice = rows(calm, "changed").num_rows - len(status)
-    played.keep(Round("storage", "a listing changes while it is listed", lost, twice, 0, time.monotonic() - started))
+    counts = {"lost": lost, "twice": twice, "wrong": 0}
+    played.keep("storage", "a listing changes while it is listed", counts, since=started)
 
 
 def test_storage_that_expires_while_it_is_read_says_so_in_the_rows_and_leaks_no_secret(

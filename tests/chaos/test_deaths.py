@@ -1,0 +1,223 @@
+"""A process that dies after any of its calls to storage: what it leaves is whole, and the next run completes it.
+
+A death is an exception that nothing in the verbs catches, after which every call to storage fails, as after SIGKILL.
+"""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import IS_LONG, read_rows, score_in_process, small_spec, write_model
+from rounds import Played, compared
+
+from crackvae import compaction, pipeline, storage, tables
+from crackvae.compaction import compact
+from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig
+from crackvae.errors import StorageError
+from crackvae.evaluation import calibrate
+from crackvae.histograms import load_reference
+from crackvae.report import report
+from crackvae.scoring import load_scorer
+
+STEPS = ("write_bytes", "move_file", "delete_file")
+
+
+# The short round dies after some of the calls, the long one after each.
+STRIDE = 1 if IS_LONG else 3
+
+
+class Death(BaseException):
+    """Not an Exception: nobody may catch it."""
+
+
+def _counted(real: Callable[..., Any], steps: int, made: list[int], *arguments: Any) -> Any:
+    if made[0] >= steps:
+        raise Death
+    made[0] += 1
+    return real(*arguments)
+
+
+@contextmanager
+def dying_after(steps: int) -> Iterator[list[int]]:
+    """Storage whose `steps`-th call from now is the last; the list says how many were made."""
+    made = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            step = partial(_counted, getattr(storage, name), steps, made)
+            for module in (storage, tables):
+                if hasattr(module, name):
+                    patch.setattr(module, name, step)
+        yield made
+
+
+def survived(verb: Callable[[], Outcome], steps: int) -> bool:
+    """Whether a verb came to its end with that many calls to storage."""
+    with dying_after(steps):
+        try:
+            verb()
+        except Death:
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def night(drawn: Path) -> Path:
+    return drawn / "crack"
+
+
+def config(night: Path, model: Path, out: Path) -> ScoreConfig:
+    return ScoreConfig(images=str(night), model=str(model), out=str(out), quiet=True, no_report=True)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
+    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    wanted = read_rows(tmp_path / "undisturbed")
+    for steps in range(0, 100, STRIDE):
+        out = tmp_path / f"{steps}"
+        ended = survived(lambda out=out: pipeline.score(config(night, model_dir, out)), steps)
+        for lock in out.glob("_lock-*"):  # another process would see that its owner is gone; this one is its owner
+            lock.unlink()
+        started = time.monotonic()
+        summary = pipeline.score(config(night, model_dir, out)).summary
+        counts = compared(wanted, read_rows(out))
+        played.keep("process", "death in score, after each call to storage", counts, since=started)
+        assert summary["listed"] == summary["finished_before"] + summary["scored"]
+        if ended:
+            break
+    assert steps > 8
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_compaction_that_dies_after_any_call_to_storage_leaves_the_table_as_it_reads(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
+    monkeypatch.setattr(compaction, "PART_ROWS", 40)
+    for steps in range(0, 100, STRIDE):
+        out = tmp_path / f"{steps}"
+        pipeline.score(config(night, model_dir, out))
+        wanted = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
+        ended = survived(lambda out=out: compact(CompactConfig(scores=str(out), quiet=True)), steps)
+        for lock in out.glob("_lock-*"):
+            lock.unlink()
+        counts = compared(wanted, tables.read_scores(str(out), tables.SCORES_SCHEMA.names))
+        started = time.monotonic()
+        compact(CompactConfig(scores=str(out), quiet=True))
+        again = compared(wanted, tables.read_scores(str(out), tables.SCORES_SCHEMA.names))
+        counts = {name: counts[name] + again[name] for name in counts}
+        played.keep("process", "death in compact, after each call to storage", counts, since=started)
+        if ended:
+            break
+    assert steps > 4
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_calibration_that_dies_after_any_call_to_storage_leaves_the_old_one_or_the_new(
+    drawn: Path, tmp_path: Path, played: Played
+) -> None:
+    for steps in range(20):
+        model = write_model(tmp_path / f"{steps}", small_spec())
+        old = load_scorer(str(model)).calibration.digest
+        settings = CalibrateConfig(model=str(model), images=str(drawn / "non_crack"), quiet=True)
+        ended = survived(lambda settings=settings: calibrate(settings), steps)
+        after = load_scorer(str(model))
+        load_reference(str(model), after.model.digest)
+        started = time.monotonic()
+        new = calibrate(settings).summary
+        now = load_scorer(str(model)).calibration
+        is_one_of_both = after.calibration.digest in (old, now.digest)
+        is_right = now.digest != old and is_one_of_both and now.threshold == new["threshold"]
+        counts = {"lost": 0, "twice": 0, "wrong": int(not is_right)}
+        played.keep("process", "death in calibrate, after each call to storage", counts, since=started)
+        if ended:
+            break
+    assert steps > 0
+
+
+def test_a_report_that_dies_leaves_the_page_before_it_or_the_new_one(
+    scored_night: Path, tmp_path: Path, played: Played
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("the page before")
+    settings = ReportConfig(scores=str(scored_night), out=str(page), quiet=True)
+    assert not survived(lambda: report(settings), 0)
+    assert page.read_text() == "the page before" and [one.name for one in tmp_path.iterdir()] == ["page.html"]
+    started = time.monotonic()
+    report(settings)
+    is_whole = page.read_text().rstrip().endswith("</html>")
+    counts = {"lost": 0, "twice": 0, "wrong": int(not is_whole)}
+    played.keep("process", "death in report, before its one write", counts, since=started)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    read, broken = storage.read_image, {sorted(night.iterdir())[3].name}
+
+    def read_image(image: str, endpoint: str | None = None) -> bytes:
+        if Path(image).name in broken:
+            raise OSError("storage is away")
+        return read(image, endpoint)
+
+    monkeypatch.setattr("crackvae.scoring.decode_images.__defaults__", (read_image,))
+    wanted_out, out = tmp_path / "undisturbed", tmp_path / "out"
+    assert pipeline.score(config(night, model_dir, out)).summary["unreachable"] == 1
+    broken.clear()
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2001, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(tables, "datetime", Yesterday)
+    started = time.monotonic()
+    assert pipeline.score(config(night, model_dir, out)).summary["scored"] == 1
+    assert pipeline.score(config(night, model_dir, out)).summary["scored"] == 0
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        score_in_process(patch)
+        pipeline.score(config(night, model_dir, wanted_out))
+    latest = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
+    played.keep("process", "clock set back by years", compared(read_rows(wanted_out), latest), since=started)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
+    monkeypatch.setattr(storage, "PROBE_BYTES", 1000)
+    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    wanted = read_rows(tmp_path / "undisturbed")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for kib in (12, 16, 20, 24) if IS_LONG else (16, 24):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(disk)]
+        if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("only root may mount a small disk")
+        try:
+            with pytest.raises(StorageError, match=r"No space left on device\. Free some space"):
+                pipeline.score(config(night, model_dir, disk / "out"))
+            assert not list(disk.rglob("*.tmp"))
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            started = time.monotonic()
+            pipeline.score(config(night, model_dir, disk / "out"))
+            counts = compared(wanted, read_rows(disk / "out"))
+            played.keep("process", "the disk of --out is full", counts, since=started)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
