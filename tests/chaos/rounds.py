@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,17 @@ class Played:
         assert self.rounds[-1].is_clean, self.rounds[-1]
 
     def write(self) -> Path:
-        """The dated JSON file of a long round."""
+        """The dated JSON file of a long round; faults that were not played keep their rounds of the same day."""
         sys.path.insert(0, str(HOUSE / "benchmarks"))
-        from record import write_result
+        from record import RESULTS, write_result
 
-        figures = {"faults": summed(self.rounds), "notes": self.notes, "rounds": [asdict(one) for one in self.rounds]}
-        return write_result("chaos", figures)
+        today = RESULTS / f"chaos-{datetime.now(UTC):%Y-%m-%d}.json"
+        before = json.loads(today.read_text()) if today.exists() else {"rounds": [], "notes": {}}
+        names = {(one.kind, one.fault) for one in self.rounds}
+        kept = [Round(**one) for one in before["rounds"] if (one["kind"], one["fault"]) not in names]
+        rounds = sorted([*kept, *self.rounds], key=lambda one: (one.kind, one.fault))
+        figures = {"faults": summed(rounds), "notes": before["notes"] | self.notes}
+        return write_result("chaos", figures | {"rounds": [asdict(one) for one in rounds]})
 
 
 def newest() -> Path | None:

@@ -2,8 +2,12 @@
 
 import os
 import shutil
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import read_rows
 from hostile import (
@@ -22,6 +26,8 @@ from hostile import (
     segment,
     with_segments,
 )
+from PIL import Image
+from rounds import Played
 from test_imaging import is_pixels_or_refusal
 
 from crackvae import imaging, pipeline
@@ -29,6 +35,15 @@ from crackvae.config import ScoreConfig
 from crackvae.errors import UnreadableImage
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some damage before it raises
+
+
+# Images at the limit of pixels, and their options.
+LARGEST = {
+    "jpg": {"progressive": True},
+    "bmp": {},
+    "tif": {"compression": "raw"},
+    "png": {"compress_level": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +120,59 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded_and_what_lies_behi
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
 def test_what_fuzzing_found_gives_pixels_or_a_refusal(path: Path) -> None:
     assert is_pixels_or_refusal(path.read_bytes())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_session")
+def test_through_ray_too_no_worker_dies_of_them_or_takes_over_1500_megabytes(
+    drawn: Path, model_dir: Path, tmp_path: Path, played: Played
+) -> None:
+    sound = sound_images(drawn, tmp_path / "alone", 1000)
+    started = time.monotonic()
+    alone = score(sound, model_dir, tmp_path / "scores-alone")
+    between = time.monotonic()
+    planted = plant(tmp_path / "night")
+    (tmp_path / "night" / "large").mkdir()
+    for form, options in LARGEST.items():
+        Image.new("RGB", (10_000, 10_000), (90, 90, 90)).save(tmp_path / "night" / "large" / f"1.{form}", **options)
+    os.rename(sound, tmp_path / "night" / "sound")
+    peak, pids, ended = [0], set[int](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ImageScorer" in " ".join(process.cmdline()):
+                        pids.add(process.pid)
+                        peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    rows = score(tmp_path / "night", model_dir, tmp_path / "scores")
+    ended.set()
+    watcher.join()
+    among = {image: rows.pop(image.replace("/alone/", "/night/sound/")) for image in alone}
+    lost = len({path for _, path, _ in planted} - set(rows))
+    counts = {"lost": lost, "twice": 0, "wrong": sum(repr(among[image]) != repr(alone[image]) for image in alone)}
+    played.notes["hostile images through Ray"] = {
+        "hostile": len(planted), "sound": len(alone), "largest": len(LARGEST), "workers_seen": len(pids),
+        "peak_worker_mb": round(peak[0] / 1e6), "seconds": round(time.monotonic() - between, 1),
+        "seconds_alone": round(between - started, 1),
+    }  # fmt: skip
+    played.keep("image", f"{len(planted)} hostile files among 1,000 images, on Ray", counts, since=between)
+    assert peak[0] < 1_500_000_000 and len(pids) <= 2
+
+
+@pytest.mark.long
+def test_no_hostile_image_takes_30_seconds(hostile: list[Hostile], played: Played) -> None:
+    flood = png(64, 64, chunk(b"noOp", b"") * 5_000_000, pixels(), END)
+    scans = many_scans(10_000, 10_000, 19)
+    slowest = []
+    for one in [*hostile, Hostile("flood of chunks", "60-MB.png", flood, ""), Hostile("scans", "19.jpg", scans, "")]:
+        started = time.thread_time()
+        with suppress(UnreadableImage):
+            imaging.decode(one.data)
+        slowest.append((round(time.thread_time() - started, 2), one.kind, one.name))
+    slowest.sort(reverse=True)
+    played.notes["slowest hostile images [s of processor time]"] = slowest[:5]
+    assert slowest[0][0] < 30
