@@ -2,9 +2,11 @@
 
 import argparse
 import importlib
+import io
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,6 +36,7 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "report": ("crackvae.report", settings.ReportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1
 # As a shell counts: 130 for Ctrl-C, 143 for the SIGTERM with which clusters and operating systems ask to end.
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -44,6 +47,9 @@ OUTPUTS = ("out", "model")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code: 0 done, 2 a mistake of the user or a broken limit, 1 a bug (with its traceback)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal in ASCII takes any name, too
     parser = _parser()
     chosen = vars(parser.parse_args(arguments))
     with _terminable() as terminated:
@@ -60,7 +66,7 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     except CrackvaeError as error:
         if isinstance(error, LimitBroken):
             _print(error.outcome)
-        print(f"crackvae {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"crackvae {verb}: {_shown(' '.join(str(error).split()))}", file=sys.stderr)
         return EXIT_USER
     except MemoryError as error:
         print(f"crackvae {verb}: out of memory ({' '.join(str(error).split()) or 'no more'}).", file=sys.stderr)
@@ -68,7 +74,10 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     except KeyboardInterrupt:
         print(f"crackvae {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
         return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
-    _print(outcome)
+    try:
+        _print(outcome)
+    except BrokenPipeError:  # `| head`: the work is done, and nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return EXIT_DONE
 
 
@@ -183,12 +192,16 @@ def _print(outcome: Outcome) -> None:
     """Tables for people, then the summary as one JSON line, always the last."""
     with pd.option_context("display.width", 160, "display.max_columns", 20, "display.max_colwidth", 80):
         for title, table in outcome.tables.items():
-            print(
-                f"\n{title}\n{table.to_string(float_format=lambda value: f'{value:.4g}') if len(table) else '(none)'}"
-            )
+            text = table.to_string(float_format=lambda value: f"{value:.4g}") if len(table) else "(none)"
+            print(_shown(f"\n{title}\n{text}"))
     print()
     print(json.dumps(outcome.summary, allow_nan=False))
     sys.stdout.flush()
+
+
+def _shown(text: str) -> str:
+    """Text as a terminal may be given it: a file's name can hold what colours it, moves its cursor or turns a line."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 if __name__ == "__main__":

@@ -240,6 +240,23 @@ def test_of_two_ctrl_c_the_second_breaks_nothing_off_and_a_third_ends_at_once(
     assert ("tidied" in done.stdout) == (times == 2) and "A third Ctrl-C ends at once" in done.stderr
 
 
+@pytest.mark.parametrize("reader", ["| head -c 1", "| cat"])
+def test_a_reader_that_leaves_and_a_terminal_in_ascii_end_no_verb_and_a_name_colours_none(
+    reader: str, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, pandas as pd; from crackvae import cli, manifest, config\n"
+        "names = ['Br\u00fccke.jpg', 'red\x1b[31m.jpg', 'turned\u202egpj.exe'] * 4000\n"
+        "manifest.partition = lambda _: config.Outcome({'n': 1}, {'t': pd.DataFrame({'image': names})})\n"
+        "sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
+    )
+    env = os.environ | {"PYTHONPATH": str(HOUSE), "PYTHONIOENCODING": "ascii", "PROGRAM": program}
+    shell = f'set -o pipefail; "{sys.executable}" -c "$PROGRAM" {reader}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout and (reader != "| cat" or r"red\x1b[31m.jpg" in done.stdout)
+
+
 def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(config: object) -> None:
         raise MemoryError("Unable to allocate 9 GiB")
