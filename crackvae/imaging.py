@@ -169,7 +169,10 @@ def _is_preview(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(EXIF_ORIENTATION, 1)
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except DECODER_ERRORS:  # damaged notes, as some programs leave them, say nothing against the pixels
+        return 1
     return value if isinstance(value, int) else 1
 
 

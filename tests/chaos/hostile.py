@@ -338,6 +338,12 @@ def _odd_but_whole(whole: dict[str, bytes]) -> Made:
     palette = image.convert("P")
     yield "palette with alpha", "palette.png", encoded(palette, "PNG", transparency=bytes(range(256))), SCORED
     yield "palette with alpha", "palette-1.png", encoded(palette, "PNG", transparency=3), SCORED
+    for form, data in {"png": b"eXIf", "jpg": b"Exif"}.items():
+        noise = data + b"\0\0not a TIFF" * 9
+        notes = whole["png"][:33] + chunk(b"eXIf", noise) + whole["png"][33:]
+        bad = notes if form == "png" else with_segments(whole["jpg"], segment(0xE1, noise))
+        yield "damaged EXIF", f"bad.{form}", bad, SCORED
+    yield "damaged EXIF", "bad.webp", encoded(image, "WEBP", exif=b"II*\0" + b"\xff" * 99), SCORED
     frames = [image.rotate(turn) for turn in (90, 180, 270)]
     for form, ending in (("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tif")):
         moving = encoded(image, form, save_all=True, append_images=frames)
