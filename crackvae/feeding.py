@@ -16,12 +16,12 @@ import ray
 from crackvae import storage
 from crackvae.config import TrainConfig
 from crackvae.errors import ManifestError, UnreadableImage
-from crackvae.learning import TrainingTiles
 from crackvae.manifest import listing_of
 from crackvae.model import ModelSpec
 from crackvae.progress import progress, say
 from crackvae.scoring import decode_images
 from crackvae.session import dataset_of, on_this_node, tables_of
+from crackvae.state import TrainingTiles
 from crackvae.tiles import grid_of
 
 DECODE_BLOCK_IMAGES = 256

@@ -34,18 +34,7 @@ from crackvae.config import Outcome, TrainConfig
 from crackvae.damage import MAX_DRAWINGS, draw
 from crackvae.errors import ClusterError, CrackvaeError, ManifestError
 from crackvae.feeding import decoded_tiles, tile_counts, training_tiles
-from crackvae.learning import (
-    VAL_BATCH,
-    Epoch,
-    Learning,
-    Place,
-    State,
-    best_of,
-    epochs_of,
-    is_over,
-    read_checkpoint,
-    train_epochs,
-)
+from crackvae.learning import VAL_BATCH, epochs_of, train_epochs
 from crackvae.lock import locked
 from crackvae.manifest import Manifest, load_manifest
 from crackvae.model import Model, ModelSpec, Network, model_digest, model_files
@@ -53,6 +42,7 @@ from crackvae.places import s3_endpoint
 from crackvae.progress import Started, TrainingProgress, say
 from crackvae.scoring import LATENT_NORM, score_tiles
 from crackvae.session import log_folder, on_this_node, ray_session, require_resources
+from crackvae.state import Epoch, Learning, Place, State, best_of, is_over, read_checkpoint
 from crackvae.tables import new_run
 
 CURVE_FILE = "loss.png"

@@ -17,19 +17,9 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae.damage import augment, damage, draw, draw_chances
 from crackvae.errors import ModelError
-from crackvae.learning import (
-    Epoch,
-    Learning,
-    Place,
-    State,
-    TrainingTiles,
-    _set_rate,
-    epochs_of,
-    read_checkpoint,
-    train_epochs,
-    validate,
-)
+from crackvae.learning import _set_rate, epochs_of, train_epochs, validate
 from crackvae.model import Network, squared_error, to_input
+from crackvae.state import Epoch, Learning, Place, State, TrainingTiles, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -36,11 +36,12 @@ from crackvae.errors import (
     StorageError,
 )
 from crackvae.evaluation import evaluate
-from crackvae.learning import Learning, Place, State, TrainingTiles, train_epochs
+from crackvae.learning import train_epochs
 from crackvae.lock import locked
 from crackvae.manifest import listing_of, load_manifest
 from crackvae.model import Network, load_model
 from crackvae.scoring import decode_images, load_scorer
+from crackvae.state import Learning, Place, State, TrainingTiles
 from crackvae.training import train
 
 HOW = Learning(epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)

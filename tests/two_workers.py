@@ -8,8 +8,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from crackvae.damage import draw
-from crackvae.learning import Learning, Place, State, TrainingTiles, _steps
+from crackvae.learning import _steps
 from crackvae.model import ModelSpec, Network
+from crackvae.state import Learning, Place, State, TrainingTiles
 
 BATCH, STEPS = 64, 20
 HOW = Learning(
