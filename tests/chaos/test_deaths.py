@@ -3,7 +3,10 @@
 A death is an exception that nothing in the verbs catches, after which every call to storage fails, as after SIGKILL.
 """
 
+import os
+import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ from rounds import Played, compared
 from crackvae import compaction, pipeline, storage, tables
 from crackvae.compaction import compact
 from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig
-from crackvae.errors import StorageError
+from crackvae.errors import FolderInUse, StorageError
 from crackvae.evaluation import calibrate
 from crackvae.histograms import load_reference
 from crackvae.report import report
@@ -221,3 +224,71 @@ def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
             played.keep("process", "the disk of --out is full", counts, since=started)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """A process of its own that does some work and ends; returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("victim", ["score", "compact"])
+def test_sigkill_at_any_moment_costs_no_row(
+    victim: str, night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 8)
+    monkeypatch.setattr(compaction, "PART_ROWS", 16)
+    started = time.monotonic()
+    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    usual_s, wanted = time.monotonic() - started, read_rows(tmp_path / "undisturbed")
+    for number in range(20 if IS_LONG else 3):
+        chance, out = random.Random(number), tmp_path / f"{number}"
+        if victim == "compact":
+            pipeline.score(config(night, model_dir, out))
+            pid = forked(lambda out=out: compact(CompactConfig(scores=str(out), quiet=True)))
+        else:
+            pid = forked(lambda out=out: pipeline.score(config(night, model_dir, out)))
+        time.sleep(chance.uniform(0, usual_s))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        started = time.monotonic()
+        pipeline.score(config(night, model_dir, out))
+        found = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
+        assert not list(out.glob("_lock-*")), "the lock of the dead was taken over"
+        played.keep("process", f"SIGKILL in {victim}, at a random moment", compared(wanted, found), since=started)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_that_is_stopped_keeps_its_table_and_goes_on_when_it_is_woken(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
+) -> None:
+    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(pipeline, "PART_ROWS", 8)
+    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    wanted = read_rows(tmp_path / "undisturbed")
+    for number in range(10 if IS_LONG else 1):
+        out = tmp_path / f"{number}"
+        pid = forked(lambda out=out: pipeline.score(config(night, model_dir, out)))
+        while not list(out.glob("*.parquet")):
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGSTOP)
+        is_at_work = bool(list(out.glob("_lock-*")))
+        if is_at_work:
+            with pytest.raises(FolderInUse, match=f"process {pid}"):
+                pipeline.score(config(night, model_dir, out))
+        started = time.monotonic()
+        os.kill(pid, signal.SIGCONT)
+        assert os.waitpid(pid, 0)[1] == 0
+        pipeline.score(config(night, model_dir, out))
+        played.keep(
+            "process", "SIGSTOP of a run, and another beside it", compared(wanted, read_rows(out)), since=started
+        )
