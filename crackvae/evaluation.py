@@ -16,8 +16,9 @@ from crackvae.calibration import Calibration, conformal_threshold, percentile_th
 from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ReportConfig, ScoringConfig
 from crackvae.errors import ManifestError, StorageError
 from crackvae.gallery import evaluation_page
+from crackvae.groups import with_groups
 from crackvae.listing import list_images
-from crackvae.manifest import Manifest, listing_of, load_manifest, with_groups
+from crackvae.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import load_model
 from crackvae.pipeline import new_run, score_rows
 from crackvae.progress import progress

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,13 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from crackvae import listing, storage, tables
 from crackvae.config import Outcome, PartitionConfig
 from crackvae.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
+from crackvae.groups import groups_of
 from crackvae.progress import progress, say
 
 FILE = "manifest.parquet"
@@ -28,8 +26,6 @@ LEFT_OUT_FILE = "left_out.csv"
 # Sides of the fences that no picture may stand on two of, in the order in which groups are dealt to them.
 SIDES = ("external", "test", "val", "train")
 METADATA_KEY = b"crackvae"
-# Names that are Python objects at any time.
-GROUP_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ def partition(config: PartitionConfig) -> Outcome:
     table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
     readable = [one for one in prints if one is not None]
     pictures = same_picture(np.stack([one.thumb_SS for one in readable]))
-    groups, merged = _groups(table["name"].to_pylist(), pictures, config)
+    groups, merged = groups_of(table["name"].to_pylist(), pictures, config)
     is_crack = np.array([labels[k] == "crack" for k in kept])
     sides = deal(groups, is_crack, _needs(is_crack, config), str(config.seed))
     leaks, leaking = _leaks(sides, np.array([one.sha256 for one in readable]), pictures)
@@ -168,79 +164,6 @@ def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | 
             f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}. Check --images."
         )
     return [None if isinstance(result, str) else result for result in found], left_out
-
-
-# ----------------------------------------------------------------------------------------------------- groups
-
-
-def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
-    """Group of an image by its path: `none` (itself), `parent` (its folder, without labels) or a regular expression."""
-    if group_by == "none":
-        return name
-    if group_by == "parent":
-        return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in labels)
-    match = re.search(group_by, name)
-    if match is None:
-        raise ManifestError(
-            f"--group-by {group_by} matches nothing in {name}: every image needs a group. "
-            "Widen the expression, or list the groups in a CSV: --groups."
-        )
-    return match[1] if match.re.groups and match[1] is not None else match[0]
-
-
-def with_groups(found: listing.Listing, group_by: str) -> pa.Table:
-    """LISTING_SCHEMA and the group of each image by its path below the listed place."""
-    images = found.images["image"]
-    groups = [
-        pa.array([group_of(storage.relative(image, found.root), group_by) for image in chunk.to_pylist()], pa.string())
-        for chunk in (images.slice(start, GROUP_ROWS) for start in range(0, len(images), GROUP_ROWS))
-    ]
-    return found.images.append_column("group", pa.chunked_array(groups, pa.string()).combine_chunks())
-
-
-def _groups(names: list[str], pictures: np.ndarray, config: PartitionConfig) -> tuple[np.ndarray, int]:
-    """Group of every image, and how many groups were merged because they share a picture."""
-    if config.groups:
-        named = _groups_from_csv(names, config)
-    elif config.group_by == "near-duplicate":
-        named = [names[first] for first in pictures]
-    else:
-        named = [group_of(name, config.group_by, config.labels) for name in names]
-    if config.group_by == "none" and not config.groups:
-        return np.array(named), 0
-    values, group_N = np.unique(named, return_inverse=True)
-    graph = coo_array((np.ones(len(names)), (group_N, group_N[pictures])), shape=(len(values), len(values)))
-    n_components, component = connected_components(graph, directed=False)
-    first_of_component = np.unique(component, return_index=True)[1]
-    return values[first_of_component][component][group_N], len(values) - n_components
-
-
-def _groups_from_csv(names: list[str], config: PartitionConfig) -> list[str]:
-    place, column = config.groups, config.group_column
-    try:
-        rows = pd.read_csv(pa.BufferReader(storage.read_bytes(place)), dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{place} is no CSV table: {storage.reason(error)}. It needs the columns image and group."
-        ) from error
-    column = column or ("group" if "group" in rows else rows.columns[-1])
-    if "image" not in rows or column not in rows or column == "image":
-        raise ManifestError(
-            f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and "
-            f"{'group' if column == 'image' else column}. Name the column of the groups: --group-column."
-        )
-    say(f"groups: column {column} of {place}", quiet=config.quiet)
-    named = rows[["image", column]].drop_duplicates()["image"]
-    if named.duplicated().any():
-        raise ManifestError(f"{place} gives {named[named.duplicated()].iloc[0]} two groups: keep one row an image.")
-    group_of_image = dict(zip(rows["image"], rows[column], strict=True))
-    missing = [name for name in names if not group_of_image.get(name)]
-    if missing:
-        raise ManifestError(
-            f"{len(missing)} of {len(names)} images have no group in {place}, the first {missing[0]}: "
-            "its column image must hold paths below --images."
-        )
-    return [group_of_image[name] for name in names]
 
 
 # ----------------------------------------------------------------------------------------------------- splits

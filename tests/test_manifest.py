@@ -24,8 +24,9 @@ from crackvae.errors import (
     OutputExists,
     StorageError,
 )
+from crackvae.groups import group_of
 from crackvae.listing import LISTING_SCHEMA
-from crackvae.manifest import SIDES, deal, group_of, label_of, listing_of, load_manifest, partition
+from crackvae.manifest import SIDES, deal, label_of, listing_of, load_manifest, partition
 from crackvae.synthetic import write_images
 from crackvae.tables import MANIFEST_SCHEMA
 

@@ -21,8 +21,8 @@ from crackvae import compaction, pipeline, tables
 from crackvae.compaction import compact
 from crackvae.config import CalibrateConfig, CompactConfig, ScoreConfig, ScoringConfig
 from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, StorageError
+from crackvae.groups import with_groups
 from crackvae.listing import Listing, list_images
-from crackvae.manifest import with_groups
 from crackvae.pipeline import Plan, plan, score, score_rows
 from crackvae.scoring import load_scorer
 from crackvae.synthetic import draw_image

@@ -280,7 +280,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from crackvae.listing import list_images
-from crackvae.manifest import with_groups
+from crackvae.groups import with_groups
 from crackvae.model import Model, ModelSpec, Network, model_digest
 from crackvae.scoring import decode_images, score_tiles
 
