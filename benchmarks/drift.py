@@ -1,17 +1,16 @@
-"""Drift on drawn nights with a trained model: alarms on sound nights, and what changed nights are called.
+"""Drift on nights made of photographs: alarms on ordinary nights, and what changed nights are called.
 
-    python benchmarks/drift.py [--epochs 4] [--images 900]
+    python benchmarks/drift.py --manifest manifest.parquet --model MODEL [--images 1500]
 
-Drawn concrete says nothing about real concrete; this shows that the parts work together.
+Nights are drawn from the test split, which neither training nor calibration has seen, 50 of each kind, each half of
+--images; but for first nights they come after seven ordinary ones. What changes is the photograph: darker, blurred,
+with joints of a wall, or compressed again. Nights of one pool resemble each other more than those of a site do.
 """
 
 import argparse
 import io
-import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +18,20 @@ import pyarrow.compute as pc
 from PIL import Image, ImageFilter
 from record import write_result
 
-from crackvae import imaging
-from crackvae.config import PartitionConfig, TrainConfig
-from crackvae.drift import ALL, Drift, Limits, compare
-from crackvae.histograms import count, load_reference
-from crackvae.manifest import partition
-from crackvae.scoring import LatentNorms, load_scorer, score_tiles
-from crackvae.synthetic import JPEG_QUALITY, draw_image, write_images
+from crackvae import imaging, storage
+from crackvae.drift import ALL, Drift, compare
+from crackvae.findings import Limits
+from crackvae.histograms import Night, count, reference_of
+from crackvae.manifest import load_manifest
+from crackvae.scoring import LATENT_NORM, load_scorer, score_tiles
 from crackvae.tiles import cut
-from crackvae.training import train
 
-SEED, N_SOUND, N_CRACKS, N_NIGHT, NIGHTS = 77, 1500, 200, 800, 50
-CRACKS = 0.05
+# Nights of each kind.
+NIGHTS = 50
+# Share of cracked images on an ordinary night, and how many of those come before.
+CRACKS, N_BEFORE = 0.05, 7
+# Of the METU archive, whose quantisation tables are those of libjpeg at this quality.
+JPEG_QUALITY = 75
 
 
 def brick(pixels_HW: np.ndarray) -> np.ndarray:
@@ -40,105 +41,115 @@ def brick(pixels_HW: np.ndarray) -> np.ndarray:
     return (pixels_HW * factors).astype(np.uint8)
 
 
-def through_a_camera(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """What a change of the scene looks like in a file."""
-    return lambda pixels_HW: imaging.decode(_jpeg(Image.fromarray(change(pixels_HW))))
-
-
 def blur(pixels_HW: np.ndarray) -> np.ndarray:
     """A lens out of focus by 1.5 px."""
     return np.asarray(Image.fromarray(pixels_HW).filter(ImageFilter.GaussianBlur(1.5)))
 
 
+def as_jpeg(pixels_HW: np.ndarray, quality: int = JPEG_QUALITY) -> np.ndarray:
+    """What is left of an image in a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels_HW).save(file, "JPEG", quality=quality)
+    return imaging.decode(file.getvalue())
+
+
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "brightness -20 %": lambda pixels_HW: (pixels_HW * 0.8).astype(np.uint8),
-    "blur 1.5 px": blur,
-    "new texture": brick,
-    "JPEG of quality 70 instead of 90": lambda pixels_HW: imaging.decode(_jpeg(Image.fromarray(pixels_HW), 70)),
+    "brightness -20 %": lambda pixels_HW: as_jpeg((pixels_HW * 0.8).astype(np.uint8)),
+    "blur 1.5 px": lambda pixels_HW: as_jpeg(blur(pixels_HW)),
+    "new texture": lambda pixels_HW: as_jpeg(brick(pixels_HW)),
+    "JPEG again, quality 50": lambda pixels_HW: as_jpeg(pixels_HW, 50),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--images", type=int, default=900)
+    """Judge nights of every kind and write what they were called."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--images", type=int, default=1500, help="of each kind, to draw nights from")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_images(folder / "images", given.images, 100, seed=SEED)
-        partition(
-            PartitionConfig(
-                images=str(folder / "images"), out=scratch, external=(0, 0), non_crack_split=(50, 45, 5), quiet=True
-            )
-        )
-        settings = {"manifest": str(folder / "manifest.parquet"), "model": str(folder / "model")}
-        train(TrainConfig(**settings, epochs=given.epochs, quiet=True))
-        results = judge_nights(str(folder / "model"))
+    pool = Pool(given.manifest, given.model, given.images)
+    results = judge_nights(pool)
     for name, found in results.items():
         print(f"{name}: {found}")
-    print(write_result("drift", {"settings": vars(given), "night": N_NIGHT, "cracks": CRACKS, "verdicts": results}))
+    settings = {
+        "images": given.images,
+        "images_of_a_night": pool.n_night,
+        "cracks": CRACKS,
+        "ordinary_nights_before": N_BEFORE,
+        "nights": NIGHTS,
+    }
+    model = {"digest": pool.scorer.model.digest, "calibration_images": len(pool.scorer.calibration.scores_N)}
+    figures = {"settings": settings, "model": model, "flagged_share": pool.flagged, "verdicts": results}
+    print(write_result("drift", figures))
 
 
-def judge_nights(model_dir: str) -> dict[str, dict[str, int]]:
-    """Verdicts and causes by kind of night, and how often each was given."""
-    scorer = load_scorer(model_dir)
-    reference = load_reference(model_dir, scorer.model.digest)
-    assert reference is not None
-    norms = LatentNorms(scorer.model.network)
+def photographs(table: pa.Table, split: str, label: str, at_most: int) -> list[np.ndarray]:
+    """Some images of a split, chosen by chance, as grey pixels."""
+    places = table.filter((pc.field("split") == split) & (pc.field("label") == label))["image"].to_pylist()
+    chosen = np.random.default_rng(0).permutation(len(places))[:at_most]
+    return [imaging.decode(storage.read_image(places[number])) for number in chosen]
 
-    def rows(images: list[np.ndarray]) -> pa.Table:
-        spec = scorer.model.spec
+
+class Pool:
+    """Test images as the model sees them, to take nights from, and what is to be said of those nights."""
+
+    def __init__(self, manifest: str, model: str, n_images: int) -> None:
+        self.scorer, self.n_night = load_scorer(model), n_images // 2
+        table = load_manifest(manifest).table
+        table = table.filter(pc.field("set") == "internal")
+        self.reference = reference_of(
+            self.rows(photographs(table, "val", "non_crack", n_images)), self.scorer.calibration
+        )
+        sound = photographs(table, "test", "non_crack", n_images)
+        cracked = photographs(table, "test", "crack", n_images // 3)
+        self.kinds = {"sound": self.rows(sound), "cracked": self.rows(cracked)}
+        for name, change in CHANGES.items():
+            print(name, flush=True)
+            self.kinds[name] = self.rows([change(one) for one in sound])
+        shares = {name: pc.mean(rows["flagged"].cast("int8")).as_py() for name, rows in self.kinds.items()}
+        self.flagged = {name: round(share, 4) for name, share in shares.items()}
+
+    def rows(self, images: list[np.ndarray]) -> pa.Table:
+        """What scoring says of images."""
+        spec = self.scorer.model.spec
         seen = [imaging.measures(pixels_HW) for pixels_HW in images]
         tiles = [cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
-        scores = score_tiles(scorer.model, np.concatenate(tiles), batch=32)
+        scores, norms = score_tiles(self.scorer.model, np.concatenate(tiles), batch=32, others=(LATENT_NORM,)).T
         camera = {name: pa.array([getattr(one, name) for one in seen], pa.float32()) for name in vars(seen[0])}
-        return pa.table(
-            {
-                "group": [""] * len(images),
-                "status": ["scored"] * len(images),
-                "score": scores,
-                "flagged": scores > np.float32(scorer.calibration.threshold),
-                "latent_norm": norms.take(len(scores)),
-                **camera,
-            }
-        )
+        flagged = scores > np.float32(self.scorer.calibration.threshold)
+        same = {"group": [""] * len(images), "status": ["scored"] * len(images)}
+        return pa.table({**same, "score": scores, "flagged": flagged, "latent_norm": norms, **camera})
 
-    def verdict(night: pa.Table, limits: Limits) -> str:
-        counted = count(night, reference.edges, scorer.model.digest)
-        found: Drift = compare(counted, reference, scorer.calibration, limits)[ALL]
+    def night(self, seed: int, kind: str = "sound", cracks: float = 0.0) -> Night:
+        """n_night images of a kind, a share of which is cracked, no image twice."""
+        rng, n_cracked = np.random.default_rng(seed), round(self.n_night * cracks)
+        rows = [
+            self.kinds[kind].take(rng.choice(self.kinds[kind].num_rows, self.n_night - n_cracked, replace=False)),
+            self.kinds["cracked"].take(rng.choice(self.kinds["cracked"].num_rows, n_cracked, replace=False)),
+        ]
+        return count(pa.concat_tables(rows), self.reference.edges, self.scorer.model.digest)
+
+    def verdict(self, night: Night, before: list[Night]) -> str:
+        """Level and causes of the whole night."""
+        found: Drift = compare(night, self.reference, self.scorer.calibration, Limits(), before)[ALL]
         return f"{found.level}: {', '.join(found.causes)}" if found.causes else found.level
 
-    grey = partial(_grey, SEED + 1)
-    images = [grey(number, is_crack=False) for number in range(N_SOUND)]
-    sound, cracked = rows(images), rows([grey(number, is_crack=True) for number in range(N_CRACKS)])
-    results: dict[str, Counter[str]] = {"sound": Counter(), "ordinary cracks": Counter(), "three times": Counter()}
-    shares = [pc.mean(one["flagged"].cast("int8")).as_py() for one in (sound, cracked)]
-    print(f"flagged: {shares[0]:.3f} of sound and {shares[1]:.3f} of cracked images")
-    usual = (1 - CRACKS) * shares[0] + CRACKS * shares[1]
+
+def judge_nights(pool: Pool) -> dict[str, dict[str, int]]:
+    """Verdicts and causes by kind of night, and how often each was given."""
+    results: dict[str, Counter[str]] = defaultdict(Counter)
+    sound_before = [pool.night(10_000 + number) for number in range(N_BEFORE)]
+    before = [pool.night(20_000 + number, cracks=CRACKS) for number in range(N_BEFORE)]
     for seed in range(NIGHTS):
-        rng = np.random.default_rng(seed)
-        for name, share in (("sound", 0.0), ("ordinary cracks", CRACKS), ("three times", 3 * CRACKS)):
-            n_cracked = round(N_NIGHT * share)
-            night = [
-                sound.take(rng.choice(N_SOUND, N_NIGHT - n_cracked, replace=False)),
-                cracked.take(rng.choice(N_CRACKS, n_cracked, replace=False)),
-            ]
-            results[name][verdict(pa.concat_tables(night), Limits(usual_flagged=usual if share else 0.0))] += 1
-    for name, change in CHANGES.items():
-        results[name] = Counter([verdict(rows([through_a_camera(change)(one) for one in images[:N_NIGHT]]), Limits())])
+        results["sound, first night"][pool.verdict(pool.night(seed), [])] += 1
+        results["sound"][pool.verdict(pool.night(seed), sound_before)] += 1
+        results["ordinary cracks, first night"][pool.verdict(pool.night(seed, cracks=CRACKS), [])] += 1
+        results["ordinary cracks"][pool.verdict(pool.night(seed, cracks=CRACKS), before)] += 1
+        results["three times as many cracks"][pool.verdict(pool.night(seed, cracks=3 * CRACKS), before)] += 1
+        for name in CHANGES:
+            results[name][pool.verdict(pool.night(seed, name), sound_before)] += 1
     return {name: dict(found) for name, found in results.items()}
-
-
-def _grey(seed: int, number: int, *, is_crack: bool) -> np.ndarray:
-    pixels, _ = draw_image(seed, number, is_crack)
-    return imaging.decode(_jpeg(Image.fromarray(pixels)))
-
-
-def _jpeg(image: Image.Image, quality: int = JPEG_QUALITY) -> bytes:
-    """As the calibration images were written: another encoder is another camera."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
 
 
 if __name__ == "__main__":

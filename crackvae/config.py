@@ -343,8 +343,7 @@ class NightlyConfig(ScoreConfig):
     drift_psi: tuple[float, ...] = setting("population stability index, beyond chance: WATCH,ALARM", (0.1, 0.25))
     drift_ks: tuple[float, ...] = setting("Kolmogorov-Smirnov distance, beyond chance: WATCH,ALARM", (0.1, 0.2))
     drift_unreadable: tuple[float, ...] = setting("share of unreadable images: WATCH,ALARM", (0.01, 0.05))
-    drift_usual_flagged: float = setting("share of images flagged on an ordinary night, if over the promised one", 0.0)
-    drift_flagged: float = setting("share of flagged images over the promised one that is an alarm", 0.02)
+    drift_flagged: float = setting("share of flagged images over that of ordinary nights that is an alarm", 0.02)
     drift_min_images: int = setting("fewer scored images are not compared", 50)
     linger: int = setting("time to stay connected at the end, for one more scrape of the metrics [s]", 0)
 
@@ -358,9 +357,10 @@ class NightlyConfig(ScoreConfig):
             limits = getattr(self, name)
             if len(limits) != 2 or not 0 < limits[0] <= limits[1] < math.inf:
                 raise ConfigError(f"{flag(name)} {_flag_text(limits)} must be two rising limits, such as 0.1,0.25.")
-        for name in ("drift_usual_flagged", "drift_flagged"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{flag(name)} {getattr(self, name):g} must be a share from 0 to 1, such as 0.02.")
+        if not 0 <= self.drift_flagged < 1:
+            raise ConfigError(
+                f"{flag('drift_flagged')} {self.drift_flagged:g} must be a share from 0 to 1, such as 0.02."
+            )
         if not 0 <= self.linger <= 3600:
             raise ConfigError(f"linger={self.linger} must lie in 0..3600 s.")
         if self.drift_min_images < 20:

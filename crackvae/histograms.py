@@ -26,7 +26,7 @@ CAMERA = ("brightness", "contrast", "sharpness")
 CAMERA_EDGES = {
     "brightness": np.arange(3.5, 252, 4),
     "contrast": np.geomspace(0.005, 4, 87),
-    "sharpness": np.arange(0.3, 1.4, 0.01),
+    "sharpness": np.arange(0.1, 1.4, 0.01),
 }
 # Scores and latent norms have no scale of their own: edges at these quantiles of the calibration images.
 QUANTILES = np.append(np.linspace(0, 1, 41), 0.99)
@@ -105,20 +105,21 @@ def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> Night:
         rows: SCORES_SCHEMA with a column for each measure in `edges`; NaN where an image has none.
     """
     codes, names = pd.factorize(rows["group"].to_pandas())
-    statuses = rows["status"].to_pandas()
-    by_status = pd.crosstab(codes, statuses)
+    status_N, statuses = pd.factorize(rows["status"].to_pandas(), sort=True)
+    by_status = np.bincount(codes * len(statuses) + status_N, minlength=len(names) * len(statuses))
+    by_status = by_status.reshape(len(names), len(statuses))
     flagged = np.bincount(codes, rows["flagged"].to_numpy(), len(names)).astype(int)
     counts = {name: _histograms(rows[name].to_numpy(), codes, len(names), edges[name]) for name in edges}
     groups = {
         str(name): Tally(
-            {str(status): int(by_status[status].iloc[code]) for status in by_status.columns},
+            dict(zip(map(str, statuses), by_status[code].tolist(), strict=True)),
             int(flagged[code]),
             {measure: table[code] for measure, table in counts.items()},
         )
         for code, name in enumerate(names[:MAX_GROUPS])
     }
     whole = Tally(
-        {str(status): int(by_status[status].sum()) for status in by_status.columns},
+        dict(zip(map(str, statuses), by_status.sum(axis=0).tolist(), strict=True)),
         int(flagged.sum()),
         {measure: table.sum(axis=0) for measure, table in counts.items()},
     )
@@ -202,7 +203,7 @@ def load_night(place: str) -> Night:
 
 
 def load_reference(model_dir: str, model: str) -> Night | None:
-    """What the model directory remembers of its calibration images; None where it was made before there was any.
+    """What the model directory remembers of its calibration images; None where they were not measured as they are now.
 
     Raises:
         ModelError: damaged, altered, or of another model.
@@ -217,4 +218,5 @@ def load_reference(model_dir: str, model: str) -> Night | None:
         raise ModelError(f"{place} is damaged or altered. {again}") from error
     if reference.model != model:
         raise ModelError(f"{place} was made with other weights than the model's. {again}")
-    return reference
+    is_todays = all(np.array_equal(reference.edges.get(name, ()), CAMERA_EDGES[name]) for name in CAMERA)
+    return reference if is_todays else None

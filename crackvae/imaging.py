@@ -18,6 +18,9 @@ from crackvae.errors import UnreadableImage
 
 # Rows and columns of an image that its measures are taken from: 0.1 ms for a METU image, and every part is seen.
 MEASURED_LINES = 64
+# A blur of 1.5 px takes 17 % of the ratio of the mean steps over these two distances, and 6 % of that over 1 and 2 px,
+# where a JPEG of quality 50 instead of 75 adds 13 and 4 % (METU; docs/log.md, 2026-11-24).
+SHARPNESS_LAGS_PX = (1, 4)
 # Refuse larger images by their header, before decoding: 100 Mpx is 100 MB of grey pixels in one worker.
 MAX_IMAGE_PX = 100_000_000
 # WebP's decoder holds 16 bytes a pixel, four times as many as the others'; with these a worker stays under 1.5 GB.
@@ -213,8 +216,8 @@ class Measures:
     Attributes:
         brightness: median grey level, 0 black to 255 white.
         contrast: distance of the 10th and 90th percentile, as a share of the median; a thin crack hardly moves it.
-        sharpness: mean step between neighbouring pixels over that between pixels two apart. 1 for noise without any
-            blur, 0.71 for a random walk, towards 0.5 the more the image is blurred; 1 where nothing changes at all.
+        sharpness: mean step between neighbouring pixels over that between pixels four apart. 1 for noise without any
+            blur, 0.5 for a random walk, towards 0.25 the more the image is blurred; 1 where nothing changes at all.
     """
 
     brightness: float
@@ -233,7 +236,7 @@ def measures(pixels_HW: np.ndarray) -> Measures:
     columns = np.ascontiguousarray(pixels_HW[:, :: -(-width // MEASURED_LINES)].T)
     below_256 = np.cumsum(np.bincount(rows.ravel(), minlength=256) + np.bincount(columns.ravel(), minlength=256))
     low, median, high = (float(np.searchsorted(below_256, share * below_256[-1])) for share in (0.1, 0.5, 0.9))
-    steps = [_mean_step(rows, lag) + _mean_step(columns, lag) for lag in (1, 2)]
+    steps = [_mean_step(rows, lag) + _mean_step(columns, lag) for lag in SHARPNESS_LAGS_PX]
     return Measures(median, (high - low) / max(1.0, median), steps[0] / steps[1] if steps[1] else 1.0)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
@@ -12,8 +13,9 @@ import pandas as pd
 from crackvae import report, storage
 from crackvae.calibration import Calibration
 from crackvae.config import NightlyConfig, Outcome, ReportConfig, ScoreConfig
-from crackvae.drift import ALL, LEVELS, Drift, Limits, compare
+from crackvae.drift import ALL, ORDINARY, Drift, compare
 from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.findings import LEVELS, Limits
 from crackvae.histograms import Night, load_night, load_reference
 from crackvae.pipeline import score
 from crackvae.progress import say
@@ -23,6 +25,8 @@ from crackvae.watching import drift_name, log_event, tell_drift
 
 # Groups named in the summary; a night of a thousand bridges would bury the first of them.
 N_GROUPS = 20
+# Ordinary nights that the share flagged is compared with: two weeks have every weekday twice.
+N_NIGHTS = 14
 LOGGED = ("listed", "scored", "unreadable", "unreachable", "flagged", "seconds", "images_per_s")
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
 _RUN = re.compile(re.escape(drift_name("@")).replace("@", r"(?P<run>.+)"))
@@ -48,7 +52,7 @@ def nightly(config: NightlyConfig) -> Outcome:
     reference = load_reference(model_dir, scorer.model.digest)
     if reference is None:
         raise ModelError(
-            f"{model_dir} remembers no calibration images to compare a night with: "
+            f"{model_dir} remembers no calibration images, measured as they are now, to compare a night with: "
             f"run crackvae calibrate --model {model_dir}."
         )
     log_event("night started", night=night, images=config.images, out=out, model=scorer.model.digest)
@@ -56,33 +60,32 @@ def nightly(config: NightlyConfig) -> Outcome:
         scored, broken = _scored(config)
         run = scored.summary["run"]
         log_event("scored", run=run, night=night, **{name: scored.summary[name] for name in LOGGED})
-        counted, runs, skipped = _counted(out, night, reference)
-        judged = _judged(counted, reference, scorer.calibration, config)
-        ks = {one["what"]: one["ks"] for one in judged["findings"] if one["group"] == ALL and one["ks"] is not None}
-        shares = [one["tonight"] for one in judged["findings"] if one["what"] == "unreadable"]
-        tell_drift(LEVELS.index(judged["level"]), ks, shares[0] if shares else 0.0)
-        _wait_for_a_scrape(config)
-    if LEVELS.index(judged["level"]) >= LEVELS.index(config.fail_on):
-        causes = ", ".join(judged["causes"]) or "see the table drift"
-        broken.append(f"drift: {judged['level']} in {judged['where']}: {causes}.")
-    page = "" if config.no_report else _page(out, run, judged, config)
-    summary = {
-        "verb": "nightly",
-        "night": night,
-        "report": page,
-        "out": out,
-        "model": scorer.model.digest,
-        "runs": runs,
-        "runs_of_another_calibration": skipped,
-        "images": counted.whole.images if counted else 0,
-        "score": scored.summary,
-        "drift": judged,
-        "broken": broken,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    storage.write_bytes(storage.join(out, f"_nightly-{night}.json"), json.dumps(summary, indent=1).encode())
-    verdict = {name: judged[name] for name in ("level", "where", "causes")}
-    log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
+        nights = _Nights(out, reference)
+        counted, runs, skipped = nights.counted(night, run)
+        history = nights.ordinary_before(night)
+        judged = _judged(counted, history, reference, scorer.calibration, config)
+        if LEVELS.index(judged["level"]) >= LEVELS.index(config.fail_on):
+            causes = ", ".join(judged["causes"]) or "see the table drift"
+            broken.append(f"drift: {judged['level']} in {judged['where']}: {causes}.")
+        summary = {
+            "verb": "nightly",
+            "night": night,
+            "report": "" if config.no_report else _page(out, run, judged, config),
+            "out": out,
+            "model": scorer.model.digest,
+            "runs": runs,
+            "runs_of_another_calibration": skipped,
+            "ordinary_nights_before": len(history),
+            "images": counted.whole.images if counted else 0,
+            "score": scored.summary,
+            "drift": judged,
+            "broken": broken,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        storage.write_bytes(storage.join(out, nightly_name(night)), json.dumps(summary, indent=1).encode())
+        verdict = {name: judged[name] for name in ("level", "where", "causes")}
+        log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
+        _tell(judged, config)
     outcome = Outcome(summary, {**scored.tables, "drift": pd.DataFrame(judged["findings"])})
     if broken:
         raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", outcome)
@@ -115,50 +118,93 @@ def _page(out: str, run: str, judged: dict[str, Any], config: NightlyConfig) -> 
     return page
 
 
-def _wait_for_a_scrape(config: NightlyConfig) -> None:
-    """Leave the last values where Prometheus finds them; a process that has gone is no longer asked."""
+def _tell(judged: dict[str, Any], config: NightlyConfig) -> None:
+    """Give Prometheus the verdict, and the time to ask for it: a process that has gone is no longer asked."""
+    whole = [one for one in judged["findings"] if one["group"] == ALL]
+    ks = {one["what"]: one["ks"] for one in whole if one["ks"] is not None}
+    unreadable = [one["tonight"] for one in whole if one["what"] == "unreadable"]
+    tell_drift(LEVELS.index(judged["level"]), ks, unreadable[0] if unreadable else 0.0)
     if config.linger:
         say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
         time.sleep(config.linger)
 
 
-def _counted(out: str, night: str, reference: Night) -> tuple[Night | None, list[str], list[str]]:
-    """The histograms of all runs of a night, their names, and the runs that another calibration counted.
-
-    A night owns the runs after the last one of the night before it; once a later night is judged it takes no more.
-    """
-    names = storage.list_files(out)
-    nights = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
-    before, later = [one for one in nights if one < night], [one for one in nights if one > night]
-    after = _last_run(out, before[-1]) if before else ""
-    until = (_last_run(out, night) if night in nights else after) if later else None
-    total, runs, skipped = None, [], []
-    for run in sorted(match["run"] for name in names if (match := _RUN.fullmatch(name))):
-        if run <= after or (until is not None and run > until):
-            continue
-        counted = load_night(storage.join(out, drift_name(run)))
-        if counted.same_edges(reference):
-            total = total + counted if total else counted
-            runs.append(run)
-        else:
-            skipped.append(run)
-    return total, runs, skipped
+def nightly_name(night: str) -> str:
+    """Name of the summary of a night, beside those of its runs."""
+    return f"_nightly-{night}.json"
 
 
-def _last_run(out: str, night: str) -> str:
-    place = storage.join(out, f"_nightly-{night}.json")
-    try:
-        content = json.loads(storage.read_bytes(place))
-        return max([str(run) for run in (*content["runs"], *content["runs_of_another_calibration"])], default="")
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{place} is damaged ({error}): move it away and run again.") from error
+class _Nights:
+    """What the files in `out` tell of nights: which runs belong to one, and which were ordinary."""
+
+    def __init__(self, out: str, reference: Night) -> None:
+        self.out, self.reference = out, reference
+        names = storage.list_files(out)
+        self.nights = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
+        self.runs = sorted(match["run"] for name in names if (match := _RUN.fullmatch(name)))
+
+    def counted(self, night: str, run: str) -> tuple[Night | None, list[str], list[str]]:
+        """The histograms of all runs of a night up to `run`, their names, and those that another calibration counted.
+
+        A night owns the runs after the last one of the night before it; once a later night is judged it takes no more.
+        """
+        before, later = self._before(night), any(one > night for one in self.nights)
+        after = max(self._runs_of(before[-1]), default="") if before else ""
+        if later:
+            run = max(self._runs_of(night), default="") if night in self.nights else after
+        return self._sum([one for one in self.runs if after < one <= run])
+
+    def ordinary_before(self, night: str) -> list[Night]:
+        """The last nights before this one in which neither camera nor surface had changed, latest first."""
+        ordinary: list[Night] = []
+        for before in reversed(self._before(night)):
+            groups = self._read(before)["drift"]["groups"]
+            is_ordinary = bool(groups) and (groups[0]["level"] != "alarm" or ORDINARY.issuperset(groups[0]["causes"]))
+            total = self._sum([one for one in self._runs_of(before) if one in self.runs])[0] if is_ordinary else None
+            ordinary += [total] if total else []
+            if len(ordinary) == N_NIGHTS:
+                break
+        return ordinary
+
+    def _before(self, night: str) -> list[str]:
+        return [one for one in self.nights if one < night]
+
+    def _sum(self, runs: Iterable[str]) -> tuple[Night | None, list[str], list[str]]:
+        total, taken, skipped = None, [], []
+        for run in runs:
+            counted = load_night(storage.join(self.out, drift_name(run)))
+            if counted.same_edges(self.reference):
+                total = total + counted if total else counted
+                taken.append(run)
+            else:
+                skipped.append(run)
+        return total, taken, skipped
+
+    def _runs_of(self, night: str) -> list[str]:
+        content = self._read(night)
+        return [str(run) for run in (*content["runs"], *content["runs_of_another_calibration"])]
+
+    def _read(self, night: str) -> dict[str, Any]:
+        place = storage.join(self.out, nightly_name(night))
+        try:
+            content: dict[str, Any] = json.loads(storage.read_bytes(place))
+            [*content["runs"], *content["runs_of_another_calibration"], *content["drift"]["groups"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{place} is damaged ({error}): move it away and run again.") from error
+        return content
 
 
-def _judged(counted: Night | None, reference: Night, calibration: Calibration, config: NightlyConfig) -> dict[str, Any]:
+def _judged(
+    counted: Night | None,
+    history: Sequence[Night],
+    reference: Night,
+    calibration: Calibration,
+    config: NightlyConfig,
+) -> dict[str, Any]:
     """The verdict on a night as JSON values: its level, where it is worst, the causes there, and what was found."""
     if counted is None:
         return {"level": "ok", "where": ALL, "causes": [], "groups": [], "too_few": 0, "findings": []}
-    judged = compare(counted, reference, calibration, limits_of(config))
+    judged = compare(counted, reference, calibration, limits_of(config), history)
     order = {name: (-_severity(one), -one.images) for name, one in judged.items() if name != ALL}
     groups = sorted(order, key=order.__getitem__)
     worst = max([ALL, *groups], key=lambda name: _severity(judged[name]))
@@ -197,7 +243,6 @@ def limits_of(config: NightlyConfig) -> Limits:
         psi=(config.drift_psi[0], config.drift_psi[1]),
         ks=(config.drift_ks[0], config.drift_ks[1]),
         unreadable=(config.drift_unreadable[0], config.drift_unreadable[1]),
-        usual_flagged=config.drift_usual_flagged,
         flagged=config.drift_flagged,
         min_images=config.drift_min_images,
     )

@@ -131,6 +131,32 @@ def test_each_night_is_judged_by_its_own_images_and_a_missed_one_by_the_next(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_the_share_flagged_is_compared_with_the_ordinary_nights_before(
+    drawn: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    out, images = tmp_path / "out", tmp_path / "images"
+    changes = {"no_report": True, "drift_min_images": 20}
+    shares = []
+    for number, day in enumerate(("20", "21", "22", "23")):
+        is_dark = day == "21"
+        start = 120 + 30 * number
+        night_of(drawn, images, start, start + 30, brightness=0.7 if is_dark else 1.0)
+        settings = config(images, calibrated, out, night=f"2026-11-{day}", **changes)
+        if is_dark:
+            with pytest.raises(LimitBroken, match="darker"):
+                nightly(settings)
+        else:
+            flagged = nightly(settings).summary["score"]["flagged"]
+            shares.append(flagged / 30)
+    for path in sorted((drawn / "crack").iterdir())[:30]:
+        shutil.copy(path, images)
+    summary = nightly(config(images, calibrated, out, night="2026-11-24", fail_on="alarm", **changes)).summary
+    (found,) = [one for one in summary["drift"]["findings"] if (one["group"], one["what"]) == (ALL, "flagged")]
+    assert summary["ordinary_nights_before"] == 3
+    assert found["usual"] == pytest.approx(sorted(shares)[1], abs=1e-6)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
     drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
