@@ -22,16 +22,17 @@ from crackvae.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.compaction import finish_compaction
 from crackvae.config import Outcome, ReportConfig, ScoreConfig, ScoringConfig, limit_of, time_of
 from crackvae.errors import LimitBroken, StorageError
+from crackvae.groups import with_groups
 from crackvae.histograms import load_reference
 from crackvae.listing import list_images
 from crackvae.lock import locked
-from crackvae.manifest import with_groups
+from crackvae.model import ModelSpec
 from crackvae.progress import progress, say
 from crackvae.resume import FINISHED_COLUMNS, still_to_score
 from crackvae.scoring import LATENT_NORM, Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.tables import new_run as new_run
-from crackvae.watching import RunHistograms, RunMetrics, StageClock
+from crackvae.watching import RunHistograms, RunMetrics, StageClock, StorageRetries
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -269,7 +270,7 @@ class ImageScorer:
         read: Callable[[str], bytes],
     ) -> None:
         torch.set_num_threads(1)  # one actor a core
-        self.clock = StageClock()
+        self.clock, self.retries = StageClock(), StorageRetries()
         self.scorer: Scorer = ray.get(scorer)
         self.read = read
         score = partial(score_tiles, self.scorer.model, batch=batch, others=others)
@@ -279,7 +280,15 @@ class ImageScorer:
         for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec, self.read)):
             with self.clock.stage("score"):
                 rows = self.score_decoded(decoded)
+            self.retries.tell()
             yield rows
+
+
+def decode_on_cpu(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -> Iterator[pa.Table]:
+    """Ray Data task before a GPU: read and decode."""
+    retries = StorageRetries()
+    yield from decode_images(images, spec, read)
+    retries.tell()
 
 
 class TileScorer:
@@ -360,7 +369,7 @@ def score_rows(
     read = storage.image_reader()
     scorer_actor: Any = TileScorer if config.gpu else ImageScorer
     if config.gpu:
-        decode: Any = partial(decode_images, spec=scorer.model.spec, read=read)
+        decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
         dataset = dataset.map_batches(decode, batch_size=None, batch_format="pyarrow")
     yield from tables_of(
         dataset.map_batches(

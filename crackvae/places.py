@@ -9,6 +9,7 @@ import functools
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,8 +156,23 @@ def retried(call: Callable[Arguments, Result], *arguments: Arguments.args, **nam
         except (OSError, pa.ArrowException) as error:
             if attempt == ATTEMPTS or isinstance(error, FileNotFoundError) or _REFUSED.search(str(error)):
                 raise
+            _count_retry()
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
+
+
+_retries, _retries_lock = 0, threading.Lock()
+
+
+def _count_retry() -> None:
+    global _retries
+    with _retries_lock:  # images are fetched by several threads
+        _retries += 1
+
+
+def retries() -> int:
+    """How often this process has repeated a call to object storage since it began."""
+    return _retries
 
 
 # ------------------------------------------------------------------------------------------------ file systems

@@ -24,6 +24,7 @@ from crackvae.places import join as join
 from crackvae.places import reason as reason
 from crackvae.places import relative as relative
 from crackvae.places import retried, s3_endpoint, storage_errors
+from crackvae.places import retries as retries
 from crackvae.places import with_s3_endpoint as with_s3_endpoint
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from conftest import HOUSE, read_rows
+from conftest import HOUSE, free_ports, read_rows
 
+from crackvae import places, storage
 from crackvae.watching import StageClock, log_event
 
 WATCH = HOUSE / "cluster" / "watch"
@@ -34,6 +37,18 @@ def exposition(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float
     return samples
 
 
+def read_at_the_second_try(image: str) -> bytes:
+    """Storage that is busy the first time, for images whose number ends in 7."""
+    tries = iter([OSError("HTTP status 503, slow down"), None])
+
+    def once() -> bytes:
+        if image.endswith("7.jpg") and (busy := next(tries)):
+            raise busy
+        return storage.read_image(image)
+
+    return places.retried(once)
+
+
 def score_and_wait(images: str, model: str, out: str, port: int) -> None:
     """Score in a session with an agent, and stay connected until somebody has looked."""
     import ray
@@ -51,14 +66,15 @@ def score_and_wait(images: str, model: str, out: str, port: int) -> None:
         logging_level="ERROR",
         _system_config={"metrics_report_interval_ms": 1000},
     )
-    score(ScoreConfig(images=images, model=model, out=out, max_unreadable="5", quiet=True))
+    storage.image_reader = lambda: read_at_the_second_try
+    score(ScoreConfig(images=images, model=model, out=out, max_unreadable="5", no_report=True, quiet=True))
     tell_drift(2, {"brightness": 0.5}, 0.01)
     print("scored", flush=True)
     sys.stdin.readline()
     ray.shutdown()
 
 
-def scraped(port: int, wanted: float) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def scraped(port: int, images: int, retries: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What the agent of the node answers once it has heard of the last image."""
     deadline = time.monotonic() + SCRAPE_S
     samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
@@ -66,16 +82,47 @@ def scraped(port: int, wanted: float) -> dict[tuple[str, tuple[tuple[str, str], 
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             samples = exposition(answer.read().decode())
         counted = sum(value for (name, _), value in samples.items() if name == "ray_crackvae_images_total")
-        if counted >= wanted and ("ray_crackvae_drift_level", ()) in samples:
+        is_told = samples.get(("ray_crackvae_storage_retries_total", ()), 0) >= retries
+        if counted >= images and is_told and ("ray_crackvae_drift_level", ()) in samples:
             return samples
         time.sleep(0.5)
     raise AssertionError(f"the agent told {samples} after {SCRAPE_S} s")
 
 
+def told_by_prometheus(port: int, folder: Path) -> tuple[dict[str, int], set[str]]:
+    """Images by status and firing alerts, as a real Prometheus with our rules knows them after a scrape."""
+    (web,) = free_ports(1)
+    scrape = {"job_name": "ray-nodes", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+    settings = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "scrape_configs": [scrape]}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(settings | {"rule_files": [str(WATCH / "alerts.yaml")]}))
+    flags = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb")
+    command = ("prometheus", *flags, f"--web.listen-address=127.0.0.1:{web}", "--log.level=error")
+    deadline = time.monotonic() + SCRAPE_S
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            while time.monotonic() < deadline:
+                time.sleep(0.5)
+                try:
+                    series = asked(web, "query?query=sum%20by%20(status)%20(ray_crackvae_images_total)")["result"]
+                    alerts = asked(web, "alerts")["alerts"]
+                except urllib.error.URLError:  # it has not started yet
+                    continue
+                firing = {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
+                if series and firing:
+                    return {one["metric"]["status"]: int(one["value"][1]) for one in series}, firing
+        finally:
+            process.terminate()
+    raise AssertionError(f"Prometheus knew nothing after {SCRAPE_S} s")
+
+
+def asked(web: int, path: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{web}/api/v1/{path}", timeout=10) as answer:
+        data: dict[str, Any] = json.load(answer)["data"]
+        return data
+
+
 @pytest.mark.ray
 def test_the_metrics_of_a_running_job_equal_its_table(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    from test_jobs import free_ports
-
     images, out = tmp_path / "images", tmp_path / "out"
     shutil.copytree(drawn / "crack", images)
     for number in range(3):
@@ -88,14 +135,18 @@ def test_the_metrics_of_a_running_job_equal_its_table(drawn: Path, model_dir: Pa
     ) as process:
         assert process.stdin and process.stdout
         assert process.stdout.readline() == "scored\n"
-        samples = scraped(port, 63)
+        n_busy = sum(image.name.endswith("7.jpg") for image in images.iterdir())
+        samples = scraped(port, 63, n_busy)
+        seen = told_by_prometheus(port, tmp_path) if shutil.which("prometheus") else None
         process.stdin.write("\n")
         process.stdin.flush()
     rows = read_rows(out)
+    assert seen is None or seen == ({"scored": 60, "unreadable": 3}, {"CrackvaeDrift"})
     assert samples["ray_crackvae_images_total", (("status", "scored"),)] == 60
     assert samples["ray_crackvae_images_total", (("status", "unreadable"),)] == 3
     assert samples.get(("ray_crackvae_flagged_total", ()), 0) == sum(rows["flagged"].to_pylist())
     assert samples["ray_crackvae_bytes_total", ()] == sum(rows["bytes"].to_pylist())
+    assert samples["ray_crackvae_storage_retries_total", ()] == n_busy > 0
     assert samples["ray_crackvae_images_left", ()] == 0 and samples["ray_crackvae_images_per_second", ()] > 0
     assert {name for name, _ in samples} >= {"ray_crackvae_stage_seconds_total"}
     assert samples["ray_crackvae_drift_level", ()] == 2
