@@ -31,6 +31,9 @@ CONNECT_S = 10
 SILENCE_S = 60.0
 # Ray's own default, where no session says better; only shown, never opened.
 LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
+# What a client of HTTP/2, and so of gRPC, says first (RFC 9113, section 3.4); a server answers with its own settings.
+HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # length (3 bytes), type, flags, stream (4 bytes)
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -95,13 +98,18 @@ def _connect(config: ClusterConfig) -> None:
 
 
 def _require_listening(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT; Ray itself would try for minutes and then end the process."""
+    """Raise OSError where no gRPC server listens at HOST:PORT; Ray would try for minutes and then end the process."""
     if address in ("local", "auto"):
         return
     match = re.fullmatch(r"(ray://)?\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d{1,5})", address)
     if not match:
         raise ConfigError(f"address={address} is not local, auto, HOST:PORT or ray://HOST:PORT (or see RAY_ADDRESS).")
-    socket.create_connection((match["host"], int(match["port"])), timeout=CONNECT_S).close()
+    with socket.create_connection((match["host"], int(match["port"])), timeout=CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(HTTP2_HELLO)
+            with connection.makefile("rb") as answer:
+                if answer.read(len(HTTP2_SETTINGS))[3:4] != HTTP2_SETTINGS[3:4]:
+                    raise ConnectionError("what listens there is no head of a Ray cluster (its usual port is 6379)")
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The Ray session: what goes wrong in a cluster is one line that names the stage and the logs."""
 
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayTaskError
 
@@ -89,6 +92,32 @@ def test_an_address_that_is_none_is_refused_before_ray_tries_it(address: str) ->
 def test_an_address_where_nobody_listens_fails_at_once(address: str) -> None:
     with pytest.raises(OSError, match=r"refused|unreachable|not known|resolution|Cannot assign"):
         session._require_listening(address)
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b"", None])
+def test_an_address_where_something_else_listens_fails_at_once(
+    greeting: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                if greeting is None:  # never says anything
+                    connection.recv(1)
+                else:
+                    connection.sendall(greeting)
+
+        served = pool.submit(serve)
+        with pytest.raises(OSError, match=r"no head of a Ray cluster|timed out"):
+            session._require_listening(f"127.0.0.1:{server.getsockname()[1]}")
+        served.result()
+
+
+def test_the_head_of_a_ray_cluster_is_taken_for_one() -> None:
+    session._require_listening(ray.get_runtime_context().gcs_address)
 
 
 def test_without_a_gpu_the_mend_is_to_leave_the_flag_out(monkeypatch: pytest.MonkeyPatch) -> None:
