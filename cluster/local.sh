@@ -53,17 +53,33 @@ start() {
     echo $! >"$state/$name.pid"
 }
 
-# Wait until as many nodes are alive; on failure show why.
+# wait_for_nodes N AGENT: until N nodes are alive and the head's agent, which takes jobs, answers; else show why.
 wait_for_nodes() {
-    local wanted="$1" deadline=$((SECONDS + start_s)) seen
-    while [ "$SECONDS" -lt "$deadline" ]; do
-        seen="$("$ray" list nodes --address "$RAY_ADDRESS" --filter state=ALIVE --format json 2>/dev/null |
-            grep -o '"node_id"' | wc -l || true)"
-        [ "${seen:-0}" -ge "$wanted" ] && return
-        sleep 1
-    done
+    python3 - "$RAY_ADDRESS" "$state/token" "$1" "$2" "$start_s" <<'PY' && return
+import json, sys, time, urllib.error, urllib.request
+head, token, wanted, agent, seconds = sys.argv[1:]
+headers = {"Authorization": f"Bearer {open(token).read()}"}
+
+def ask(url):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return b"{}"  # it listens, which is all that the agent is asked for
+    except OSError:
+        return None
+
+deadline = time.monotonic() + float(seconds)
+while time.monotonic() < deadline:
+    nodes = json.loads(ask(f"{head}/api/v0/nodes") or b"{}").get("data", {}).get("result", {}).get("result", [])
+    if sum(node["state"] == "ALIVE" for node in nodes) >= int(wanted) and ask(agent) is not None:
+        sys.exit(0)
+    time.sleep(0.3)
+sys.exit(1)
+PY
     tail -n 5 "$state"/*.log >&2
-    fail "$wanted nodes were not alive after $start_s s; logs in $state"
+    fail "$1 nodes were not alive after $start_s s; logs in $state"
 }
 
 print_env() {
@@ -93,7 +109,8 @@ up() {
     start head "$ray" start --head --block --disable-usage-stats --num-cpus=0 --temp-dir="$state/ray" \
         --node-ip-address="$ip" --port="$gcs" --dashboard-host="$ip" --dashboard-port="$dashboard" \
         --dashboard-agent-listen-port="$agent" --ray-client-server-port="$client" --metrics-export-port="$metrics"
-    wait_for_nodes 1
+    local head_agent="http://$ip:$agent"
+    wait_for_nodes 1 "$head_agent"
     for k in $(seq "$n"); do
         flags=("--address=$ip:$gcs" --block --disable-usage-stats "--num-cpus=$cpus" --num-gpus=0)
         if [ -n "$netns" ]; then
@@ -106,8 +123,8 @@ up() {
             start "worker-$k" "$ray" start "${flags[@]}" --node-ip-address="$ip" \
                 "--dashboard-agent-listen-port=$agent" "--metrics-export-port=$metrics"
         fi
-        wait_for_nodes $((k + 1))
     done
+    wait_for_nodes $((n + 1)) "$head_agent"
     cat >"$state/env" <<ENV
 export RAY_ADDRESS=$RAY_ADDRESS
 export RAY_AUTH_MODE=token
@@ -118,46 +135,40 @@ ENV
     echo "$((n + 1)) nodes$([ -z "$netns" ] || echo " in network namespaces"); eval \"\$(cluster/local.sh env)\" to submit jobs"
 }
 
-# end SIGNAL NAME: of the whole process group that start() made, and of no other process.
+# end NAME: a node and all that it has started, at once. A raylet starts its workers in groups of their own, so the node's
+# session is what they share; in a network namespace, that.
 end() {
-    local pid; pid="$(cat "$state/$2.pid")"
-    kill "-$1" -- "-$pid" 2>/dev/null || true
-    [ "$1" != KILL ] || rm -f "$state/$2.pid"
+    local pid processes namespace; pid="$(cat "$state/$1.pid")"
+    processes="$(ps -o pid= --sid "$pid" || true)"
+    namespace="$(namespace_of "${1#worker-}")"
+    [ ! -e "/run/netns/$namespace" ] || processes="$processes $(ip netns pids "$namespace")"
+    # shellcheck disable=SC2086
+    kill -KILL $processes 2>/dev/null || true
+    rm -f "$state/$1.pid"
 }
 
 kill_worker() {
     [[ "$1" =~ ^[0-9]+$ && -f "$state/worker-$1.pid" ]] || fail "kill $1: no such worker in $state"
-    # A raylet starts its workers in groups of their own, so the node's session is what they share.
-    local pid session; pid="$(cat "$state/worker-$1.pid")"
-    session="$(ps -o pid= --sid "$pid" || true)"
-    [ ! -e "$state/bridge" ] || session="$session $(ip netns pids "$(namespace_of "$1")" || true)"
-    # shellcheck disable=SC2086
-    kill -KILL $session 2>/dev/null || true
-    rm -f "$state/worker-$1.pid"
+    end "worker-$1"
 }
 
 down() {
     trap - EXIT
-    local file name deadline
+    local file name
     [ -d "$state" ] || { echo "no cluster in $state"; return; }
     for file in "$state"/*.pid; do
-        [ ! -e "$file" ] || { name="$(basename "$file" .pid)"; end TERM "$name"; }
-    done
-    deadline=$((SECONDS + 30))
-    for file in "$state"/*.pid; do
-        [ -e "$file" ] || continue
-        while kill -0 "$(cat "$file")" 2>/dev/null && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.2; done
-        end KILL "$(basename "$file" .pid)"
+        [ ! -e "$file" ] || end "$(basename "$file" .pid)"
     done
     if [ -e "$state/bridge" ]; then
         for name in $(ip netns list | awk '{print $1}' | grep "^$bridge-" || true); do
-            # shellcheck disable=SC2046
-            kill -KILL $(ip netns pids "$name") 2>/dev/null || true
             ip netns delete "$name"
         done
         ip link delete "$bridge" 2>/dev/null || true
     fi
-    rm -rf "$state"
+    for _ in 1 2 3 4 5; do  # what has just ended may still be writing its last log
+        rm -rf "$state" 2>/dev/null && break
+        sleep 0.2
+    done
     echo "down"
 }
 

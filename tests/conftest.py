@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -67,8 +68,17 @@ def read_rows(out: Path) -> pa.Table:
     return tables.read_parts(places, tables.SCORES_SCHEMA.names).sort_by("image")
 
 
+def free_ports(n: int) -> list[int]:
+    """TCP ports of this machine on which nobody listens."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`-m "not ray"` leaves out what needs a Ray session or a Ray head; the long round of faults is `make chaos`.
+    """`-m "not ray"` leaves out what needs a Ray session or a cluster; the long round of faults is `make chaos`.
 
     With two processes (`--dist loadgroup`) one takes all tests that need Ray, which mostly wait, and takes them first;
     the other takes the rest, a file at a time, so that what the tests of a file share is made once.
@@ -77,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if {"ray_session", "head", "cluster"} & set(getattr(item, "fixturenames", ())):
+        if {"ray_session", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
         group = "ray" if item.get_closest_marker("ray") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,42 +57,43 @@ def test_train_and_score_across_two_nodes_give_the_table_of_one_machine(
     cluster: dict[str, str], drawn: Path, manifest: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    small = (
-        "--epochs",
-        1,
-        "--input-px",
-        32,
-        "--channels",
-        "4,8",
-        "--latent-dim",
-        4,
-        "--tile-px",
-        64,
-        "--stride-px",
-        48,
-    )
-    trained = submit(
-        cluster, "jobs/train.py", "--manifest", manifest, "--model", model, "--workers", 2, "--batch", 32, *small
-    )
+    network = ("--input-px", 32, "--channels", "4,8", "--latent-dim", 4, "--tile-px", 64, "--stride-px", 48)
+    small = ("--epochs", 1, "--batch", 32, *network)
+    trained = submit(cluster, "jobs/train.py", "--manifest", manifest, "--model", model, "--workers", 2, *small)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     flags = ("--images", drawn, "--model", model, "--workers")
-    scored = submit(cluster, "jobs/score.py", *flags, 2, "--out", tmp_path / "cluster")
+    scored = submit(cluster, "jobs/score.py", *flags, 2, "--out", tmp_path / "cluster", "--no-report")
     assert scored.returncode == 0, scored.stdout + scored.stderr
     assert last_json(scored.stdout)["scored"] == 300
     assert "2 CPUs, 0 GPUs, 3 node(s)" in scored.stdout + scored.stderr
-    alone = [sys.executable, HOUSE / "jobs" / "score.py", *flags, 1, "--out", tmp_path / "alone", "--quiet"]
+    alone = [sys.executable, HOUSE / "jobs" / "score.py", *flags, 1, "--out", tmp_path / "alone", "--no-report"]
     env = {name: value for name, value in cluster.items() if not name.startswith("RAY")} | {"RAY_AUTH_MODE": "disabled"}
     subprocess.run([*map(str, alone)], env=env, check=True, capture_output=True)
     assert same_scores(read_rows(tmp_path / "cluster"), read_rows(tmp_path / "alone"))
 
 
+def test_a_user_error_fails_the_job_with_its_one_line(cluster: dict[str, str], drawn: Path, model_dir: Path) -> None:
+    done = submit(cluster, "jobs/score.py", "--images", drawn, "--model", model_dir, "--out", "scores")
+    assert done.returncode != 0
+    assert "crackvae score: --out scores is relative, and this job's folder is deleted with the job" in done.stdout
+
+
 @pytest.mark.parametrize("token", [None, "0" * 64, ""])
-def test_without_the_right_token_no_job_is_taken(cluster: dict[str, str], token: str | None, tmp_path: Path) -> None:
+def test_without_the_right_token_no_request_is_answered(cluster: dict[str, str], token: str | None) -> None:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    job = json.dumps({"entrypoint": "true"}).encode()
+    for data in (None, job):  # list the jobs, and submit one
+        request = urllib.request.Request(f"{cluster['RAY_ADDRESS']}/api/jobs/", data, headers)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code in (401, 403)
+        refused.value.close()
+
+
+def test_without_the_right_token_no_job_is_taken(cluster: dict[str, str], tmp_path: Path) -> None:
     env = {name: value for name, value in cluster.items() if name != "RAY_AUTH_TOKEN_PATH"} | {"HOME": str(tmp_path)}
-    if token is not None:
-        env["RAY_AUTH_TOKEN"] = token
     mark = tmp_path / "mark"
-    refused = submit(env, "-c", f"open({str(mark)!r}, 'w')")
+    refused = submit(env | {"RAY_AUTH_TOKEN": "0" * 64}, "-c", f"open({str(mark)!r}, 'w')")
     assert refused.returncode != 0 and not mark.exists()
 
 
@@ -104,8 +107,8 @@ def test_without_the_right_token_no_driver_joins(cluster: dict[str, str], tmp_pa
 # ------------------------------------------------------------------------------------------- a node that dies
 
 
-def score_and_lose_a_node(images: str, model: str, out: str) -> None:
-    """Score on a head and two nodes; when the first rows come, the node of one of the actors is gone."""
+def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -> None:
+    """Score on a head and two nodes; when the first rows come, the node of one of the actors is gone. Then again."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -123,21 +126,22 @@ def score_and_lose_a_node(images: str, model: str, out: str) -> None:
         alive.append(sum(node["Alive"] for node in ray.nodes()))
 
     pipeline.score_rows, pipeline.BLOCK_IMAGES = score_rows, 10
-    summary = pipeline.score(ScoreConfig(images=images, model=model, out=out, workers=2, quiet=True)).summary
+    summary = pipeline.score(
+        ScoreConfig(images=images, model=model, out=out, workers=2, no_report=True, quiet=True)
+    ).summary
     print(json.dumps({"scored": summary["scored"], "alive": alive[0]}))
+    pipeline.score_rows = real
+    pipeline.score(ScoreConfig(images=images, model=model, out=undisturbed, no_report=True, quiet=True))
     ray.shutdown()
     cluster.shutdown()
 
 
 @pytest.mark.ray
 def test_a_node_killed_while_it_scores_costs_no_row(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    arguments = (str(drawn), str(model_dir), str(tmp_path / "out"))
+    arguments = (str(drawn), str(model_dir), str(tmp_path / "out"), str(tmp_path / "undisturbed"))
     code = f"from test_local_cluster import score_and_lose_a_node as lose; lose{arguments!r}"
     env = os.environ | {"PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert last_json(done.stdout) == {"scored": 300, "alive": 2}
-    flags = ["--images", str(drawn), "--model", str(model_dir), "--out", str(tmp_path / "undisturbed"), "--quiet"]
-    env = os.environ | {"PYTHONPATH": str(HOUSE)}
-    subprocess.run([sys.executable, HOUSE / "jobs" / "score.py", *flags], env=env, check=True, capture_output=True)
     assert same_scores(read_rows(tmp_path / "out"), read_rows(tmp_path / "undisturbed"))
