@@ -15,10 +15,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 # Colours that stand for variables of the page's style sheet; no chart uses them for anything else.
 INK, FAINT = "#010203", "#040506"
@@ -30,8 +31,8 @@ LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 ANOMALY_COLOURS = "inferno"
 # The picture below an anomaly map, darkened so that any colour above stands out.
 BACKGROUND_SHARE = 0.45
-# A curve of 10^6 points looks like one of this many.
-MAX_POINTS = 600
+# Points of a curve that are closer on a log axis are drawn as one.
+DOTS_A_DECADE = 100
 BINS = 60
 
 _STYLE: Any = {
@@ -68,9 +69,40 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escaped}" class="chart" ', 1)
 
 
-def _figure(width_in: float = 5.2, height_in: float = 3.0) -> tuple[Figure, Axes]:
+def _figure(width_in: float = 4.8, height_in: float = 3.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width_in, height_in))
     return figure, figure.add_subplot()
+
+
+def _plain_log(axis: Axis, unit: float = 1.0, suffix: str = "") -> None:
+    """Label a log axis with plain numbers, about as many as there is room for; small numbers keep their power."""
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.6 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{unit * value:g}{suffix}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _recall_axis(axis: Axis, n_crack: int) -> float:
+    """Make a log axis of misses one of recall whose upper end is spread out: a good model has nearly all of it there.
+
+    Returns:
+        The least miss rate that the axis shows; no miss at all is drawn there.
+    """
+    least = 0.5 / max(n_crack, 1)
+    axis.set_inverted(True)
+    misses = [miss for miss in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0001) if miss > 1.5 * least]
+    if least < 0.003:
+        misses = [miss for miss in misses if miss in (1, 0.5, 0.1, 0.01, 0.001, 0.0001)]
+    axis.set_ticks([*misses, least], [*(f"{1 - miss:g}" for miss in misses), "1"])
+    axis.set_minor_locator(NullLocator())
+    axis.set_label_text("recall")
+    return least
+
+
+def _legend_above(axes: Axes, columns: int = 2) -> None:
+    """A legend that hides no curve."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
 
 
 def _bins(scores_N: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -81,36 +113,43 @@ def _bins(scores_N: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.linspace(low, high + max(1e-9, 1e-6 * abs(high)), BINS + 1), False
 
 
-def score_histogram(scores: dict[str, np.ndarray], threshold: float, name: str) -> str:
+def score_histogram(
+    scores: dict[str, np.ndarray], threshold: float, name: str, usual_N: np.ndarray | None = None
+) -> str:
     """Histogram of scores, one outline a label, with the threshold.
 
     Args:
         scores: float (N,) finite, by label; all or some may be empty.
         name: of the chart, unique in its page.
+        usual_N: scores of sound images from another time, drawn in the size of `scores` to compare the shapes.
     """
     every = np.concatenate(list(scores.values()))
     if not len(every):
         return ""
+    usual_N = np.zeros(0) if usual_N is None else usual_N
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        edges, by_ratio = _bins(np.append(every, threshold) if np.isfinite(threshold) else every)
+        drawn = np.concatenate([every, usual_N, [threshold] if np.isfinite(threshold) else []])
+        edges, by_ratio = _bins(drawn)
         for (label, scores_N), colour, style in zip(
             scores.items(), (SOUND_COLOUR, CRACK_COLOUR), LINE_STYLES, strict=False
         ):
             counts, _ = np.histogram(scores_N, edges)
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
-            axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.6, label=f"{label} ({len(scores_N)})")
-        axes.axvline(threshold, color=INK, linewidth=1.4)
-        axes.annotate(
-            f" threshold {threshold:.3g}", (threshold, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center"
-        )
+            label = f"{label} ({len(scores_N):,})"
+            axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.6, label=label)
+        if len(usual_N):
+            shape = np.histogram(usual_N, edges)[0] * len(every) / len(usual_N)
+            label = f"calibration ({len(usual_N):,}), scaled"
+            axes.stairs(shape, edges, color=INK, linestyle="dotted", linewidth=1.3, label=label)
+        axes.axvline(threshold, color=INK, linewidth=1.4, label=f"threshold {threshold:.3g}")
         axes.set(xlabel="score (larger is more crack-like)", ylabel="images", yscale="log")
         axes.set_ylim(bottom=0.7)
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _plain_log(axes.yaxis)
         if by_ratio:
-            axes.set_xscale("log")
-        if len(scores) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=2)
+            axes.set(xscale="log", xlim=(edges[0], edges[-1]))
+            _plain_log(axes.xaxis)
+        _legend_above(axes)
         return _svg(figure, name, f"histogram of the scores of {len(every)} images, threshold {threshold:.3g}")
 
 
@@ -134,65 +173,72 @@ def trend(runs: Sequence[str], shares: dict[str, list[float]], expected: float |
         step = max(1, -(-len(runs) // 6))
         axes.set_xticks(range(0, len(runs), step), runs[::step], rotation=30, ha="right")
         axes.set(ylabel="share of the run's images")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.28), ncols=2)
+        _legend_above(axes)
         return _svg(figure, name, f"share of flagged and unreadable images over the last {len(runs)} runs")
 
 
-def _thinned(*curves: np.ndarray) -> list[np.ndarray]:
-    """The same points of each curve, first and last among them, at most MAX_POINTS; dense where the curve begins."""
-    n = len(curves[0])
-    if n <= MAX_POINTS:
-        return list(curves)
-    kept = np.unique(np.r_[0, np.geomspace(1, n - 1, MAX_POINTS).astype(int), np.linspace(0, n - 1, 200).astype(int)])
-    return [curve[kept] for curve in curves]
+def _thinned(x_K: np.ndarray, y_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a curve on two log axes that the eye can tell apart, and both ends of each of its steps."""
+    places_2K = np.round(DOTS_A_DECADE * np.log10([x_K, y_K]))
+    moves = (np.diff(places_2K) != 0).any(axis=0)
+    kept = np.r_[True, moves] | np.r_[moves, True]
+    return x_K[kept], y_K[kept]
 
 
-def roc(curves: Mapping[str, tuple[np.ndarray, ...]], at: tuple[float, float], n_sound: int, name: str) -> str:
+def roc(
+    curves: Mapping[str, tuple[np.ndarray, ...]], at: tuple[float, float], n_sound: int, n_crack: int, name: str
+) -> str:
     """Recall over the false-alarm rate, on a log axis: a night can afford the left end only.
 
     Args:
         curves: false-alarm rates and recalls (K,), non-decreasing, by scorer.
         at: false-alarm rate and recall at the threshold.
-        n_sound: sound images; one false alarm among them is the left end.
+        n_sound, n_crack: images; half a false alarm and half a miss among them are the ends of the axes.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
-        left = 1 / max(n_sound, 2)
+        axes.set(xscale="log", yscale="log")
+        left, least = 0.5 / max(n_sound, 1), _recall_axis(axes.yaxis, n_crack)
         for (label, (false_alarm_K, recall_K)), colour, style in _styled(curves):
-            x_K, y_K = _thinned(np.maximum(false_alarm_K, left / 2), recall_K)
-            axes.step(x_K, y_K, where="post", color=colour, linestyle=style, label=label)
-        axes.plot(max(at[0], left / 2), at[1], "o", color=INK, markersize=6, label="threshold")
-        axes.set(xscale="log", xlim=(left / 2, 1), ylim=(0, 1.02), xlabel="false-alarm rate", ylabel="recall")
-        axes.legend(loc="lower right")
+            x_K, miss_K = _thinned(np.maximum(false_alarm_K, left), np.maximum(1 - recall_K, least))
+            axes.step(x_K, miss_K, where="post", color=colour, linestyle=style, label=label)
+        at_threshold = max(at[0], left), max(1 - at[1], least)
+        axes.plot(*at_threshold, "o", color=INK, markersize=6, label="threshold", clip_on=False)
+        axes.set(xlim=(left, 1), ylim=(1, least), xlabel="false-alarm rate")
+        _plain_log(axes.xaxis, 100, " %")
+        _legend_above(axes, columns=3)
         return _svg(figure, name, "ROC curve: recall over the false-alarm rate on a log axis")
 
 
 def precision_recall(
-    curves: Mapping[str, tuple[np.ndarray, ...]], prevalence: float, at: tuple[float, float], name: str
+    curves: Mapping[str, tuple[np.ndarray, ...]], prevalence: float, at: tuple[float, float], n_crack: int, name: str
 ) -> str:
     """False alarms a crack found over recall, on a log axis: precision restated for a night with few cracks.
 
     Args:
-        curves, at: as in roc().
+        curves, at, n_crack: as in roc().
         prevalence: share of cracked images that the rates are restated for.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _figure()
+        axes.set(xscale="log", yscale="log")
+        least = _recall_axis(axes.xaxis, n_crack)
         for (label, (false_alarm_K, recall_K)), colour, style in _styled(curves):
-            alarm_K, found_K = _thinned(false_alarm_K, recall_K)
-            axes.plot(
-                found_K, _alarms_a_crack(alarm_K, found_K, prevalence), color=colour, linestyle=style, label=label
-            )
-        axes.plot(at[1], _alarms_a_crack(np.array(at[0]), np.array(at[1]), prevalence), "o", color=INK, markersize=6)
-        axes.set(yscale="log", xlim=(0, 1.02), xlabel="recall", ylabel="false alarms for each crack found")
+            each_K = _alarms_a_crack(false_alarm_K, recall_K, prevalence)
+            miss_K, each_K = _thinned(np.maximum(1 - recall_K, least), each_K)
+            axes.plot(miss_K, each_K, color=colour, linestyle=style, label=label)
+        each = _alarms_a_crack(np.array(at[0]), np.array(at[1]), prevalence)
+        axes.plot(max(1 - at[1], least), each, "o", color=INK, markersize=6, label="threshold", clip_on=False)
+        axes.set(xlim=(1, least), ylabel="false alarms for each crack found")
         axes.set_ylim(1e-3, 1.5 * (1 - prevalence) / prevalence)
+        _plain_log(axes.yaxis)
         right = axes.secondary_yaxis("right")
-        ticks = np.array([1e-3, 1e-2, 1e-1, 1, 1e1, 1e2])
-        ticks = ticks[ticks < (1 - prevalence) / prevalence]
-        right.set_yticks(ticks, [f"{1 / (1 + tick):.3g}" for tick in ticks], minor=False)
+        precisions = np.array([0.999, 0.99, 0.9, 0.5, 0.1, 0.01])
+        precisions = precisions[precisions >= prevalence]
+        right.set_yticks((1 - precisions) / precisions, [f"{one:g}" for one in precisions], minor=False)
         right.minorticks_off()
         right.set_ylabel(f"precision at {prevalence:.0%} cracked")
-        axes.legend(loc="upper left")
+        _legend_above(axes, columns=3)
         return _svg(figure, name, "precision-recall curve, with false alarms for each crack found on a log axis")
 
 
@@ -237,23 +283,25 @@ def colour_bar(top: float, unit: str, name: str) -> str:
         axes = figure.add_subplot()
         scale = ScalarMappable(Normalize(0, top), ANOMALY_COLOURS)
         bar = figure.colorbar(scale, cax=axes, orientation="horizontal", extend="max")
-        bar.set_ticks(list(top * np.array([0, 0.2, 0.4, 0.6, 0.8, 1])))
-        bar.ax.xaxis.set_major_formatter("{x:.2g}")
+        bar.ax.xaxis.set_major_locator(MaxNLocator(6))
+        bar.ax.xaxis.set_major_formatter("{x:g}")
         bar.set_label(unit)
         return _svg(figure, name, f"colour scale of the anomaly maps: {unit}, from 0 to {top:.3g} and above")
 
 
-def tile_grid(tile_scores: np.ndarray, threshold: float, name: str) -> str:
+def tile_grid(tile_scores: np.ndarray, threshold: float, highest: float, name: str) -> str:
     """Scores of the tiles of one photograph in their grid; those above the threshold are ringed.
 
     Args:
         tile_scores: float (rows, cols).
+        highest: tile score of the page, so that all its grids have one scale: nothing glows in a sound photograph.
     """
     rows, cols = tile_scores.shape
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 5.2 * min(1.2, rows / cols) + 0.9))
+        figure = Figure(figsize=(4.8, 3.9 * min(1.3, rows / cols) + 0.7))
         axes = figure.add_subplot()
-        picture = axes.imshow(tile_scores, cmap=ANOMALY_COLOURS, interpolation="nearest")
+        scale = Normalize(min(0.0, float(tile_scores.min())), max(highest, 1.25 * threshold))
+        picture = axes.imshow(tile_scores, cmap=ANOMALY_COLOURS, norm=scale, interpolation="nearest")
         ys, xs = np.nonzero(tile_scores > threshold)
         axes.scatter(xs, ys, s=min(60.0, 3000 / max(rows, cols)), facecolors="none", edgecolors="white", linewidths=1.2)
         axes.scatter(xs, ys, s=min(20.0, 900 / max(rows, cols)), facecolors="none", edgecolors="black", linewidths=0.8)
@@ -261,7 +309,9 @@ def tile_grid(tile_scores: np.ndarray, threshold: float, name: str) -> str:
         axes.set(xlabel="tile column", ylabel="tile row")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6, integer=True))
-        figure.colorbar(picture, ax=axes, label="tile score", shrink=0.8)
+        bar = figure.colorbar(picture, ax=axes, label="tile score", shrink=0.8)
+        bar.ax.axhline(threshold, color="white", linewidth=3.5)
+        bar.ax.axhline(threshold, color="black", linewidth=1.5)
         return _svg(figure, name, f"scores of {rows} x {cols} tiles; {len(xs)} are above the threshold")
 
 

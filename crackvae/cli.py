@@ -2,11 +2,9 @@
 
 import argparse
 import importlib
-import io
 import itertools
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-import pandas as pd
-
 import crackvae
 from crackvae import config as settings
 from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings, with_preset
+from crackvae.console import tables_text, terminal_width, write
 from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
+from crackvae.progress import say
 
 # Verb: where its function is, and its settings. Modules are imported when called, so that --help needs no ray or torch.
 VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
@@ -36,7 +34,6 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "report": ("crackvae.report", settings.ReportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1
 # As a shell counts: 130 for Ctrl-C, 143 for the SIGTERM with which clusters and operating systems ask to end.
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -47,9 +44,6 @@ OUTPUTS = ("out", "model")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code: 0 done, 2 a mistake of the user or a broken limit, 1 a bug (with its traceback)."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal in ASCII takes any name, too
     parser = _parser()
     chosen = vars(parser.parse_args(arguments))
     with _terminable() as terminated:
@@ -66,18 +60,15 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     except CrackvaeError as error:
         if isinstance(error, LimitBroken):
             _print(error.outcome)
-        print(f"crackvae {verb}: {_shown(' '.join(str(error).split()))}", file=sys.stderr)
+        say(f"crackvae {verb}: {' '.join(str(error).split())}", quiet=False)
         return EXIT_USER
     except MemoryError as error:
-        print(f"crackvae {verb}: out of memory ({' '.join(str(error).split()) or 'no more'}).", file=sys.stderr)
+        say(f"crackvae {verb}: out of memory ({' '.join(str(error).split()) or 'no more'}).", quiet=False)
         return EXIT_USER
     except KeyboardInterrupt:
-        print(f"crackvae {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
+        say(f"crackvae {verb}: interrupted. Run the same command again to go on.", quiet=False)
         return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
-    try:
-        _print(outcome)
-    except BrokenPipeError:  # `| head`: the work is done, and nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _print(outcome)
     return EXIT_DONE
 
 
@@ -116,7 +107,11 @@ class _Parser(argparse.ArgumentParser):
     """Says a mistake in one line; argparse's own way fills the screen with the usage first."""
 
     def error(self, message: str) -> typing.NoReturn:
-        self.exit(EXIT_USER, f"{self.prog}: {message}. See {self.prog} --help.\n")
+        say(f"{self.prog}: {message}. See {self.prog} --help.", quiet=False)
+        self.exit(EXIT_USER)
+
+    def print_help(self, file: typing.Any = None) -> None:
+        write(file or sys.stdout, self.format_help())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,18 +185,8 @@ def _refuse_lost_output(verb: str, config: VerbConfig) -> None:
 
 def _print(outcome: Outcome) -> None:
     """Tables for people, then the summary as one JSON line, always the last."""
-    with pd.option_context("display.width", 160, "display.max_columns", 20, "display.max_colwidth", 80):
-        for title, table in outcome.tables.items():
-            text = table.to_string(float_format=lambda value: f"{value:.4g}") if len(table) else "(none)"
-            print(_shown(f"\n{title}\n{text}"))
-    print()
-    print(json.dumps(outcome.summary, allow_nan=False))
-    sys.stdout.flush()
-
-
-def _shown(text: str) -> str:
-    """Text as a terminal may be given it: a file's name can hold what colours it, moves its cursor or turns a line."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    shown = tables_text(outcome.tables, terminal_width(sys.stdout))
+    write(sys.stdout, f"\n{shown}\n\n{json.dumps(outcome.summary, allow_nan=False)}\n")
 
 
 if __name__ == "__main__":

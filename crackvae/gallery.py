@@ -13,7 +13,7 @@ from crackvae.config import ReportConfig
 from crackvae.judge import find_judge
 from crackvae.page import Rendered, Shots, full_size_links
 from crackvae.pictures import Look
-from crackvae.scoring import HEADS
+from crackvae.scoring import BASELINE, HEADS
 
 # Images of each gallery of what was right: enough to see what right looks like.
 N_RIGHT = 8
@@ -53,13 +53,14 @@ def evaluation_page(scored: pa.Table, summary: dict[str, Any], config: ReportCon
     )
     html = page.render(
         "evaluation.html",
-        title=f"Evaluation of {digest[:12]}",
+        title=f"Evaluation of {summary.get('model_dir', '').rstrip('/').rpartition('/')[-1] or digest[:12]}",
         page_id=f"evaluation/{digest[:12]}",
         summary=summary,
         folder=page.shared_folder([row["image"] for row in rows]),
         digest=digest,
         threshold=threshold,
         judge=judge,
+        baseline=BASELINE,
         sets=[
             _set(name, scored.filter(pc.field("set") == name), summary, galleries, cards)
             for name, galleries in chosen.items()
@@ -89,10 +90,11 @@ def _card(row: dict[str, Any], seen: Look, shots: Shots, files: list[tuple[str, 
     drawn = []
     view = seen.closest
     if view is not None:
-        drawn.append(shots.shot("original", view.picture_hw, view.box))
+        original, *anomaly = shots.pair(view, "original")
+        drawn.append(original)
         if view.reconstruction_hw is not None:
             drawn.append(shots.shot("reconstruction", view.reconstruction_hw))
-        drawn += shots.anomaly(view)
+        drawn += anomaly
     return row | {"shots": drawn, "problem": seen.problem, "files": files}
 
 
@@ -106,16 +108,27 @@ def _set(
     flagged_N = rows["flagged"].to_numpy(zero_copy_only=False)
     ones_N = np.ones(len(is_crack_N))
     scorers = {head: scores_N, **_other_scores(rows)}
-    curves = {label: metrics.operating_points(is_crack_N, values_N, ones_N) for label, values_N in scorers.items()}
+    curves = {
+        page.scorer_name(label): metrics.operating_points(is_crack_N, values_N, ones_N)
+        for label, values_N in scorers.items()
+    }
+    n_crack, n_sound = int(is_crack_N.sum()), int((~is_crack_N).sum())
     at = (float(flagged_N[~is_crack_N].mean()), float(flagged_N[is_crack_N].mean()))
-    labelled = {"non_crack": scores_N[~is_crack_N], "crack": scores_N[is_crack_N]}
+    labelled = {"sound": scores_N[~is_crack_N], "crack": scores_N[is_crack_N]}
     return {
         "name": name,
         "title": f"{name} {summary.get('split', '') if name == 'internal' else 'set'}".strip(),
         "images": rows.num_rows,
+        "cracks": n_crack,
+        "found": int(flagged_N[is_crack_N].sum()),
+        "sound": n_sound,
+        "alarms": int(flagged_N[~is_crack_N].sum()),
+        "promise": summary["sets"][name].get("promised_false_alarm_rate"),
         "histogram": charts.score_histogram(labelled, threshold, f"{name}-scores"),
-        "roc": charts.roc(curves, at, int((~is_crack_N).sum()), f"{name}-roc"),
-        "precision_recall": charts.precision_recall(curves, metrics.PREVALENCE, at, f"{name}-precision-recall"),
+        "roc": charts.roc(curves, at, n_sound, n_crack, f"{name}-roc"),
+        "precision_recall": charts.precision_recall(
+            curves, metrics.PREVALENCE, at, n_crack, f"{name}-precision-recall"
+        ),
         "confusion": metrics.confusion(is_crack_N, flagged_N).to_dict(orient="index"),
         "figures": _figures(summary["sets"][name], head),
         "galleries": [gallery | {"cards": [next(cards) for _ in gallery["rows"]]} for gallery in galleries],
@@ -124,18 +137,19 @@ def _set(
 
 
 def _other_scores(rows: pa.Table) -> dict[str, np.ndarray]:
-    """Scores of other methods on the same images, such as a baseline, by the name of their column."""
+    """Scores of other methods on the same images by the name of their column, the baseline first."""
     names = [
         name
         for name in rows.column_names
         if name not in tables.SCORES_SCHEMA.names and pa.types.is_floating(rows.schema.field(name).type)
     ]
     columns = {name.removeprefix("score_"): rows[name].to_numpy() for name in names}
-    return {name: values for name, values in columns.items() if len(values) and np.isfinite(values).all()}
+    whole = {name: values for name, values in columns.items() if len(values) and np.isfinite(values).all()}
+    return dict(sorted(whole.items(), key=lambda item: item[0] != BASELINE))
 
 
 def _figures(entry: dict[str, Any], head: str) -> pd.DataFrame:
-    """Table of figures, one column a scorer, each cell a value with its interval.
+    """Table of figures, one column a scorer (the model, the baseline, the others), each cell a value with its interval.
 
     The model's figures stand under `figures`; whatever else of the entry has the same form is another scorer's.
     """
@@ -144,6 +158,7 @@ def _figures(entry: dict[str, Any], head: str) -> pd.DataFrame:
         for name, table in {head if key == "figures" else key: value, **_inner(value)}.items():
             if _is_figures(table):
                 by_scorer[name] = by_scorer.get(name, {}) | table  # `figures` has more of them than `heads`
+    by_scorer = dict(sorted(by_scorer.items(), key=lambda item: (item[0] != head, item[0] != BASELINE)))
     names = list(dict.fromkeys(name for table in by_scorer.values() for name in table))
     return pd.DataFrame(
         {scorer: [table.get(name) for name in names] for scorer, table in by_scorer.items()}, index=names, dtype=object

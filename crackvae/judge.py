@@ -1,10 +1,8 @@
 """The model of scores that were written earlier, found again so that it can explain them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from crackvae.calibration import load_calibration
+from crackvae.calibration import Calibration, load_calibration
 from crackvae.errors import ModelError
 from crackvae.model import Model, load_model
 
@@ -16,12 +14,12 @@ class Judge:
     Attributes:
         model: None where it cannot.
         why_not: "" or why.
-        alarm_rate: promised share of sound images that are flagged, NaN where it is not known.
+        calibration: with the threshold of the scores, or None with the model.
     """
 
     model: Model | None
     why_not: str
-    alarm_rate: float
+    calibration: Calibration | None
 
 
 def find_judge(named: str, recorded: str, digest: str, threshold: float) -> Judge:
@@ -37,20 +35,18 @@ def find_judge(named: str, recorded: str, digest: str, threshold: float) -> Judg
     """
     place = named or recorded
     if not place:
-        return Judge(None, "these scores do not say which model directory they come from: give --model", np.nan)
+        return Judge(None, "these scores do not say which model directory they come from: give --model", None)
     try:
         model = load_model(place)
     except ModelError as error:
         if named:
             raise
-        return Judge(None, str(error), np.nan)
+        return Judge(None, str(error), None)
     if model.digest != digest:
         if named:
             raise ModelError(
                 f"{place} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
                 "name the one that they were made with."
             )
-        return Judge(None, f"{place} holds another model by now (digest {model.digest[:12]})", np.nan)
-    calibration = load_calibration(place, digest)
-    above = int((calibration.scores_N > np.float32(threshold)).sum())
-    return Judge(model, "", (above + 1) / (len(calibration.scores_N) + 1))
+        return Judge(None, f"{place} holds another model by now (digest {model.digest[:12]})", None)
+    return Judge(model, "", replace(load_calibration(place, digest), threshold=threshold))

@@ -82,6 +82,13 @@ def _lines(crack_HW: np.ndarray) -> np.ndarray:
     return np.asarray(np.r_[False, keep][pieces_HW])
 
 
+def touching(crack_HW: np.ndarray, place_HW: np.ndarray) -> np.ndarray:
+    """The pieces of a trace that reach into a place, whole; bool (H, W) all."""
+    pieces_HW, n = ndimage.label(crack_HW, _EIGHT)
+    reaches = np.bincount(pieces_HW[place_HW & crack_HW], minlength=n + 1) > 0
+    return np.asarray(reaches[pieces_HW])
+
+
 def crack_size(crack_HW: np.ndarray) -> CrackSize:
     """Length and width of a traced crack.
 

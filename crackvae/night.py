@@ -1,9 +1,7 @@
 """The page of a night: what was scored, the most suspicious images first, and what only a person can tell."""
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,127 +9,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae import charts, page, pictures, storage, tables
+from crackvae import charts, page, pictures
 from crackvae.config import ReportConfig
-from crackvae.errors import StorageError
 from crackvae.judge import Judge, find_judge
 from crackvae.page import Rendered, Shots, full_size_links
 from crackvae.pictures import Look, Photograph
+from crackvae.runs import ALL_RUNS, Night, total
 from crackvae.scoring import HEADS
 
-# All that the page needs of a row; tile scores of a million photographs would not fit into memory.
-COLUMNS = [
-    *("image", "group", "status", "error", "width", "height", "score", "p_value", "threshold", "flagged"),
-    *("rows", "cols", "worst_x", "worst_y", "model", "run"),
-]
 # Rows of the tables of failures and of groups.
 MAX_FAILED, MAX_GROUPS = 200, 20
 # Runs in the trend.
 MAX_RUNS = 30
 # Worst tiles of a photograph that are shown.
 WORST_TILES = 6
-ALL_RUNS = "all"
 
 
 @dataclass(frozen=True)
-class Night:
-    """Rows of one night and what is known about it.
+class _Seen:
+    """The images that a page shows, as it shows them.
 
     Attributes:
-        run: name of the run that ended the night.
-        rows: COLUMNS, one row an image.
-        interrupted: runs whose rows are here too, because they were killed before they could write a page.
-        summary: of the run, or {} where it was killed.
-        summaries: of all runs, oldest first.
-        damaged: summaries that cannot be read.
-        of_other_models: rows of other models than that of the last row; left out, their scores mean other things.
+        queue, passed: cards of the most suspicious images and of those that passed.
+        photographs: large ones, whole.
+        looks: of queue and passed, in their order.
+        top: value with the brightest colour in every anomaly map.
     """
 
-    run: str
-    rows: pa.Table
-    interrupted: list[str]
-    summary: dict[str, Any]
-    summaries: list[dict[str, Any]]
-    damaged: int
-    of_other_models: int
-
-
-def read_night(scores: str, run: str) -> Night:
-    """Rows of one run, and of the runs directly before it that were interrupted.
-
-    Args:
-        run: name of a run, "" for the latest that has rows, or "all" for the latest row of every image.
-
-    Raises:
-        StorageError: no rows, no such run, or a part is damaged.
-    """
-    parts = tables.list_parts(scores)
-    if not parts:
-        raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
-    if run not in ("", ALL_RUNS) and f"_summary-{run}.json" not in storage.list_files(scores) and run not in parts:
-        raise StorageError(
-            f"{scores} holds no run {run}: it has {', '.join(list(parts)[-3:])} and {len(parts)} in all."
-        )
-    summaries, damaged = _summaries(scores)
-    ended = {summary["run"] for summary in summaries}
-    chosen = run or max(parts)
-    shown = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
-    chosen = max(parts) if run == ALL_RUNS else chosen
-    rows = _compact([tables.read_parts([place], COLUMNS) for name in shown for place in parts[name]])
-    others = 0
-    if len(shown) > 1:
-        of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
-        others = rows.num_rows - _sum(of_model)
-        rows = _latest(rows.filter(of_model))
-    if run == ALL_RUNS:
-        return Night(ALL_RUNS, rows, [], {}, summaries, damaged, others)
-    summary = next((one for one in summaries if one["run"] == chosen), {})
-    return Night(chosen, rows, [name for name in shown if name != chosen], summary, summaries, damaged, others)
-
-
-def _compact(read: list[pa.Table]) -> pa.Table:
-    """One table of all that was read; the digest and the run, the same in a million rows, are kept once."""
-    for number, table in enumerate(read):
-        for name in ("model", "run"):
-            column = table.schema.get_field_index(name)
-            table = table.set_column(column, name, table[name].dictionary_encode())
-        read[number] = table
-    return pa.concat_tables(read).unify_dictionaries()
-
-
-def _runs_of_night(parts: Iterable[str], chosen: str, ended: set[str]) -> list[str]:
-    """The chosen run and, before it, those directly before it that never ended: no page has shown their images."""
-    earlier = [name for name in sorted(parts) if name < chosen]
-    n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
-    return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
-
-
-def has_rows(scores: str, run: str) -> bool:
-    """Whether the page of a run would show any image."""
-    return bool(_runs_of_night(tables.list_parts(scores), run, {one["run"] for one in _summaries(scores)[0]}))
-
-
-def _latest(rows: pa.Table) -> pa.Table:
-    """The last of the rows of each image; rows come in order of time."""
-    numbered = rows.select(["image"]).append_column("position", pa.array(np.arange(rows.num_rows)))
-    last = numbered.group_by("image").aggregate([("position", "max")])["position_max"]
-    return rows.take(pa.array(np.sort(last.to_numpy())))
-
-
-def _summaries(scores: str) -> tuple[list[dict[str, Any]], int]:
-    """Summaries of the last runs, oldest first, and how many are damaged."""
-    names = [name for name in storage.list_files(scores) if name.startswith("_summary-") and name.endswith(".json")]
-    found, damaged = [], 0
-    for name in names:
-        try:
-            summary = json.loads(storage.read_bytes(storage.join(scores, name)))
-            found.append(summary | {"run": str(summary["run"])})
-        except (ValueError, KeyError, TypeError):
-            damaged += 1
-    return found, damaged
-
-
-# ------------------------------------------------------------------------------------------------------- page
+    queue: list[dict[str, Any]]
+    passed: list[dict[str, Any]]
+    photographs: list[dict[str, Any]]
+    looks: list[Look]
+    top: float
 
 
 def night_page(night: Night, config: ReportConfig, folder: str = "") -> Rendered:
@@ -147,68 +56,94 @@ def night_page(night: Night, config: ReportConfig, folder: str = "") -> Rendered
     scored = _scored(rows)
     digest = rows["model"][-1].as_py() if rows.num_rows else str(summary.get("model", ""))
     threshold = float(rows["threshold"][-1].as_py()) if rows.num_rows else float(summary.get("threshold", np.nan))
-    judge = find_judge(config.model, str(summary.get("model_dir", "")), digest, threshold)
-    worst, passed = _worst(scored, config.worst), _passed(scored, config.passed, night.run)
-    n_worst, shown = len(worst), rows.take(pa.concat_arrays([worst, passed])).to_pylist()
-    looks = [pictures.look(row, judge.model) for row in shown]
-    suspicious = _worst(scored.filter(_is_photograph(scored)), config.photographs)
-    wholes = _photographs(rows.take(suspicious).to_pylist(), judge)
-    top = pictures.shared_top([one.closest for one in looks if one.closest is not None])
-    small = Shots(3 * len(looks) + WORST_TILES * len(wholes), top)
-    large = Shots(2 * len(wholes), top, large=True)
-    cards = [
-        _card(row, one, small, config.mm_per_px) | {"files": full_size_links(folder, number, one, judge)}
-        for number, (row, one) in enumerate(zip(shown, looks, strict=True), start=1)
-    ]
+    judge = find_judge(config.model, _recorded_model(night, digest), digest, threshold)
+    seen = _seen(rows, scored, judge, config, night.run, folder)
+    promise = _promise(scored, judge)
     failed = rows.filter(pc.field("status") != "scored").slice(0, MAX_FAILED).to_pylist()
+    shown = [card["image"] for card in seen.queue + seen.passed]
     html = page.render(
         "night.html",
         title="All runs" if night.run == ALL_RUNS else f"Night of {page.when(night.run)}",
         page_id=f"{night.run}/{digest[:12]}",
         night=night,
-        folder=page.shared_folder([row["image"] for row in shown + failed]),
+        folder=page.shared_folder(shown + [row["image"] for row in failed]),
         counts=_counts(rows, summary),
+        promise=promise,
         judge=judge,
         digest=digest,
         threshold=threshold,
-        n_photographs=_sum(_is_photograph(scored)),
-        queue=cards[:n_worst],
-        passed=cards[n_worst:],
-        queue_groups=sorted({card["group"] for card in cards[:n_worst]}),
-        photographs=[
-            _whole(number, row, whole, threshold, small, large, config.mm_per_px)
-            for number, (row, whole) in enumerate(wholes, start=1)
-        ],
+        n_photographs=total(_is_photograph(scored)),
+        seen=seen,
+        queue_groups=sorted(Counter(card["group"] for card in seen.queue).items()),
         failed=failed,
         reasons=_reasons(rows),
         groups=_groups(rows),
-        histogram=charts.score_histogram({"scored": _finite(scored)}, threshold, "scores"),
-        trend=_trend(night.summaries, judge.alarm_rate),
-        colour_bar=charts.colour_bar(top, HEADS[judge.model.spec.head].unit, "scale") if judge.model else "",
+        histogram=_histogram(scored, threshold, judge),
+        trend=_trend(night.summaries, promise),
+        colour_bar=charts.colour_bar(seen.top, HEADS[judge.model.spec.head].unit, "scale") if judge.model else "",
         drift=_drift(summary.get("drift")),
         mm_per_px=config.mm_per_px,
     )
     figures = {
         "run": night.run,
         "images": rows.num_rows,
-        "flagged": _sum(rows["flagged"]),
-        **page.shown_figures(looks, judge),
+        "flagged": total(rows["flagged"]),
+        **page.shown_figures(seen.looks, judge),
     }
-    return Rendered(html, figures, [row["image"] for row in shown], judge.model, top)
+    return Rendered(html, figures, shown, judge.model, seen.top)
 
 
-def _sum(column: pa.ChunkedArray) -> int:
-    return int(pc.sum(column).as_py() or 0)
+def _recorded_model(night: Night, digest: str) -> str:
+    """The model directory that the last run with this model names, or "": a killed run names none."""
+    named = (one for one in reversed(night.summaries) if one.get("model") == digest)
+    return str(next(named, night.summary).get("model_dir", ""))
+
+
+def _seen(rows: pa.Table, scored: pa.Table, judge: Judge, config: ReportConfig, run: str, folder: str) -> _Seen:
+    """Open and explain the images to show; photographs one after the other, so that one at a time is in memory."""
+    worst, passed = _worst(scored, config.worst), _passed(scored, config.passed, run)
+    shown = rows.take(pa.concat_arrays([worst, passed])).to_pylist()
+    looks = [pictures.look(row, judge.model) for row in shown]
+    suspicious = _worst(scored.filter(_is_photograph(scored)), config.photographs)
+    wholes = _photographs(rows.take(suspicious).to_pylist(), judge)
+    top = pictures.shared_top([one.closest for one in looks if one.closest is not None])
+    small, large = Shots(3 * len(looks) + WORST_TILES * len(wholes), top), Shots(2 * len(wholes), top, large=True)
+    cards = [
+        _card(row, one, small, config.mm_per_px) | {"files": full_size_links(folder, number, one, judge)}
+        for number, (row, one) in enumerate(zip(shown, looks, strict=True), start=1)
+    ]
+    highest = max((float(whole.tile_scores.max()) for _, whole in wholes), default=0.0)
+    photographs = [
+        _whole(row, whole, small, large, config.mm_per_px)
+        | {"grid": charts.tile_grid(whole.tile_scores, row["threshold"], highest, f"tiles-{number}")}
+        for number, (row, whole) in enumerate(wholes, start=1)
+    ]
+    return _Seen(cards[: len(worst)], cards[len(worst) :], photographs, looks, top)
+
+
+def _promise(scored: pa.Table, judge: Judge) -> dict[str, Any] | None:
+    """How many images of one tile are flagged, and how many would be if all were sound; None where nobody knows.
+
+    A photograph has as many chances to be flagged as it has tiles, so the rate of the calibration is not its own.
+    """
+    single = scored.filter(pc.invert(_is_photograph(scored)))
+    n = single.num_rows
+    if judge.calibration is None or not n:
+        return None
+    promised = judge.calibration.promise(n)
+    counts = {name: round(share * n) for name, share in promised.items()}
+    return {"rate": promised["expected"], "images": n, "flagged": total(single["flagged"]), **counts}
+
+
+def _histogram(scored: pa.Table, threshold: float, judge: Judge) -> str:
+    scores_N = scored["score"].to_numpy()
+    usual_N = judge.calibration.scores_N if judge.calibration else None
+    return charts.score_histogram({"scored": scores_N[np.isfinite(scores_N)]}, threshold, "scores", usual_N)
 
 
 def _is_photograph(rows: pa.Table) -> pa.ChunkedArray:
     """Whether each row is an image of several tiles."""
     return pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
-
-
-def _finite(scored: pa.Table) -> np.ndarray:
-    scores_N = scored["score"].to_numpy()
-    return np.asarray(scores_N[np.isfinite(scores_N)])
 
 
 def _scored(rows: pa.Table) -> pa.Table:
@@ -247,7 +182,7 @@ def _counts(rows: pa.Table, summary: dict[str, Any]) -> dict[str, Any]:
         "earlier": earlier,
         "listed": listed,
         "reconciled": listed == earlier + sum(of_run.values()),
-        "flagged": _sum(rows["flagged"]),
+        "flagged": total(rows["flagged"]),
         "images_per_s": summary.get("images_per_s"),
         "seconds": summary.get("seconds"),
         "skipped": int(summary.get("skipped_files", 0)),
@@ -256,14 +191,8 @@ def _counts(rows: pa.Table, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _card(row: dict[str, Any], seen: Look, shots: Shots, mm_per_px: float | None) -> dict[str, Any]:
     """One image of the page: its numbers, its pictures, and its row for the verdicts."""
-    drawn = []
-    if seen.whole is not None:
-        boxed_elsewhere = bool(seen.whole.anomaly_hw is not None)
-        drawn.append(shots.shot("picture", seen.whole.picture_hw, seen.whole.box))
-        drawn += shots.anomaly(seen.whole) if boxed_elsewhere else []
-    if seen.near is not None:
-        drawn.append(shots.shot("around the worst tile", seen.near.picture_hw, seen.near.box))
-        drawn += shots.anomaly(seen.near)
+    drawn = shots.pair(seen.whole, "picture") if seen.whole is not None else []
+    drawn += shots.pair(seen.near, "around the worst tile") if seen.near is not None else []
     verdict_columns = ("image", "group", "score", "p_value", "flagged", "run", "model")
     return row | {
         "data": page.as_json({name: row[name] for name in verdict_columns}),
@@ -283,26 +212,20 @@ def _photographs(rows: list[dict[str, Any]], judge: Judge) -> list[tuple[dict[st
 
 
 def _whole(
-    number: int,
-    row: dict[str, Any],
-    whole: Photograph,
-    threshold: float,
-    small: Shots,
-    large: Shots,
-    mm_per_px: float | None,
+    row: dict[str, Any], whole: Photograph, small: Shots, large: Shots, mm_per_px: float | None
 ) -> dict[str, Any]:
+    view = whole.view
     return row | {
         "shots": [
-            large.shot("photograph, worst tile boxed", whole.view.picture_hw, whole.view.box),
-            *large.anomaly(whole.view, "anomaly map, stitched from the tiles"),
+            large.shot("photograph, worst tile boxed", view.picture_hw, view.box),
+            *large.anomaly(view, view.box, "anomaly map, stitched from the tiles"),
         ],
-        "grid": charts.tile_grid(whole.tile_scores, threshold, f"tiles-{number}"),
         "worst": [
             {"x": x, "y": y, "score": score, "shot": small.shot(f"tile at {x}, {y}", pixels_hw)}
             for x, y, score, pixels_hw in whole.worst
         ],
         "crack": page.crack_text(whole.crack, mm_per_px),
-        "tiles_flagged": int((whole.tile_scores > threshold).sum()),
+        "tiles_flagged": int((whole.tile_scores > row["threshold"]).sum()),
     }
 
 
@@ -323,7 +246,7 @@ def _groups(rows: pa.Table) -> list[dict[str, Any]]:
     return list(table.sort_by(order).slice(0, MAX_GROUPS).to_pylist())
 
 
-def _trend(summaries: list[dict[str, Any]], alarm_rate: float) -> str:
+def _trend(summaries: list[dict[str, Any]], promise: dict[str, Any] | None) -> str:
     """Chart of the last runs that scored anything; one run is no trend."""
     runs = [one for one in summaries if int(one.get("scored", 0)) > 0][-MAX_RUNS:]
     if len(runs) < 2:
@@ -333,14 +256,23 @@ def _trend(summaries: list[dict[str, Any]], alarm_rate: float) -> str:
         return [int(one.get(name, 0)) / (int(one["scored"]) + int(one.get("unreadable", 0))) for one in runs]
 
     names = [page.when(one["run"]).removesuffix(" UTC")[5:] for one in runs]
-    expected = None if np.isnan(alarm_rate) else alarm_rate
-    return charts.trend(names, {name: share(name) for name in ("flagged", "unreadable")}, expected, "trend")
+    shares = {name: share(name) for name in ("flagged", "unreadable")}
+    return charts.trend(names, shares, promise["rate"] if promise else None, "trend")
 
 
 def _drift(drift: object) -> dict[str, Any] | None:
-    """What the run's summary says about drift, or None: a verdict, and rows with group, measure, value and verdict."""
+    """What the run's summary says about drift, or None.
+
+    A verdict, its likely causes, where it is worst, and rows with group, measure, value and verdict; what was usual
+    stands in those of newer runs only.
+    """
     if not isinstance(drift, dict) or "verdict" not in drift:
         return None
-    rows = next((value for value in drift.values() if isinstance(value, list)), [])
-    kept = [row for row in rows if isinstance(row, dict) and {"group", "measure", "value", "verdict"} <= set(row)]
-    return {"verdict": str(drift["verdict"]), "rows": kept}
+    rows = [row for row in drift.get("rows", []) if {"group", "measure", "value", "verdict"} <= set(row)]
+    return {
+        "verdict": str(drift["verdict"]),
+        "causes": [str(cause) for cause in drift.get("causes", [])],
+        "where": str(drift.get("where", "")),
+        "moved": [row for row in rows if row["verdict"] != "ok"],
+        "unmoved": [row for row in rows if row["verdict"] == "ok"],
+    }

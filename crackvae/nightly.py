@@ -107,10 +107,11 @@ def _page(out: str, run: str, judged: dict[str, Any], config: NightlyConfig) -> 
         return ""
     place = storage.join(out, f"_summary-{run}.json")
     rows = [
-        {"group": one["group"], "measure": one["what"], "value": one["tonight"], "verdict": one["level"]}
+        {"group": one["group"], "measure": one["what"], "value": one["tonight"], "usual": one["usual"]}
+        | {"verdict": one["level"]}
         for one in judged["findings"]
     ]
-    drift = {"verdict": judged["level"], "causes": judged["causes"], "rows": rows}
+    drift = {"verdict": judged["level"], "causes": judged["causes"], "where": judged["where"], "rows": rows}
     summary = json.loads(storage.read_bytes(place)) | {"drift": drift}
     storage.write_bytes(place, json.dumps(summary, indent=1).encode())
     page = storage.join(out, report.page_name(run))

@@ -4,8 +4,8 @@ import base64
 import hashlib
 import json
 import re
-import unicodedata
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -14,25 +14,17 @@ import numpy as np
 
 import crackvae
 from crackvae import charts, pictures
+from crackvae.console import visible
 from crackvae.judge import Judge
 from crackvae.measure import CrackSize
 from crackvae.model import Model
 from crackvae.pictures import Box, Look, View
+from crackvae.scoring import BASELINE
 
 # A page stays well under 15 MB: bytes of all its small and all its large pictures, before base64 adds a third.
 SMALL_PICTURES_BYTES, LARGE_PICTURES_BYTES = 6_000_000, 3_000_000
 # One picture need not be larger; a METU image takes 5 to 12 kB.
 MAX_SMALL_BYTES, MAX_LARGE_BYTES = 40_000, 500_000
-
-# Invisible and direction-changing characters would let one file name look like another.
-_HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
-
-
-def visible(text: object) -> str:
-    """Text with every invisible character spelled out, such as ⟨U+202E⟩."""
-    return "".join(
-        f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in _HIDDEN_CATEGORIES else char for char in str(text)
-    )
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -44,9 +36,23 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def percent(value: float) -> str:
+def percent(value: float, digits: int = 3) -> str:
     """A share in per cent, with enough digits for a rare event."""
-    return "–" if value != value else f"{100 * value:.3g} %"
+    return "–" if value != value else f"{100 * value:.{digits}g} %"
+
+
+# How the field writes what the tables call by a name of a column.
+_NAMES = {"roc_auc": "ROC-AUC", "f1": "F1", BASELINE: "one line of numpy"}
+
+
+def figure_name(name: str) -> str:
+    """The name of a figure in words: recall at 1 % false alarms."""
+    return _NAMES.get(name) or visible(name).replace("_", " ").replace("%", " %")
+
+
+def scorer_name(name: str) -> str:
+    """The name of a head or of another method in words."""
+    return _NAMES.get(name) or str(name).replace("_", " ")
 
 
 def crack_text(crack: CrackSize | None, mm_per_px: float | None) -> str:
@@ -102,11 +108,16 @@ class Shots:
         height, width = pixels.shape[:2]
         return Shot(title, pictures.data_uri(pixels, self.max_bytes), width, height, box)
 
-    def anomaly(self, view: View, title: str = "anomaly map") -> list[Shot]:
+    def anomaly(self, view: View, box: Box | None, title: str = "anomaly map") -> list[Shot]:
         """The anomaly map of a view over its picture; nothing without a model."""
         if view.anomaly_hw is None:
             return []
-        return [self.shot(title, charts.anomaly_overlay(view.picture_hw, view.anomaly_hw, self.top), view.box)]
+        return [self.shot(title, charts.anomaly_overlay(view.picture_hw, view.anomaly_hw, self.top), box)]
+
+    def pair(self, view: View, title: str) -> list[Shot]:
+        """A picture and its anomaly map, both with the worst place boxed where one stands out."""
+        box = pictures.box_of(view, self.top)
+        return [self.shot(title, view.picture_hw, box), *self.anomaly(view, box)]
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,23 @@ def render(template: str, **context: Any) -> bytes:
         template: name of a file in templates/.
         context: text is escaped wherever it is put in; charts are SVG made by us.
     """
+    environment = _environment()
+    assert environment.loader
+    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
+    )
+    html = environment.get_template(template).render(
+        style=style, script=script, policy=policy, version=crackvae.__version__, **context
+    )
+    return html.encode("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """The templates, compiled once a process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crackvae"),
         autoescape=True,
@@ -184,18 +212,10 @@ def render(template: str, **context: Any) -> bytes:
         "percent": percent,
         "parts": name_parts,
         "href": _href,
+        "figure_name": figure_name,
+        "scorer_name": scorer_name,
     }
-    assert environment.loader
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{digest}'"
-    )
-    html = environment.get_template(template).render(
-        style=style, script=script, policy=policy, version=crackvae.__version__, **context
-    )
-    return html.encode("utf-8")
+    return environment
 
 
 def _href(place: str) -> str:

@@ -16,14 +16,18 @@ from skimage.measure import block_reduce
 
 from crackvae import charts, imaging, storage
 from crackvae.errors import UnreadableImage
-from crackvae.measure import CrackSize, crack_size, trace
+from crackvae.measure import CrackSize, crack_size, touching, trace
 from crackvae.model import Model
-from crackvae.scoring import explain
+from crackvae.scoring import Explanation, explain
 
 # Longest side of a thumbnail [px]: a METU image is shown as it is.
 THUMBNAIL_PX, PHOTOGRAPH_PX = 320, 1280
 # Of a large photograph the worst tile is shown with this many tile sides around it.
 NEIGHBOURHOOD_TILES = 2.5
+# No box where the map nowhere reaches this share of the page's brightest colour: there is no place to point at.
+FAINT_SHARE = 0.15
+# The densest place is looked for among this share of the pixels, the most anomalous ones: a score is their mean.
+DENSE_SHARE = 0.02
 # Side of the box around the worst place, as a share of the picture it is drawn on.
 BOX_SHARE = 0.24
 WEBP_QUALITY = 78
@@ -126,7 +130,8 @@ def _worst_place(anomaly_HW: np.ndarray) -> Box:
     """A box of BOX_SHARE around the place where the anomaly is densest, wholly inside the picture."""
     height, width = anomaly_HW.shape
     box_h, box_w = max(1, round(BOX_SHARE * height)), max(1, round(BOX_SHARE * width))
-    dense_HW = ndimage.gaussian_filter(anomaly_HW, (box_h / 6, box_w / 6), mode="constant")
+    excess_HW = np.maximum(anomaly_HW - np.quantile(anomaly_HW, 1 - DENSE_SHARE), 0)
+    dense_HW = ndimage.gaussian_filter(excess_HW, (box_h / 6, box_w / 6), mode="constant")
     y, x = np.unravel_index(int(dense_HW.argmax()), dense_HW.shape)
     top = min(max(0, int(y) - box_h // 2), height - box_h)
     left = min(max(0, int(x) - box_w // 2), width - box_w)
@@ -152,6 +157,12 @@ def _largest(anomaly_HW: np.ndarray, side_px: int) -> np.ndarray:
     return np.asarray(Image.fromarray(largest).resize(image.size, Image.Resampling.BILINEAR))
 
 
+def box_of(view: View, top: float) -> Box | None:
+    """The box of a view, unless its map is so faint in colours up to `top` that it would surround nothing."""
+    is_faint = view.anomaly_hw is not None and float(view.anomaly_hw.max()) < FAINT_SHARE * top
+    return None if is_faint else view.box
+
+
 def shared_top(views: list[View]) -> float:
     """One scale for the anomaly maps of a page: most of the worst places reach its end, and they stay comparable."""
     peaks = [float(np.quantile(view.anomaly_hw, 0.999)) for view in views if view.anomaly_hw is not None]
@@ -169,13 +180,13 @@ class Photograph:
         view: whole, at PHOTOGRAPH_PX.
         tile_scores: float (rows, cols).
         worst: left edge, top edge [px], score and thumbnail (uint8) of the worst tiles, worst first.
-        crack: size of what the whole map shows.
+        crack: size of what the map shows in and from the tiles above the threshold, or None without such a tile.
     """
 
     view: View
     tile_scores: np.ndarray
     worst: list[tuple[int, int, float, np.ndarray]]
-    crack: CrackSize
+    crack: CrackSize | None
 
 
 def photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | None:
@@ -197,7 +208,18 @@ def photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | 
     height, width = pixels_HW.shape
     box = Box(worst[0][0] / width, worst[0][1] / height, side / width, side / height)
     view = View(_reduced(pixels_HW, PHOTOGRAPH_PX), None, _largest(explanation.anomaly_HW, PHOTOGRAPH_PX), box)
-    return Photograph(view, explanation.tile_scores, worst, crack_size(trace(explanation.anomaly_HW)))
+    return Photograph(view, explanation.tile_scores, worst, _measured(explanation, side, row["threshold"]))
+
+
+def _measured(explanation: Explanation, side: int, threshold: float) -> CrackSize | None:
+    """Size of the cracks that touch a tile above the threshold: elsewhere a trace is grain that nobody flagged."""
+    flagged_HW = np.zeros(explanation.anomaly_HW.shape, bool)
+    for tile_row, col in np.argwhere(explanation.tile_scores > threshold):
+        y, x = explanation.ys[tile_row], explanation.xs[col]
+        flagged_HW[y : y + side, x : x + side] = True
+    if not flagged_HW.any():
+        return None
+    return crack_size(touching(trace(explanation.anomaly_HW), flagged_HW))
 
 
 # -------------------------------------------------------------------------------------------------- encoding

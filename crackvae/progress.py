@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from crackvae.console import visible, write
+
 # Seconds between lines where output is a log file.
 LOG_INTERVAL_S = 10.0
 TERMINAL_INTERVAL_S = 0.2
@@ -21,10 +23,10 @@ class _Lines:
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
         if line:
-            sys.stderr.write(line + "\n")
+            write(sys.stderr, line + "\n")
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        """Every line has left already."""
 
 
 def progress(what: str, total: int, unit: str, *, quiet: bool) -> Any:
@@ -47,7 +49,7 @@ def progress(what: str, total: int, unit: str, *, quiet: bool) -> Any:
 def say(line: str, *, quiet: bool) -> None:
     """One line to the person who waits."""
     if not quiet:
-        print(line, file=sys.stderr, flush=True)
+        write(sys.stderr, visible(line) + "\n")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from crackvae import pictures, storage, tables
 from crackvae.config import Outcome, ReportConfig
 from crackvae.errors import StorageError
 from crackvae.gallery import evaluation_page
-from crackvae.night import has_rows, night_page, read_night
+from crackvae.night import night_page
 from crackvae.page import FULL_SIZE_NAME, Rendered
+from crackvae.runs import has_rows, read_night
 
 __all__ = ["has_rows", "report"]
 

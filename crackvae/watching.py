@@ -15,6 +15,7 @@ import ray
 from ray.util.metrics import Counter, Gauge
 
 from crackvae import histograms, storage
+from crackvae.console import write
 from crackvae.histograms import Night
 
 T = TypeVar("T")
@@ -155,4 +156,4 @@ def tell_drift(level: int, ks: Mapping[str, float], unreadable: float) -> None:
 def log_event(event: str, **values: Any) -> None:
     """One line of JSON on standard error: when, what, and what about it; for a log collector, with the run's name."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": now, "event": event, **values}, default=str), file=sys.stderr, flush=True)
+    write(sys.stderr, json.dumps({"time": now, "event": event, **values}, default=str) + "\n")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from crackvae import calibration, evaluation, feeding, nightly, pipeline, places, storage, tables, training
 from crackvae.calibration import Calibration
-from crackvae.config import PartitionConfig, ScoreConfig, ScoringConfig
+from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig, ScoringConfig
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, model_digest, model_files
 from crackvae.scoring import LATENT_NORM, Scorer, decode_images, score_decoded, score_tiles
@@ -262,6 +262,17 @@ def scored_night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = ScoreConfig(images=str(night), model=str(model), out=str(folder / "scores"), quiet=True)
         pipeline.score(config)
     return folder / "scores"
+
+
+@pytest.fixture(scope="session")
+def judged(manifest: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation, with its page."""
+    out = tmp_path_factory.mktemp("judged") / "evaluation"
+    config = EvaluateConfig(manifest=str(manifest), model=str(model_dir), out=str(out), resamples=100, quiet=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        score_in_process(monkeypatch)
+        evaluation.evaluate(config)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -254,7 +254,7 @@ def test_a_reader_that_leaves_and_a_terminal_in_ascii_end_no_verb_and_a_name_col
     shell = f'set -o pipefail; "{sys.executable}" -c "$PROGRAM" {reader}'
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "\x1b" not in done.stdout and (reader != "| cat" or r"red\x1b[31m.jpg" in done.stdout)
+    assert "\x1b" not in done.stdout and (reader != "| cat" or r"red\u27e8U+001B\u27e9[31m.jpg" in done.stdout)
 
 
 def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

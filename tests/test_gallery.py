@@ -10,23 +10,10 @@ import pyarrow.compute as pc
 import pytest
 
 from crackvae import tables
-from crackvae.config import EvaluateConfig, ReportConfig
+from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
-from crackvae.evaluation import evaluate
 from crackvae.gallery import evaluation_page
 from crackvae.report import EVALUATION_SCHEMA, report
-
-
-@pytest.fixture(scope="module")
-def judged(manifest: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an evaluation."""
-    from conftest import score_in_process
-
-    out = tmp_path_factory.mktemp("judged") / "evaluation"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        score_in_process(monkeypatch)
-        evaluate(EvaluateConfig(manifest=str(manifest), model=str(model_dir), out=str(out), resamples=100, quiet=True))
-    return out
 
 
 def read(judged: Path) -> tuple[pa.Table, dict[str, object]]:

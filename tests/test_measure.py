@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from crackvae.measure import crack_size, trace
+from crackvae.measure import crack_size, touching, trace
 
-FINE = 8  # subpixels a pixel
+FINE = 4  # subpixels a pixel
 
 
 def drawn_line(angle_deg: float, width_px: float, length_px: float, curvature: float = 0.0) -> np.ndarray:
@@ -48,6 +48,14 @@ def test_two_cracks_are_two_pieces_and_their_lengths_add_up() -> None:
     both = drawn_line(0, 3, 200)
     size = crack_size((both >= 0.5) | (np.roll(both, 60, axis=0) >= 0.5))
     assert size.pieces == 2 and size.length_px == pytest.approx(400, rel=0.1)
+
+
+def test_only_the_cracks_that_reach_into_a_place_are_kept_and_they_are_kept_whole() -> None:
+    line_HW = drawn_line(0, 3, 200) >= 0.5
+    other_HW = np.roll(line_HW, 60, axis=0)
+    place_HW = np.zeros(line_HW.shape, bool)
+    place_HW[180:220, 110:130] = True
+    assert np.array_equal(touching(line_HW | other_HW, place_HW), line_HW)
 
 
 def test_a_fork_counts_all_its_branches() -> None:

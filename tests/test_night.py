@@ -14,8 +14,9 @@ from conftest import read_rows, small_spec, write_model
 from crackvae import storage, tables
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
-from crackvae.night import has_rows, night_page, read_night
+from crackvae.night import night_page
 from crackvae.pipeline import score
+from crackvae.runs import has_rows, read_night
 
 
 def page_of(scores: Path, run: str = "", **settings: object) -> str:
@@ -85,6 +86,16 @@ def test_photographs_are_shown_whole_with_their_tiles_and_their_cracks_in_pixels
     assert not re.search(r"\d mm\b", text)
 
 
+def test_in_a_photograph_without_a_tile_above_the_threshold_nothing_is_measured(copied: Path) -> None:
+    rows = read_rows(copied)
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    high = read_rows_with(rows, threshold=pa.array(np.full(rows.num_rows, 9, np.float32)))
+    tables.write_part(str(copied), high, rows["run"][0].as_py(), 0)
+    text = text_of(page_of(copied, photographs=2))
+    assert text.count("0 above the threshold") == 2 == text.count("so nothing is measured")
+
+
 def test_millimetres_come_only_with_a_scale(scored_night: Path) -> None:
     html = page_of(scored_night, mm_per_px=0.5, photographs=2, worst=20)
     sizes = re.findall(r"length (\d+) px \(([\d.,]+) mm\)", html)
@@ -99,8 +110,10 @@ def test_unreadable_images_are_listed_with_their_reasons(scored_night: Path) -> 
 
 
 def test_flagged_images_stand_beside_what_the_threshold_promised(scored_night: Path) -> None:
-    # 49 of the 99 made-up calibration scores lie above the threshold: (1 + 49) / (99 + 1), of 69 images.
-    assert re.search(r"if all were sound\s*3[45]\s*promised false-alarm rate 5[01]", text_of(page_of(scored_night)))
+    # 49 of the 99 made-up calibration scores lie above the threshold: (1 + 49) / (99 + 1), of 67 images of one tile.
+    text = text_of(page_of(scored_night))
+    assert re.search(r"if all were sound\s*3[345]\s*2\d to 4\d in 95 %", text)
+    assert re.search(r"\d+ of 67 images of one tile are flagged. The promised false-alarm rate is 5[01] %", text)
 
 
 def test_a_picture_that_is_gone_or_replaced_says_so_and_the_page_is_written(copied: Path) -> None:
@@ -197,11 +210,17 @@ def test_the_trend_needs_two_runs_and_leaves_out_a_damaged_summary(copied: Path)
 
 def test_drift_is_shown_where_the_summary_has_it_and_nowhere_else(copied: Path) -> None:
     assert "Drift" not in page_of(copied)
-    drift = {"verdict": "watch", "groups": [{"group": "<i>", "measure": "blur", "value": 0.25, "verdict": "alarm"}]}
+    rows = [
+        {"group": "<i>", "measure": "blur", "value": 0.25, "usual": 0.5, "verdict": "alarm"},
+        {"group": "all images", "measure": "flagged", "value": 0.05, "usual": None, "verdict": "ok"},
+    ]
+    drift = {"verdict": "watch", "causes": ["blurred"], "where": "<i>", "rows": rows}
     (summary,) = copied.glob("_summary-*.json")
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"drift": drift}))
     text = text_of(page_of(copied))
-    assert "Drift against the calibration: watch" in text and "&lt;i&gt; blur 0.25 alarm" in text
+    assert "Drift against the calibration: watch , likely blurred (&lt;i&gt;)" in text
+    assert "&lt;i&gt; blur 0.25 0.5 alarm" in text
+    assert "1 comparisons within the limits" in text and "all images flagged 5 % – ok" in text
 
 
 def test_a_night_in_which_nothing_could_be_read_has_a_page(copied: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_queue_filters_by_group_path_and_verdict(visit: Visit) -> None:
     assert visit.shown() == [image for image in everything if "/bridge-1/" in image] != []
     visit.tab.select_option("#group", "")
     visit.tab.fill("#text", "PHOTOGRAPH")
-    assert len(visit.shown()) == 2
+    assert len(visit.shown()) == 2 and visit.tab.inner_text("#progress").startswith("2 shown, 0 of 69 judged")
     visit.tab.fill("#text", "no such image")
     assert visit.shown() == [] and visit.tab.is_visible("#nothing")
     visit.tab.fill("#text", "")
@@ -145,11 +145,21 @@ def test_the_keyboard_moves_judges_and_enlarges(visit: Visit, tmp_path: Path) ->
     assert read_verdicts(str(visit.download(tmp_path / "v.csv"))) == {images[0]: "crack", images[1]: "sound"}
 
 
+def test_the_dense_view_shows_more_images_at_once_and_is_remembered(visit: Visit) -> None:
+    count = "[...document.querySelectorAll('#cards .card')].filter(c => c.getBoundingClientRect().top < 900).length"
+    large = visit.tab.evaluate(count)
+    visit.tab.keyboard.press("v")
+    assert visit.tab.evaluate(count) >= 4 * large and visit.tab.input_value("#view") == "dense"
+    visit.tab.reload()
+    visit.requests.pop()
+    assert visit.tab.evaluate(count) >= 4 * large
+
+
 def test_typing_in_the_search_field_judges_nothing(visit: Visit) -> None:
     visit.tab.keyboard.press("j")
     visit.tab.keyboard.press("/")
     visit.tab.keyboard.type("csu")
-    assert visit.tab.inner_text("#progress").startswith("0 of")
+    assert "0 of 69 judged" in visit.tab.inner_text("#progress")
 
 
 def test_verdicts_come_back_with_every_character_of_a_name(visit: Visit, tmp_path: Path) -> None:
@@ -211,19 +221,10 @@ def test_nothing_overflows_on_a_desk_or_a_phone(
     tab.close()
 
 
-@pytest.fixture(scope="module")
-def evaluated(manifest: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def evaluated(judged: Path) -> Path:
     """The page of an evaluation."""
-    from conftest import score_in_process
-
-    from crackvae.config import EvaluateConfig
-    from crackvae.evaluation import evaluate
-
-    out = tmp_path_factory.mktemp("evaluated") / "evaluation"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        score_in_process(monkeypatch)
-        evaluate(EvaluateConfig(manifest=str(manifest), model=str(model_dir), out=str(out), resamples=100, quiet=True))
-    return out / "report.html"
+    return judged / "report.html"
 
 
 def test_the_evaluation_opens_without_an_error_or_a_request(browser: Any, evaluated: Path) -> None:
@@ -231,6 +232,9 @@ def test_the_evaluation_opens_without_an_error_or_a_request(browser: Any, evalua
     seen.tab.goto(evaluated.as_uri())
     seen.tab.click(".gallery .frame >> nth=0")
     assert seen.tab.locator("#zoom img").count() == 3
+    first = seen.tab.inner_text("#zoom .name")
+    seen.tab.keyboard.press("j")
+    assert seen.tab.inner_text("#zoom .name") == seen.tab.inner_text(".gallery .item >> nth=1 >> .name") != first
     assert seen.complaints == [] and [url for url in seen.requests if not url.startswith("data:")] == [seen.tab.url]
     seen.tab.close()
 
@@ -253,11 +257,6 @@ def brightness(tab: Any, element: str, property_name: str) -> float:
 
 
 # ------------------------------------------------------------------------------------------- without a browser
-
-
-def test_invisible_characters_are_spelled_out() -> None:
-    assert page.visible("a\u202eb\u200bc\td") == "a⟨U+202E⟩b⟨U+200B⟩c⟨U+0009⟩d"
-    assert page.visible("Brücke 7, 橋.jpg") == "Brücke 7, 橋.jpg"
 
 
 def test_names_are_shown_below_the_folder_that_they_share() -> None:

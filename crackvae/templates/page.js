@@ -1,4 +1,4 @@
-// The page's only script: theme, enlarging, and the review queue (sort, filter, keyboard, verdicts).
+// The page's only script: theme, enlarging, moving by keyboard, and the review queue (sort, filter, verdicts).
 // The rows lie in the page as JSON in data-row, so that every character of a file name survives.
 "use strict";
 
@@ -54,8 +54,8 @@ document.addEventListener("click", (event) => {
   if (frame && zoom.contains(frame)) { zoom.close(); return; }
   if (event.target === zoom) { zoom.close(); return; }
   if (!frame) return;
-  const card = frame.closest(".card");
-  if (card && card.parentElement === cards) goTo(card);
+  const item = frame.closest(".card, .item");
+  if (item && visibleItems().includes(item)) goTo(item);
   enlarge(frame.closest(".card, li, .tiles > div, .wide"));
 });
 
@@ -65,11 +65,12 @@ const cards = byId("cards");
 const all = [...document.querySelectorAll(".card")];
 const rows = new Map(all.map((card) => [card, JSON.parse(card.dataset.row)]));
 const inQueue = all.filter((card) => card.parentElement === cards);
+const galleries = [...document.querySelectorAll(".gallery .item")];
 const rank = new Map(inQueue.map((card, index) => [card, index]));
 let here = null;
 
 const verdictOf = (card) => card.dataset.verdict || "";
-const visibleCards = () => [...cards.children].filter((card) => !card.hidden);
+const visibleItems = () => (cards ? [...cards.children].filter((card) => !card.hidden) : galleries);
 
 function goTo(card) {
   if (here) { here.classList.remove("here"); here.removeAttribute("aria-current"); }
@@ -83,7 +84,7 @@ function goTo(card) {
 }
 
 function step(by) {
-  const shown = visibleCards();
+  const shown = visibleItems();
   const at = shown.indexOf(here);
   const next = shown[at < 0 ? 0 : Math.min(Math.max(at + by, 0), shown.length - 1)];
   if (next) goTo(next);
@@ -104,7 +105,8 @@ function keepVerdicts() {
 function tellProgress() {
   const done = inQueue.filter(verdictOf).length;
   const cracks = inQueue.filter((card) => verdictOf(card) === "crack").length;
-  byId("progress").textContent = `${done} of ${inQueue.length} judged, ${cracks} crack${cracks === 1 ? "" : "s"}`;
+  const shown = visibleItems().length, hidden = shown < inQueue.length ? `${shown} shown, ` : "";
+  byId("progress").textContent = `${hidden}${done} of ${inQueue.length} judged, ${cracks} crack${cracks === 1 ? "" : "s"}`;
 }
 
 function sortCards() {
@@ -129,7 +131,14 @@ function filterCards() {
       && (!text || row.image.toLowerCase().includes(text));
     card.hidden = !fits;
   }
-  byId("nothing").hidden = visibleCards().length > 0;
+  byId("nothing").hidden = visibleItems().length > 0;
+  tellProgress();
+}
+
+function showView(view) {
+  cards.classList.toggle("dense", view === "dense");
+  byId("view").value = view;
+  keep.write("view", view);
 }
 
 function judge(card, verdict) {
@@ -209,16 +218,18 @@ document.addEventListener("click", (event) => {
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
-  if (event.key === "j" || event.key === "ArrowDown") step(1);
-  else if (event.key === "k" || event.key === "ArrowUp") step(-1);
-  else if (event.key === "/") byId("text").focus();
-  else if (here && event.key in KEYS) { judge(here, KEYS[event.key]); step(1); }
-  else if (here && event.key === "x") judge(here, "");
+  if (event.key === "j" || (event.key === "ArrowRight" && zoom.open)) step(1);
+  else if (event.key === "k" || (event.key === "ArrowLeft" && zoom.open)) step(-1);
   else if (here && event.key === "z") { if (zoom.open) zoom.close(); else enlarge(here); }
+  else if (cards && event.key === "/") byId("text").focus();
+  else if (cards && event.key === "v") showView(cards.classList.contains("dense") ? "" : "dense");
+  else if (cards && here && event.key in KEYS) { judge(here, KEYS[event.key]); step(1); }
+  else if (cards && here && event.key === "x") judge(here, "");
   else return;
   event.preventDefault();
 }
 
+if (cards || galleries.length) document.addEventListener("keydown", pressed);
 if (cards) {
   for (const [image, verdict] of Object.entries(keep.read("verdicts") || {})) {
     for (const card of all) if (rows.get(card).image === image) give(card, verdict);
@@ -228,6 +239,7 @@ if (cards) {
   byId("sort").addEventListener("change", sortCards);
   byId("download").addEventListener("click", download);
   byId("load").addEventListener("change", (event) => { if (event.target.files.length) load(event.target.files[0]); event.target.value = ""; });
-  document.addEventListener("keydown", pressed);
+  byId("view").addEventListener("change", () => showView(byId("view").value));
+  showView(keep.read("view") || "");
   tellProgress();
 }
