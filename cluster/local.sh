@@ -16,7 +16,7 @@ subnet="${CRACKVAE_SUBNET:-10.213.7}"
 here="$(cd "$(dirname "$0")/.." && pwd)"
 ray="${RAY:-$([ -x "$here/.venv/bin/ray" ] && echo "$here/.venv/bin/ray" || echo ray)}"
 bridge="crackvae${subnet##*.}"
-start_s=120
+start_s=300  # a busy machine of two cores has taken more than 120
 
 fail() { echo "local.sh: $*" >&2; exit 2; }
 
