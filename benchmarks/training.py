@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from crackvae.config import PartitionConfig, TrainConfig
 from crackvae.damage import damage, draw, draw_chances
-from crackvae.learning import CRACK_PIXEL_WEIGHT, TILE_WEIGHT, _steps, has_fast_bf16
+from crackvae.learning import CRACK_PIXEL_WEIGHT, TILE_WEIGHT, _steps
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, kl_to_prior, pooled, squared_error
+from crackvae.runtime import has_fast_bf16
 from crackvae.state import Learning, Place, State, TrainingTiles
 from crackvae.synthetic import write_images
 from crackvae.training import train

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "compact": ("crackvae.compaction", settings.CompactConfig),
     "nightly": ("crackvae.nightly", settings.NightlyConfig),
     "report": ("crackvae.report", settings.ReportConfig),
+    "export": ("crackvae.export", settings.ExportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1

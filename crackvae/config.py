@@ -20,6 +20,8 @@ HEADS = ("mse", "top", "dark", "crack", "evidence")
 SEGMENTER_HEADS = ("crack", "evidence")
 # Convolutions of the segmenter halve a tile three times.
 SEGMENTER_HALVINGS = 8
+# Of the passes through the network in scoring; runtime.py says what each is.
+PRECISIONS = ("auto", "fp32", "bf16", "onnx")
 # Named settings of train, which a file or a flag may still change. The published loss is the textbook's: the squared
 # error summed over the 128 x 128 pixels of a tile, plus the KL divergence.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -87,14 +89,23 @@ class ScoringConfig(ClusterConfig):
     """A verb that sends images through the scoring pipeline."""
 
     workers: int | None = setting("scoring actors; default: one a CPU, or one a GPU with --gpu", None)
-    batch: int = setting("tiles in one pass through the network", 32)
+    batch: int | None = setting("tiles in one pass through the network; default: 8, or 256 with --gpu", None)
+    precision: str = setting(
+        "of the network: auto (bf16 where the hardware has it, else onnx), fp32 (torch, the reference), bf16, or onnx "
+        "(fp32 by ONNX Runtime, CPU only)",
+        "auto",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ConfigError(f"batch={self.batch} must be 1 or more.")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers={self.workers} must be 1 or more.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision={self.precision} is not one of {', '.join(PRECISIONS)}.")
+        if self.precision == "onnx" and self.gpu:
+            raise ConfigError("precision=onnx runs on CPUs: leave out --gpu, or give --precision auto.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,6 +406,14 @@ class ReportConfig(VerbConfig):
                 raise ConfigError(f"{name}={getattr(self, name)} must lie in 0..{MAX_SHOWN}: a page stays under 15 MB.")
         if self.mm_per_px is not None and not 0 < self.mm_per_px < math.inf:
             raise ConfigError(f"mm_per_px={self.mm_per_px:g} must be greater than 0, and finite.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(VerbConfig):
+    """Write a model as an ONNX file, for programs without this code, and check that it gives the same scores."""
+
+    model: str = setting("model directory written by train")
+    out: str = setting("ONNX file to write; replaced if it is there")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,12 +87,15 @@ def decode(data: bytes) -> np.ndarray:
     if plain_HW is not None:
         return plain_HW
     image = _open(data)
+    kind = image.format
     try:
         image.draft("L", image.size)  # JPEG: decode the luma only, at full size
         grey = _as_grey(image)
-        return np.asarray(ImageOps.exif_transpose(grey) if _orientation(image) > 1 else grey)
+        is_turned = _orientation(image) > 1
+        del image  # three bytes a pixel, which must not wait for the copy of the grey one
+        return np.asarray(ImageOps.exif_transpose(grey) if is_turned else grey)
     except DECODER_ERRORS as error:
-        raise UnreadableImage(f"damaged {image.format}: {_first_line(error)}") from error
+        raise UnreadableImage(f"damaged {kind}: {_first_line(error)}") from error
 
 
 def _plain_jpeg(data: bytes) -> np.ndarray | None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from crackvae.damage import Damaged, augment, damage, draw_chances
 from crackvae.errors import ModelError
 from crackvae.model import Output, kl_to_prior, pooled, squared_error, to_input
+from crackvae.runtime import has_fast_bf16
 from crackvae.state import Epoch, Learning, Losses, Place, State, TrainingTiles, is_over, unwrapped
 
 # Without a number of epochs, a training shows about this many tiles: a small set needs more passes than a large one.
@@ -38,14 +39,6 @@ VAL_SEED = 7
 def epochs_of(n_tiles: int) -> int:
     """Epochs that show about TILES_SHOWN tiles, 1 to MAX_EPOCHS."""
     return min(MAX_EPOCHS, max(1, round(TILES_SHOWN / n_tiles)))
-
-
-def has_fast_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32; elsewhere it is emulated, and slower."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def train_epochs(

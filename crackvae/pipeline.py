@@ -29,6 +29,7 @@ from crackvae.lock import locked
 from crackvae.model import ModelSpec
 from crackvae.progress import progress, say
 from crackvae.resume import FINISHED_COLUMNS, still_to_score
+from crackvae.runtime import runtime_of
 from crackvae.scoring import LATENT_NORM, Scorer, decode_images, load_scorer, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.tables import new_run as new_run
@@ -38,8 +39,10 @@ from crackvae.watching import RunHistograms, RunMetrics, StageClock, StorageRetr
 BLOCK_IMAGES = 128
 # A part is written when it has this many rows, this many bytes (those of photographs are many: a score a tile), or is
 # this old [s]: a killed run loses a minute of work at most.
-PART_ROWS, PART_BYTES, PART_AGE_S = 100_000, 64_000_000, 60.0
+PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 GPU_DEVICE = "cuda"
+# Tiles of one pass: on a CPU more gain nothing and take memory, a GPU needs many to be busy.
+CPU_BATCH, GPU_BATCH = 8, 256
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
@@ -209,7 +212,7 @@ class _RunTable:
         self.out, self.run = out, run
         self.n = self.flagged = self.parts = 0
         self.statuses: Counter[str] = Counter()
-        self.worst = pd.DataFrame(columns=["image", "score", "p_value", "flagged"])
+        self._worst = tables.SCORES_SCHEMA.empty_table().select(["image", "score", "p_value", "flagged"])
         self._waiting: list[pa.Table] = []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
@@ -221,17 +224,24 @@ class _RunTable:
 
     def add(self, rows: pa.Table) -> None:
         self.n += rows.num_rows
-        self.statuses.update(rows["status"].to_pylist())
+        self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
         self.flagged += pc.sum(rows["flagged"]).as_py()
-        scored = rows.filter(pc.field("status") == "scored").select(list(self.worst.columns)).to_pandas()
-        both = [frame for frame in (self.worst, scored) if len(frame)] or [scored]
-        self.worst = pd.concat(both).nlargest(N_WORST, "score").reset_index(drop=True)
+        scored = rows.filter(pc.field("status") == "scored").select(self._worst.column_names)
+        both = pa.concat_tables([self._worst, scored])
+        self._worst = both.take(
+            pc.select_k_unstable(both, N_WORST, sort_keys=[("score", "descending"), ("image", "ascending")])
+        )
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._bytes += rows.nbytes
         is_old = time.monotonic() - self._since > PART_AGE_S
         if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or is_old:
             self._write()
+
+    @property
+    def worst(self) -> pd.DataFrame:
+        """The most suspicious images of this run."""
+        return pd.DataFrame(self._worst.to_pandas())
 
     def counts(self) -> dict[str, int]:
         """Images of this run by status, and how many are flagged."""
@@ -266,6 +276,7 @@ class ImageScorer:
         scorer: "ray.ObjectRef[Scorer]",
         run: str,
         batch: int,
+        precision: str,
         others: tuple[str, ...],
         read: Callable[[str], bytes],
     ) -> None:
@@ -273,7 +284,8 @@ class ImageScorer:
         self.clock, self.retries = StageClock(), StorageRetries()
         self.scorer: Scorer = ray.get(scorer)
         self.read = read
-        score = partial(score_tiles, self.scorer.model, batch=batch, others=others)
+        runtime = runtime_of(self.scorer.model, precision, batch)
+        score = partial(score_tiles, self.scorer.model, batch=batch, others=others, runtime=runtime)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
@@ -295,12 +307,18 @@ class TileScorer:
     """Ray Data actor with a GPU: score what CPU tasks have decoded."""
 
     def __init__(
-        self, scorer: "ray.ObjectRef[Scorer]", run: str, batch: int, others: tuple[str, ...], device: str
+        self,
+        scorer: "ray.ObjectRef[Scorer]",
+        run: str,
+        batch: int,
+        precision: str,
+        others: tuple[str, ...],
+        device: str,
     ) -> None:
         self.scorer: Scorer = ray.get(scorer)
-        self.scorer.model.network.to(device)
         self.clock = StageClock()
-        score = partial(score_tiles, self.scorer.model, batch=batch, device=device, others=others)
+        runtime = runtime_of(self.scorer.model, precision, batch, device)
+        score = partial(score_tiles, self.scorer.model, batch=batch, others=others, runtime=runtime)
         self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -343,7 +361,8 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> P
     block_images = max(1, min(BLOCK_IMAGES, -(-n_images // (2 * workers))))
     actors = min(workers, -(-n_images // block_images))
     share = 1.0 if actors < cpus else max(0.5, int(1e4 * (cpus - 1) / cpus) / 1e4)  # Ray counts in steps of 0.0001
-    return Plan(actors, 0 if config.gpu else share, int(config.gpu), config.batch, block_images)
+    batch = config.batch or (GPU_BATCH if config.gpu else CPU_BATCH)
+    return Plan(actors, 0 if config.gpu else share, int(config.gpu), batch, block_images)
 
 
 def score_rows(
@@ -368,13 +387,14 @@ def score_rows(
     del images
     read = storage.image_reader()
     scorer_actor: Any = TileScorer if config.gpu else ImageScorer
+    place: Any = GPU_DEVICE if config.gpu else read
     if config.gpu:
         decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
         dataset = dataset.map_batches(decode, batch_size=None, batch_format="pyarrow")
     yield from tables_of(
         dataset.map_batches(
             scorer_actor,
-            fn_constructor_args=(ray.put(scorer), run, how.batch, others, GPU_DEVICE if config.gpu else read),
+            fn_constructor_args=(ray.put(scorer), run, how.batch, config.precision, others, place),
             compute=ActorPoolStrategy(size=how.actors),
             num_cpus=how.cpus,
             num_gpus=how.gpus,

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from crackvae.calibration import Calibration, load_calibration
 from crackvae.config import SEGMENTER_HEADS
 from crackvae.errors import UnreadableImage
 from crackvae.model import Model, ModelSpec, Output, contrast, darker_than, load_model, median_of, pooled, to_input
+from crackvae.runtime import Runtime, reference
 from crackvae.tiles import Grid, cut, grid_of, resized, stitch
 
 # Share of the pixels that the heads `dark`, `crack` and `evidence` average over: the best of 0.25 to 8 % on METU's val.
@@ -33,6 +34,7 @@ WAITING_PX = 1_000_000
 # Tiles of one pass where a picture is explained: nobody waits for it in a queue.
 EXPLAIN_BATCH = 32
 
+NO_TILES = np.empty(0, np.uint8)
 # Measured while decoding.
 CAMERA = ("brightness", "contrast", "sharpness")
 
@@ -134,7 +136,7 @@ def heads_of(spec: ModelSpec) -> tuple[str, ...]:
 
 @torch.inference_mode()
 def score_tiles(
-    model: Model, tiles_TPP: np.ndarray, batch: int, device: str = "cpu", others: tuple[str, ...] = ()
+    model: Model, tiles_TPP: np.ndarray, batch: int, others: tuple[str, ...] = (), runtime: Runtime | None = None
 ) -> np.ndarray:
     """Score of each tile by the model's head, and by others from the same pass; larger is more crack-like.
 
@@ -144,21 +146,24 @@ def score_tiles(
     Args:
         tiles_TPP: uint8 (T, P, P).
         others: names of HEADS, BASELINE or LATENT_NORM.
+        runtime: of the model and `batch`; without it, the reference.
 
     Returns:
         float32 (T, 1 + number of others).
     """
     heads = (model.spec.head, *others)
-    scores = np.empty((-(-len(tiles_TPP) // batch) * batch, len(heads)), np.float32)
+    runtime = runtime or reference(model)
+    scores = [torch.empty(0, len(heads))]
     for start in range(0, len(tiles_TPP), batch):
         tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
-        missing = batch - len(tiles_BPP)
-        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, missing))
-        input_B1PP = to_input(filled_BPP.to(device))
-        output = model.network(input_B1PP)
-        of_heads = [scores_of(head, input_B1PP, output) for head in heads]
-        scores[start : start + batch] = torch.stack(of_heads, dim=1).cpu().numpy()
-    return scores[: len(tiles_TPP)]
+        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
+        if runtime.device != "cpu":  # a GPU takes bytes from pinned memory, and the next ones while it computes
+            filled_BPP = filled_BPP.pin_memory().to(runtime.device, non_blocking=True)
+        input_B1PP = to_input(filled_BPP)
+        output = runtime.forward(input_B1PP)
+        scores.append(torch.stack([scores_of(head, input_B1PP, output) for head in heads], dim=1))
+    on_cpu = torch.cat([part.cpu() for part in scores])  # not before the last pass is on its way
+    return on_cpu[: len(tiles_TPP)].numpy()
 
 
 @contextmanager
@@ -264,15 +269,16 @@ def decode_images(
                 uncut.append((rows[-1], *decoded))
                 n_px += decoded[0].size
                 n_tiles += rows[-1]["rows"] * rows[-1]["cols"]
+                del decoded  # the pixels of a photograph must not wait for those of the next one
             if n_px >= WAITING_PX or n_tiles >= WAITING_TILES:
                 _cut(uncut, spec.input_px)
                 uncut, n_px = [], 0
             if n_tiles >= WAITING_TILES:
-                yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+                yield _decoded_table(rows)
                 rows, n_tiles = [], 0
     _cut(uncut, spec.input_px)
     if rows:
-        yield pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+        yield _decoded_table(rows)
 
 
 def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
@@ -288,7 +294,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
         "cols": 0,
         "xs": (),
         "ys": (),
-        "tiles": b"",
+        "tiles": NO_TILES,
     }
 
 
@@ -313,7 +319,7 @@ def _decode_image(
         row |= {"status": "unreachable", "error": storage.reason(error)}
         return None
     row |= {"status": "scored", "rows": grid.rows, "cols": grid.cols, "xs": grid.xs, "ys": grid.ys}
-    row |= asdict(imaging.measures(pixels_HW))
+    row |= vars(imaging.measures(pixels_HW))
     return pixels_HW, grid
 
 
@@ -323,8 +329,26 @@ def _cut(uncut: list[tuple[dict[str, Any], np.ndarray, Grid]], input_px: int) ->
     tiles_TPP = resized(list(itertools.chain.from_iterable(squares)), input_px)
     start = 0
     for (row, _, _), of_row in zip(uncut, squares, strict=True):
-        row["tiles"] = tiles_TPP[start : start + len(of_row)].tobytes()
+        row["tiles"] = tiles_TPP[start : start + len(of_row)].reshape(-1)
         start += len(of_row)
+
+
+def _decoded_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """DECODED_SCHEMA; the tiles are copied once, where Arrow's own conversion would copy them three times."""
+    tiles = [row.pop("tiles") for row in rows]
+    ends_N = np.cumsum([0, *(len(one) for one in tiles)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends_N), pa.py_buffer(np.concatenate(tiles))]
+    without = pa.Table.from_pylist(rows, schema=DECODED_SCHEMA.remove(DECODED_SCHEMA.get_field_index("tiles")))
+    column = pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)
+    return without.append_column("tiles", column).select(DECODED_SCHEMA.names)
+
+
+def _tiles_of(decoded: pa.Table, side: int) -> np.ndarray:
+    """All tiles of DECODED_SCHEMA rows, uint8 (T, P, P), read-only and not copied."""
+    column = decoded["tiles"].combine_chunks()
+    _, ends, pixels = column.buffers()
+    ends_N = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(pixels, np.uint8)[ends_N[0] : ends_N[-1]].reshape(-1, side, side)
 
 
 def score_decoded(
@@ -342,9 +366,7 @@ def score_decoded(
     Returns:
         MEASURED_SCHEMA and the columns of `others`, one row an image, in the same order.
     """
-    side = scorer.model.spec.input_px
-    pixels = b"".join(decoded["tiles"].to_pylist())
-    scores_TS = score(np.frombuffer(pixels, np.uint8).reshape(-1, side, side))
+    scores_TS = score(_tiles_of(decoded, scorer.model.spec.input_px))
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
     per_image = np.split(scores_TS, np.cumsum(tiles_N)[:-1])
     worst_N = np.array([int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image])

@@ -22,6 +22,7 @@ from crackvae.calibration import Calibration
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig, ScoringConfig
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, model_digest, model_files
+from crackvae.runtime import runtime_of
 from crackvae.scoring import LATENT_NORM, Scorer, decode_images, score_decoded, score_tiles
 from crackvae.synthetic import draw_image, write_images
 
@@ -145,7 +146,9 @@ def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
     ) -> Iterator[pa.Table]:
         others = (*others, LATENT_NORM)
-        score = partial(score_tiles, scorer.model, batch=config.batch, others=others)
+        batch = config.batch or pipeline.CPU_BATCH
+        runtime = runtime_of(scorer.model, config.precision, batch)
+        score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
         for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
             for decoded in decode_images(images.slice(start, pipeline.BLOCK_IMAGES), scorer.model.spec):
                 yield score_decoded(decoded, scorer, run, score, others)

@@ -282,6 +282,7 @@ import torch
 from crackvae.listing import list_images
 from crackvae.groups import with_groups
 from crackvae.model import Model, ModelSpec, Network, model_digest
+from crackvae.runtime import runtime_of
 from crackvae.scoring import decode_images, score_tiles
 
 peak = 0
@@ -297,10 +298,11 @@ spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, segm
                  recipe="repair", tile_px=227, stride_px=170, head="crack", beta=1e-6, seed=0, manifest="", leaky=False)
 network = Network(spec).eval()
 model = Model(spec, network, model_digest(spec, network.state_dict()))
+runtime = runtime_of(model, "onnx", 8)
 for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
     tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 128, 128)
     assert len(tiles) == 840
-    score_tiles(model, tiles[:64], 32)
+    score_tiles(model, tiles[:64], 8, runtime=runtime)
 print(peak / 1024)
 """
 

@@ -1,0 +1,8 @@
+"""Submit with `ray job submit --working-dir . -- python jobs/export.py ...`, as `crackvae export ...`."""
+
+import sys
+
+from crackvae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:]]))
