@@ -271,11 +271,11 @@ def test_more_actors_than_the_cluster_holds_are_refused(night: Path, model_dir: 
 @pytest.mark.parametrize(
     ("resources", "flags", "wanted"),
     [
-        ({"CPU": 1.0}, {}, Plan(1, 0.5, 0, 32, 128)),
-        ({"CPU": 2.0}, {}, Plan(2, 0.5, 0, 32, 128)),
-        ({"CPU": 16.0}, {}, Plan(16, 0.9375, 0, 32, 128)),
-        ({"CPU": 16.0}, {"workers": 4, "batch": 8}, Plan(4, 1.0, 0, 8, 128)),
-        ({"CPU": 16.0, "GPU": 2.0}, {"gpu": True}, Plan(2, 0, 1, 32, 128)),
+        ({"CPU": 1.0}, {}, Plan(1, 0.5, 0, 8, 128)),
+        ({"CPU": 2.0}, {}, Plan(2, 0.5, 0, 8, 128)),
+        ({"CPU": 16.0}, {}, Plan(16, 0.9375, 0, 8, 128)),
+        ({"CPU": 16.0}, {"workers": 4, "batch": 12}, Plan(4, 1.0, 0, 12, 128)),
+        ({"CPU": 16.0, "GPU": 2.0}, {"gpu": True}, Plan(2, 0, 1, 256, 128)),
     ],
     ids=str,
 )
