@@ -102,6 +102,7 @@ up() {
         ip address add "$ip/24" dev "$bridge"
         ip link set "$bridge" up
     fi
+    export RAY_raylet_start_wait_time_s="$start_s"
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
     unset RAY_AUTH_TOKEN
     read -r gcs dashboard agent client metrics <<<"$(free_ports 5)"
@@ -123,8 +124,8 @@ up() {
             start "worker-$k" "$ray" start "${flags[@]}" --node-ip-address="$ip" \
                 "--dashboard-agent-listen-port=$agent" "--metrics-export-port=$metrics"
         fi
+        wait_for_nodes $((k + 1)) "$head_agent"  # together they outran Ray's own time limit on a busy machine
     done
-    wait_for_nodes $((n + 1)) "$head_agent"
     cat >"$state/env" <<ENV
 export RAY_ADDRESS=$RAY_ADDRESS
 export RAY_AUTH_MODE=token
