@@ -102,7 +102,6 @@ up() {
         ip address add "$ip/24" dev "$bridge"
         ip link set "$bridge" up
     fi
-    export RAY_raylet_start_wait_time_s="$start_s"
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
     unset RAY_AUTH_TOKEN
     read -r gcs dashboard agent client metrics <<<"$(free_ports 5)"
