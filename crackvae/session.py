@@ -34,6 +34,8 @@ LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
 # What a client of HTTP/2, and so of gRPC, says first (RFC 9113, section 3.4); a server answers with its own settings.
 HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # length (3 bytes), type, flags, stream (4 bytes)
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
+# The last line of a traceback for want of memory: numpy's and pyarrow's are kinds of MemoryError, torch has no type.
+_OUT_OF_MEMORY = re.compile(r"(?m)^(\S*MemoryError\b.*|.*can't allocate memory.*)$")
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -57,9 +59,10 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         else:
             yield
     except RayTaskError as error:
-        if _is_out_of_memory(error.cause):
+        lack = _OUT_OF_MEMORY.search(str(error))  # Ray Data wraps what a stage raised, and keeps its text alone
+        if lack:
             raise ClusterError(
-                f"a worker ran out of memory ({_first_line(error.cause)}). What is finished is written: run it again "
+                f"a worker ran out of memory ({lack[0].strip()[:200]}). What is finished is written: run it again "
                 "with fewer --workers, or give the nodes more memory."
             ) from error
         raise  # a bug in our own code on a worker keeps its traceback
@@ -209,10 +212,6 @@ def log_folder() -> str:
         return LOGS
     node = ray._private.worker._global_node
     return str(node.get_logs_dir_path()) if node else LOGS
-
-
-def _is_out_of_memory(cause: BaseException) -> bool:
-    return isinstance(cause, MemoryError) or "can't allocate memory" in str(cause)  # torch has no type for it
 
 
 def _first_line(error: BaseException) -> str:
