@@ -78,6 +78,7 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`-m "not ray"` leaves out what needs a Ray session or a cluster; the long round of faults is `make chaos`.
 
