@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
 
-.PHONY: install demo test lint chaos format clean
+.PHONY: install demo test test-ray test-rest lint chaos format clean
 
 install: .venv/.installed
 
@@ -20,7 +20,14 @@ demo: install
 	$(BIN)/crackvae demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray test-rest
+
+# Tests that need Ray mostly wait for its processes, so the others run beside them.
+test-ray: install
+	$(BIN)/python -m pytest -m ray
+
+test-rest: install
+	$(BIN)/python -m pytest -m "not ray"
 
 lint: install
 	$(BIN)/ruff check .

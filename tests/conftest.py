@@ -78,22 +78,14 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`-m "not ray"` leaves out what needs a Ray session or a cluster; the long round of faults is `make chaos`.
-
-    With two processes (`--dist loadgroup`) one takes all tests that need Ray, which mostly wait, and takes them first;
-    the other takes the rest, a file at a time, so that what the tests of a file share is made once.
-    """
+    """`-m "not ray"` leaves out what needs a Ray session or a cluster; the long round of faults is `make chaos`."""
     left_out = [] if IS_LONG else [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
         if {"ray_session", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
-        group = "ray" if item.get_closest_marker("ray") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # stable: else the order of the files
 
 
 @pytest.fixture(scope="session")
