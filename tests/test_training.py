@@ -166,10 +166,11 @@ def test_windows_are_decoded_by_tasks_of_ray(manifest: Path, tmp_path: Path, mon
     images, settings = load_manifest(str(manifest)).images("train", "non_crack"), config(manifest, tmp_path)
     spec = small_spec()
     held = feeding.training_tiles(images, spec, settings)()
-    monkeypatch.setattr(feeding, "HELD_SHARE", 3 * 100 * 32**2 / feeding._smallest_store_bytes())
+    monkeypatch.setattr(feeding, "HELD_SHARE", (3 * 50 * 32**2 + 1) / feeding._smallest_store_bytes())
     streamed = feeding.training_tiles(images, spec, settings)()
     windows = list(streamed.windows(1))
-    assert streamed.n == held.n == images.num_rows and [len(window) for window in windows] == [100, held.n - 100]
+    assert streamed.n == held.n == images.num_rows
+    assert [len(window) for window in windows] == [50, 50, 50, held.n - 150]
     (whole,) = held.windows(1)
     assert sorted(tile.tobytes() for window in windows for tile in window) == sorted(tile.tobytes() for tile in whole)
 
