@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, betabinom, false_discovery_control
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.storage import join, read_bytes
@@ -56,6 +55,8 @@ class Calibration:
 
         Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
         """
+        from scipy.stats import betabinom  # here, because every scoring actor imports this module and needs none
+
         n = len(self.scores_N)
         rank = int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))
         if rank == 0:
@@ -92,6 +93,8 @@ def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
     Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); with conformal p-values, which depend on
     each other through their calibration: Bates et al., Testing for outliers with conformal p-values (2023).
     """
+    from scipy.stats import false_discovery_control  # here, as in promise()
+
     return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
 
 
@@ -122,6 +125,8 @@ def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence
 
     Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
     """
+    from scipy.stats import beta  # here, as in promise()
+
     _check(scores_N)
     n = len(scores_N)
     if confidence is None:

@@ -20,11 +20,10 @@ from crackvae.groups import with_groups
 from crackvae.listing import list_images
 from crackvae.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import load_model
-from crackvae.pipeline import new_run, score_rows
+from crackvae.pipeline import new_run, score_rows, scoring_session
 from crackvae.progress import progress
 from crackvae.report import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.scoring import BASELINE, Scorer, explain, heads_of, load_scorer
-from crackvae.session import ray_session
 from crackvae.verdicts import read_cracks
 
 # Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
@@ -156,7 +155,7 @@ def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> 
 def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
     """MEASURED_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
     parts = []
-    with ray_session(config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
+    with scoring_session(images, config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
         for rows in score_rows(images, scorer, config, new_run(), others):
             parts.append(rows)
             bar.update(rows.num_rows)

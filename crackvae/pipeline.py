@@ -1,10 +1,11 @@
 """[Ray Data] list -> subtract -> read -> decode -> score -> write: all that Ray knows about scoring."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from crackvae.model import ModelSpec
 from crackvae.progress import progress, say
 from crackvae.resume import FINISHED_COLUMNS, still_to_score
 from crackvae.runtime import runtime_of
-from crackvae.scoring import LATENT_NORM, Scorer, decode_images, load_scorer, score_decoded, score_tiles
+from crackvae.scoring import LATENT_NORM, Scorer, decode_images, load_scorer, one_thread, score_decoded, score_tiles
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.tables import new_run as new_run
 from crackvae.watching import RunHistograms, RunMetrics, StageClock, StorageRetries
@@ -43,6 +44,8 @@ PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 GPU_DEVICE = "cuda"
 # Tiles of one pass: on a CPU more gain nothing and take memory, a GPU needs many to be busy.
 CPU_BATCH, GPU_BATCH = 8, 256
+# So few images, of no more bytes together, are scored by the driver on a machine of its own: Ray takes longer to start.
+FEW_IMAGES, FEW_BYTES = 1_000, 32_000_000
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
@@ -84,7 +87,7 @@ def score(config: ScoreConfig) -> Outcome:
         if n_todo:
             histograms = RunHistograms(out, run, load_reference(storage.absolute(config.model), scorer.model.digest))
             with (
-                ray_session(config),
+                scoring_session(todo, config),
                 progress("score", n_todo, "images", quiet=config.quiet) as bar,
                 histograms,
                 table,
@@ -365,10 +368,37 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> P
     return Plan(actors, 0 if config.gpu else share, int(config.gpu), batch, block_images)
 
 
+def needs_ray(images: pa.Table, config: ScoringConfig) -> bool:
+    """Whether a cluster is asked for, or there is one, or the images are too many to be scored sooner without."""
+    is_asked_for = config.address or config.workers or config.gpu or os.environ.get("RAY_ADDRESS")
+    is_much = images.num_rows > FEW_IMAGES or (pc.sum(images["bytes"]).as_py() or 0) > FEW_BYTES
+    return bool(is_asked_for or is_much or ray.is_initialized())
+
+
+def scoring_session(images: pa.Table, config: ScoringConfig) -> AbstractContextManager[None]:
+    """What score_rows() needs around it: a Ray session, or nothing for a few images on this machine alone."""
+    return ray_session(config) if needs_ray(images, config) else nullcontext()
+
+
+def _score_here(
+    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...]
+) -> Iterator[pa.Table]:
+    """As an actor scores, in this process; equal to the last bit."""
+    say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
+    batch = config.batch or CPU_BATCH
+    runtime = runtime_of(scorer.model, config.precision, batch)
+    score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
+    for start in range(0, images.num_rows, BLOCK_IMAGES):
+        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), scorer.model.spec, storage.image_reader()):
+            with one_thread():
+                rows = score_decoded(decoded, scorer, run, score, others)
+            yield rows
+
+
 def score_rows(
     images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
 ) -> Generator[pa.Table]:
-    """Score images on the connected cluster, in their order.
+    """Score images in their order, in a scoring_session().
 
     The result depends on the images and the model alone: not on workers, batch or the order in which they finish.
 
@@ -380,6 +410,9 @@ def score_rows(
         MEASURED_SCHEMA tables, and the columns of `others`; together one row an image.
     """
     others = (*others, LATENT_NORM)
+    if not needs_ray(images, config):
+        yield from _score_here(images, scorer, config, run, others)
+        return
     how = plan(images.num_rows, config, ray.cluster_resources())
     require_resources(config.workers or how.actors, gpu=config.gpu)
     say(f"plan: {how}", quiet=config.quiet)

@@ -167,7 +167,7 @@ def score_tiles(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Torch on one thread: on a busy machine two of them waited for each other 30 times longer than a tile took."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -211,7 +211,7 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
     seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
     maps_TPP = np.empty_like(seen_TPP)
     scores_T = np.empty(len(seen_TPP), np.float32)
-    with _one_thread():
+    with one_thread():
         for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
             B = slice(start, start + EXPLAIN_BATCH)
             input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[B])))

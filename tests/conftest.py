@@ -5,7 +5,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +18,9 @@ from PIL import Image
 
 from crackvae import calibration, evaluation, feeding, nightly, pipeline, places, storage, tables, training
 from crackvae.calibration import Calibration
-from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig, ScoringConfig
+from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
 from crackvae.manifest import partition
 from crackvae.model import ModelSpec, Network, model_digest, model_files
-from crackvae.runtime import runtime_of
-from crackvae.scoring import LATENT_NORM, Scorer, decode_images, score_decoded, score_tiles
 from crackvae.synthetic import draw_image, write_images
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
@@ -135,21 +132,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fixture `in_process` does, for fixtures of a wider scope."""
 
-    def score_here(
-        images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
-    ) -> Iterator[pa.Table]:
-        others = (*others, LATENT_NORM)
-        batch = config.batch or pipeline.CPU_BATCH
-        runtime = runtime_of(scorer.model, config.precision, batch)
-        score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
-        for start in range(0, images.num_rows, pipeline.BLOCK_IMAGES):
-            for decoded in decode_images(images.slice(start, pipeline.BLOCK_IMAGES), scorer.model.spec):
-                yield score_decoded(decoded, scorer, run, score, others)
-
-    for module in (pipeline, evaluation):
-        monkeypatch.setattr(module, "score_rows", score_here)
-    for module in (pipeline, evaluation, nightly):
-        monkeypatch.setattr(module, "ray_session", lambda config: nullcontext())
+    monkeypatch.setattr(pipeline, "needs_ray", lambda images, config: False)
+    monkeypatch.setattr(nightly, "ray_session", lambda config: nullcontext())
 
 
 class _Here:

@@ -277,7 +277,7 @@ def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_go
         "    real(table, rows); seen.append(1); len(seen) == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
         "pipeline._RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
     )
-    flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--quiet"]
+    flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--workers", "2", "--quiet"]
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}
     done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, env=env)
     assert done.returncode == 143, done.stderr

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from conftest import read_rows, small_spec, write_model
+from conftest import read_rows, score_in_process, small_spec, write_model
 from PIL import Image
 from scipy.stats import false_discovery_control
 
@@ -123,8 +123,33 @@ def test_workers_batches_and_block_sizes_change_no_row(
         monkeypatch.setattr(pipeline, "BLOCK_IMAGES", block)
         score(config(night, model_dir, tmp_path / name, workers=workers, batch=batch))
     assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "two"))
+    with monkeypatch.context() as patch:
+        score_in_process(patch)
+        score(config(night, model_dir, tmp_path / "here", batch=16))
+    assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "here"))
     # A pass of another shape may be summed in another order.
     assert same_but_for_rounding(read_rows(tmp_path / "one"), read_rows(tmp_path / "small"))
+
+
+@pytest.mark.parametrize(
+    ("n", "mb", "settings", "address", "needed"),
+    [
+        (1_000, 32, {}, "", False),
+        (1_001, 1, {}, "", True),
+        (2, 33, {}, "", True),
+        (1, 1, {"workers": 1}, "", True),
+        (1, 1, {"gpu": True}, "", True),
+        (1, 1, {"address": "auto"}, "", True),
+        (1, 1, {}, "auto", True),
+    ],
+)
+def test_a_few_small_images_on_this_machine_alone_start_no_ray(
+    n: int, mb: int, settings: dict[str, Any], address: str, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(pipeline.ray, "is_initialized", lambda: False)
+    images = pa.table({"bytes": pa.array([mb * 1_000_000 // n] * n, pa.int64())})
+    assert pipeline.needs_ray(images, ScoringConfig(**settings)) is needed
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -176,7 +176,7 @@ def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
             raise OSError("storage is away")
         return read(image, endpoint)
 
-    monkeypatch.setattr("crackvae.scoring.decode_images.__defaults__", (read_image,))
+    monkeypatch.setattr(storage, "read_image", read_image)
     wanted_out, out = tmp_path / "undisturbed", tmp_path / "out"
     assert pipeline.score(config(night, model_dir, out)).summary["unreachable"] == 1
     broken.clear()
