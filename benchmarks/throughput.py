@@ -12,8 +12,9 @@ Each figure comes from a process of its own, the processes take turns, and the m
 - Daft: `download`, `decode_image`, `resize` and a class UDF, in the environment of --daft-python, because Daft wants an
   older pyarrow than constraints.txt has: install `.[bench]` there without it.
 
-Rates of pipeline and peers are steady ones, without the start; `seconds` is all of the process. With
---fidelity, every precision is held against float64 on that many of the images.
+Rates of pipeline and peers are steady ones, without the start; `seconds` is all of the process. `hundred` is `score` of
+100 images as a user waits for it, with its page: in the process itself, and on a Ray of its own. With --fidelity, every
+precision is held against float64 on that many of the images; bf16 by its rounding alone where the hardware lacks it.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def main() -> None:
         return
     rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
-        rounds.append({part: taken(part, arguments, number) for part in ("limit", "pipeline", *PEERS)})
+        rounds.append({part: taken(part, arguments, number) for part in ("limit", "pipeline", *PEERS, "hundred")})
     figures = {"what": __doc__, "model_digest": load_scorer(arguments.model).model.digest, **summed_up(rounds)}
     if arguments.fidelity:
         figures["fidelity"] = taken("fidelity", arguments, 0)
@@ -80,7 +81,8 @@ def every_nth(paths: list[str], count: int) -> list[str]:
 
 def taken(part: str, arguments: argparse.Namespace, number: int) -> dict[str, float]:
     """One figure, from a process of its own."""
-    counts = {"pipeline": arguments.count if number == 0 else arguments.again, "fidelity": arguments.fidelity}
+    counts = {"pipeline": arguments.count if number == 0 else arguments.again, "hundred": 100}
+    counts["fidelity"] = arguments.fidelity
     python = arguments.daft_python if part == "Daft" else sys.executable
     command = [python, __file__, "--images", arguments.images, "--model", arguments.model, "--part", part]
     command += ["--count", str(counts.get(part, arguments.peer_count))]
@@ -107,6 +109,9 @@ def summed_up(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_s": rate,
         "share_of_the_limit": round(rate["pipeline"] / limit, 3),
         "times_as_fast_as": {peer: round(rate["pipeline"] / rate[peer], 2) for peer in PEERS},
+        "seconds_for_100_images": {
+            how: statistics.median(one["hundred"][how] for one in rounds) for how in ("in_process_s", "on_ray_s")
+        },
         "rounds": rounds,
     }
 
@@ -198,6 +203,23 @@ def pipeline(paths: list[str], model_dir: str) -> dict[str, float]:
             )
         )
     return rates[0] | {"whole_run_s": outcome.summary["seconds"]}
+
+
+def hundred(paths: list[str], model_dir: str) -> dict[str, float]:
+    """Seconds of the command on these images, from its start to its end."""
+    found = {}
+    for how, flags in (("in_process_s", []), ("on_ray_s", ["--workers", str(CPUS)])):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "images.txt").write_text("\n".join(paths))
+            command = [sys.executable, "-m", "crackvae.cli", "score", "--images", f"@{folder}/images.txt"]
+            started = time.perf_counter()
+            subprocess.run(
+                [*command, "--model", model_dir, "--out", f"{folder}/scores", "--quiet", *flags],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            found[how] = round(time.perf_counter() - started, 1)
+    return found
 
 
 def data_loader(paths: list[str], model_dir: str) -> dict[str, float]:
@@ -292,7 +314,7 @@ def fidelity(paths: list[str], model_dir: str) -> dict[str, Any]:
     """|score - float64 score| as a share of the threshold, and flags that differ."""
     from dataclasses import replace
 
-    from crackvae.runtime import runtime_of
+    from crackvae.runtime import has_fast_bf16, runtime_of
 
     scorer = load_scorer(model_dir)
     threshold, head = scorer.calibration.threshold, scorer.model.spec.head
@@ -304,19 +326,38 @@ def fidelity(paths: list[str], model_dir: str) -> dict[str, Any]:
         ]
         exact_T = np.concatenate([scores_of(head, one, network(one)).numpy() for one in inputs])
     found: dict[str, Any] = {"images": len(paths)}
-    for precision in ("fp32", "onnx"):
+    for precision in ("fp32", "onnx", "bf16"):
         model = replace(scorer.model, network=copy.deepcopy(scorer.model.network))
-        scores_T = score_tiles(model, tiles_TPP, BATCH, runtime=runtime_of(model, precision, BATCH))[:, 0]
-        found[precision] = {
+        runtime = runtime_of(model, precision, BATCH) if precision != "bf16" or has_fast_bf16("cpu") else None
+        name = precision if runtime else "bf16, its rounding alone"
+        if runtime is None:
+            round_to_bf16(model.network)
+        scores_T = score_tiles(model, tiles_TPP, BATCH, runtime=runtime)[:, 0]
+        found[name] = {
             "largest_error_of_threshold": float(np.abs(scores_T - exact_T).max() / threshold),
             "flags_that_differ": int(((scores_T > threshold) != (exact_T > threshold)).sum()),
         }
     return found
 
 
+def round_to_bf16(network: torch.nn.Module) -> None:
+    """What autocast makes of a network, but for speed: bfloat16 into and out of every layer, float32 sums within."""
+
+    def rounded(values: torch.Tensor) -> torch.Tensor:
+        return values.bfloat16().float()
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear):
+            module.weight.data, module.bias.data = rounded(module.weight.data), rounded(module.bias.data)
+            module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, __, output: rounded(output))
+
+
 PARTS = {
     "limit": limit,
     "pipeline": pipeline,
+    "hundred": hundred,
     "DataLoader": data_loader,
     "Ray Data": ray_data,
     "Daft": daft_frame,
