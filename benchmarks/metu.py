@@ -3,8 +3,8 @@
     python benchmarks/metu.py --archive metu.zip --groups metu-groups.csv --work FOLDER
 
 `random` is the published random split (leaky); `clean` keeps each leak_group on one side and judges one image a
-group. Each has `--random` and `--clean` seeds, 3 by default, each with its own split and weights. `--published` adds
-the published recipe on the first random split.
+group. `--random` and `--clean` list their seeds, each with its own split and weights; "" leaves a protocol out.
+`--published` adds the published recipe on the random split of seed 1.
 
 Each step is a `crackvae` command in FOLDER and is left out where its result is there already, so a run that was
 interrupted goes on. `--groups` is a CSV with the columns image, same_picture and leak_group: the truth for the search
@@ -36,9 +36,10 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--groups", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--random", type=int, default=3)
-    parser.add_argument("--clean", type=int, default=3)
+    parser.add_argument("--random", default="1,2,3", help="seeds (default: %(default)s)")
+    parser.add_argument("--clean", default="1,2,3", help="seeds (default: %(default)s)")
     parser.add_argument("--published", action="store_true")
+    parser.add_argument("--name", default="metu", help="name of the result (default: %(default)s)")
     options = parser.parse_args()
     work, archive, groups = options.work, options.archive, options.groups
     figures: dict[str, Any] = {
@@ -50,12 +51,14 @@ def main() -> None:
         "clean": ("--groups", groups, "--group-column", "leak_group"),
     }
     for protocol, split in splits.items():
-        folders = {seed: work / f"{protocol}-{seed}" for seed in range(1, getattr(options, protocol) + 1)}
+        folders = {int(seed): work / f"{protocol}-{seed}" for seed in getattr(options, protocol).split(",") if seed}
+        if not folders:
+            continue
         runs = {seed: run(folder, archive, protocol, split, seed) for seed, folder in folders.items()}
         figures[protocol] = {"seeds": runs, "mean": means(list(runs.values())), "pooled": pooled([*folders.values()])}
     if options.published:
         figures["published"] = trained(work / "random-1", "published", ("--preset", "published"), ())
-    print(write_result("metu", figures))
+    print(write_result(options.name, figures))
 
 
 def run(folder: Path, archive: Path, protocol: str, split: tuple[object, ...], seed: int) -> dict[str, Any]:

@@ -13,8 +13,10 @@ Each figure comes from a process of its own, the processes take turns, and the m
   older pyarrow than constraints.txt has: install `.[bench]` there without it.
 
 Rates of pipeline and peers are steady ones, without the start; `seconds` is all of the process. `hundred` is `score` of
-100 images as a user waits for it, with its page: in the process itself, and on a Ray of its own. With --fidelity, every
-precision is held against float64 on that many of the images; bf16 by its rounding alone where the hardware lacks it.
+100 images as a user waits for it, with its page: in the process itself, and on a Ray of its own.
+
+With --fidelity, instead of all this, every precision is held against float64 on that many of the images; bf16 by its
+rounding alone where the hardware lacks it.
 """
 
 import argparse
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, default=4_000, help="and of its other rounds")
     parser.add_argument("--peer-count", type=int, default=1_500, help="images of a peer and of the limit")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--fidelity", type=int, default=0, help="images to hold against float64")
+    parser.add_argument("--fidelity", type=int, default=0, help="images to hold against float64, instead of all else")
     parser.add_argument("--daft-python", default=sys.executable)
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,12 +66,14 @@ def main() -> None:
         paths = every_nth(sorted(map(str, Path(arguments.images).rglob("*.jpg"))), arguments.count)
         print(json.dumps(PARTS[arguments.part](paths, arguments.model)))
         return
+    digest = load_scorer(arguments.model).model.digest
+    if arguments.fidelity:
+        print(write_result("fidelity", {"model_digest": digest, **taken("fidelity", arguments, 0)}))
+        return
     rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
         rounds.append({part: taken(part, arguments, number) for part in ("limit", "pipeline", *PEERS, "hundred")})
-    figures = {"what": __doc__, "model_digest": load_scorer(arguments.model).model.digest, **summed_up(rounds)}
-    if arguments.fidelity:
-        figures["fidelity"] = taken("fidelity", arguments, 0)
+    figures = {"what": __doc__, "model_digest": digest, **summed_up(rounds)}
     print(json.dumps({name: value for name, value in figures.items() if name not in ("what", "rounds")}, indent=1))
     print(write_result("throughput", figures))
 
