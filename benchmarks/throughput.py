@@ -263,7 +263,8 @@ class EagerScorer:
             return scores_of(self.model.spec.head, input_B1PP, self.model.network(input_B1PP)).numpy()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"score": self.scores(batch["image"].squeeze())}
+        images_BPP = batch["image"].reshape(batch["image"].shape[:3])  # with a last axis of one channel, or without
+        return {"score": self.scores(images_BPP)}
 
 
 def ray_data(paths: list[str], model_dir: str) -> dict[str, float]:
