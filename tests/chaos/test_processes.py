@@ -236,13 +236,7 @@ def test_ctrl_c_ends_a_run_in_one_line_without_orphans_and_it_can_be_gone_on_wit
 @pytest.mark.parametrize("signalled", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
 def test_of_a_head_that_ends_or_stops_the_person_who_waits_is_told_within_a_minute(
-    victim: str,
-    signalled: signal.Signals,
-    night: Path,
-    model_dir: Path,
-    tmp_path: Path,
-    wanted: pa.Table,
-    played: Played,
+    victim: str, signalled: signal.Signals, scene: Scene, tmp_path: Path
 ) -> None:
     out = scene.out
     with ray_head(tmp_path) as (address, head), running(scene, address) as process:
