@@ -25,6 +25,8 @@ SHARPNESS_LAGS_PX = (1, 4)
 MAX_IMAGE_PX = 100_000_000
 # WebP's decoder holds 16 bytes a pixel, four times as many as the others'; with these a worker stays under 1.5 GB.
 MAX_WEBP_PX = 50_000_000
+# A CMYK JPEG in several scans is held as 8 bytes of coefficients a pixel beside its 4 of colour, until the last scan.
+MAX_SCANNED_CMYK_PX = 50_000_000
 # Processor time [s] of one image in Pillow's Python code, which hostile files keep busy with a million empty chunks;
 # its C code is kept short by the limits on pixels. Not the time of a clock: a machine that sleeps damages no image.
 MAX_DECODE_S = 20.0
@@ -130,7 +132,7 @@ def _open(data: bytes) -> Image.Image:
     if is_preview or (data[:2] == b"II" and data[8:10] == b"CR"):
         raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
     width, height = image.size
-    most_px = MAX_WEBP_PX if image.format == "WEBP" else MAX_IMAGE_PX
+    most_px = _most_px(image, data)
     if width * height > most_px:
         raise UnreadableImage(f"{width}x{height} px is over the limit of {most_px // 1_000_000} Mpx")
     if min(width, height) < MIN_SIDE_PX:
@@ -138,6 +140,14 @@ def _open(data: bytes) -> Image.Image:
     if image.format == "JPEG":
         _refuse_many_scans(data, width * height)
     return image
+
+
+def _most_px(image: Image.Image, data: bytes) -> int:
+    """The limit of pixels with which a worker stays under 1.5 GB."""
+    if image.format == "WEBP":
+        return MAX_WEBP_PX
+    is_held = image.format == "JPEG" and image.mode == "CMYK" and data.count(_START_OF_SCAN) > 1
+    return MAX_SCANNED_CMYK_PX if is_held else MAX_IMAGE_PX
 
 
 class _Timed(io.BytesIO):
@@ -190,7 +200,17 @@ def _as_grey(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels have no known white: convert it to 8 or 16 bits")
     image.info.pop("transparency", None)  # convert() would warn of some kinds that it cannot keep
-    return image.convert("L")
+    return image.convert("L") if image.mode != "CMYK" else _cmyk_as_grey(image)
+
+
+def _cmyk_as_grey(image: Image.Image) -> Image.Image:
+    """Grey by way of RGB, as convert() does it; some rows at a time, because the way takes four bytes a pixel."""
+    grey = Image.new("L", image.size)
+    grey.info = image.info  # exif_transpose() reads the orientation from it
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        rows = image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height)))
+        grey.paste(rows.convert("L"), (0, top))
+    return grey
 
 
 def _as_8_bits(levels_HW: np.ndarray) -> np.ndarray:

@@ -134,6 +134,24 @@ def test_a_cmyk_jpeg_is_decoded():
     assert np.abs(decode(data) - grey(scene())).mean() < 3
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_of_more_rows_than_are_converted_at_once_is_as_pillow_converts_it_and_upright(kind: str):
+    noise_HW4 = np.random.default_rng(0).integers(0, 256, (2 * imaging.ROWS_AT_ONCE + 7, 50, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[imaging.EXIF_ORIENTATION] = 6
+    data = encoded(Image.fromarray(noise_HW4, "CMYK"), kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L")
+    assert expected.size == (135, 50) and np.array_equal(decode(data), np.asarray(expected))
+
+
+def test_a_cmyk_jpeg_in_several_scans_is_refused_from_50_megapixels_on(monkeypatch: pytest.MonkeyPatch):
+    plain, progressive = (encoded(scene().convert("CMYK"), "JPEG", progressive=how) for how in (False, True))
+    assert decode(progressive).shape == decode(plain).shape
+    monkeypatch.setattr(imaging, "MAX_SCANNED_CMYK_PX", 1000)
+    assert decode(plain).size > 1000
+    assert "is over the limit of 0 Mpx" in refusal(progressive)
+
+
 def test_of_a_jpeg_with_two_pictures_the_first_is_taken():
     data = encoded(scene(), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48), "white")])
     assert difference(data, Image.open(io.BytesIO(data))) <= 2

@@ -37,12 +37,13 @@ from crackvae.errors import UnreadableImage
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some damage before it raises
 
 
-# Images at the limit of pixels, and their options.
+# Images at the limit of pixels by their names, and their options.
 LARGEST = {
-    "jpg": {"progressive": True},
-    "bmp": {},
-    "tif": {"compression": "raw"},
-    "png": {"compress_level": 1},
+    "RGB.jpg": {"progressive": True},
+    "CMYK.jpg": {},
+    "RGB.bmp": {},
+    "RGB.tif": {"compression": "raw"},
+    "RGB.png": {"compress_level": 1},
 }
 
 
@@ -133,8 +134,8 @@ def test_through_ray_too_no_worker_dies_of_them_or_takes_over_1500_megabytes(
     between = time.monotonic()
     planted = plant(tmp_path / "night")
     (tmp_path / "night" / "large").mkdir()
-    for form, options in LARGEST.items():
-        Image.new("RGB", (10_000, 10_000), (90, 90, 90)).save(tmp_path / "night" / "large" / f"1.{form}", **options)
+    for name, options in LARGEST.items():
+        Image.new(name.partition(".")[0], (10_000, 10_000), 90).save(tmp_path / "night" / "large" / name, **options)
     os.rename(sound, tmp_path / "night" / "sound")
     peak, pids, ended = [0], set[int](), threading.Event()
 
