@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import IS_LONG, read_rows, score_in_process, small_spec, write_model
+from conftest import IS_LONG, SMALL, read_rows, score_in_process, small_spec, write_model
 from rounds import Played, compared
 
 from crackvae import compaction, pipeline, storage, tables
 from crackvae.compaction import compact
-from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig
-from crackvae.errors import FolderInUse, StorageError
+from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig, TrainConfig
+from crackvae.errors import FolderInUse, ModelError, OutputExists, StorageError
 from crackvae.evaluation import calibrate
 from crackvae.histograms import load_reference
+from crackvae.model import load_model
 from crackvae.report import report
 from crackvae.scoring import load_scorer
+from crackvae.training import train
 
-STEPS = ("write_bytes", "move_file", "delete_file")
+STEPS = ("write_bytes", "write_folder", "move_file", "delete_file", "delete_folder")
 
 
 # The short round dies after some of the calls, the long one after each.
@@ -73,6 +75,11 @@ def survived(verb: Callable[[], Outcome], steps: int) -> bool:
 @pytest.fixture(scope="module")
 def night(drawn: Path) -> Path:
     return drawn / "crack"
+
+
+def training_config(manifest: Path, model: Path) -> TrainConfig:
+    values = {"manifest": str(manifest), "model": str(model), "batch": 16, "epochs": 3, "tile_px": 64, "stride_px": 48}
+    return TrainConfig(**values, **SMALL, precision="fp32", quiet=True)
 
 
 def config(night: Path, model: Path, out: Path) -> ScoreConfig:
@@ -163,6 +170,77 @@ def test_a_report_that_dies_leaves_the_page_before_it_or_the_new_one(
     is_whole = page.read_text().rstrip().endswith("</html>")
     counts = {"lost": 0, "twice": 0, "wrong": int(not is_whole)}
     played.keep("process", "death in report, before its one write", counts, since=started)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("train_in_process")
+def test_a_training_that_dies_after_any_call_to_storage_leaves_no_model_and_goes_on_to_the_same_weights(
+    manifest: Path, tmp_path: Path, played: Played
+) -> None:
+    train(training_config(manifest, tmp_path / "undisturbed"))
+    wanted = load_model(str(tmp_path / "undisturbed")).digest
+    for steps in range(100):
+        settings = training_config(manifest, tmp_path / f"{steps}")
+        ended = survived(lambda settings=settings: train(settings), steps)
+        for lock in (tmp_path / f"{steps}.training").glob("_lock-*"):
+            lock.unlink()
+        started = time.monotonic()
+        if (tmp_path / f"{steps}").exists():  # only its checkpoints were still to be deleted
+            with pytest.raises(OutputExists):
+                train(settings)
+        else:
+            train(settings)
+        counts = {"lost": 0, "twice": 0, "wrong": int(load_model(settings.model).digest != wanted)}
+        played.keep("process", "death in train, after each call to storage", counts, since=started)
+        if ended:
+            break
+    assert steps > 8
+
+
+def test_sigkill_while_a_model_is_written_leaves_none_that_is_loaded_or_the_whole_one(
+    tmp_path: Path, played: Played
+) -> None:
+    started = time.monotonic()
+    wanted = load_model(str(write_model(tmp_path / "undisturbed", small_spec()))).digest
+    usual_s = time.monotonic() - started
+    for number in range(40 if IS_LONG else 5):
+        model = tmp_path / f"{number}"
+        pid = forked(lambda model=model: write_model(model, small_spec()))
+        time.sleep(usual_s * random.Random(number).uniform(0, 1))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        started = time.monotonic()
+        if not model.exists():
+            with pytest.raises(ModelError):
+                load_model(str(model))
+            write_model(model, small_spec())
+        counts = {"lost": 0, "twice": 0, "wrong": int(load_model(str(model)).digest != wanted)}
+        played.keep("process", "SIGKILL while a model is written", counts, since=started)
+
+
+def test_sigkill_while_a_report_is_made_leaves_the_page_before_it_or_the_new_one(
+    scored_night: Path, tmp_path: Path, played: Played
+) -> None:
+    def made(page: Path) -> float:
+        started = time.monotonic()
+        report(ReportConfig(scores=str(scored_night), out=str(page), quiet=True))
+        return time.monotonic() - started
+
+    usual_s = made(tmp_path / "undisturbed.html")
+    wanted = (tmp_path / "undisturbed.html").read_bytes()
+    for number in range(20 if IS_LONG else 1):
+        page = tmp_path / f"{number}.html"
+        page.write_text("the page before")
+        pid = forked(lambda page=page: made(page))
+        # Half of them in the last tenth, when the page is drawn and is written.
+        time.sleep(usual_s * random.Random(number).uniform(0.9 if number % 2 else 0, 1.1))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert page.read_bytes() in (b"the page before", wanted)
+        started = time.monotonic()
+        made(page)
+        counts = {"lost": 0, "twice": 0, "wrong": int(page.read_bytes() != wanted)}
+        played.keep("process", "SIGKILL in report, at a random moment", counts, since=started)
 
 
 @pytest.mark.usefixtures("in_process")
