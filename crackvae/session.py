@@ -5,10 +5,11 @@ import os
 import re
 import signal
 import socket
+import subprocess  # nosec B404
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -31,11 +32,21 @@ CONNECT_S = 10
 SILENCE_S = 60.0
 # Ray's own default, where no session says better; only shown, never opened.
 LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
+# In that folder: what Ray itself says in the driver.
+DRIVER_LOG = "crackvae-driver.err"
 # What a client of HTTP/2, and so of gRPC, says first (RFC 9113, section 3.4); a server answers with its own settings.
 HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # length (3 bytes), type, flags, stream (4 bytes)
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 # The last line of a traceback for want of memory: numpy's and pyarrow's are kinds of MemoryError, torch has no type.
 _OUT_OF_MEMORY = re.compile(r"(?m)^(\S*MemoryError\b.*|.*can't allocate memory.*)$")
+# The same for want of disk, which Ray needs when its memory for objects is full.
+_OUT_OF_DISK = re.compile(r"(?m)(OutOfDiskError|ObjectStoreFullError|No space left on device).*$")
+# What is said of a driver that ended without a word of its own, and the process that says it: it outlives the driver.
+LAST_WORDS = (
+    "crackvae: ended on the spot, by a signal, for want of memory or by Ray because its node is gone. "
+    "What is finished is written: run it again.\n"
+)
+WATCHER = "import sys; sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -49,31 +60,52 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     Raises:
         ClusterError: no cluster at that address, a stage that is stuck, or Ray itself failed.
     """
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(config)
-    try:
-        if ours:
-            with _core_log_in_a_file():
-                yield
-        else:
+    if ray.is_initialized():
+        with _errors_in_a_line():
             yield
+        return
+    with _daemons_in_a_file():
+        _connect(config)
+        try:
+            with _errors_in_a_line(), _last_words(), _core_log_in_a_file():
+                yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _errors_in_a_line() -> Iterator[None]:
+    """Turn what Ray raises into a ClusterError, but for a bug in our own code on a worker."""
+    try:
+        yield
     except RayTaskError as error:
-        lack = _OUT_OF_MEMORY.search(str(error))  # Ray Data wraps what a stage raised, and keeps its text alone
+        lack = _lack(error)
         if lack:
-            raise ClusterError(
-                f"a worker ran out of memory ({lack[0].strip()[:200]}). What is finished is written: run it again "
-                "with fewer --workers, or give the nodes more memory."
-            ) from error
-        raise  # a bug in our own code on a worker keeps its traceback
+            raise lack from error
+        raise  # with its traceback
     except ExecutionTimeoutError as error:
         stages = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("  - "))
         raise ClusterError(f"no block was done for {STALL_S} s, stuck at: {stages}. Logs: {log_folder()}.") from error
     except RayError as error:
-        raise ClusterError(f"Ray failed: {_first_line(error)}. Its logs: {log_folder()}. Run it again.") from error
-    finally:
-        if ours:
-            ray.shutdown()
+        failed = ClusterError(f"Ray failed: {_first_line(error)}. Its logs: {log_folder()}. Run it again.")
+        raise _lack(error) or failed from error
+
+
+def _lack(error: RayError) -> ClusterError | None:
+    """What a node has run out of; Ray Data wraps what a stage raised, and keeps its text alone."""
+    text = f"{type(error).__name__}: {error}"
+    memory, disk = _OUT_OF_MEMORY.search(text), _OUT_OF_DISK.search(text)
+    if disk:
+        return ClusterError(
+            f"Ray's memory for objects and the disk behind it are full ({disk[0].strip()[:200]}). What is finished is "
+            f"written: free some space below {os.path.dirname(log_folder())} on each node, and run it again."
+        )
+    if memory:
+        return ClusterError(
+            f"a worker ran out of memory ({memory[0].strip()[:200]}). What is finished is written: run it again "
+            "with fewer --workers, or give the nodes more memory."
+        )
+    return None
 
 
 def _connect(config: ClusterConfig) -> None:
@@ -116,6 +148,18 @@ def _require_listening(address: str) -> None:
 
 
 @contextmanager
+def _last_words() -> Iterator[None]:
+    """Have a line said where the block never ends: Ray's core ends a driver whose node is gone with _exit()."""
+    watcher = subprocess.Popen(  # nosec B603
+        [sys.executable, "-I", "-S", "-c", WATCHER, LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        watcher.communicate(b".")
+
+
+@contextmanager
 def _core_log_in_a_file() -> Iterator[None]:
     """Send what Ray's C++ core prints on the process's standard error to its log folder instead.
 
@@ -125,7 +169,7 @@ def _core_log_in_a_file() -> Iterator[None]:
     terminal = os.dup(2)
     python_stderr = sys.stderr
     try:
-        with open(os.path.join(log_folder(), "crackvae-driver.err"), "ab") as log:
+        with open(os.path.join(log_folder(), DRIVER_LOG), "ab") as log:
             os.dup2(log.fileno(), 2)
         if _is_descriptor_2(python_stderr):
             sys.stderr = open(terminal, "w", buffering=1, closefd=False)  # noqa: SIM115, closed below as `terminal`
@@ -134,6 +178,22 @@ def _core_log_in_a_file() -> Iterator[None]:
         sys.stderr = python_stderr
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+@contextmanager
+def _daemons_in_a_file() -> Iterator[None]:
+    """Send what Ray's daemons tell all drivers there too: Ray prints it on standard output, its tracebacks with it."""
+    before = ray._private.worker.print_to_stdstream
+    ray._private.worker.print_to_stdstream = _log
+    try:
+        yield
+    finally:
+        ray._private.worker.print_to_stdstream = before
+
+
+def _log(data: Any, ignore_prefix: bool) -> None:
+    with suppress(OSError), open(os.path.join(log_folder(), DRIVER_LOG), "a") as log:  # a full disk may be the news
+        log.writelines(f"{line}\n" for line in data["lines"])
 
 
 def _is_descriptor_2(stream: TextIO) -> bool:

@@ -1,6 +1,8 @@
 """The Ray session: what goes wrong in a cluster is one line that names the stage and the logs."""
 
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pytest
 import ray
 from ray.data import ActorPoolStrategy
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfDiskError, RayTaskError
 
 from crackvae import session
 from crackvae.config import ClusterConfig
@@ -34,6 +36,8 @@ def stage_class() -> type:
                 time.sleep(10)
             if self.kind == "has no memory":
                 raise MemoryError("Unable to allocate 9 GiB")
+            if self.kind == "has no disk":
+                raise OutOfDiskError("the local disk is full")
             if self.kind == "has a bug":
                 raise KeyError("a bug")
             return rows
@@ -75,6 +79,28 @@ def test_a_stage_that_hangs_is_told_of_while_it_hangs_and_named_in_the_end(
 def test_a_worker_without_memory_is_one_line() -> None:
     with pytest.raises(ClusterError, match=r"a worker ran out of memory \(.*9 GiB.*fewer --workers"):
         run("has no memory")
+
+
+def test_a_full_disk_below_ray_is_one_line() -> None:
+    with pytest.raises(ClusterError, match=r"the disk behind it are full \(OutOfDiskError.*free some space below /"):
+        run("has no disk")
+
+
+def test_of_a_driver_that_ended_without_a_word_one_is_said() -> None:
+    run = "import os, sys\nfrom crackvae import session\nwith session._last_words():\n    {}"
+    for end, words in (("os._exit(1)", session.LAST_WORDS), ("os.kill(os.getpid(), 9)", session.LAST_WORDS), ("1", "")):
+        done = subprocess.run([sys.executable, "-c", run.format(end)], capture_output=True, text=True)
+        assert done.stderr == words and not done.stdout
+
+
+def test_what_daemons_of_ray_tell_all_drivers_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    worker = ray._private.worker
+    with session._daemons_in_a_file():
+        told = {"lines": ["Traceback of a daemon", "line 2"], "pid": "raylet", "is_err": False}
+        worker.print_to_stdstream(told, ignore_prefix=False)
+    assert "Traceback of a daemon\nline 2" in (Path(log_folder()) / session.DRIVER_LOG).read_text()
+    captured = capfd.readouterr()
+    assert "daemon" not in captured.out + captured.err and worker.print_to_stdstream is not session._log
 
 
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
