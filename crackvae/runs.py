@@ -65,7 +65,8 @@ def read_night(scores: str, run: str) -> Night:
     chosen = run or max(parts)
     shown = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
     summaries, damaged = _summaries(scores, [name for name in ended if name <= chosen or run == ALL_RUNS])
-    rows = _compact([tables.read_parts([place], COLUMNS) for name in shown for place in parts[name]])
+    places = [place for name in shown for place in parts[name]]
+    rows = pa.concat_tables(map(_compact, tables.each_part(places, COLUMNS))).unify_dictionaries()
     others = 0
     if len(shown) > 1:
         of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
@@ -77,14 +78,11 @@ def read_night(scores: str, run: str) -> Night:
     return Night(chosen, rows, [name for name in shown if name != chosen], summary, summaries, damaged, others)
 
 
-def _compact(read: list[pa.Table]) -> pa.Table:
-    """One table of all that was read; the digest and the run, the same in a million rows, are kept once."""
-    for number, table in enumerate(read):
-        for name in ("model", "run"):
-            column = table.schema.get_field_index(name)
-            table = table.set_column(column, name, table[name].dictionary_encode())
-        read[number] = table
-    return pa.concat_tables(read).unify_dictionaries()
+def _compact(rows: pa.Table) -> pa.Table:
+    """A part of a table: the digest and the run, the same in a million rows, are kept once."""
+    for name in ("model", "run"):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
+    return rows
 
 
 def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[str]:
