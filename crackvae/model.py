@@ -289,6 +289,18 @@ def model_files(spec: ModelSpec, weights: dict[str, Tensor], training: dict[str,
     }
 
 
+def numbers_in(data: bytes) -> Any:
+    """What torch.save() wrote, if it is tensors, numbers and texts alone; raises ValueError for anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a pickle of another kind, and then refuses it anyway
+            return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch's unpickler raises depends on the byte that is wrong
+        # torch advises to load such a file without its safeguard: that text must not reach a user.
+        refused = isinstance(error, pickle.UnpicklingError)
+        raise ValueError("its weights are not only numbers" if refused else storage.reason(error)) from error
+
+
 def load_model(model_dir: str) -> Model:
     """Load a model directory; its weights are read as numbers only, so a file from a stranger runs no code.
 
@@ -314,14 +326,9 @@ def load_model(model_dir: str) -> Model:
         known = {spec_field.name: description[spec_field.name] for spec_field in fields(ModelSpec)}
         spec = ModelSpec(**known | {name: tuple(known[name]) for name in ("channels", "segmenter")})
         network = Network(spec)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a pickle of another kind, and then refuses it anyway
-            weights = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        network.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        # torch advises to load such a file without its safeguard: that text must not reach a user.
-        why = "its weights are not only numbers" if isinstance(error, pickle.UnpicklingError) else storage.reason(error)
-        raise ModelError(f"{model_dir} is damaged: {why}. {again}") from error
+        network.load_state_dict(numbers_in(data))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{model_dir} is damaged: {storage.reason(error)}. {again}") from error
     digest = model_digest(spec, network.state_dict())
     if digest != description.get("digest"):
         raise ModelError(f"{model_dir} was altered since it was written: its digest does not fit. {again}")

@@ -4,7 +4,6 @@ Shape letters: T tiles, P side of a tile at the input [px].
 """
 
 import io
-import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from crackvae.damage import Drawings
 from crackvae.errors import ModelError
-from crackvae.model import Network
+from crackvae.model import Network, numbers_in
 
 # Changes whenever an older checkpoint could be misread.
 CHECKPOINT_FORMAT = 1
@@ -168,14 +167,14 @@ def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], list[Epoch]]:
         ModelError: it is damaged or of another version.
     """
     try:
-        state = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location="cpu")
+        state = numbers_in(checkpoint)
         if state["format"] != CHECKPOINT_FORMAT:
             raise ModelError(
                 f"a checkpoint has format {state['format']}, and this crackvae reads {CHECKPOINT_FORMAT}: "
                 "delete the folder of the run, and train again."
             )
         epochs = [Epoch(**row | {part: Losses(**row[part]) for part in ("train", "val")}) for row in state["epochs"]]
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             "the last checkpoint of the run is damaged: delete that file, and the run goes on from the one before, "
             "or delete its folder, and it starts again."
