@@ -27,6 +27,7 @@ from crackvae.groups import with_groups
 from crackvae.histograms import load_reference
 from crackvae.listing import list_images
 from crackvae.lock import locked
+from crackvae.memory import give_back
 from crackvae.model import ModelSpec
 from crackvae.progress import progress, say
 from crackvae.resume import FINISHED_COLUMNS, still_to_score
@@ -126,6 +127,7 @@ def score(config: ScoreConfig) -> Outcome:
     if not n_todo:
         say(f"nothing to score: this model has finished all {listed} images", quiet=config.quiet)
     if summary["report"]:
+        give_back()  # what scoring a million images held, before their page needs as much
         _write_page(summary["report"], out, run, config)
     outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
     _check_limits(config, table, listed, outcome)

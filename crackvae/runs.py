@@ -79,8 +79,8 @@ def read_night(scores: str, run: str) -> Night:
 
 
 def _compact(rows: pa.Table) -> pa.Table:
-    """A part of a table: the digest and the run, the same in a million rows, are kept once."""
-    for name in ("model", "run"):
+    """A part of a table: what is the same in many of a million rows is kept once."""
+    for name in ("model", "run", "status", "error", "group"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
     return rows
 

@@ -3,7 +3,6 @@
 Shape letters: B tiles of one pass, P side of a tile at the input [px].
 """
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from crackvae.graph import Graph, Shape
+from crackvae.memory import give_back
 from crackvae.model import Model, Network, Output, contrast
 
 Forward = Callable[[Tensor], Output]
@@ -87,7 +87,7 @@ def _by_onnx(model: Model, batch: int) -> Forward:
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(graph.file(inputs, shapes), options, ["CPUExecutionProvider"])
     del graph
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # the weights were copied on their way; glibc would keep those 50 MB
+    give_back()  # the weights were copied on their way: 50 MB
 
     def forward(input_B1PP: Tensor) -> Output:
         given = {"tiles": input_B1PP.contiguous().numpy()}
