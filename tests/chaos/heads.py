@@ -197,3 +197,26 @@ def link_night(drawn: Path, folder: Path) -> Path:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no image")
     return folder
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with ray_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return link_night(drawn, tmp_path_factory.mktemp("disturbed") / "night")
+
+
+@pytest.fixture(scope="module")
+def wanted(night: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    out = tmp_path_factory.mktemp("undisturbed")
+    finish(night, model_dir, out)
+    return rows_of(out)
+
+
+@pytest.fixture
+def scene(night: Path, model_dir: Path, tmp_path: Path, wanted: pa.Table, played: Played) -> Scene:
+    return Scene(night, model_dir, tmp_path / "out", wanted, played)

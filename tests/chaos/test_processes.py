@@ -9,16 +9,15 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import heads
 import psutil
-import pyarrow as pa
 import pytest
 from conftest import IS_LONG
-from heads import STUCK_S, Head, Scene, finish, link_night, ray_head, rows_of
-from rounds import Played, compared
+from heads import STUCK_S, Head, Scene, ray_head, rows_of
+from rounds import compared
 
 KILLED = ("driver", "actor", "worker")
 ROUNDS = 20 if IS_LONG else 3
@@ -27,30 +26,9 @@ EARLY_S = 10.0
 # And any other at most so long after it, when most rows are still to come.
 LATE_S = 0.5
 
+# Fixtures: pytest takes those that it finds in a module.
+head, night, wanted, scene = heads.head, heads.night, heads.wanted, heads.scene
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return link_night(drawn, tmp_path_factory.mktemp("processes") / "night")
-
-
-@pytest.fixture(scope="module")
-def wanted(night: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    out = tmp_path_factory.mktemp("undisturbed")
-    finish(night, model_dir, out)
-    return rows_of(out)
-
-
-@pytest.fixture
-def scene(night: Path, model_dir: Path, tmp_path: Path, wanted: pa.Table, played: Played) -> Scene:
-    return Scene(night, model_dir, tmp_path / "out", wanted, played)
 
 
 def kill_one(victim: str, process: subprocess.Popen[bytes], head: Head, scene: Scene, chance: random.Random) -> bool:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import heads
 import psutil
-import pyarrow as pa
 import pytest
-from heads import STUCK_S, Head, Scene, command, finish, link_night, ray_head, rows_of
-from rounds import Played
+from heads import STUCK_S, Head, Scene, command, ray_head
 
 # Memory cgroups of Linux, version 2 and 1: where they lie, and the names of their limit and of their count of kills.
 CGROUPS = (
@@ -37,30 +36,9 @@ print("full", len(held), flush=True)
 time.sleep(3600)
 """
 
+# Fixtures: pytest takes those that it finds in a module.
+head, night, wanted, scene = heads.head, heads.night, heads.wanted, heads.scene
 pytestmark = [pytest.mark.ray, pytest.mark.long]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return link_night(drawn, tmp_path_factory.mktemp("scarcity") / "night")
-
-
-@pytest.fixture(scope="module")
-def wanted(night: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    out = tmp_path_factory.mktemp("undisturbed")
-    finish(night, model_dir, out)
-    return rows_of(out)
-
-
-@pytest.fixture
-def scene(night: Path, model_dir: Path, tmp_path: Path, wanted: pa.Table, played: Played) -> Scene:
-    return Scene(night, model_dir, tmp_path / "out", wanted, played)
 
 
 def ended_with(process: "subprocess.Popen[bytes]", scene: Scene) -> int:
