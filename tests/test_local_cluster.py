@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from crackvae.config import ScoreConfig
 
 BIN = Path(sys.executable).parent
 SCRIPT = HOUSE / "cluster" / "local.sh"
+# Within so many seconds Ray has noticed that a node is gone; a short run may end before.
+NOTICED_S = 60
 
 
 def same_scores(one: pa.Table, other: pa.Table) -> bool:
@@ -123,7 +126,10 @@ def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -
         yield next(blocks)
         cluster.remove_node(nodes[1], allow_graceful=False)
         yield from blocks
-        alive.append(sum(node["Alive"] for node in ray.nodes()))
+        end = time.monotonic() + NOTICED_S
+        while len(seen := [node for node in ray.nodes() if node["Alive"]]) > 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        alive.append(len(seen))
 
     pipeline.score_rows, pipeline.BLOCK_IMAGES = score_rows, 10
     summary = pipeline.score(
