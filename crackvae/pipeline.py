@@ -273,6 +273,15 @@ def _write_csv(out: str) -> list[str]:
     return written
 
 
+def _scoring(
+    scorer: Scorer, run: str, batch: int, precision: str, others: tuple[str, ...], device: str = "cpu"
+) -> Callable[[pa.Table], pa.Table]:
+    """score_decoded() with its network ready to run: the same for actors and for this process."""
+    runtime = runtime_of(scorer.model, precision, batch, device)
+    score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
+    return partial(score_decoded, scorer=scorer, run=run, score=score, others=others)
+
+
 class ImageScorer:
     """Ray Data actor of a CPU cluster: read, decode and score, so that no pixel travels."""
 
@@ -289,9 +298,7 @@ class ImageScorer:
         self.clock, self.retries = StageClock(), StorageRetries()
         self.scorer: Scorer = ray.get(scorer)
         self.read = read
-        runtime = runtime_of(self.scorer.model, precision, batch)
-        score = partial(score_tiles, self.scorer.model, batch=batch, others=others, runtime=runtime)
-        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
+        self.score_decoded = _scoring(self.scorer, run, batch, precision, others)
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
         for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec, self.read)):
@@ -322,9 +329,7 @@ class TileScorer:
     ) -> None:
         self.scorer: Scorer = ray.get(scorer)
         self.clock = StageClock()
-        runtime = runtime_of(self.scorer.model, precision, batch, device)
-        score = partial(score_tiles, self.scorer.model, batch=batch, others=others, runtime=runtime)
-        self.score_decoded = partial(score_decoded, scorer=self.scorer, run=run, score=score, others=others)
+        self.score_decoded = _scoring(self.scorer, run, batch, precision, others, device)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         with self.clock.stage("score"):
@@ -387,13 +392,11 @@ def _score_here(
 ) -> Iterator[pa.Table]:
     """As an actor scores, in this process; equal to the last bit."""
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    batch = config.batch or CPU_BATCH
-    runtime = runtime_of(scorer.model, config.precision, batch)
-    score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
+    score = _scoring(scorer, run, config.batch or CPU_BATCH, config.precision, others)
     for start in range(0, images.num_rows, BLOCK_IMAGES):
         for decoded in decode_images(images.slice(start, BLOCK_IMAGES), scorer.model.spec, storage.image_reader()):
             with one_thread():
-                rows = score_decoded(decoded, scorer, run, score, others)
+                rows = score(decoded)
             yield rows
 
 
