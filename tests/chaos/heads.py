@@ -26,7 +26,7 @@ RUN = """
 import sys
 from crackvae import pipeline, session
 from crackvae.cli import main
-pipeline.BLOCK_IMAGES, pipeline.PART_ROWS, session.SILENCE_S = 8, 24, 4.0
+pipeline.BLOCK_IMAGES, pipeline.PART_ROWS, session.SILENCE_S, session.DISCONNECT_S = 8, 24, 4.0, 10.0
 sys.exit(main(sys.argv[1:]))
 """
 # A run that neither ends nor fails within this many seconds is stuck; within these a head has started.
