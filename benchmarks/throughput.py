@@ -60,11 +60,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fidelity", type=int, default=0, help="images to hold against float64, instead of all else")
     parser.add_argument("--daft-python", default=sys.executable)
+    parser.add_argument("--precision", default="auto", help="of the pipeline and its limit (default: %(default)s)")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         paths = every_nth(sorted(map(str, Path(arguments.images).rglob("*.jpg"))), arguments.count)
-        print(json.dumps(PARTS[arguments.part](paths, arguments.model)))
+        print(json.dumps(PARTS[arguments.part](paths, arguments.model, arguments.precision)))
         return
     digest = load_scorer(arguments.model).model.digest
     if arguments.fidelity:
@@ -73,7 +74,7 @@ def main() -> None:
     rounds: list[dict[str, Any]] = []
     for number in range(arguments.rounds):
         rounds.append({part: taken(part, arguments, number) for part in ("limit", "pipeline", *PEERS, "hundred")})
-    figures = {"what": __doc__, "model_digest": digest, **summed_up(rounds)}
+    figures = {"what": __doc__, "model_digest": digest, "precision": arguments.precision, **summed_up(rounds)}
     print(json.dumps({name: value for name, value in figures.items() if name not in ("what", "rounds")}, indent=1))
     print(write_result("throughput", figures))
 
@@ -89,7 +90,7 @@ def taken(part: str, arguments: argparse.Namespace, number: int) -> dict[str, fl
     counts["fidelity"] = arguments.fidelity
     python = arguments.daft_python if part == "Daft" else sys.executable
     command = [python, __file__, "--images", arguments.images, "--model", arguments.model, "--part", part]
-    command += ["--count", str(counts.get(part, arguments.peer_count))]
+    command += ["--count", str(counts.get(part, arguments.peer_count)), "--precision", arguments.precision]
     started = time.perf_counter()
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
@@ -134,7 +135,7 @@ def steady(results: Iterable[int]) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------ parts
 
 
-def limit(paths: list[str], model_dir: str) -> dict[str, float]:
+def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """Microseconds an image of decoding and of the network, on one pinned core."""
     import pyarrow as pa
 
@@ -150,7 +151,7 @@ def limit(paths: list[str], model_dir: str) -> dict[str, float]:
         list_file.write("\n".join(paths))
         list_file.flush()
         listed = with_groups(list_images(f"@{list_file.name}"), "none")
-    runtime = runtime_of(model, "auto", CPU_BATCH)
+    runtime = runtime_of(model, precision, CPU_BATCH)
     warm = pa.concat_tables(decode_images(listed.slice(0, BATCH), model.spec))
     score_tiles(model, tiles_of(warm, model), CPU_BATCH, (LATENT_NORM,), runtime)
     blocks, started = [], time.perf_counter()
@@ -181,7 +182,7 @@ def tiles_of(decoded: Any, model: Model) -> np.ndarray:
     return np.frombuffer(pixels, np.uint8).reshape(-1, model.spec.input_px, model.spec.input_px)
 
 
-def pipeline(paths: list[str], model_dir: str) -> dict[str, float]:
+def pipeline(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """`score` as a user calls it; the steady rate is taken from the rows as they reach the driver."""
     import crackvae.pipeline as scoring_pipeline
     from crackvae.config import ScoreConfig
@@ -203,13 +204,18 @@ def pipeline(paths: list[str], model_dir: str) -> dict[str, float]:
         (Path(folder) / "images.txt").write_text("\n".join(paths))
         outcome = scoring_pipeline.score(
             ScoreConfig(
-                images=f"@{folder}/images.txt", model=model_dir, out=f"{folder}/scores", quiet=True, no_report=True
+                images=f"@{folder}/images.txt",
+                model=model_dir,
+                out=f"{folder}/scores",
+                precision=precision,
+                quiet=True,
+                no_report=True,
             )
         )
     return rates[0] | {"whole_run_s": outcome.summary["seconds"]}
 
 
-def hundred(paths: list[str], model_dir: str) -> dict[str, float]:
+def hundred(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """Seconds of the command on these images, from its start to its end."""
     found = {}
     for how, flags in (("in_process_s", []), ("on_ray_s", ["--workers", str(CPUS)])):
@@ -218,7 +224,17 @@ def hundred(paths: list[str], model_dir: str) -> dict[str, float]:
             command = [sys.executable, "-m", "crackvae.cli", "score", "--images", f"@{folder}/images.txt"]
             started = time.perf_counter()
             subprocess.run(
-                [*command, "--model", model_dir, "--out", f"{folder}/scores", "--quiet", *flags],
+                [
+                    *command,
+                    "--model",
+                    model_dir,
+                    "--out",
+                    f"{folder}/scores",
+                    "--quiet",
+                    "--precision",
+                    precision,
+                    *flags,
+                ],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
@@ -226,7 +242,7 @@ def hundred(paths: list[str], model_dir: str) -> dict[str, float]:
     return found
 
 
-def data_loader(paths: list[str], model_dir: str) -> dict[str, float]:
+def data_loader(paths: list[str], model_dir: str, _: str) -> dict[str, float]:
     """What a practitioner writes: a Dataset with Pillow, a DataLoader, a loop."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -267,7 +283,7 @@ class EagerScorer:
         return {"score": self.scores(images_BPP)}
 
 
-def ray_data(paths: list[str], model_dir: str) -> dict[str, float]:
+def ray_data(paths: list[str], model_dir: str, _: str) -> dict[str, float]:
     """The example of Ray Data's documentation for batch inference on images."""
     import ray
 
@@ -286,7 +302,7 @@ def ray_data(paths: list[str], model_dir: str) -> dict[str, float]:
     return rate
 
 
-def daft_frame(paths: list[str], model_dir: str) -> dict[str, float]:
+def daft_frame(paths: list[str], model_dir: str, _: str) -> dict[str, float]:
     """A Daft data frame with its own download, decoding and resize."""
     import daft
     from daft import DataType, col
@@ -315,7 +331,7 @@ def daft_frame(paths: list[str], model_dir: str) -> dict[str, float]:
     return {"images_per_s": round((len(paths) - len(few)) / (seconds(paths) - start_s), 1), "images": len(paths)}
 
 
-def fidelity(paths: list[str], model_dir: str) -> dict[str, Any]:
+def fidelity(paths: list[str], model_dir: str, _: str) -> dict[str, Any]:
     """|score - float64 score| as a share of the threshold, and flags that differ."""
     from dataclasses import replace
 

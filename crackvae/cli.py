@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     chosen = vars(parser.parse_args(arguments))
     with _terminable() as terminated:
-        return _run(chosen.pop("verb"), chosen, terminated)
+        code = _run(chosen.pop("verb"), chosen, terminated)
+    if "crackvae.session" in sys.modules:  # a verb that may have used Ray
+        importlib.import_module("crackvae.session").exit_if_head_hangs(code)
+    return code
 
 
 def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:

@@ -1,6 +1,6 @@
 """Merge the parts of many nights into a few, with the latest row of each image and model. A death loses nothing.
 
-1. Rows are dealt by image to buckets in a temporary folder, so that memory holds one bucket and not the table.
+1. Rows are dealt by image to buckets, which are temporary files, so that memory holds one bucket and not the table.
 2. Of each bucket the latest rows become a part that waits beside the table under a name that no reader takes.
 3. A journal names the parts that wait and those that they replace. From now on tables.list_parts() reads the new ones.
 4. The parts get their names, the old ones are deleted, then the journal. The next run finishes what a death left here.
@@ -10,9 +10,9 @@ import json
 import tempfile
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -83,17 +83,19 @@ def _wanted_parts(rows: int, n_bytes: int) -> int:
 def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *, quiet: bool) -> tuple[int, int]:
     """Rows and parts of the table after the merge."""
     n_rows, new = 0, list[str]()
-    with tempfile.TemporaryDirectory(prefix="crackvae-compact-") as scratch:
-        buckets = _deal(places, wanted, Path(scratch), quiet=quiet)
+    cuts = _cuts(places, wanted)
+    with ExitStack() as stack:
+        # Files without a name, whose room the system takes back after any death.
+        buckets = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(len(cuts) + 1)]
+        _deal(places, cuts, buckets, quiet=quiet)
         for bucket in buckets:
-            with pa.memory_map(str(bucket)) as file:
-                rows = tables.latest(pa.ipc.open_file(file).read_all())
+            rows = tables.latest(pa.ipc.open_file(bucket).read_all())
             if rows.num_rows:
                 new.append(f"{run}-{len(new):05d}.parquet")
                 tables.write_table(storage.join(folder, tables.staged(new[-1])), rows)
                 n_rows += rows.num_rows
             del rows
-            bucket.unlink()
+            bucket.close()
     old = [storage.relative(place, folder) for place in places]
     csv = set(storage.list_files(folder)) & {tables.csv_name(run) for run in tables.list_parts(folder)}
     lock.check()
@@ -106,23 +108,20 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
     return n_rows, len(new)
 
 
-def _deal(places: list[str], n_buckets: int, scratch: Path, *, quiet: bool) -> list[Path]:
-    """Files with the rows of one stretch of the alphabet each: all versions of an image meet in one of them."""
-    cuts = _cuts(places, n_buckets)
-    paths = [scratch / f"{number:05d}.arrow" for number in range(len(cuts) + 1)]
-    where = f"{scratch} (set TMPDIR to a folder with room for the table)"
+def _deal(places: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:
+    """Write the rows of one stretch of the alphabet into each bucket: all versions of an image meet in one of them."""
+    where = f"{tempfile.gettempdir()} (set TMPDIR to a folder with room for the table)"
     with (
         storage_errors("write", where),
         ExitStack() as stack,
         progress("compact", len(places), "parts", quiet=quiet) as bar,
     ):
-        writers = [stack.enter_context(pa.ipc.new_file(str(path), tables.SCORES_SCHEMA)) for path in paths]
+        writers = [stack.enter_context(pa.ipc.new_file(bucket, tables.SCORES_SCHEMA)) for bucket in buckets]
         for rows in tables.each_part(places, tables.SCORES_SCHEMA.names):
             bucket_N = np.array([bisect_right(cuts, image.as_py()) for image in rows["image"]], np.int32)
             for number in np.unique(bucket_N):
                 writers[number].write_table(rows.filter(pa.array(bucket_N == number)))
             bar.update()
-    return paths
 
 
 def _cuts(places: list[str], n_buckets: int) -> list[str]:

@@ -91,8 +91,8 @@ class ScoringConfig(ClusterConfig):
     workers: int | None = setting("scoring actors; default: one a CPU, or one a GPU with --gpu", None)
     batch: int | None = setting("tiles in one pass through the network; default: 8, or 256 with --gpu", None)
     precision: str = setting(
-        "of the network: auto (bf16 where the hardware has it, else onnx), fp32 (torch, the reference), bf16, or onnx "
-        "(fp32 by ONNX Runtime, CPU only)",
+        "of the network: auto (onnx, with --gpu fp32), fp32 (torch, the reference), onnx (fp32 by ONNX Runtime, CPU "
+        "only), or bf16 (faster where the hardware has it; scores move by up to a fifth of the threshold)",
         "auto",
     )
 

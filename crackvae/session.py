@@ -1,5 +1,6 @@
 """The Ray session of one verb: connect, keep Ray's chatter out of sight, say in one line what failed."""
 
+import atexit
 import logging
 import os
 import re
@@ -28,6 +29,8 @@ from crackvae.progress import say
 STALL_S = 1800
 # Seconds that the head of a cluster may take to accept a connection.
 CONNECT_S = 10
+# And to let a driver go; the local cluster of a busy machine ends within 10.
+DISCONNECT_S = 30.0
 # After so long without a block the person who waits is told, and again whenever as long has passed [s].
 SILENCE_S = 60.0
 # Ray's own default, where no session says better; only shown, never opened.
@@ -47,6 +50,8 @@ LAST_WORDS = (
     "What is finished is written: run it again.\n"
 )
 WATCHER = "import sys; sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
+# A session was left without a goodbye.
+_head_hangs = threading.Event()
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
 
 
@@ -70,7 +75,26 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
             with _errors_in_a_line(), _last_words(), _core_log_in_a_file():
                 yield
         finally:
-            ray.shutdown()
+            _disconnect(config)
+
+
+def _disconnect(config: ClusterConfig) -> None:
+    """Leave the cluster, or end the local one; where its head hangs Ray would wait for ever, and we go on without."""
+    ending = threading.Thread(target=ray.shutdown, daemon=True)
+    ending.start()
+    ending.join(DISCONNECT_S)
+    if ending.is_alive():
+        atexit.unregister(ray.shutdown)  # which would wait for that thread
+        _head_hangs.set()
+        say(f"Ray's head has not answered for {DISCONNECT_S:g} s: left without a goodbye.", quiet=config.quiet)
+
+
+def exit_if_head_hangs(code: int) -> None:
+    """End the process on the spot where a session was left without a goodbye: its end would crash Ray's core."""
+    if _head_hangs.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def played() -> Iterator[Any]:
-    """The rounds of faults that were played: `played.keep(round)`, which must be clean; and figures, `played.notes`."""
+    """The rounds of faults that were played: `played.require_clean(...)` keeps one; and figures, `played.notes`."""
     import rounds  # lies beside the tests of faults, which alone ask for this
 
     all_of_them = rounds.Played()

@@ -141,7 +141,11 @@ def test_a_death_after_any_step_leaves_a_table_that_reads_the_same_and_the_next_
     assert survived > 15 and not died
 
 
-def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same(tmp_path: Path) -> None:
+def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same_and_no_scratch(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path, scratch = tmp_path_factory.mktemp("scores"), tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(scratch))
     write_nights(tmp_path, NIGHTS, per_part=1)
     wanted = tables.read_scores(str(tmp_path), COLUMNS)
     code = (
@@ -158,6 +162,7 @@ def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same(tmp_pat
             child.kill()
         child.communicate()
         assert tables.read_scores(str(tmp_path), COLUMNS).equals(wanted)
+        assert not list(scratch.iterdir())
     compact(merged(tmp_path))
     assert pq.read_table(tmp_path).sort_by("image").equals(wanted)
 

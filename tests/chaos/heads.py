@@ -26,7 +26,7 @@ RUN = """
 import sys
 from crackvae import pipeline, session
 from crackvae.cli import main
-pipeline.BLOCK_IMAGES, pipeline.PART_ROWS, session.SILENCE_S = 8, 24, 4.0
+pipeline.BLOCK_IMAGES, pipeline.PART_ROWS, session.SILENCE_S, session.DISCONNECT_S = 8, 24, 4.0, 10.0
 sys.exit(main(sys.argv[1:]))
 """
 # A run that neither ends nor fails within this many seconds is stuck; within these a head has started.
@@ -164,12 +164,12 @@ class Scene:
             assert time.monotonic() < end, self.said()
             time.sleep(0.02)
 
-    def judge(self, fault: str) -> None:
+    def require_same_table(self, fault: str) -> None:
         """Finish what was disturbed, in this process, and compare."""
         self.require_no_traceback()
         started = time.monotonic()
         finish(self.night, self.model, self.out)
-        self.played.keep("process", fault, compared(self.wanted, rows_of(self.out)), since=started)
+        self.played.require_clean("process", fault, compared(self.wanted, rows_of(self.out)), since=started)
 
     def require_no_traceback(self) -> None:
         """What is no bug of ours is said in a line."""

@@ -80,8 +80,8 @@ class Played:
         self.rounds: list[Round] = []
         self.notes: dict[str, Any] = {}
 
-    def keep(self, kind: str, fault: str, counts: dict[str, int], *, since: float) -> None:
-        """Keep a round, which must be clean; `counts` as of compared(), `since` when the fault was over (monotonic)."""
+    def require_clean(self, kind: str, fault: str, counts: dict[str, int], *, since: float) -> None:
+        """Keep a round and require it clean; `counts` as of compared(), `since` when the fault was over (monotonic)."""
         self.rounds.append(Round(kind, fault, **counts, recover_s=time.monotonic() - since))
         assert self.rounds[-1].is_clean, self.rounds[-1]
 

@@ -102,7 +102,7 @@ def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
         started = time.monotonic()
         summary = pipeline.score(config(night, model_dir, out)).summary
         counts = compared(wanted, read_rows(out))
-        played.keep("process", "death in score, after each call to storage", counts, since=started)
+        played.require_clean("process", "death in score, after each call to storage", counts, since=started)
         assert summary["listed"] == summary["finished_before"] + summary["scored"]
         if ended:
             break
@@ -128,7 +128,7 @@ def test_a_compaction_that_dies_after_any_call_to_storage_leaves_the_table_as_it
         compact(CompactConfig(scores=str(out), quiet=True))
         again = compared(wanted, tables.read_scores(str(out), tables.SCORES_SCHEMA.names))
         counts = {name: counts[name] + again[name] for name in counts}
-        played.keep("process", "death in compact, after each call to storage", counts, since=started)
+        played.require_clean("process", "death in compact, after each call to storage", counts, since=started)
         if ended:
             break
     assert steps > 4
@@ -151,7 +151,7 @@ def test_a_calibration_that_dies_after_any_call_to_storage_leaves_the_old_one_or
         is_one_of_both = after.calibration.digest in (old, now.digest)
         is_right = now.digest != old and is_one_of_both and now.threshold == new["threshold"]
         counts = {"lost": 0, "twice": 0, "wrong": int(not is_right)}
-        played.keep("process", "death in calibrate, after each call to storage", counts, since=started)
+        played.require_clean("process", "death in calibrate, after each call to storage", counts, since=started)
         if ended:
             break
     assert steps > 0
@@ -169,7 +169,7 @@ def test_a_report_that_dies_leaves_the_page_before_it_or_the_new_one(
     report(settings)
     is_whole = page.read_text().rstrip().endswith("</html>")
     counts = {"lost": 0, "twice": 0, "wrong": int(not is_whole)}
-    played.keep("process", "death in report, before its one write", counts, since=started)
+    played.require_clean("process", "death in report, before its one write", counts, since=started)
 
 
 @pytest.mark.long
@@ -191,7 +191,7 @@ def test_a_training_that_dies_after_any_call_to_storage_leaves_no_model_and_goes
         else:
             train(settings)
         counts = {"lost": 0, "twice": 0, "wrong": int(load_model(settings.model).digest != wanted)}
-        played.keep("process", "death in train, after each call to storage", counts, since=started)
+        played.require_clean("process", "death in train, after each call to storage", counts, since=started)
         if ended:
             break
     assert steps > 8
@@ -215,7 +215,7 @@ def test_sigkill_while_a_model_is_written_leaves_none_that_is_loaded_or_the_whol
                 load_model(str(model))
             write_model(model, small_spec())
         counts = {"lost": 0, "twice": 0, "wrong": int(load_model(str(model)).digest != wanted)}
-        played.keep("process", "SIGKILL while a model is written", counts, since=started)
+        played.require_clean("process", "SIGKILL while a model is written", counts, since=started)
 
 
 def test_sigkill_while_a_report_is_made_leaves_the_page_before_it_or_the_new_one(
@@ -240,7 +240,7 @@ def test_sigkill_while_a_report_is_made_leaves_the_page_before_it_or_the_new_one
         started = time.monotonic()
         made(page)
         counts = {"lost": 0, "twice": 0, "wrong": int(page.read_bytes() != wanted)}
-        played.keep("process", "SIGKILL in report, at a random moment", counts, since=started)
+        played.require_clean("process", "SIGKILL in report, at a random moment", counts, since=started)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -273,7 +273,7 @@ def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
         score_in_process(patch)
         pipeline.score(config(night, model_dir, wanted_out))
     latest = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
-    played.keep("process", "clock set back by years", compared(read_rows(wanted_out), latest), since=started)
+    played.require_clean("process", "clock set back by years", compared(read_rows(wanted_out), latest), since=started)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -299,7 +299,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
             started = time.monotonic()
             pipeline.score(config(night, model_dir, disk / "out"))
             counts = compared(wanted, read_rows(disk / "out"))
-            played.keep("process", "the disk of --out is full", counts, since=started)
+            played.require_clean("process", "the disk of --out is full", counts, since=started)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
@@ -342,7 +342,9 @@ def test_sigkill_at_any_moment_costs_no_row(
         pipeline.score(config(night, model_dir, out))
         found = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
         assert not list(out.glob("_lock-*")), "the lock of the dead was taken over"
-        played.keep("process", f"SIGKILL in {victim}, at a random moment", compared(wanted, found), since=started)
+        played.require_clean(
+            "process", f"SIGKILL in {victim}, at a random moment", compared(wanted, found), since=started
+        )
 
 
 @pytest.mark.usefixtures("in_process")
@@ -367,6 +369,6 @@ def test_a_run_that_is_stopped_keeps_its_table_and_goes_on_when_it_is_woken(
         os.kill(pid, signal.SIGCONT)
         assert os.waitpid(pid, 0)[1] == 0
         pipeline.score(config(night, model_dir, out))
-        played.keep(
+        played.require_clean(
             "process", "SIGSTOP of a run, and another beside it", compared(wanted, read_rows(out)), since=started
         )

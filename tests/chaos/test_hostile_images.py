@@ -161,7 +161,7 @@ def test_through_ray_too_no_worker_dies_of_them_or_takes_over_1500_megabytes(
         "peak_worker_mb": round(peak[0] / 1e6), "seconds": round(time.monotonic() - between, 1),
         "seconds_alone": round(between - started, 1),
     }  # fmt: skip
-    played.keep("image", f"{len(planted)} hostile files among 1,000 images, on Ray", counts, since=between)
+    played.require_clean("image", f"{len(planted)} hostile files among 1,000 images, on Ray", counts, since=between)
     assert peak[0] < 1_500_000_000 and len(pids) <= 2
 
 

@@ -61,7 +61,7 @@ def test_an_actor_without_memory_ends_the_run_in_one_line(head: Head, scene: Sce
             with suppress(psutil.Error):
                 actor.rlimit(psutil.RLIMIT_AS, (actor.memory_info().vms, actor.memory_info().vms))
         assert ended_with(process, scene) in (0, 2), scene.said()
-    scene.judge("no more memory for the actors, by RLIMIT_AS")
+    scene.require_same_table("no more memory for the actors, by RLIMIT_AS")
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def test_an_actor_that_the_kernel_kills_for_want_of_memory_is_replaced_and_the_r
         counts = dict(line.split() for line in (folder / events).read_text().splitlines())
         print(f"exit {code}, killed by the kernel: {counts['oom_kill']}")
         assert int(counts["oom_kill"]) >= 1 and code in (0, 2), scene.said()
-    scene.judge("an actor killed by the kernel for want of memory")
+    scene.require_same_table("an actor killed by the kernel for want of memory")
 
 
 @contextmanager
@@ -156,4 +156,4 @@ def test_a_store_and_a_disk_of_ray_that_are_full_end_a_run_in_one_line_or_it_goe
                 code = ended_with(process, scene)
         print(f"{when}: exit {code}, {scene.said()[-600:]}")
         assert code in (0, 2), scene.said()
-    scene.judge(f"Ray's store and its disk are full {when}")
+    scene.require_same_table(f"Ray's store and its disk are full {when}")

@@ -140,7 +140,7 @@ def play(proxy: Proxy, model_dir: Path, wanted: pa.Table, fault: tuple[str, Faul
     leave_locks(proxy, out)
     if failed or "unreachable" in rows(proxy, out)["status"].to_pylist():
         assert run(proxy, model_dir, out) == ""
-    played.keep("storage", fault[0], compared(wanted, rows(proxy, out)), since=over)
+    played.require_clean("storage", fault[0], compared(wanted, rows(proxy, out)), since=over)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -194,7 +194,7 @@ def test_a_listing_that_changes_while_it_is_listed_gives_each_image_a_row_in_the
     lost = sum(status.get(f"s3://{name}") != "scored" for name in names)
     twice = rows(calm, "changed").num_rows - len(status)
     counts = {"lost": lost, "twice": twice, "wrong": 0}
-    played.keep("storage", "a listing changes while it is listed", counts, since=started)
+    played.require_clean("storage", "a listing changes while it is listed", counts, since=started)
 
 
 def test_storage_that_expires_while_it_is_read_says_so_in_the_rows_and_leaks_no_secret(

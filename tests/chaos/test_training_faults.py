@@ -2,13 +2,13 @@
 
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import heads
 import psutil
 import pytest
-from heads import STUCK_S, Head, command, ray_head
+from heads import STUCK_S, Head, command
 from rounds import Played
 
 from crackvae.checkpoints import Checkpoints
@@ -29,6 +29,7 @@ HOW = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32", "-
 LATE_S = 3.0
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
+head = heads.head
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,11 @@ class Training:
         with pytest.raises(ModelError):
             load_model(str(self.model))
 
-    def judge(self, fault: str, wanted: str, played: Played, started: float) -> None:
+    def require_same_model(self, fault: str, wanted: str, played: Played, started: float) -> None:
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
         counts = {"lost": 0, "twice": 0, "wrong": int(load_model(str(self.model)).digest != wanted)}
-        played.keep("process", fault, counts, since=started)
+        played.require_clean("process", fault, counts, since=started)
         assert sorted(path.name for path in self.model.parent.iterdir()) == ["model", "model.log"]
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +100,7 @@ def test_a_training_whose_driver_is_killed_goes_on_with_resume_to_the_same_weigh
     training.require_no_model()
     started = time.monotonic()
     training.finish("--resume", training.kept.folder)
-    training.judge("SIGKILL of the driver while training, then --resume", wanted, played, started)
+    training.require_same_model("SIGKILL of the driver while training, then --resume", wanted, played, started)
 
 
 @pytest.mark.parametrize("number", range(2))
@@ -123,7 +118,7 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights
         training.require_no_model()
         assert process.wait(STUCK_S) == 0, training.log.read_text()
     assert "started again with 2 worker(s), after epoch" in training.log.read_text()
-    training.judge("SIGKILL of a worker while training", wanted, played, started)
+    training.require_same_model("SIGKILL of a worker while training", wanted, played, started)
 
 
 def test_of_a_worker_that_is_stopped_the_person_who_waits_is_told_and_then_it_goes_on_to_the_same_weights(
@@ -140,4 +135,4 @@ def test_of_a_worker_that_is_stopped_the_person_who_waits_is_told_and_then_it_go
         started = time.monotonic()
         stopped[0].resume()
         assert process.wait(STUCK_S) == 0, training.log.read_text()
-    training.judge("SIGSTOP of a worker while training", wanted, played, started)
+    training.require_same_model("SIGSTOP of a worker while training", wanted, played, started)
