@@ -126,9 +126,9 @@ def measured(night: Path, model: Path, out: Path) -> dict[str, Any]:
 def summed(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Of some equal runs the median time and the largest memory."""
     most = {name: max(one[name] for one in rounds) for name in rounds[0] if name.endswith("_mb")}
-    seconds = sorted(one["seconds"] for one in rounds)
-    middle = next(one for one in rounds if one["seconds"] == seconds[len(seconds) // 2])
-    return {"rounds": len(rounds), "all_seconds": seconds} | middle | most
+    by_time = sorted(rounds, key=lambda one: float(one["seconds"]))
+    all_seconds = [one["seconds"] for one in by_time]
+    return {"rounds": len(rounds), "all_seconds": all_seconds} | by_time[len(by_time) // 2] | most
 
 
 def watch(process: "subprocess.Popen[bytes]", peaks: dict[str, float]) -> None:

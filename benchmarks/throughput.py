@@ -222,19 +222,10 @@ def hundred(paths: list[str], model_dir: str, precision: str) -> dict[str, float
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "images.txt").write_text("\n".join(paths))
             command = [sys.executable, "-m", "crackvae.cli", "score", "--images", f"@{folder}/images.txt"]
+            command += ["--precision", precision, "--quiet"]
             started = time.perf_counter()
             subprocess.run(
-                [
-                    *command,
-                    "--model",
-                    model_dir,
-                    "--out",
-                    f"{folder}/scores",
-                    "--quiet",
-                    "--precision",
-                    precision,
-                    *flags,
-                ],
+                [*command, "--model", model_dir, "--out", f"{folder}/scores", *flags],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )

@@ -16,10 +16,9 @@ from crackvae.scoring import LATENT_NORM, Scorer, heads_of, load_scorer, score_t
 from crackvae.tiles import resized
 
 BATCH = 16
-# The bound that every way has to keep: |score - float64 score|, as a share of the threshold.
+# The bound that every way has to keep: |score - float64 score|, as a share of the threshold. On a real model bf16 does
+# not (docs/log.md); this network is small enough for it.
 BOUND = 0.01
-# bf16 is no default: its largest error on 10,000 METU images was 0.2 (docs/log.md).
-BF16_BOUND = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +42,15 @@ def exact_scores(scorer: Scorer, tiles_TPP: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "onnx"])
-def test_scores_stay_near_those_of_float64_and_no_flag_changes(
+def test_scores_stay_within_1_percent_of_the_threshold_and_no_flag_changes(
     scorer: Scorer, tiles_TPP: np.ndarray, precision: str
 ) -> None:
     exact_T = exact_scores(scorer, tiles_TPP)
     threshold = float(np.median(exact_T)) + 1e-6  # the made-up one flags nothing here
     runtime = runtime_of(scorer.model, precision, BATCH)
     scores_T = score_tiles(scorer.model, tiles_TPP, BATCH, runtime=runtime)[:, 0]
-    bound = threshold * (BF16_BOUND if precision == "bf16" else BOUND)
-    assert np.abs(scores_T - exact_T).max() <= bound
-    is_near = np.abs(exact_T - threshold) <= bound
+    assert np.abs(scores_T - exact_T).max() <= BOUND * threshold
+    is_near = np.abs(exact_T - threshold) <= BOUND * threshold
     assert (((scores_T > threshold) == (exact_T > threshold)) | is_near).all()
 
 

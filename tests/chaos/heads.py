@@ -56,6 +56,11 @@ class Head:
                     found.append((title, child))
         return found
 
+    def daemons(self, name: str) -> list[psutil.Process]:
+        """Its processes of that name or title: raylet, gcs_server, ray::RuntimeEnvAgent."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if name in (child.name(), *child.cmdline()[:1])]
+
     def scorers(self) -> list[psutil.Process]:
         """The actors that score."""
         return self.workers("ImageScorer")
