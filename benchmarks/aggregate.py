@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.spatial import cKDTree
 
-from crackvae import synthetic
+from crackvae.images import synthetic
 
 PHOTO_PX, TILE_PX = 1280, 128
 JPEG_QUALITY = 92

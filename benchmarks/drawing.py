@@ -10,7 +10,7 @@ from pathlib import Path
 
 from record import write_result
 
-from crackvae.synthetic import write_images
+from crackvae.images.synthetic import write_images
 
 N_NON_CRACK, N_CRACK = 15_000, 5_000
 

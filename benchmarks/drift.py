@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 from PIL import Image, ImageFilter
 from record import write_result
 
-from crackvae import imaging, storage
-from crackvae.drift import ALL, Drift, compare
-from crackvae.findings import Limits
-from crackvae.histograms import Night, count, reference_of
-from crackvae.manifest import load_manifest
-from crackvae.scoring import LATENT_NORM, load_scorer, score_tiles
-from crackvae.tiles import cut
+from crackvae.images import decoding
+from crackvae.images.manifest import load_manifest
+from crackvae.images.tiles import cut
+from crackvae.model.heads import LATENT_NORM
+from crackvae.model.inference import load_scorer, score_tiles
+from crackvae.monitoring.comparisons import Limits
+from crackvae.monitoring.drift import ALL, Drift, compare
+from crackvae.monitoring.histograms import Night, count, reference_of
+from crackvae.storage import fileio
 
 # Nights of each kind.
 NIGHTS = 50
@@ -50,7 +52,7 @@ def as_jpeg(pixels_HW: np.ndarray, quality: int = JPEG_QUALITY) -> np.ndarray:
     """What is left of an image in a file."""
     file = io.BytesIO()
     Image.fromarray(pixels_HW).save(file, "JPEG", quality=quality)
-    return imaging.decode(file.getvalue())
+    return decoding.decode(file.getvalue())
 
 
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -62,7 +64,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def main() -> None:
-    """Judge nights of every kind and write what they were called."""
+    """RecordedModel nights of every kind and write what they were called."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--model", required=True)
@@ -88,7 +90,7 @@ def photographs(table: pa.Table, split: str, label: str, at_most: int) -> list[n
     """Some images of a split, chosen by chance, as grey pixels."""
     places = table.filter((pc.field("split") == split) & (pc.field("label") == label))["image"].to_pylist()
     chosen = np.random.default_rng(0).permutation(len(places))[:at_most]
-    return [imaging.decode(storage.read_image(places[number])) for number in chosen]
+    return [decoding.decode(fileio.read_image(places[number])) for number in chosen]
 
 
 class Pool:
@@ -113,7 +115,7 @@ class Pool:
     def rows(self, images: list[np.ndarray]) -> pa.Table:
         """What scoring says of images."""
         spec = self.scorer.model.spec
-        seen = [imaging.measures(pixels_HW) for pixels_HW in images]
+        seen = [decoding.measures(pixels_HW) for pixels_HW in images]
         tiles = [cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
         scores, norms = score_tiles(self.scorer.model, np.concatenate(tiles), batch=32, others=(LATENT_NORM,)).T
         camera = {name: pa.array([getattr(one, name) for one in seen], pa.float32()) for name in vars(seen[0])}

@@ -19,14 +19,15 @@ import pandas as pd
 import pyarrow as pa
 from record import write_result
 
-from crackvae import pipeline, tables
-from crackvae.calibration import Calibration
-from crackvae.groups import with_groups
-from crackvae.histograms import reference_of
-from crackvae.listing import list_images
-from crackvae.resume import FINISHED_COLUMNS, still_to_score
-from crackvae.tables import MEASURED_SCHEMA, MEASURES_SCHEMA, SCORES_SCHEMA
-from crackvae.watching import RunHistograms
+from crackvae.images.groups import with_groups
+from crackvae.model.calibration import Calibration
+from crackvae.monitoring.histograms import reference_of
+from crackvae.monitoring.telemetry import RunHistograms
+from crackvae.scoring import run_table
+from crackvae.scoring.run_table import FINISHED_COLUMNS, still_to_score
+from crackvae.storage import tables
+from crackvae.storage.listing import list_images
+from crackvae.storage.tables import MEASURED_SCHEMA, MEASURES_SCHEMA, SCORES_SCHEMA
 
 PER_FOLDER = 1_000
 
@@ -42,11 +43,11 @@ def main() -> None:
         night, out = link(Path(scratch, "night"), given.images), Path(scratch, "scores")
         with timed(costs, "t_list", given.images):
             images = with_groups(list_images(str(night)), "parent")
-        run_table = pipeline._RunTable(str(out), "run")
+        table = run_table.RunTable(str(out), "run")
         blocks = [rows_of(images.slice(start, 128), start) for start in range(0, given.images, 128)]
-        with timed(costs, "t_write", given.images), run_table:
+        with timed(costs, "t_write", given.images), table:
             for rows in blocks:
-                run_table.add(rows.select(SCORES_SCHEMA.names))
+                table.add(rows.select(SCORES_SCHEMA.names))
         reference = reference_of(pa.concat_tables(blocks[:50]), calibration())
         with timed(costs, "t_count", given.images), RunHistograms(str(out), "run", reference) as counted:
             for rows in blocks:

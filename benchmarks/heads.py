@@ -14,8 +14,9 @@ import torch
 from record import write_result
 
 from crackvae.config import TrainConfig
-from crackvae.model import Model, ModelSpec, Network, to_input
-from crackvae.scoring import score_tiles
+from crackvae.model.artifact import Model
+from crackvae.model.inference import score_tiles
+from crackvae.model.network import ModelSpec, Network, to_input
 
 TILES, BATCH, ROUNDS = 64, 32, 9
 

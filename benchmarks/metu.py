@@ -24,7 +24,7 @@ import pandas as pd
 from record import write_result
 
 from crackvae import metrics
-from crackvae.manifest import load_manifest
+from crackvae.images.manifest import load_manifest
 
 # Images whose names the log and the method page give: the worst of each kind.
 N_WORST = 10

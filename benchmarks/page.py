@@ -19,10 +19,12 @@ import pyarrow as pa
 import torch
 from record import write_result
 
-from crackvae import calibration, storage, tables
-from crackvae.calibration import Calibration
-from crackvae.model import ModelSpec, Network, model_digest, model_files
-from crackvae.synthetic import write_images
+from crackvae.images.synthetic import write_images
+from crackvae.model import calibration
+from crackvae.model.artifact import model_digest, model_files
+from crackvae.model.calibration import Calibration
+from crackvae.model.network import ModelSpec, Network
+from crackvae.storage import fileio, tables
 
 PART_ROWS = 100_000
 PHOTOGRAPH_TILES = 20 * 20
@@ -81,7 +83,7 @@ def write_model(folder: Path) -> str:
     digest = model_digest(spec, weights)
     made = Calibration(np.linspace(0, 1, 999, dtype=np.float32), 999, "made up", 0.95, digest, leaky=False)
     files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
-    storage.write_folder(str(folder), files)
+    fileio.write_folder(str(folder), files)
     return digest
 
 

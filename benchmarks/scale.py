@@ -26,10 +26,12 @@ import psutil
 import torch
 from record import write_result
 
-from crackvae import calibration, storage
-from crackvae.calibration import Calibration
-from crackvae.model import ModelSpec, Network, model_digest, model_files
-from crackvae.synthetic import write_images
+from crackvae.images.synthetic import write_images
+from crackvae.model import calibration
+from crackvae.model.artifact import model_digest, model_files
+from crackvae.model.calibration import Calibration
+from crackvae.model.network import ModelSpec, Network
+from crackvae.storage import fileio
 
 N_DRAWN, SIDE_PX = 1_000, 32
 PER_FOLDER = 1_000
@@ -71,7 +73,7 @@ def write_model(folder: Path) -> Path:
     )  # fmt: skip
     weights = Network(spec).state_dict()
     made = Calibration(np.linspace(0, 1, 99, dtype=np.float32), 99, "made up", 0.5, model_digest(spec, weights), False)
-    storage.write_folder(
+    fileio.write_folder(
         str(folder), {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
     )
     return folder

@@ -39,10 +39,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from record import write_result
 
-from crackvae import imaging
-from crackvae.model import Model
-from crackvae.scoring import LATENT_NORM, decode_images, load_scorer, score_tiles, scores_of
-from crackvae.tiles import resized
+from crackvae.images import decoding
+from crackvae.images.decoded import decode_images
+from crackvae.images.tiles import resized
+from crackvae.model.artifact import Model
+from crackvae.model.heads import LATENT_NORM, scores_of
+from crackvae.model.inference import load_scorer, score_tiles
 
 BATCH = 32
 CPUS = os.cpu_count() or 1
@@ -139,10 +141,10 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """Microseconds an image of decoding and of the network, on one pinned core."""
     import pyarrow as pa
 
-    from crackvae.groups import with_groups
-    from crackvae.listing import list_images
-    from crackvae.pipeline import CPU_BATCH
-    from crackvae.runtime import runtime_of
+    from crackvae.images.groups import with_groups
+    from crackvae.model.runtime import runtime_of
+    from crackvae.scoring.actors import CPU_BATCH
+    from crackvae.storage.listing import list_images
 
     os.sched_setaffinity(0, {CPUS - 1})
     torch.set_num_threads(1)
@@ -159,10 +161,10 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
         blocks += decode_images(listed.slice(start, 128), model.spec)
     decoded_s = time.perf_counter() - started
     tiles_TPP = tiles_of(pa.concat_tables(blocks), model)
-    pixels = [imaging.decode(Path(path).read_bytes()) for path in paths[:200]]
+    pixels = [decoding.decode(Path(path).read_bytes()) for path in paths[:200]]
     started = time.perf_counter()
     for pixels_HW in pixels:
-        imaging.measures(pixels_HW)
+        decoding.measures(pixels_HW)
     measured_s = time.perf_counter() - started
     started = time.perf_counter()
     score_tiles(model, tiles_TPP, CPU_BATCH, (LATENT_NORM,), runtime)
@@ -185,6 +187,7 @@ def tiles_of(decoded: Any, model: Model) -> np.ndarray:
 def pipeline(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """`score` as a user calls it; the steady rate is taken from the rows as they reach the driver."""
     import crackvae.pipeline as scoring_pipeline
+
     from crackvae.config import ScoreConfig
 
     rates: list[dict[str, float]] = []
@@ -326,11 +329,11 @@ def fidelity(paths: list[str], model_dir: str, _: str) -> dict[str, Any]:
     """|score - float64 score| as a share of the threshold, and flags that differ."""
     from dataclasses import replace
 
-    from crackvae.runtime import has_fast_bf16, runtime_of
+    from crackvae.model.runtime import has_fast_bf16, runtime_of
 
     scorer = load_scorer(model_dir)
     threshold, head = scorer.calibration.threshold, scorer.model.spec.head
-    tiles_TPP = resized([imaging.decode(Path(path).read_bytes()) for path in paths], scorer.model.spec.input_px)
+    tiles_TPP = resized([decoding.decode(Path(path).read_bytes()) for path in paths], scorer.model.spec.input_px)
     network = copy.deepcopy(scorer.model.network).double()
     with torch.inference_mode():
         inputs = [

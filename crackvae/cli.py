@@ -18,21 +18,20 @@ from typing import Any
 import crackvae
 from crackvae import config as settings
 from crackvae.config import Outcome, VerbConfig, flag, parse_value, read_settings, with_preset
-from crackvae.console import tables_text, terminal_width, write
+from crackvae.console import say, tables_text, terminal_width, write
 from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
-from crackvae.progress import say
 
 # Verb: where its function is, and its settings. Modules are imported when called, so that --help needs no ray or torch.
 VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
-    "partition": ("crackvae.manifest", settings.PartitionConfig),
-    "train": ("crackvae.training", settings.TrainConfig),
-    "calibrate": ("crackvae.evaluation", settings.CalibrateConfig),
+    "partition": ("crackvae.images.manifest", settings.PartitionConfig),
+    "train": ("crackvae.training.driver", settings.TrainConfig),
+    "calibrate": ("crackvae.scoring.calibrate", settings.CalibrateConfig),
     "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
-    "score": ("crackvae.pipeline", settings.ScoreConfig),
-    "compact": ("crackvae.compaction", settings.CompactConfig),
+    "score": ("crackvae.scoring.verb", settings.ScoreConfig),
+    "compact": ("crackvae.scoring.compaction", settings.CompactConfig),
     "nightly": ("crackvae.nightly", settings.NightlyConfig),
-    "report": ("crackvae.report", settings.ReportConfig),
-    "export": ("crackvae.export", settings.ExportConfig),
+    "report": ("crackvae.report.verb", settings.ReportConfig),
+    "export": ("crackvae.model.export", settings.ExportConfig),
     "demo": ("crackvae.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1
@@ -166,7 +165,7 @@ def _settings(config_class: type[VerbConfig], flags: dict[str, Any]) -> VerbConf
     file = flags.pop("config")
     values = with_preset((read_settings(file, config_class) if file else {}) | flags)
     if values.get("resume"):
-        values = importlib.import_module("crackvae.checkpoints").with_run(values)
+        values = importlib.import_module("crackvae.training.checkpoints").with_run(values)
     required = [one.name for one in fields(config_class) if one.default is MISSING and one.default_factory is MISSING]
     missing = [flag(name) for name in required if name not in values]
     if missing:

@@ -14,14 +14,16 @@ from crackvae.config import (
     ScoreConfig,
     TrainConfig,
 )
+from crackvae.console import say
 from crackvae.evaluation import evaluate
-from crackvae.manifest import partition
-from crackvae.pipeline import new_run, score
-from crackvae.progress import say
+from crackvae.images.manifest import partition
+from crackvae.images.synthetic import write_images
+from crackvae.scoring.verb import score
 from crackvae.session import ray_session
-from crackvae.storage import absolute, require_writable
-from crackvae.synthetic import write_images
-from crackvae.training import train
+from crackvae.storage.fileio import require_writable
+from crackvae.storage.tables import new_run
+from crackvae.storage.uris import absolute
+from crackvae.training.driver import train
 
 # Images of the demo's night: other seeds than those of training, one in ten cracked, and three that are broken.
 NIGHT_SOUND, NIGHT_CRACKS = 90, 10

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,31 +10,35 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae import calibration, histograms, imaging, metrics, storage, tables
-from crackvae.calibration import Calibration, conformal_threshold, percentile_threshold
-from crackvae.config import CalibrateConfig, EvaluateConfig, Outcome, ReportConfig, ScoringConfig
-from crackvae.errors import ManifestError, StorageError
-from crackvae.gallery import evaluation_page
-from crackvae.groups import with_groups
-from crackvae.listing import list_images
-from crackvae.manifest import Manifest, listing_of, load_manifest
-from crackvae.model import load_model
-from crackvae.pipeline import new_run, score_rows, scoring_session
-from crackvae.progress import progress
-from crackvae.report import METRICS_FILE, PAGE_FILE, TABLE_FILE
-from crackvae.scoring import BASELINE, Scorer, explain, heads_of, load_scorer
-from crackvae.verdicts import read_cracks
+from crackvae import metrics
+from crackvae.config import EvaluateConfig, Outcome, ReportConfig, ScoringConfig
+from crackvae.console import progress
+from crackvae.errors import ManifestError
+from crackvae.images import decoding
+from crackvae.images.manifest import Manifest, listing_of, load_manifest
+from crackvae.model.heads import BASELINE, heads_of
+from crackvae.model.inference import Scorer, explain, load_scorer
+from crackvae.report.evaluation_page import evaluation_page
+from crackvae.report.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.scoring.actors import score_rows, scoring_session
+from crackvae.storage import fileio, tables, uris
+from crackvae.storage.listing import list_images
+from crackvae.storage.tables import new_run
 
 # Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
 MAX_MAPS = 500
+
+
 # Brighter pixels of a mask are cracked.
 MASK_LEVEL = 127
+
+
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 
-@storage.with_s3_endpoint
+@uris.with_s3_endpoint
 def evaluate(config: EvaluateConfig) -> Outcome:
-    """Judge a model on a split of the internal set and, where the manifest has one, on the external set.
+    """RecordedModel a model on a split of the internal set and, where the manifest has one, on the external set.
 
     Returns:
         Outcome with, for each set, the table of figures with 95 % intervals and the confusion matrix.
@@ -44,8 +47,8 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         OutputExists, ManifestError, ModelError, StorageError, ClusterError: with the mend.
     """
     started = time.perf_counter()
-    out = storage.absolute(config.out)
-    storage.require_new(out, "--out")
+    out = uris.absolute(config.out)
+    fileio.require_new(out, "--out")
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
     others = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
@@ -64,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "verb": "evaluate",
         "out": out,
         "model": scorer.model.digest,
-        "model_dir": storage.absolute(config.model),
+        "model_dir": uris.absolute(config.model),
         "head": scorer.model.spec.head,
         "manifest": manifest.digest,
         "split": config.split,
@@ -75,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "sets": sets,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    storage.write_folder(out, _page(scored, summary, config) | _files(scored, list(sets), summary))
+    fileio.write_folder(out, _page(scored, summary, config) | _files(scored, list(sets), summary))
     return Outcome(summary, shown)
 
 
@@ -129,10 +132,10 @@ def _judge_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.
     maps, truth = [], []
     with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
         for number, name in enumerate(chosen):
-            pixels_HW = imaging.decode(storage.read_image(name))
+            pixels_HW = decoding.decode(fileio.read_image(name))
             mask_HW = np.zeros(pixels_HW.shape, bool)
             if number < len(cracks):
-                mask_HW = imaging.decode(storage.read_image(masks[PurePosixPath(name).stem])) > MASK_LEVEL
+                mask_HW = decoding.decode(fileio.read_image(masks[PurePosixPath(name).stem])) > MASK_LEVEL
             if mask_HW.shape != pixels_HW.shape:
                 raise ManifestError(f"the mask of {name} has another size than the image: bring the right one.")
             maps.append(explain(scorer.model, pixels_HW).anomaly_HW)
@@ -230,94 +233,3 @@ def _predictions(rows: pa.Table) -> pa.Table:
             "p_value": rows["p_value"],
         }
     )
-
-
-# ------------------------------------------------------------------------------------------------- calibrate
-
-
-@storage.with_s3_endpoint
-def calibrate(config: CalibrateConfig) -> Outcome:
-    """Score sound images and set the model's threshold from them; replaces calibration.json.
-
-    Returns:
-        Outcome with the table `calibration`.
-
-    Raises:
-        CalibrationError: the images cannot carry the promise; calibration.json stays as it was.
-        StorageError, ManifestError, ModelError, ClusterError: with the mend.
-    """
-    model_dir = storage.absolute(config.model)
-    model = load_model(model_dir)
-    if config.manifest:
-        manifest = load_manifest(config.manifest)
-        images, leaky, source = listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack"
-    else:
-        images, leaky, source = _sound_images(config.images), False, "sound image"
-    calibration.require_enough(images.num_rows)
-    blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=leaky)
-    scored = _score_all(images, Scorer(model, blank), config)
-    left_out = scored.filter(pc.field("status") != "scored").num_rows
-    if config.manifest or left_out == scored.num_rows:
-        _require_scored(scored)
-    scored = scored.filter(pc.field("status") == "scored")
-    if config.one_per_group:
-        scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
-        source = f"{source} (one a group)"
-        calibration.require_enough(scored.num_rows)
-    every_threshold, _ = _threshold(np.sort(scored["score"].to_numpy()), config, source)
-    scored, judged = _without_cracks(scored, config.verdicts)
-    scores_N = np.sort(scored["score"].to_numpy())
-    threshold, level = _threshold(scores_N, config, source)
-    if judged["dropped"]:
-        level += f", {judged['dropped']} that a person called cracks left out"
-    groups = len(set(scored["group"].to_pylist()))
-    made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
-    # The reference first: between the two writes it is the one that nobody decides by.
-    reference = histograms.night_file(histograms.reference_of(scored, made))
-    storage.write_bytes(storage.join(model_dir, histograms.REFERENCE_FILE), reference)
-    storage.write_bytes(storage.join(model_dir, calibration.FILE), calibration.calibration_file(made))
-    summary = {
-        "verb": "calibrate",
-        "model": model_dir,
-        "n": len(scores_N),
-        "groups": groups,
-        "level": level,
-        "threshold": threshold,
-        "left_out": left_out,
-        "verdicts": judged | {"threshold_before": every_threshold} if config.verdicts else {},
-        "leaky": leaky or model.spec.leaky,
-    }
-    table = pd.DataFrame(
-        {"value": [len(scores_N), groups, level, threshold]}, index=["n", "groups", "level", "threshold"]
-    )
-    shown = {"calibration": table}
-    if config.verdicts:
-        changed = {**judged, "threshold with them": every_threshold, "threshold without them": threshold}
-        shown |= {"verdicts": pd.DataFrame({"value": list(changed.values())}, index=list(changed))}
-    return Outcome(summary, shown)
-
-
-def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:
-    """Threshold by the rule of the settings, and that rule in words."""
-    if config.max_false_alarm is None:
-        level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
-        return percentile_threshold(scores_N, config.percentile), level
-    sure = f" with confidence {config.confidence:g}" if config.confidence else " on average"
-    level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
-    return conformal_threshold(scores_N, config.max_false_alarm, config.confidence), level
-
-
-def _without_cracks(scored: pa.Table, file: str) -> tuple[pa.Table, dict[str, int]]:
-    """The rows without those that a person called cracks, and how many images the file calls so."""
-    cracks = read_cracks(file) if file else set()
-    is_crack = pc.is_in(scored["image"], pa.array(sorted(cracks), pa.string()))
-    dropped = int(pc.sum(is_crack).as_py() or 0)
-    return scored.filter(pc.invert(is_crack)), {"called_cracks": len(cracks), "dropped": dropped}
-
-
-def _sound_images(place: str) -> pa.Table:
-    """Listing of a place that holds sound concrete only, grouped by folder."""
-    found = list_images(place)
-    if not found.images.num_rows:
-        raise StorageError(f"{found.place} holds no images ({found.skipped} other files): check --images.")
-    return with_groups(found, "parent")

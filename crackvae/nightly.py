@@ -10,18 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from crackvae import report, storage
-from crackvae.calibration import Calibration
 from crackvae.config import NightlyConfig, Outcome, ReportConfig, ScoreConfig
-from crackvae.drift import ALL, ORDINARY, Drift, compare
+from crackvae.console import say
 from crackvae.errors import LimitBroken, ModelError, StorageError
-from crackvae.findings import LEVELS, Limits
-from crackvae.histograms import Night, load_night, load_reference
-from crackvae.pipeline import score
-from crackvae.progress import say
-from crackvae.scoring import load_scorer
+from crackvae.model.calibration import Calibration
+from crackvae.model.inference import load_scorer
+from crackvae.monitoring.comparisons import LEVELS, Limits
+from crackvae.monitoring.drift import ALL, ORDINARY, Drift, compare
+from crackvae.monitoring.histograms import Night, load_night, load_reference
+from crackvae.monitoring.telemetry import drift_name, log_event, tell_drift
+from crackvae.report import nights, verb
+from crackvae.scoring.verb import score
 from crackvae.session import ray_session
-from crackvae.watching import drift_name, log_event, tell_drift
+from crackvae.storage import fileio, uris
 
 # Groups named in the summary; a night of a thousand bridges would bury the first of them.
 N_GROUPS = 20
@@ -47,7 +48,7 @@ def nightly(config: NightlyConfig) -> Outcome:
     """
     started = time.perf_counter()
     night = config.night or datetime.now(UTC).date().isoformat()
-    out, model_dir = storage.absolute(config.out), storage.absolute(config.model)
+    out, model_dir = uris.absolute(config.out), uris.absolute(config.model)
     scorer = load_scorer(model_dir)
     reference = load_reference(model_dir, scorer.model.digest)
     if reference is None:
@@ -82,7 +83,7 @@ def nightly(config: NightlyConfig) -> Outcome:
             "broken": broken,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        storage.write_bytes(storage.join(out, nightly_name(night)), json.dumps(summary, indent=1).encode())
+        fileio.write_bytes(uris.join(out, nightly_name(night)), json.dumps(summary, indent=1).encode())
         verdict = {name: judged[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
         _tell(judged, config)
@@ -103,19 +104,19 @@ def _scored(config: NightlyConfig) -> tuple[Outcome, list[str]]:
 
 def _page(out: str, run: str, judged: dict[str, Any], config: NightlyConfig) -> str:
     """Add the verdict on drift to the run's summary and write its page; "" where the run has no row to show."""
-    if not report.has_rows(out, run):
+    if not nights.has_rows(out, run):
         return ""
-    place = storage.join(out, f"_summary-{run}.json")
+    place = uris.join(out, f"_summary-{run}.json")
     rows = [
         {"group": one["group"], "measure": one["what"], "value": one["tonight"], "usual": one["usual"]}
         | {"verdict": one["level"]}
         for one in judged["findings"]
     ]
     drift = {"verdict": judged["level"], "causes": judged["causes"], "where": judged["where"], "rows": rows}
-    summary = json.loads(storage.read_bytes(place)) | {"drift": drift}
-    storage.write_bytes(place, json.dumps(summary, indent=1).encode())
-    page = storage.join(out, report.page_name(run))
-    report.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
+    summary = json.loads(fileio.read_bytes(place)) | {"drift": drift}
+    fileio.write_bytes(place, json.dumps(summary, indent=1).encode())
+    page = uris.join(out, verb.page_name(run))
+    verb.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
     return page
 
 
@@ -140,7 +141,7 @@ class _Nights:
 
     def __init__(self, out: str, reference: Night) -> None:
         self.out, self.reference = out, reference
-        names = storage.list_files(out)
+        names = fileio.list_files(out)
         self.nights = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
         self.runs = sorted(match["run"] for name in names if (match := _RUN.fullmatch(name)))
 
@@ -173,7 +174,7 @@ class _Nights:
     def _sum(self, runs: Iterable[str]) -> tuple[Night | None, list[str], list[str]]:
         total, taken, skipped = None, [], []
         for run in runs:
-            counted = load_night(storage.join(self.out, drift_name(run)))
+            counted = load_night(uris.join(self.out, drift_name(run)))
             if counted.same_edges(self.reference):
                 total = total + counted if total else counted
                 taken.append(run)
@@ -186,9 +187,9 @@ class _Nights:
         return [str(run) for run in (*content["runs"], *content["runs_of_another_calibration"])]
 
     def _read(self, night: str) -> dict[str, Any]:
-        place = storage.join(self.out, nightly_name(night))
+        place = uris.join(self.out, nightly_name(night))
         try:
-            content: dict[str, Any] = json.loads(storage.read_bytes(place))
+            content: dict[str, Any] = json.loads(fileio.read_bytes(place))
             [*content["runs"], *content["runs_of_another_calibration"], *content["drift"]["groups"]]
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{place} is damaged ({error}): move it away and run again.") from error
@@ -229,7 +230,7 @@ def _judged(
 
 
 def _severity(drift: Drift) -> int:
-    """Place in LEVELS; -1 where there were too few images to tell."""
+    """Worker in LEVELS; -1 where there were too few images to tell."""
     return LEVELS.index(drift.level) if drift.level in LEVELS else -1
 
 

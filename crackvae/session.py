@@ -22,8 +22,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crackvae.config import ClusterConfig
+from crackvae.console import say
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
-from crackvae.progress import say
 
 # No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
 STALL_S = 1800

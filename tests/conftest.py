@@ -16,12 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
-from crackvae import calibration, evaluation, feeding, nightly, pipeline, places, storage, tables, training
-from crackvae.calibration import Calibration
+from crackvae import evaluation, nightly, session
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
-from crackvae.manifest import partition
-from crackvae.model import ModelSpec, Network, model_digest, model_files
-from crackvae.synthetic import draw_image, write_images
+from crackvae.images.manifest import partition
+from crackvae.images.synthetic import draw_image, write_images
+from crackvae.model import calibration
+from crackvae.model.artifact import model_digest, model_files
+from crackvae.model.calibration import Calibration
+from crackvae.model.network import ModelSpec, Network
+from crackvae.scoring import actors, verb
+from crackvae.storage import fileio, tables, uris
+from crackvae.training import driver, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
 torch.set_num_threads(1)
@@ -56,7 +61,7 @@ def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
     scores = np.linspace(0, 0.04, 99, dtype=np.float32)
     made = Calibration(scores, 99, "made up", threshold, model_digest(spec, weights), spec.leaky)
     files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
-    storage.write_folder(str(folder), files)
+    fileio.write_folder(str(folder), files)
     return folder
 
 
@@ -111,14 +116,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> pafs.FileSystem:
     """Object storage in memory; its one bucket answers to every address."""
     filesystem = pafs._MockFileSystem()
     filesystem.create_dir("bucket")
-    monkeypatch.setattr(places, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
+    monkeypatch.setattr(uris, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
     return filesystem
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr(places.time, "sleep", slept.append)
+    monkeypatch.setattr(uris.time, "sleep", slept.append)
     return slept
 
 
@@ -132,7 +137,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fixture `in_process` does, for fixtures of a wider scope."""
 
-    monkeypatch.setattr(pipeline, "needs_ray", lambda images, config: False)
+    monkeypatch.setattr(actors, "needs_ray", lambda images, config: False)
     monkeypatch.setattr(nightly, "ray_session", lambda config: nullcontext())
 
 
@@ -173,15 +178,15 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         nodes=lambda: [node],
         cluster_resources=lambda: node["Resources"],
         remote=lambda *made, **_: _Here(made[0]) if made else _Here,
-        train=training.ray.train,
+        train=driver.ray.train,
     )
-    for module in (training, feeding):
+    for module in (driver, tile_loader):
         monkeypatch.setattr(module, "ray", here)
         monkeypatch.setattr(module, "on_this_node", dict)
-    monkeypatch.setattr(training, "ray_session", lambda config: nullcontext())
-    monkeypatch.setattr(training, "require_resources", lambda workers, gpu: None)
-    monkeypatch.setattr(training, "_scaling", lambda config: training.ScalingConfig(num_workers=0))
-    monkeypatch.setattr(feeding, "decode_all", lambda images, decode: decode(images))
+    monkeypatch.setattr(session, "ray_session", lambda config: nullcontext())
+    monkeypatch.setattr(session, "require_resources", lambda workers, gpu: None)
+    monkeypatch.setattr(driver, "_scaling", lambda config: driver.ScalingConfig(num_workers=0))
+    monkeypatch.setattr(tile_loader, "decode_all", lambda images, decode: decode(images))
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +245,7 @@ def scored_night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         score_in_process(monkeypatch)
         config = ScoreConfig(images=str(night), model=str(model), out=str(folder / "scores"), quiet=True)
-        pipeline.score(config)
+        verb.score(config)
     return folder / "scores"
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from crackvae import storage, tables
-from crackvae.listing import Listing
+from crackvae.storage import tables, uris
+from crackvae.storage.listing import Listing
 
 ODD_NAMES = [
     "with space.jpg",
@@ -41,7 +41,7 @@ def pack(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_D
 
 
 def names(listing: Listing) -> list[str]:
-    return [storage.relative(image, listing.root) for image in listing.images["image"].to_pylist()]
+    return [uris.relative(image, listing.root) for image in listing.images["image"].to_pylist()]
 
 
 def errors(listing: Listing) -> dict[str, str]:
@@ -95,5 +95,5 @@ class Flaky:
 
 
 def behind(monkeypatch: pytest.MonkeyPatch, filesystem: Flaky) -> Flaky:
-    monkeypatch.setattr(storage, "filesystem", lambda uri, endpoint=None: (filesystem, "bucket/key"))
+    monkeypatch.setattr(uris, "filesystem", lambda uri, endpoint=None: (filesystem, "bucket/key"))
     return filesystem

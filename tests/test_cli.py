@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import HOUSE, read_rows, small_spec, write_model
 
-from crackvae import cli, storage
+from crackvae import cli
 from crackvae.cli import VERBS, main
+from crackvae.storage import fileio
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -127,7 +128,7 @@ def test_a_model_of_another_version_is_one_line(
 def test_a_place_without_the_right_to_write_is_one_line(
     drawn: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "open", refuse(errno.EACCES), raising=False)
+    monkeypatch.setattr(fileio, "open", refuse(errno.EACCES), raising=False)
     line = fails(capsys, "score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out")
     assert "Permission denied. Give this user the right" in line
 
@@ -140,7 +141,7 @@ def test_a_full_disk_is_one_line(
     def full(file: object, mode: str = "r", **more: object) -> object:
         return refuse(errno.ENOSPC)(file) if "w" in mode else real(file, mode, **more)
 
-    monkeypatch.setattr(storage, "open", full, raising=False)
+    monkeypatch.setattr(fileio, "open", full, raising=False)
     line = fails(capsys, "partition", "--images", drawn, "--out", tmp_path, "--external", "0,0", "--quiet")
     assert "No space left on device. Free some space" in line
     assert not list(tmp_path.iterdir())
@@ -187,7 +188,7 @@ def test_a_broken_limit_prints_the_summary_and_ends_with_2(
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crackvae.manifest.partition", lambda config: 1 / 0)
+    monkeypatch.setattr("crackvae.images.manifest.partition", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["partition", "--images", "x", "--out", "y"])
 
@@ -196,7 +197,7 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
     def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crackvae.manifest.partition", interrupted)
+    monkeypatch.setattr("crackvae.images.manifest.partition", interrupted)
     assert main(["partition", "--images", "x", "--out", "y"]) == 130
     assert "Run the same command again" in capsys.readouterr().err
 
@@ -215,7 +216,7 @@ def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_wa
             tidied.append(True)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("crackvae.manifest.partition", terminated)
+    monkeypatch.setattr("crackvae.images.manifest.partition", terminated)
     assert main(["partition", "--images", "x", "--out", "y"]) == 143 and tidied == [True]
     assert "Run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
@@ -261,7 +262,7 @@ def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
     def greedy(config: object) -> None:
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("crackvae.manifest.partition", greedy)
+    monkeypatch.setattr("crackvae.images.manifest.partition", greedy)
     assert main(["partition", "--images", "x", "--out", "y"]) == 2
     assert capsys.readouterr().err == "crackvae partition: out of memory (Unable to allocate 9 GiB).\n"
 
@@ -272,10 +273,10 @@ def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_go
 ) -> None:
     code = (
         "import os, signal, sys; from crackvae import cli, pipeline\n"
-        "real, pipeline.BLOCK_IMAGES, seen = pipeline._RunTable.add, 8, []\n"
+        "real, pipeline.BLOCK_IMAGES, seen = pipeline.RunTable.add, 8, []\n"
         "def add(table, rows):\n"
         "    real(table, rows); seen.append(1); len(seen) == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
-        "pipeline._RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
+        "pipeline.RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
     )
     flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--workers", "2", "--quiet"]
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}

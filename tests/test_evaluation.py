@@ -12,13 +12,14 @@ import pytest
 from conftest import small_spec, write_model
 from sklearn.metrics import roc_auc_score
 
-from crackvae import tables
 from crackvae.config import CalibrateConfig, EvaluateConfig, PartitionConfig
 from crackvae.errors import CalibrationError, ManifestError, OutputExists
-from crackvae.evaluation import calibrate, evaluate
-from crackvae.manifest import load_manifest, partition
-from crackvae.scoring import load_scorer
-from crackvae.synthetic import write_images
+from crackvae.evaluation import evaluate
+from crackvae.images.manifest import load_manifest, partition
+from crackvae.images.synthetic import write_images
+from crackvae.model.inference import load_scorer
+from crackvae.scoring.calibrate import calibrate
+from crackvae.storage import tables
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from conftest import HOUSE, read_rows
 
-from crackvae import pipeline
 from crackvae.config import ScoreConfig
+from crackvae.scoring import actors, verb
 
 BIN = Path(sys.executable).parent
 SCRIPT = HOUSE / "cluster" / "local.sh"
@@ -119,7 +119,7 @@ def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
-    real, alive = pipeline.score_rows, []
+    real, alive = actors.score_rows, []
 
     def score_rows(*arguments: object) -> Iterator[pa.Table]:
         blocks = real(*arguments)
@@ -131,13 +131,13 @@ def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -
             time.sleep(0.2)
         alive.append(len(seen))
 
-    pipeline.score_rows, pipeline.BLOCK_IMAGES = score_rows, 10
-    summary = pipeline.score(
+    actors.score_rows, actors.BLOCK_IMAGES = score_rows, 10
+    summary = verb.score(
         ScoreConfig(images=images, model=model, out=out, workers=2, no_report=True, quiet=True)
     ).summary
     print(json.dumps({"scored": summary["scored"], "alive": alive[0]}))
-    pipeline.score_rows = real
-    pipeline.score(ScoreConfig(images=images, model=model, out=undisturbed, no_report=True, quiet=True))
+    actors.score_rows = real
+    verb.score(ScoreConfig(images=images, model=model, out=undisturbed, no_report=True, quiet=True))
     ray.shutdown()
     cluster.shutdown()
 

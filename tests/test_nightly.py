@@ -11,11 +11,11 @@ from PIL import Image
 from crackvae import nightly as module
 from crackvae.cli import main
 from crackvae.config import CalibrateConfig, NightlyConfig, Outcome
-from crackvae.drift import ALL
 from crackvae.errors import LimitBroken, ModelError, StorageError
-from crackvae.evaluation import calibrate
+from crackvae.monitoring.drift import ALL
+from crackvae.monitoring.telemetry import drift_name
 from crackvae.nightly import nightly
-from crackvae.watching import drift_name
+from crackvae.scoring.calibrate import calibrate
 
 
 @pytest.fixture(scope="module")

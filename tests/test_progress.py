@@ -3,7 +3,7 @@ import threading
 import pytest
 from tqdm import tqdm
 
-from crackvae.progress import LOG_INTERVAL_S, progress, say
+from crackvae.console import LOG_INTERVAL_S, progress, say
 
 
 class Clock:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "crackvae.imaging", "crackvae.tiles"]):
-    from crackvae import imaging, tiles
+with atheris.instrument_imports(include=["PIL", "crackvae.images.decoding", "crackvae.images.tiles"]):
     from crackvae.errors import UnreadableImage
+    from crackvae.images import decoding, tiles
 
 from hostile import files
 
@@ -29,9 +29,9 @@ def decode_and_cut(data: bytes) -> None:
     """One trial: any exception but UnreadableImage goes through and is a find."""
     started = time.thread_time()
     try:
-        pixels_HW = imaging.decode(data)
-        assert pixels_HW.dtype == "uint8" and pixels_HW.ndim == 2 and min(pixels_HW.shape) >= imaging.MIN_SIDE_PX
-        imaging.measures(pixels_HW)
+        pixels_HW = decoding.decode(data)
+        assert pixels_HW.dtype == "uint8" and pixels_HW.ndim == 2 and min(pixels_HW.shape) >= decoding.MIN_SIDE_PX
+        decoding.measures(pixels_HW)
         tiles.cut(pixels_HW, tile_px=227, stride_px=170, input_px=32)
     except UnreadableImage as error:
         reason = str(error)

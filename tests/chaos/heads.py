@@ -17,8 +17,8 @@ import pytest
 from conftest import HOUSE, score_in_process
 from rounds import Played, compared
 
-from crackvae import pipeline
 from crackvae.config import ScoreConfig
+from crackvae.scoring import verb
 
 BIN = Path(sys.executable).parent
 # Small blocks and parts, so that a death meets a run with some parts written and some rows on their way.
@@ -185,7 +185,7 @@ def finish(night: Path, model: Path, out: Path) -> None:
     """The run that is left alone: in this process, which gives the same scores and starts nothing."""
     with pytest.MonkeyPatch.context() as patch:
         score_in_process(patch)
-        pipeline.score(ScoreConfig(images=str(night), model=str(model), out=str(out), quiet=True, no_report=True))
+        verb.score(ScoreConfig(images=str(night), model=str(model), out=str(out), quiet=True, no_report=True))
 
 
 def rows_of(out: Path) -> pa.Table:

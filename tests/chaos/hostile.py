@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crackvae.synthetic import draw_image
+from crackvae.images.synthetic import draw_image
 
 SCORED, REFUSED, EITHER = "scored", "unreadable", "either"
 CORPUS = Path(__file__).parent / "corpus"

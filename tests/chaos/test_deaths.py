@@ -20,16 +20,17 @@ import pytest
 from conftest import IS_LONG, SMALL, read_rows, score_in_process, small_spec, write_model
 from rounds import Played, compared
 
-from crackvae import compaction, pipeline, storage, tables
-from crackvae.compaction import compact
 from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig, TrainConfig
 from crackvae.errors import FolderInUse, ModelError, OutputExists, StorageError
-from crackvae.evaluation import calibrate
-from crackvae.histograms import load_reference
-from crackvae.model import load_model
-from crackvae.report import report
-from crackvae.scoring import load_scorer
-from crackvae.training import train
+from crackvae.model.artifact import load_model
+from crackvae.model.inference import load_scorer
+from crackvae.monitoring.histograms import load_reference
+from crackvae.report.verb import report
+from crackvae.scoring import actors, compaction, run_table, verb
+from crackvae.scoring.calibrate import calibrate
+from crackvae.scoring.compaction import compact
+from crackvae.storage import fileio, tables
+from crackvae.training.driver import train
 
 STEPS = ("write_bytes", "write_folder", "move_file", "delete_file", "delete_folder")
 
@@ -55,8 +56,8 @@ def dying_after(steps: int) -> Iterator[list[int]]:
     made = [0]
     with pytest.MonkeyPatch.context() as patch:
         for name in STEPS:
-            step = partial(_counted, getattr(storage, name), steps, made)
-            for module in (storage, tables):
+            step = partial(_counted, getattr(fileio, name), steps, made)
+            for module in (fileio, tables):
                 if hasattr(module, name):
                     patch.setattr(module, name, step)
         yield made
@@ -90,17 +91,17 @@ def config(night: Path, model: Path, out: Path) -> ScoreConfig:
 def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
-    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
-    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(run_table, "PART_ROWS", 16)
+    verb.score(config(night, model_dir, tmp_path / "undisturbed"))
     wanted = read_rows(tmp_path / "undisturbed")
     for steps in range(0, 100, STRIDE):
         out = tmp_path / f"{steps}"
-        ended = survived(lambda out=out: pipeline.score(config(night, model_dir, out)), steps)
+        ended = survived(lambda out=out: verb.score(config(night, model_dir, out)), steps)
         for lock in out.glob("_lock-*"):  # another process would see that its owner is gone; this one is its owner
             lock.unlink()
         started = time.monotonic()
-        summary = pipeline.score(config(night, model_dir, out)).summary
+        summary = verb.score(config(night, model_dir, out)).summary
         counts = compared(wanted, read_rows(out))
         played.require_clean("process", "death in score, after each call to storage", counts, since=started)
         assert summary["listed"] == summary["finished_before"] + summary["scored"]
@@ -113,12 +114,12 @@ def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
 def test_a_compaction_that_dies_after_any_call_to_storage_leaves_the_table_as_it_reads(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
-    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
+    monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(run_table, "PART_ROWS", 16)
     monkeypatch.setattr(compaction, "PART_ROWS", 40)
     for steps in range(0, 100, STRIDE):
         out = tmp_path / f"{steps}"
-        pipeline.score(config(night, model_dir, out))
+        verb.score(config(night, model_dir, out))
         wanted = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
         ended = survived(lambda out=out: compact(CompactConfig(scores=str(out), quiet=True)), steps)
         for lock in out.glob("_lock-*"):
@@ -247,16 +248,16 @@ def test_sigkill_while_a_report_is_made_leaves_the_page_before_it_or_the_new_one
 def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    read, broken = storage.read_image, {sorted(night.iterdir())[3].name}
+    read, broken = fileio.read_image, {sorted(night.iterdir())[3].name}
 
     def read_image(image: str, endpoint: str | None = None) -> bytes:
         if Path(image).name in broken:
             raise OSError("storage is away")
         return read(image, endpoint)
 
-    monkeypatch.setattr(storage, "read_image", read_image)
+    monkeypatch.setattr(fileio, "read_image", read_image)
     wanted_out, out = tmp_path / "undisturbed", tmp_path / "out"
-    assert pipeline.score(config(night, model_dir, out)).summary["unreachable"] == 1
+    assert verb.score(config(night, model_dir, out)).summary["unreachable"] == 1
     broken.clear()
 
     class Yesterday(datetime):
@@ -266,12 +267,12 @@ def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
 
     monkeypatch.setattr(tables, "datetime", Yesterday)
     started = time.monotonic()
-    assert pipeline.score(config(night, model_dir, out)).summary["scored"] == 1
-    assert pipeline.score(config(night, model_dir, out)).summary["scored"] == 0
+    assert verb.score(config(night, model_dir, out)).summary["scored"] == 1
+    assert verb.score(config(night, model_dir, out)).summary["scored"] == 0
     monkeypatch.undo()
     with pytest.MonkeyPatch.context() as patch:
         score_in_process(patch)
-        pipeline.score(config(night, model_dir, wanted_out))
+        verb.score(config(night, model_dir, wanted_out))
     latest = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
     played.require_clean("process", "clock set back by years", compared(read_rows(wanted_out), latest), since=started)
 
@@ -280,10 +281,10 @@ def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
 def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 16)
-    monkeypatch.setattr(pipeline, "PART_ROWS", 16)
-    monkeypatch.setattr(storage, "PROBE_BYTES", 1000)
-    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
+    monkeypatch.setattr(run_table, "PART_ROWS", 16)
+    monkeypatch.setattr(fileio, "PROBE_BYTES", 1000)
+    verb.score(config(night, model_dir, tmp_path / "undisturbed"))
     wanted = read_rows(tmp_path / "undisturbed")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -293,11 +294,11 @@ def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
             pytest.skip("only root may mount a small disk")
         try:
             with pytest.raises(StorageError, match=r"No space left on device\. Free some space"):
-                pipeline.score(config(night, model_dir, disk / "out"))
+                verb.score(config(night, model_dir, disk / "out"))
             assert not list(disk.rglob("*.tmp"))
             subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
             started = time.monotonic()
-            pipeline.score(config(night, model_dir, disk / "out"))
+            verb.score(config(night, model_dir, disk / "out"))
             counts = compared(wanted, read_rows(disk / "out"))
             played.require_clean("process", "the disk of --out is full", counts, since=started)
         finally:
@@ -322,24 +323,24 @@ def forked(work: Callable[[], object]) -> int:
 def test_sigkill_at_any_moment_costs_no_row(
     victim: str, night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
-    monkeypatch.setattr(pipeline, "PART_ROWS", 8)
+    monkeypatch.setattr(actors, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(run_table, "PART_ROWS", 8)
     monkeypatch.setattr(compaction, "PART_ROWS", 16)
     started = time.monotonic()
-    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    verb.score(config(night, model_dir, tmp_path / "undisturbed"))
     usual_s, wanted = time.monotonic() - started, read_rows(tmp_path / "undisturbed")
     for number in range(20 if IS_LONG else 3):
         chance, out = random.Random(number), tmp_path / f"{number}"
         if victim == "compact":
-            pipeline.score(config(night, model_dir, out))
+            verb.score(config(night, model_dir, out))
             pid = forked(lambda out=out: compact(CompactConfig(scores=str(out), quiet=True)))
         else:
-            pid = forked(lambda out=out: pipeline.score(config(night, model_dir, out)))
+            pid = forked(lambda out=out: verb.score(config(night, model_dir, out)))
         time.sleep(chance.uniform(0, usual_s))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         started = time.monotonic()
-        pipeline.score(config(night, model_dir, out))
+        verb.score(config(night, model_dir, out))
         found = tables.read_scores(str(out), tables.SCORES_SCHEMA.names)
         assert not list(out.glob("_lock-*")), "the lock of the dead was taken over"
         played.require_clean(
@@ -351,24 +352,24 @@ def test_sigkill_at_any_moment_costs_no_row(
 def test_a_run_that_is_stopped_keeps_its_table_and_goes_on_when_it_is_woken(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
-    monkeypatch.setattr(pipeline, "BLOCK_IMAGES", 8)
-    monkeypatch.setattr(pipeline, "PART_ROWS", 8)
-    pipeline.score(config(night, model_dir, tmp_path / "undisturbed"))
+    monkeypatch.setattr(actors, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(run_table, "PART_ROWS", 8)
+    verb.score(config(night, model_dir, tmp_path / "undisturbed"))
     wanted = read_rows(tmp_path / "undisturbed")
     for number in range(10 if IS_LONG else 1):
         out = tmp_path / f"{number}"
-        pid = forked(lambda out=out: pipeline.score(config(night, model_dir, out)))
+        pid = forked(lambda out=out: verb.score(config(night, model_dir, out)))
         while not list(out.glob("*.parquet")):
             time.sleep(0.01)
         os.kill(pid, signal.SIGSTOP)
         is_at_work = bool(list(out.glob("_lock-*")))
         if is_at_work:
             with pytest.raises(FolderInUse, match=f"process {pid}"):
-                pipeline.score(config(night, model_dir, out))
+                verb.score(config(night, model_dir, out))
         started = time.monotonic()
         os.kill(pid, signal.SIGCONT)
         assert os.waitpid(pid, 0)[1] == 0
-        pipeline.score(config(night, model_dir, out))
+        verb.score(config(night, model_dir, out))
         played.require_clean(
             "process", "SIGSTOP of a run, and another beside it", compared(wanted, read_rows(out)), since=started
         )

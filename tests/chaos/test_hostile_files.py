@@ -16,13 +16,14 @@ from files import one_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crackvae import pipeline, storage, tables
-from crackvae.compaction import finish_compaction
 from crackvae.config import ScoreConfig, read_settings
 from crackvae.errors import CrackvaeError
-from crackvae.manifest import load_manifest
-from crackvae.scoring import load_scorer
-from crackvae.verdicts import read_verdicts
+from crackvae.images.manifest import load_manifest
+from crackvae.model.inference import load_scorer
+from crackvae.scoring import verb
+from crackvae.scoring.calibrate import read_verdicts
+from crackvae.scoring.compaction import finish_compaction
+from crackvae.storage import fileio, tables
 
 # A cut at some byte, and some bytes written over others.
 BENDS = st.tuples(
@@ -122,7 +123,7 @@ def test_a_list_that_climbs_out_of_its_folder_reads_images_and_shows_nothing_of_
     ]
     (tmp_path / "night" / "list.txt").write_text("\n".join([*names, str(next(drawn.rglob("*.jpg")))]))
     settings = {"images": f"@{tmp_path}/night/list.txt", "model": str(model_dir), "out": str(tmp_path / "out")}
-    pipeline.score(ScoreConfig(**settings, quiet=True, no_report=True, max_unreadable="100%", max_unreachable="100%"))
+    verb.score(ScoreConfig(**settings, quiet=True, no_report=True, max_unreadable="100%", max_unreachable="100%"))
     rows = read_rows(tmp_path / "out").to_pylist()
     assert [row["status"] for row in rows].count("scored") == 1 and len(rows) == len(names) + 1
     written = b"".join(place.read_bytes() for place in (tmp_path / "out").iterdir())
@@ -145,4 +146,4 @@ def test_a_part_of_nested_or_huge_columns_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrackvaeError) as refused:
         read_part(place)
     assert one_line(refused.value)
-    assert storage.list_files(str(tmp_path)) == [place.name]
+    assert fileio.list_files(str(tmp_path)) == [place.name]

@@ -30,9 +30,10 @@ from PIL import Image
 from rounds import Played
 from test_imaging import is_pixels_or_refusal
 
-from crackvae import imaging, pipeline
 from crackvae.config import ScoreConfig
 from crackvae.errors import UnreadableImage
+from crackvae.images import decoding
+from crackvae.scoring import verb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some damage before it raises
 
@@ -64,7 +65,7 @@ def sound_images(drawn: Path, folder: Path, n: int) -> Path:
 def score(images: Path, model: Path, out: Path) -> dict[str, dict[str, object]]:
     """The rows by image, without what depends on the folder and the run."""
     settings = {"images": str(images), "model": str(model), "out": str(out), "max_unreadable": "100%"}
-    pipeline.score(ScoreConfig(**settings, quiet=True, no_report=True))
+    verb.score(ScoreConfig(**settings, quiet=True, no_report=True))
     rows = read_rows(out).to_pylist()
     return {row.pop("image"): row for row in rows if row.pop("run") and row.pop("group") is not None}
 
@@ -94,12 +95,12 @@ def test_sound_images_among_hostile_files_have_the_scores_that_they_have_alone_a
 
 def refusal(data: bytes) -> str:
     with pytest.raises(UnreadableImage) as refused:
-        imaging.decode(data)
+        decoding.decode(data)
     return str(refused.value)
 
 
 def test_a_flood_of_empty_chunks_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imaging, "MAX_DECODE_S", 0.05)
+    monkeypatch.setattr(decoding, "MAX_DECODE_S", 0.05)
     assert "took over 0.05 s" in refusal(png(64, 64, chunk(b"noOp", b"") * 9 * FLOOD, pixels(), END))
     jpeg = with_segments(originals()["jpg"], segment(0xE1, b"may hold a rotation, so Pillow reads it"))
     assert "took over 0.05 s" in refusal(jpeg[:2] + b"\xff" * 20 * FLOOD + jpeg[2:])
@@ -109,13 +110,13 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded_and_what_lies_behi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bomb = many_scans(1000, 1000, 30)
-    whole = imaging.decode(bomb)
-    monkeypatch.setattr(imaging, "MAX_SCANNED_PX", 20_000_000)
+    whole = decoding.decode(bomb)
+    monkeypatch.setattr(decoding, "MAX_SCANNED_PX", 20_000_000)
     assert refusal(bomb) == "over 20 scans of 1000000 px would take too long: save it again"
     hidden = bomb.replace(b"\xff\xda", b"\xff\xfe\x00\x04\xff\xd9\xff\xda", 5)  # an end that is a comment
     assert "scans" in refusal(hidden)
     film = many_scans(1000, 1000, 1) + b"\xff\xda" * 1000
-    assert imaging.decode(film).shape == whole.shape
+    assert decoding.decode(film).shape == whole.shape
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
@@ -173,7 +174,7 @@ def test_no_hostile_image_takes_30_seconds(hostile: list[Hostile], played: Playe
     for one in [*hostile, Hostile("flood of chunks", "60-MB.png", flood, ""), Hostile("scans", "19.jpg", scans, "")]:
         started = time.thread_time()
         with suppress(UnreadableImage):
-            imaging.decode(one.data)
+            decoding.decode(one.data)
         slowest.append((round(time.thread_time() - started, 2), one.kind, one.name))
     slowest.sort(reverse=True)
     played.notes["slowest hostile images [s of processor time]"] = slowest[:5]

@@ -11,9 +11,9 @@ import pytest
 from heads import STUCK_S, Head, command
 from rounds import Played
 
-from crackvae.checkpoints import Checkpoints
 from crackvae.errors import ModelError
-from crackvae.model import load_model
+from crackvae.model.artifact import load_model
+from crackvae.training.checkpoints import Checkpoints
 
 RUN = """
 import sys

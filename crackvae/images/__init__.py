@@ -1,0 +1,1 @@
+"""From image bytes to tiles; labelled manifests, groups, duplicates and synthetic concrete."""

@@ -1,0 +1,337 @@
+"""Labelled images to splits by group, with checks for what leaks between them."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae.config import Outcome, PartitionConfig
+from crackvae.console import progress, say
+from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
+from crackvae.images.duplicates import Fingerprint, fingerprint, same_picture
+from crackvae.images.groups import groups_of
+from crackvae.storage import fileio, listing, tables, uris
+
+FILE = "manifest.parquet"
+
+
+LEFT_OUT_FILE = "left_out.csv"
+
+
+# Sides of the fences that no picture may stand on two of, in the order in which groups are dealt to them.
+SIDES = ("external", "test", "val", "train")
+
+
+METADATA_KEY = b"crackvae"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A loaded manifest.
+
+    Attributes:
+        table: MANIFEST_SCHEMA.
+        leaky: copies of a picture are allowed on both sides of a split (the published random split).
+        digest: sha256 of the file.
+    """
+
+    table: pa.Table
+    leaky: bool
+    digest: str
+
+    def images(self, split: str, label: str | None = None, image_set: str = "internal") -> pa.Table:
+        """The rows of one split (and label), in the order of the manifest."""
+        wanted = (pc.field("set") == image_set) & (pc.field("split") == split)
+        return self.table.filter(wanted if label is None else wanted & (pc.field("label") == label))
+
+
+@uris.with_s3_endpoint
+def partition(config: PartitionConfig) -> Outcome:
+    """Read every labelled image once, split by group, look for leaks, write manifest.parquet.
+
+    Returns:
+        Outcome with the tables `images` (counts by split and label) and `leaks`.
+
+    Raises:
+        StorageError, ArchiveError, ManifestError, LeakError, OutputExists: with the mend.
+    """
+    out = uris.absolute(config.out)
+    place = uris.join(out, FILE)
+    fileio.require_new(place, "--out")
+    found = listing.list_images(config.images)
+    names = [uris.relative(image, found.root) for image in found.images["image"].to_pylist()]
+    if not names:
+        raise ManifestError(f"{found.root} holds no images ({found.skipped} other files): check --images.")
+    labels = [label_of(name, config.labels) for name in names]
+    _check_sizes(Counter(labels), config.external)
+    say(f"{len(names)} images in {found.root}", quiet=config.quiet)
+    prints, left_out = _fingerprints(found.images, quiet=config.quiet)
+    kept = [number for number, one in enumerate(prints) if one is not None]
+    table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
+    readable = [one for one in prints if one is not None]
+    pictures = same_picture(np.stack([one.thumb_SS for one in readable]))
+    groups, merged = groups_of(table["name"].to_pylist(), pictures, config)
+    is_crack = np.array([labels[k] == "crack" for k in kept])
+    sides = deal(groups, is_crack, _needs(is_crack, config), str(config.seed))
+    leaks, leaking = _leaks(sides, np.array([one.sha256 for one in readable]), pictures)
+    leaky = config.group_by == "none" and not config.groups
+    if leaking and not leaky:
+        raise LeakError(f"{leaking} images have a copy on another side of a split: a bug in the grouping.")
+    dealt = sides != ""
+    images = found.images.take(kept)
+    left_out += [
+        (image, "a crack image of a group that is trained on")
+        for image in images["image"].filter(pa.array(~dealt)).to_pylist()
+    ]
+    manifest = _manifest_table(images, readable, labels, kept, groups, sides).filter(pa.array(dealt))
+    counts = _counts(manifest)
+    notes = {"leaky": leaky, "leaking_images": leaking, "group_by": config.groups or config.group_by}
+    metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": found.root}).encode()}
+    if left_out:
+        rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
+        fileio.write_bytes(uris.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
+    tables.write_table(place, manifest.replace_schema_metadata(metadata))
+    return Outcome(
+        {
+            "verb": "partition",
+            "manifest": place,
+            **notes,
+            "groups": len(np.unique(groups[dealt])),
+            "merged_groups": merged,
+            "images": manifest.num_rows,
+            "left_out": len(left_out),
+            "skipped_files": found.skipped,
+            "counts": counts.to_dict(orient="index"),
+        },
+        {
+            "images": counts,
+            f"leaks ({'leaky: allowed by --group-by none' if leaky else 'none allowed'})": leaks,
+        },
+    )
+
+
+def label_of(name: str, labels: dict[str, str]) -> str:
+    """non_crack or crack: what the one folder on the path that is a label's name stands for.
+
+    Args:
+        name: path below the listed place, `Negative/bridge-7/1.jpg` or `bridge-7/Negative/1.jpg`.
+        labels: folder name to label.
+    """
+    found = {labels[part] for part in PurePosixPath(name).parts[:-1] if part in labels}
+    if len(found) != 1:
+        first = PurePosixPath(name).parts[0] if len(PurePosixPath(name).parts) > 1 else "no folder"
+        raise ManifestError(
+            f"{name} lies in {'the folders of both labels' if found else first + ', which is no label'} "
+            f"(known: {', '.join(labels)}). Name the folders: --labels FOLDER=non_crack,FOLDER=crack."
+        )
+    return found.pop()
+
+
+def _check_sizes(counts: Counter[str], external: Sequence[int]) -> None:
+    for label, wanted in zip(("non_crack", "crack"), external, strict=True):
+        if counts[label] <= wanted:
+            raise ManifestError(
+                f"{counts['non_crack']} non_crack and {counts['crack']} crack images are too few for an external set "
+                f"of {external[0]} non_crack and {external[1]} crack. Give --external 0,0, or smaller counts."
+                if counts[label]
+                else f"no image is labelled {label}: check --images, and --labels FOLDER=non_crack,FOLDER=crack."
+            )
+
+
+def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
+    """Fingerprint of every image, None where it cannot be read; those by name with the reason."""
+
+    def one(image: str, error: str) -> Fingerprint | str:
+        try:
+            return error or fingerprint(fileio.read_image(image))
+        except UnreadableImage as problem:
+            return str(problem)
+        except OSError as problem:
+            raise StorageError(f"cannot read {image}: {uris.reason(problem)}. Run it again.") from problem
+
+    names, errors = images["image"].to_pylist(), images["error"].to_pylist()
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
+        found = []
+        for result in pool.map(one, names, errors):
+            found.append(result)
+            bar.update()
+    left_out = [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)]
+    if len(left_out) == len(names):
+        raise ManifestError(
+            f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}. Check --images."
+        )
+    return [None if isinstance(result, str) else result for result in found], left_out
+
+
+# ----------------------------------------------------------------------------------------------------- splits
+
+
+def _needs(is_crack: np.ndarray, config: PartitionConfig) -> dict[str, list[int]]:
+    """Wanted non_crack and crack images of each side."""
+    external = list(config.external)
+    n_sound, n_crack = int((~is_crack).sum()) - external[0], int(is_crack.sum()) - external[1]
+    val = [round(n_sound * config.non_crack_split[1] / 100), round(n_crack * config.crack_split[0] / 100)]
+    test = [round(n_sound * config.non_crack_split[2] / 100), n_crack - val[1]]
+    return {"external": external, "test": test, "val": val, "train": [n_sound - val[0] - test[0], 0]}
+
+
+def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], salt: str) -> np.ndarray:
+    """Deal whole groups to the sides of the split: each to the first of SIDES that still has room for all of it.
+
+    The order of the groups is that of a hash of their names, so it is even, repeatable, and independent of the order
+    of the files. With one image a group the wanted numbers are met exactly; else as nearly as the groups allow: a group
+    that fits nowhere is trained on. Crack images of a group that is trained on are left out, because they could neither
+    be trained on nor, with their neighbours in train, be judged. So that few are, groups of both labels come first, and
+    are dealt to a side that still has room for some of either.
+
+    Args:
+        groups: names (N,).
+        is_crack: bool (N,).
+        needs: wanted non_crack and crack images of each side.
+        salt: another salt is another split.
+
+    Returns:
+        side of each image (N,), "" where it is left out.
+    """
+    names, group_N = np.unique(groups, return_inverse=True)
+    counts = np.stack([np.bincount(group_N, ~is_crack, len(names)), np.bincount(group_N, is_crack, len(names))], 1)
+    is_mixed: np.ndarray = np.all(counts > 0, axis=1)
+
+    def turn(number: int) -> tuple[bool, bytes]:
+        return not is_mixed[number], hashlib.sha256(f"{salt}/{names[number]}".encode()).digest()
+
+    room = {side: np.array(needs[side]) for side in SIDES}
+    side_of_group = np.empty(len(names), dtype=object)
+    for number in sorted(range(len(names)), key=turn):
+        least = np.ones(2) if is_mixed[number] else counts[number]
+        fitting = (side for side in SIDES[:-1] if (least <= room[side]).all())
+        side = next(fitting, "train" if counts[number][0] else max(("test", "val"), key=lambda name: room[name][1]))
+        side_of_group[number] = side
+        room[side] = room[side] - counts[number]
+    sides = side_of_group[group_N].astype(str)
+    _check_sides(sides, is_crack, len(names), needs["external"])
+    return np.where(is_crack & (sides == "train"), "", sides)
+
+
+def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int, external: list[int]) -> None:
+    needed = [("train", False), ("val", False), ("test", False), ("test", True)]
+    needed += [("external", label) for label, wanted in zip((False, True), external, strict=True) if wanted]
+    for side, label in needed:
+        if not ((is_crack == label) & (sides == side)).any():
+            raise ManifestError(
+                f"{n_groups} groups of {len(sides)} images leave no {'crack' if label else 'non_crack'} image for "
+                f"{side}: give more images or finer groups (--group-by), or other sizes (--external, "
+                "--non-crack-split, --crack-split)."
+            )
+
+
+def _leaks(sides: np.ndarray, sha256: np.ndarray, pictures: np.ndarray) -> tuple[pd.DataFrame, int]:
+    """How many images of each side have a copy on another; and how many images of val, test and external do at all."""
+    rows, leaking = {}, np.zeros(len(sides), bool)
+    for behind, before in (
+        ("val", "train"), ("test", "train"), ("test", "val"),
+        ("external", "train"), ("external", "val"), ("external", "test"),
+    ):  # fmt: skip
+        copies = [(sides == behind) & np.isin(key, key[sides == before]) for key in (sha256, pictures)]
+        leaking |= copies[1]
+        rows[f"{behind} images with a copy in {before}"] = [int(copy.sum()) for copy in copies]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["identical bytes", "same picture"])
+    return table, int(leaking.sum())
+
+
+def _manifest_table(
+    images: pa.Table,
+    prints: list[Fingerprint],
+    labels: list[str],
+    kept: list[int],
+    groups: np.ndarray,
+    sides: np.ndarray,
+) -> pa.Table:
+    external = sides == "external"
+    columns = {
+        "image": images["image"],
+        "label": [labels[k] for k in kept],
+        "group": groups.tolist(),
+        "set": np.where(external, "external", "internal").tolist(),
+        "split": np.where(external, "test", sides).tolist(),
+        "sha256": [one.sha256 for one in prints],
+        "width": [one.width for one in prints],
+        "height": [one.height for one in prints],
+        "bytes": images["bytes"],
+    }
+    return pa.table(columns).cast(tables.MANIFEST_SCHEMA)
+
+
+def _counts(manifest: pa.Table) -> pd.DataFrame:
+    """Images by set and split (rows) and label (columns)."""
+    side = pc.binary_join_element_wise(manifest["set"], manifest["split"], " ").to_pandas()
+    counts = pd.crosstab(side, manifest["label"].to_pandas())
+    order = [
+        name for name in ("internal train", "internal val", "internal test", "external test") if name in counts.index
+    ]
+    return counts.reindex(index=order, columns=["non_crack", "crack"], fill_value=0).rename_axis(
+        index=None, columns=None
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def load_manifest(place: str) -> Manifest:
+    """A manifest that keeps its promises.
+
+    Raises:
+        StorageError: missing, not whole, other columns.
+        ManifestError: unknown labels or splits, an image twice, a crack image to train on.
+        LeakError: a group or a file on two sides, in a manifest that does not say `leaky`.
+    """
+    place = uris.absolute(place)
+    data = fileio.read_bytes(place)
+    table = tables.parse_table(data, place, tables.MANIFEST_SCHEMA)
+    try:
+        leaky = bool(json.loads((table.schema.metadata or {})[METADATA_KEY])["leaky"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ManifestError(f"{place} was not written by crackvae partition: run it again.") from error
+    rows = table.to_pandas()
+    for column, known in (
+        ("label", {"non_crack", "crack"}),
+        ("set", {"internal", "external"}),
+        ("split", {"train", "val", "test"}),
+    ):
+        unknown = set(rows[column]) - known
+        if unknown:
+            raise ManifestError(f"{place} has the {column} {sorted(map(str, unknown))[0]!r}: only {sorted(known)}.")
+    if not table.num_rows or any(column.null_count for column in table.columns):
+        raise ManifestError(f"{place} has no rows, or cells without a value: partition again.")
+    if rows["image"].duplicated().any():
+        raise ManifestError(
+            f"{place} names {rows['image'][rows['image'].duplicated()].iloc[0]} twice: partition again."
+        )
+    trained_cracks = rows[(rows["split"] == "train") & (rows["label"] == "crack")]
+    if len(trained_cracks):
+        raise ManifestError(f"{place} trains on the crack image {trained_cracks['image'].iloc[0]}: only non_crack may.")
+    side = rows["set"].where(rows["set"] == "external", rows["split"])
+    for key in ("group", "sha256"):
+        crossing = side.groupby(rows[key]).nunique() > 1
+        if crossing.any() and not leaky:
+            raise LeakError(
+                f"{place} has the {key} {crossing[crossing].index[0]} on both sides of a split: partition again."
+            )
+    return Manifest(table, leaky, hashlib.sha256(data).hexdigest())
+
+
+def listing_of(images: pa.Table) -> pa.Table:
+    """LISTING_SCHEMA, group and sha256 of rows of a manifest, for what reads images; their time is not known."""
+    n = images.num_rows
+    rows = images.select(["image", "group", "bytes", "sha256"])
+    rows = rows.append_column("modified", pa.array([0] * n, listing.LISTING_SCHEMA.field("modified").type))
+    return rows.append_column("error", pa.array([""] * n, pa.string()))

@@ -1,0 +1,185 @@
+"""A photograph as model-sized tiles, and maps of tiles as a map of the photograph.
+
+Shape letters: H, W rows and columns of an image; T tiles; K images packed as channels; P side of a tile at the model's
+input [px].
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from crackvae.errors import UnreadableImage
+
+# Below this many tile sides an image is resized whole: cutting a 300 px image into four overlapping tiles of
+# 227 px would show the model mostly the same pixels four times.
+MIN_TILES_TO_CUT = 1.5
+
+
+# 100 Mpx in tiles of 227 px with stride 170 are 3,460; more than this is a sliver of an image or a wrong setting,
+# and would fill a worker's memory (16 KiB a tile).
+MAX_TILES = 20_000
+
+
+# Images of one size that are resized together, as the channels of one: four take half the time of one by one, because
+# torch then has whole vectors to work on; more than four leave its fast path.
+PACK = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where the tiles of one image lie, row by row.
+
+    Attributes:
+        xs, ys: left edges of the columns and top edges of the rows in the image [px].
+        tile_h, tile_w: height and width of every tile in the image [px].
+    """
+
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+    tile_h: int
+    tile_w: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of tiles."""
+        return len(self.ys)
+
+    @property
+    def cols(self) -> int:
+        """Columns of tiles."""
+        return len(self.xs)
+
+    def squares(self, pixels_HW: np.ndarray) -> list[np.ndarray]:
+        """The parts of an image that its tiles show, as views of it."""
+        return [pixels_HW[y : y + self.tile_h, x : x + self.tile_w] for y in self.ys for x in self.xs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles(Grid):
+    """One image as the tiles that the model sees.
+
+    Attributes:
+        pixels_TPP: uint8 (rows * cols, P, P).
+    """
+
+    pixels_TPP: np.ndarray
+
+
+def tile_origins(length_px: int, tile_px: int, stride_px: int) -> tuple[int, ...]:
+    """Start offsets [px] of the tiles along one side of an image.
+
+    Every pixel is covered and no tile leaves the image: the last tile is moved back to the edge instead of padding,
+    because a padded border reconstructs badly and looks like a crack.
+    """
+    assert tile_px <= length_px, "grid_of() never asks for a tile larger than the image"
+    last = length_px - tile_px
+    return tuple(sorted({*range(0, last, stride_px), last}))
+
+
+def grid_of(height: int, width: int, tile_px: int, stride_px: int) -> Grid:
+    """The square tiles of an image.
+
+    An image under MIN_TILES_TO_CUT tiles along both sides is one tile, resized whole. In an image narrower than one
+    tile the tiles are as wide as the image, and the stride shrinks with them.
+
+    Args:
+        height, width: of the image [px].
+        tile_px: side of a tile in the image [px].
+        stride_px: distance of neighbouring tiles in the image [px].
+
+    Raises:
+        UnreadableImage: more than MAX_TILES tiles.
+    """
+    if max(height, width) < MIN_TILES_TO_CUT * tile_px:
+        return Grid(xs=(0,), ys=(0,), tile_h=height, tile_w=width)
+    side = min(tile_px, height, width)
+    stride = max(1, stride_px * side // tile_px)
+    xs, ys = tile_origins(width, side, stride), tile_origins(height, side, stride)
+    if len(xs) * len(ys) > MAX_TILES:
+        raise UnreadableImage(f"{width}x{height} px would be {len(xs) * len(ys)} tiles: {MAX_TILES} at most")
+    return Grid(xs=xs, ys=ys, tile_h=side, tile_w=side)
+
+
+def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> Tiles:
+    """Cut an image into the tiles of grid_of() and resize each to the model's input.
+
+    Args:
+        pixels_HW: uint8 (H, W).
+        tile_px, stride_px: as for grid_of().
+        input_px: side P of a tile at the model's input [px].
+
+    Raises:
+        UnreadableImage: more than MAX_TILES tiles.
+    """
+    height, width = pixels_HW.shape
+    grid = grid_of(height, width, tile_px, stride_px)
+    pixels_TPP = resized(grid.squares(pixels_HW), input_px)
+    return Tiles(xs=grid.xs, ys=grid.ys, tile_h=grid.tile_h, tile_w=grid.tile_w, pixels_TPP=pixels_TPP)
+
+
+def resized(squares: Sequence[np.ndarray], input_px: int) -> np.ndarray:
+    """Resize images to the model's input, antialiased, with the triangle filter of Pillow's BILINEAR.
+
+    What one becomes does not depend on the others, nor on their number or order.
+
+    Args:
+        squares: uint8 (H, W) each; those of one size are the faster together.
+
+    Returns:
+        uint8 (number of squares, P, P), at most one grey level from Pillow's.
+    """
+    pixels_TPP = np.empty((len(squares), input_px, input_px), np.uint8)
+    by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, square in enumerate(squares):
+        by_shape[square.shape].append(number)
+    for shape, numbers in by_shape.items():
+        for start in range(0, len(numbers), PACK):
+            some = numbers[start : start + PACK]
+            packed_HWK = np.empty((*shape, len(some)), np.uint8)
+            for k, number in enumerate(some):
+                packed_HWK[:, :, k] = squares[number]
+            packed_1KHW = torch.from_numpy(packed_HWK).permute(2, 0, 1)[None]  # in memory: channels last
+            small_1KPP = functional.interpolate(packed_1KHW, (input_px, input_px), mode="bilinear", antialias=True)
+            pixels_TPP[some] = small_1KPP[0].numpy()
+    return pixels_TPP
+
+
+def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndarray:
+    """Maps of the tiles of cut() as one map of the image, at the image's own resolution.
+
+    Where tiles overlap they are blended with weights that fall towards a tile's edge, so no seam is left. The weights
+    are a product of rows and columns, so their sum is too, and no second map is needed for it.
+
+    Args:
+        maps_TPP: float (T, P, P), one map a tile.
+        grid: of grid_of(), or the tiles that cut() returned.
+        height, width: of the image [px].
+
+    Returns:
+        float32 (H, W).
+    """
+    rising_h, rising_w = _tent(grid.tile_h), _tent(grid.tile_w)
+    sum_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
+    for y in grid.ys:
+        sum_H[y : y + grid.tile_h] += rising_h
+    for x in grid.xs:
+        sum_W[x : x + grid.tile_w] += rising_w
+    weight_hw = np.outer(rising_h, rising_w).astype(np.float32)
+    size = (grid.tile_w, grid.tile_h)
+    for map_PP, part_hw in zip(maps_TPP, grid.squares(sum_HW), strict=True):
+        map_hw = Image.fromarray(np.asarray(map_PP, np.float32)).resize(size, Image.Resampling.BILINEAR)
+        part_hw += weight_hw * np.asarray(map_hw)
+    sum_HW /= sum_H[:, None].astype(np.float32)
+    sum_HW /= sum_W[None].astype(np.float32)
+    return sum_HW
+
+
+def _tent(length_px: int) -> np.ndarray:
+    """Weights that rise from the edges of a tile to its middle, float (length_px,), never 0."""
+    steps = np.arange(length_px)
+    return np.minimum(steps + 1, length_px - steps) / ((length_px + 1) / 2)

@@ -1,0 +1,1 @@
+"""The network, its score heads, inference, runtimes, calibration and the model directory."""

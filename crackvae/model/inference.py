@@ -1,0 +1,174 @@
+"""Scores and explanations of tiles by a model. No Ray."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from crackvae.errors import ModelError
+from crackvae.images.tiles import cut, stitch
+from crackvae.model.artifact import Model, load_model
+from crackvae.model.calibration import Calibration, load_calibration
+from crackvae.model.heads import HEADS, scores_of
+from crackvae.model.network import to_input
+from crackvae.model.runtime import Runtime, reference
+from crackvae.storage import uris
+
+
+@dataclass(frozen=True)
+class RecordedModel:
+    """The model of a table of scores, where it can be had.
+
+    Attributes:
+        model: None where it cannot.
+        why_not: "" or why.
+        calibration: with the threshold of the scores, or None with the model.
+    """
+
+    model: Model | None
+    why_not: str
+    calibration: Calibration | None
+
+
+def find_recorded_model(named: str, recorded: str, digest: str, threshold: float) -> RecordedModel:
+    """The model that gave the scores.
+
+    Args:
+        named: model directory that the user gave, or "".
+        recorded: model directory that the summary names, or "".
+        digest, threshold: of the scores.
+
+    Raises:
+        ModelError: --model names another model than that of the scores.
+    """
+    place = named or recorded
+    if not place:
+        return RecordedModel(None, "these scores do not say which model directory they come from: give --model", None)
+    try:
+        model = load_model(place)
+    except ModelError as error:
+        if named:
+            raise
+        return RecordedModel(None, str(error), None)
+    if model.digest != digest:
+        if named:
+            raise ModelError(
+                f"{place} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
+                "name the one that they were made with."
+            )
+        return RecordedModel(None, f"{place} holds another model by now (digest {model.digest[:12]})", None)
+    return RecordedModel(model, "", replace(load_calibration(place, digest), threshold=threshold))
+
+
+# Tiles of one pass where a picture is explained: nobody waits for it in a queue.
+EXPLAIN_BATCH = 32
+
+
+@torch.inference_mode()
+def score_tiles(
+    model: Model, tiles_TPP: np.ndarray, batch: int, others: tuple[str, ...] = (), runtime: Runtime | None = None
+) -> np.ndarray:
+    """Score of each tile by the model's head, and by others from the same pass; larger is more crack-like.
+
+    Every pass has exactly `batch` tiles, the last one filled up with black ones: a convolution library may choose
+    another order of summation for another shape, and a score must not depend on which images it shares a pass with.
+
+    Args:
+        tiles_TPP: uint8 (T, P, P).
+        others: names of HEADS, BASELINE or LATENT_NORM.
+        runtime: of the model and `batch`; without it, the reference.
+
+    Returns:
+        float32 (T, 1 + number of others).
+    """
+    heads = (model.spec.head, *others)
+    runtime = runtime or reference(model)
+    scores = [torch.empty(0, len(heads))]
+    for start in range(0, len(tiles_TPP), batch):
+        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
+        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
+        if runtime.device != "cpu":  # a GPU takes bytes from pinned memory, and the next ones while it computes
+            filled_BPP = filled_BPP.pin_memory().to(runtime.device, non_blocking=True)
+        input_B1PP = to_input(filled_BPP)
+        output = runtime.forward(input_B1PP)
+        scores.append(torch.stack([scores_of(head, input_B1PP, output) for head in heads], dim=1))
+    on_cpu = torch.cat([part.cpu() for part in scores])  # not before the last pass is on its way
+    return on_cpu[: len(tiles_TPP)].numpy()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: on a busy machine two of them waited for each other 30 times longer than a tile took."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model makes of one image, at the image's own resolution.
+
+    Attributes:
+        reconstruction_HW: uint8 (H, W).
+        anomaly_HW: float32 (H, W), the map of the model's head, in that head's unit.
+        tile_scores: float32 (rows, cols), the score of each tile; equal to those of score_tiles() but for rounding,
+            because no pass is filled up here.
+        xs, ys: left edges of the columns and top edges of the rows of tiles [px].
+    """
+
+    reconstruction_HW: np.ndarray
+    anomaly_HW: np.ndarray
+    tile_scores: np.ndarray
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+
+
+@torch.inference_mode()
+def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
+    """Reconstruction and anomaly map of one image, stitched from its tiles.
+
+    Args:
+        pixels_HW: uint8 (H, W), as decode() gives it.
+
+    Raises:
+        UnreadableImage: more tiles than cut() allows.
+    """
+    spec = model.spec
+    tiles = cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
+    seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
+    maps_TPP = np.empty_like(seen_TPP)
+    scores_T = np.empty(len(seen_TPP), np.float32)
+    with one_thread():
+        for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
+            B = slice(start, start + EXPLAIN_BATCH)
+            input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[B])))
+            output = model.network(input_B1PP)
+            seen_TPP[B] = output.reconstruction_B1PP.squeeze(1).numpy()
+            maps_TPP[B] = HEADS[spec.head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
+            scores_T[B] = scores_of(spec.head, input_B1PP, output).numpy()
+    height, width = pixels_HW.shape
+    grey_HW = stitch(seen_TPP, tiles, height, width) * 255
+    anomaly_HW = stitch(maps_TPP, tiles, height, width)
+    scores = scores_T.reshape(tiles.rows, tiles.cols)
+    return Explanation(grey_HW.round().clip(0, 255).astype(np.uint8), anomaly_HW, scores, tiles.xs, tiles.ys)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model and what its scores mean: all of a model directory that scoring needs."""
+
+    model: Model
+    calibration: Calibration
+
+
+def load_scorer(model_dir: str) -> Scorer:
+    """Raises ModelError."""
+    model_dir = uris.absolute(model_dir)
+    model = load_model(model_dir)
+    return Scorer(model, load_calibration(model_dir, model.digest))

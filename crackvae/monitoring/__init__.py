@@ -1,0 +1,1 @@
+"""Histograms, drift detection and telemetry of scoring runs."""

@@ -1,0 +1,1 @@
+"""HTML reports of scored nights and of evaluations."""

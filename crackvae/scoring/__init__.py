@@ -1,0 +1,1 @@
+"""[Ray Data] Bulk scoring: from listed images to the scores table."""

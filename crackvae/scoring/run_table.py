@@ -1,0 +1,147 @@
+"""The rows of one run: what is left to score, and the parts that are written."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae.model.inference import Scorer
+from crackvae.storage import fileio, tables, uris
+
+# A part is written when it has this many rows, this many bytes (those of photographs are many: a score a tile), or is
+# this old [s]: a killed run loses a minute of work at most.
+PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
+
+
+# Rows of the table of most suspicious images that is printed.
+N_WORST = 10
+
+
+class CountedThresholds:
+    """Reads what is finished part by part, and counts rows of this model with another threshold than it has now."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.older = 0
+        self._model, self._threshold = scorer.model.digest, np.float32(scorer.calibration.threshold)
+
+    def finished(self, out: str) -> Iterator[pa.Table]:
+        """What the table holds of this model, as still_to_score() takes it."""
+        places = [place for parts in tables.list_parts(out).values() for place in parts]
+        for rows in tables.each_part(places, FINISHED_COLUMNS):
+            rows = rows.filter(pc.field("model") == self._model)
+            self.older += pc.sum(pc.not_equal(rows["threshold"], self._threshold)).as_py() or 0
+            yield rows
+
+
+class RunTable:
+    """Rows of one run on their way into parts. Leaving the block writes what is there, after an error too."""
+
+    def __init__(self, out: str, run: str) -> None:
+        self.out, self.run = out, run
+        self.n = self.flagged = self.parts = 0
+        self.statuses: Counter[str] = Counter()
+        self._worst = tables.SCORES_SCHEMA.empty_table().select(["image", "score", "p_value", "flagged"])
+        self._waiting: list[pa.Table] = []
+        self._rows, self._bytes, self._since = 0, 0, time.monotonic()
+
+    def __enter__(self) -> "RunTable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+    def add(self, rows: pa.Table) -> None:
+        self.n += rows.num_rows
+        self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
+        self.flagged += pc.sum(rows["flagged"]).as_py()
+        scored = rows.filter(pc.field("status") == "scored").select(self._worst.column_names)
+        both = pa.concat_tables([self._worst, scored])
+        self._worst = both.take(
+            pc.select_k_unstable(both, N_WORST, sort_keys=[("score", "descending"), ("image", "ascending")])
+        )
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        is_old = time.monotonic() - self._since > PART_AGE_S
+        if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or is_old:
+            self._write()
+
+    @property
+    def worst(self) -> pd.DataFrame:
+        """The most suspicious images of this run."""
+        return pd.DataFrame(self._worst.to_pandas())
+
+    def counts(self) -> dict[str, int]:
+        """Images of this run by status, and how many are flagged."""
+        return {name: self.statuses[name] for name in ("scored", "unreadable", "unreachable")} | {
+            "flagged": self.flagged
+        }
+
+    def _write(self) -> None:
+        if self._waiting:
+            tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
+            self.parts += 1
+        self._waiting = []
+        self._rows, self._bytes, self._since = 0, 0, time.monotonic()
+
+
+def write_missing_csvs(out: str) -> list[str]:
+    """A CSV of every run whose parts have none yet: also of a run that was killed before it could write its own."""
+    have = set(fileio.list_files(out))
+    written = []
+    for run, places in tables.list_parts(out).items():
+        if tables.csv_name(run) not in have:
+            written.append(uris.join(out, tables.csv_name(run)))
+            tables.write_csv(written[-1], places, tables.CSV_COLUMNS)
+    return written
+
+
+# Columns of SCORES_SCHEMA that say what is finished.
+FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold")
+
+
+# Names that are Python objects at any time.
+HASH_ROWS = 100_000
+
+
+def still_to_score(images: pa.Table, done: Iterable[pa.Table], model: str) -> pa.Table:
+    """Images that this model has not finished, in their order.
+
+    Finished is an image whose latest row is scored or unreadable. An unreachable image comes again, and so does one of
+    another size or time. Two names with the same 64-bit hash would only mean that one of them is scored again.
+
+    Args:
+        images: LISTING_SCHEMA, each name once.
+        done: rows of SCORES_SCHEMA with at least FINISHED_COLUMNS less the threshold, earlier runs first.
+        model: digest.
+    """
+    hash_N = _hashes(images["image"])
+    order_N = np.argsort(hash_N)
+    hash_N = hash_N[order_N]
+    finished_N = np.zeros(images.num_rows, bool)
+    for rows in done:
+        rows = rows.filter(pc.field("model") == model)
+        if not rows.num_rows or not images.num_rows:
+            continue
+        hash_R = _hashes(rows["image"])
+        at_R = np.searchsorted(hash_N, hash_R).clip(max=len(hash_N) - 1)
+        listed_R = hash_N[at_R] == hash_R
+        rows, row_N = rows.filter(pa.array(listed_R)), order_N[at_R[listed_R]]
+        found = images.select(["image", "bytes", "modified"]).take(pa.array(row_N))
+        is_it = pc.equal(found["image"], rows["image"])
+        is_same = pc.and_(pc.equal(found["bytes"], rows["bytes"]), pc.equal(found["modified"], rows["modified"]))
+        is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
+        is_it_R = is_it.to_numpy()
+        finished_N[row_N[is_it_R]] = is_finished.to_numpy()[is_it_R]
+    return images.filter(pa.array(~finished_N))
+
+
+def _hashes(names: pa.ChunkedArray) -> np.ndarray:
+    """A 64-bit number of each name, the same in every process."""
+    chunks = [names.slice(start, HASH_ROWS) for start in range(0, len(names), HASH_ROWS)]
+    hashes = [pd.util.hash_array(chunk.to_numpy(), categorize=False) for chunk in chunks]
+    return np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)

@@ -1,0 +1,1 @@
+"""Files, archives, object storage and tables: every byte that crackvae reads or writes passes through here."""

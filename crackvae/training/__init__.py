@@ -1,0 +1,1 @@
+"""[Ray Train] Data-parallel training on sound tiles with synthetic cracks."""

@@ -1,0 +1,342 @@
+"""Score heads, and the row of the scores table that each image becomes."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from conftest import small_spec, write_model
+from PIL import Image
+
+from crackvae.config import HEADS
+from crackvae.errors import UnreadableImage
+from crackvae.images import decoded
+from crackvae.images.decoded import decode_images
+from crackvae.images.tiles import cut
+from crackvae.model import heads
+from crackvae.model.heads import heads_of, one_line, scores_of
+from crackvae.model.inference import Scorer, explain, load_scorer, score_tiles
+from crackvae.model.network import Output, to_input
+from crackvae.scoring.rows import score_decoded
+from crackvae.storage import tables
+from crackvae.storage.listing import LISTING_SCHEMA
+
+
+def png(pixels: np.ndarray) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def listing(*names: str, error: str = "") -> pa.Table:
+    rows = [
+        {"image": name, "bytes": 1, "modified": datetime(2026, 1, 1, tzinfo=UTC), "error": error, "group": "g"}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA.append(pa.field("group", pa.string())))
+
+
+def darkest_pixel(tiles_TPP: np.ndarray) -> np.ndarray:
+    """A stand-in for the network: a black pixel is a crack."""
+    return (255.0 - tiles_TPP.min(axis=(1, 2), initial=255)).astype(np.float32)[:, None] / 255
+
+
+@pytest.fixture(scope="module")
+def scorer(model_dir: Path) -> Scorer:
+    return load_scorer(str(model_dir))
+
+
+def test_the_heads_are_those_of_the_settings() -> None:
+    assert set(heads.HEADS) == set(HEADS)
+
+
+def pass_of(input_B1PP: torch.Tensor, reconstruction: float = 0.0, crack: float = 0.0) -> Output:
+    """What a network could give for some tiles."""
+    nothing = torch.zeros(len(input_B1PP), 4)
+    return Output(torch.full_like(input_B1PP, reconstruction), nothing, nothing, torch.full_like(input_B1PP, crack))
+
+
+def test_mse_is_the_mean_and_top_the_mean_of_the_top_1_percent_of_squared_residuals() -> None:
+    tiles = torch.arange(20_000.0).sqrt().reshape(2, 1, 100, 100)
+    assert scores_of("mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
+    assert scores_of("top", tiles, pass_of(tiles)).tolist() == pytest.approx([9_949.5, 19_949.5])
+
+
+def test_a_dark_line_raises_dark_and_a_light_one_does_not() -> None:
+    tiles = torch.full((3, 1, 128, 128), 0.5)
+    tiles[1, :, 64], tiles[2, :, 64] = 0.2, 0.8
+    plain, dark, light = scores_of("dark", tiles, pass_of(tiles)).tolist()
+    assert plain == light == 0 and dark == pytest.approx(0.3 / 0.6 * 128 / round(0.02 * 128**2), rel=1e-3)
+
+
+def test_crack_is_darkness_times_the_probability_of_a_crack() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    tiles[0, :, 64] = 0.2
+    dark = scores_of("dark", tiles, pass_of(tiles)).item()
+    assert scores_of("crack", tiles, pass_of(tiles, crack=0.0)).item() == pytest.approx(dark / 2)
+    assert scores_of("crack", tiles, pass_of(tiles, crack=-20.0)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_evidence_asks_the_segmenter_alone_and_has_no_ceiling() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    scores = [scores_of("evidence", tiles, pass_of(tiles, crack=logit)).item() for logit in (-20.0, 0.0, 20.0, 40.0)]
+    assert scores == pytest.approx([0, np.log(2), 20, 40], abs=1e-6)
+
+
+def test_a_crack_in_the_lit_half_of_a_tile_is_as_dark_as_on_a_lit_tile() -> None:
+    lit, shadowed = torch.full((1, 1, 128, 128), 0.8), torch.full((1, 1, 128, 128), 0.8)
+    shadowed[..., 60:] = 0.4
+    seen = [pass_of(tile)._replace(reconstruction_B1PP=tile.clone()) for tile in (lit, shadowed)]
+    lit[..., 20:24], shadowed[..., 20:24] = 0.4, 0.4  # no darker than the shadow, which is the median
+    assert scores_of("dark", shadowed, seen[1]).item() == 0
+    assert scores_of("crack", shadowed, seen[1]).item() == pytest.approx(scores_of("crack", lit, seen[0]).item())
+
+
+def test_a_crack_that_the_reconstruction_follows_is_still_dark() -> None:
+    tiles = torch.full((1, 1, 128, 128), 0.5)
+    tiles[..., 64] = 0.2
+    assert scores_of("crack", tiles, pass_of(tiles)._replace(reconstruction_B1PP=tiles)).item() > 0
+
+
+def test_the_baseline_is_the_one_line_of_numpy_it_says() -> None:
+    tiles = np.random.default_rng(3).integers(0, 256, (5, 64, 64), np.uint8)
+    pixels = tiles.reshape(5, -1) / 255
+    expected = np.median(pixels, axis=1) - np.percentile(pixels, 1, axis=1)
+    assert one_line(to_input(torch.from_numpy(tiles))).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_head_and_the_baseline_come_from_one_pass(scorer: Scorer) -> None:
+    tiles = np.random.default_rng(2).integers(0, 256, (5, 32, 32), np.uint8)
+    others = (*heads_of(scorer.model.spec), heads.BASELINE)
+    together = score_tiles(scorer.model, tiles, batch=4, others=others)
+    assert together.shape == (5, 1 + len(others))
+    for number, head in enumerate(heads_of(scorer.model.spec), start=1):
+        model = replace(scorer.model, spec=replace(scorer.model.spec, head=head))
+        assert together[:, number].tolist() == score_tiles(model, tiles, batch=4)[:, 0].tolist()
+
+
+def test_a_model_without_a_segmenter_has_no_crack_head() -> None:
+    assert heads_of(small_spec(segmenter=(), head="mse")) == ("mse", "top", "dark")
+
+
+def test_a_score_depends_on_its_tile_alone_to_the_last_bit(scorer: Scorer) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (70, 32, 32), np.uint8)
+    together = score_tiles(scorer.model, tiles, batch=32)
+    alone = np.concatenate([score_tiles(scorer.model, tiles[n : n + 1], batch=32) for n in range(70)])
+    backwards = score_tiles(scorer.model, tiles[::-1], batch=32)[::-1]
+    assert together.tolist() == alone.tolist() == backwards.tolist()
+    # Another shape may be summed in another order: the same to seven digits, and no further.
+    assert score_tiles(scorer.model, tiles, batch=7) == pytest.approx(together, rel=1e-5)
+
+
+def test_no_tiles_have_no_scores(scorer: Scorer) -> None:
+    assert score_tiles(scorer.model, np.empty((0, 32, 32), np.uint8), batch=8).shape == (0, 1)
+
+
+def test_a_score_is_the_head_of_the_squared_residual(scorer: Scorer) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (3, 32, 32), np.uint8)
+    model = replace(scorer.model, spec=replace(scorer.model.spec, head="mse"))
+    inputs = torch.from_numpy(tiles)[:, None] / 255
+    with torch.no_grad():
+        expected = (inputs - model.network(inputs)[0]).square().mean(dim=(1, 2, 3))
+    assert np.allclose(score_tiles(model, tiles, batch=4)[:, 0], expected, rtol=1e-5)
+
+
+def test_every_image_is_a_row_whatever_happens_to_it(scorer: Scorer) -> None:
+    def read(image: str) -> bytes:
+        if image == "too large":
+            raise UnreadableImage("larger than 1 byte")
+        if image == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return {"good": png(np.full((64, 64), 200, np.uint8)), "empty": b"", "text": b"no image"}[image]
+
+    images = pa.concat_tables([listing("good", "empty", "text", "gone", "too large"), listing("pipe", error="no file")])
+    decoded = pa.concat_tables(decode_images(images, scorer.model.spec, read))
+    rows = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()
+    assert [(row["image"], row["status"]) for row in rows] == [
+        ("good", "scored"), ("empty", "unreadable"), ("text", "unreadable"), ("gone", "unreachable"),
+        ("too large", "unreadable"), ("pipe", "unreadable"),
+    ]  # fmt: skip
+    assert [row["error"] for row in rows[3:]] == ["No such file or directory", "larger than 1 byte", "no file"]
+    assert all((row["error"] == "") == (row["status"] == "scored") for row in rows)
+    assert all(np.isnan(row["score"]) and np.isnan(row["p_value"]) and not row["flagged"] for row in rows[1:])
+
+
+def test_rows_have_every_column_in_one_type_and_no_null(scorer: Scorer) -> None:
+    decoded = pa.concat_tables(decode_images(listing("empty"), scorer.model.spec, lambda _: b""))
+    rows = score_decoded(decoded, scorer, "run", darkest_pixel)
+    assert rows.schema == tables.MEASURED_SCHEMA
+    assert all(column.null_count == 0 for column in rows.columns)
+
+
+def test_a_crack_in_the_last_corner_is_found_and_located(scorer: Scorer) -> None:
+    pixels = np.full((150, 250), 200, np.uint8)
+    pixels[147:, 247:] = 0
+    decoded = pa.concat_tables(decode_images(listing("photo"), scorer.model.spec, lambda _: png(pixels)))
+    (row,) = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()
+    assert (row["width"], row["height"], row["rows"], row["cols"]) == (250, 150, 3, 5)
+    assert (row["worst_x"], row["worst_y"]) == (250 - 64, 150 - 64)
+    assert len(row["tile_scores"]) == 15 and row["score"] == row["tile_scores"][-1] == max(row["tile_scores"])
+    assert row["flagged"]
+
+
+def test_the_p_value_of_a_photograph_counts_its_tiles(scorer: Scorer) -> None:
+    pixels = np.full((64, 250), 255, np.uint8)
+    pixels[:, :8] = 248
+    decoded = pa.concat_tables(decode_images(listing("photo"), scorer.model.spec, lambda _: png(pixels)))
+    (row,) = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()
+    one_tile = (1 + (scorer.calibration.scores_N >= np.float32(row["score"])).sum()) / 100
+    assert row["rows"] * row["cols"] == 5
+    assert row["p_value"] == pytest.approx(min(1, 5 * one_tile))
+
+
+def test_flagged_is_score_above_the_threshold_as_written_in_the_row(scorer: Scorer) -> None:
+    def at_threshold(tiles_TPP: np.ndarray) -> np.ndarray:
+        above = np.nextafter(np.float32(scorer.calibration.threshold), np.float32(1))
+        return np.array([[scorer.calibration.threshold], [above]], np.float32)
+
+    whole = png(np.full((64, 64), 200, np.uint8))
+    decoded = pa.concat_tables(decode_images(listing("a", "b"), scorer.model.spec, lambda _: whole))
+    rows = score_decoded(decoded, scorer, "run", at_threshold).to_pylist()
+    assert [row["flagged"] for row in rows] == [False, True]
+    assert all(row["flagged"] == (row["score"] > row["threshold"]) for row in rows)
+
+
+def test_decoding_hands_over_in_bounded_bites(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "WAITING_TILES", 4)
+    whole = png(np.full((64, 64), 200, np.uint8))
+    names = [f"{n:02d}" for n in range(10)]
+    bites = list(decode_images(listing(*names), scorer.model.spec, lambda _: whole))
+    assert [bite.num_rows for bite in bites] == [4, 4, 2]
+    assert pa.concat_tables(bites)["image"].to_pylist() == names
+
+
+def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
+    from crackvae.errors import ModelError
+
+    model, other = (write_model(tmp_path / str(seed), small_spec(seed=seed)) for seed in (1, 2))
+    (model / "calibration.json").write_bytes((other / "calibration.json").read_bytes())
+    with pytest.raises(ModelError, match="other weights"):
+        load_scorer(str(model))
+
+
+# ------------------------------------------------------------------------------------------------ photographs
+
+# A photograph of 24 Mpx at the published scale of tiles.
+PHOTO_W, PHOTO_H, TILE_PX, STRIDE_PX = 6000, 4000, 227, 170
+
+
+@pytest.fixture(scope="module")
+def wall() -> np.ndarray:
+    """Grey concrete without a crack, (PHOTO_H, PHOTO_W)."""
+    return np.random.default_rng(0).integers(150, 160, (PHOTO_H, PHOTO_W), np.uint8)
+
+
+@pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
+@pytest.mark.parametrize("bottom", [False, True], ids=["top", "bottom"])
+def test_a_crack_of_2_px_in_any_corner_of_a_photograph_raises_the_tile_of_that_corner(
+    scorer: Scorer, wall: np.ndarray, right: bool, bottom: bool
+) -> None:
+    pixels = wall.copy()
+    y, x = (PHOTO_H - 2 if bottom else 0), (PHOTO_W - 20 if right else 0)
+    pixels[y : y + 2, x : x + 20] = 20
+    spec = replace(scorer.model.spec, tile_px=TILE_PX, stride_px=STRIDE_PX)
+    (decoded,) = decode_images(listing("wall.png"), spec, lambda _: png(pixels))
+    row = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()[0]
+    assert (row["rows"], row["cols"], len(row["tile_scores"])) == (24, 35, 840)
+    corner = (23 if bottom else 0) * 35 + (34 if right else 0)
+    raised = [
+        number for number, tile_score in enumerate(row["tile_scores"]) if tile_score > row["tile_scores"][400] + 0.1
+    ]
+    assert raised == [corner] and int(np.argmax(row["tile_scores"])) == corner
+    assert row["worst_x"] == (PHOTO_W - TILE_PX if right else 0)
+    assert row["worst_y"] == (PHOTO_H - TILE_PX if bottom else 0)
+
+
+def test_the_tiles_of_a_photograph_cover_every_pixel(wall: np.ndarray) -> None:
+    tiles = cut(wall, TILE_PX, STRIDE_PX, 16)
+    covered = np.zeros((PHOTO_H, PHOTO_W), bool)
+    for y in tiles.ys:
+        for x in tiles.xs:
+            covered[y : y + TILE_PX, x : x + TILE_PX] = True
+    assert covered.all()
+
+
+PHOTO_WORKER = """
+import re, sys, threading, time
+from pathlib import Path
+import numpy as np
+import torch
+from crackvae.listing import list_images
+from crackvae.groups import with_groups
+from crackvae.model import Model, ModelSpec, Network, model_digest
+from crackvae.runtime import runtime_of
+from crackvae.scoring import decode_images, score_tiles
+
+peak = 0
+def watch():
+    global peak
+    while True:
+        peak = max(peak, int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+        time.sleep(0.005)
+threading.Thread(target=watch, daemon=True).start()
+
+torch.set_num_threads(1)
+spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, segmenter=(24, 48, 64),
+                 recipe="repair", tile_px=227, stride_px=170, head="crack", beta=1e-6, seed=0, manifest="", leaky=False)
+network = Network(spec).eval()
+model = Model(spec, network, model_digest(spec, network.state_dict()))
+runtime = runtime_of(model, "onnx", 8)
+for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
+    tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 128, 128)
+    assert len(tiles) == 840
+    score_tiles(model, tiles[:64], 8, runtime=runtime)
+print(peak / 1024)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_photograph_of_24_megapixels_takes_a_worker_less_than_500_mb(
+    tmp_path: Path, wall: np.ndarray, suffix: str
+) -> None:
+    # Private memory: the pages of torch's and pyarrow's libraries, 160 MB more, are shared by all workers of a node.
+    colour = Image.fromarray(np.stack([wall, wall, wall], axis=2))
+    colour.save(tmp_path / f"1.{suffix}", **({"quality": 95} if suffix == "jpg" else {"compress_level": 1}))
+    (tmp_path / f"2.{suffix}").write_bytes((tmp_path / f"1.{suffix}").read_bytes())
+    done = subprocess.run([sys.executable, "-c", PHOTO_WORKER, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (70, 90), (160, 230)])
+def test_an_explanation_has_the_size_of_its_image_and_the_scores_of_its_tiles(
+    model_dir: Path, shape: tuple[int, int]
+) -> None:
+    model = load_scorer(str(model_dir)).model
+    pixels_HW = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    threads = torch.get_num_threads()
+    explanation = explain(model, pixels_HW)
+    assert torch.get_num_threads() == threads
+    assert explanation.reconstruction_HW.shape == explanation.anomaly_HW.shape == shape
+    assert explanation.reconstruction_HW.dtype == np.uint8 and explanation.anomaly_HW.dtype == np.float32
+    tiles = cut(pixels_HW, model.spec.tile_px, model.spec.stride_px, model.spec.input_px)
+    expected = score_tiles(model, tiles.pixels_TPP, batch=8).reshape(tiles.rows, tiles.cols)
+    np.testing.assert_allclose(explanation.tile_scores, expected, rtol=1e-4)
+    assert (explanation.xs, explanation.ys) == (tiles.xs, tiles.ys)
+
+
+def test_the_anomaly_map_of_a_residual_head_is_the_difference_to_the_reconstruction(model_dir: Path) -> None:
+    model = load_scorer(str(model_dir)).model
+    model = replace(model, spec=replace(model.spec, head="top"))
+    side = model.spec.input_px
+    pixels_HW = np.random.default_rng(1).integers(0, 255, (side, side), dtype=np.uint8)  # seen without resizing
+    explanation = explain(model, pixels_HW)
+    residual_HW = (pixels_HW.astype(float) - explanation.reconstruction_HW) / 255
+    np.testing.assert_allclose(explanation.anomaly_HW, np.abs(residual_HW), atol=2 / 255)

@@ -1,0 +1,111 @@
+"""The page of an evaluation: the worst miss first, every scorer's figures, and the groups that fail together."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from crackvae.config import ReportConfig
+from crackvae.errors import StorageError
+from crackvae.report.evaluation_page import evaluation_page
+from crackvae.report.verb import EVALUATION_SCHEMA, report
+from crackvae.storage import tables
+
+
+def read(judged: Path) -> tuple[pa.Table, dict[str, object]]:
+    table = tables.read_table(str(judged / "evaluation.parquet"), EVALUATION_SCHEMA, keep_others=True)
+    return table, json.loads((judged / "metrics.json").read_text())
+
+
+def page_of(scored: pa.Table, summary: dict[str, object], **settings: object) -> str:
+    config = ReportConfig(evaluation="unused", out="unused.html", **{"worst": 6} | settings)
+    return evaluation_page(scored, summary, config).html.decode()
+
+
+def section(html: str, name: str) -> str:
+    """From one heading to the next."""
+    start = html.index(f'<h2 id="{name}"')
+    end = html.find("<h2", start + 4)
+    return html[start:end]
+
+
+def names_in(html: str) -> list[str]:
+    return re.findall(r'title="([^"]*)"><span class="folder">', html)
+
+
+@pytest.mark.parametrize(
+    ("gallery", "label", "flagged", "order"),
+    [("missed", "crack", False, "ascending"), ("alarms", "non_crack", True, "descending")],
+)
+def test_each_gallery_of_errors_is_worst_first_and_counts_them_all(
+    judged: Path, gallery: str, label: str, flagged: bool, order: str
+) -> None:
+    scored, summary = read(judged)
+    html = section(page_of(scored, summary), f"external-{gallery}")
+    wrong = scored.filter(
+        (pc.field("set") == "external") & (pc.field("label") == label) & (pc.field("flagged") == flagged)
+    ).sort_by([("score", order), ("image", "ascending")])
+    assert names_in(html) == wrong["image"].to_pylist()[:6] and f": {wrong.num_rows}</h2>" in html
+
+
+def test_the_worst_miss_of_each_set_leads_the_page_before_any_figure(judged: Path) -> None:
+    scored, summary = read(judged)
+    html = page_of(scored, summary)
+    for name in ("internal", "external"):
+        lead = html[html.index(f'<section id="{name}">') : html.index(f'<h2 id="{name}-figures">')]
+        missed = scored.filter((pc.field("set") == name) & (pc.field("label") == "crack") & ~pc.field("flagged"))
+        if missed.num_rows:
+            assert names_in(lead)[0] == missed.sort_by("score")["image"][0].as_py()
+        else:
+            assert 'Worst miss</h3>\n            <p class="note">None.</p>' in lead or "None." in lead
+
+
+def test_every_card_has_original_reconstruction_and_anomaly_map(judged: Path) -> None:
+    html = page_of(*read(judged), worst=4)
+    kinds = [len(re.findall(f'alt="{kind} of', html)) for kind in ("original", "reconstruction", "anomaly map")]
+    assert kinds[0] == kinds[1] == kinds[2] > 8
+
+
+def test_every_scorer_that_the_figures_name_has_a_column_and_every_other_score_a_curve(judged: Path) -> None:
+    scored, summary = read(judged)
+    one = {"value": 0.123456, "low": 0.1, "high": 0.2}
+    summary["sets"]["internal"]["one_line_of_numpy"] = {"roc_auc": one}
+    summary["sets"]["internal"]["others"] = {"mean & <b>": {"roc_auc": one | {"value": 0.654321}, "special": one}}
+    chance = pa.array(np.random.default_rng(0).normal(size=scored.num_rows))
+    html = page_of(scored.append_column("baseline", chance), summary, worst=1)
+    figures = section(html, "internal-figures")
+    assert "one line of numpy" in figures and "0.1235" in figures and "0.6543" in figures and "special" in figures
+    assert "mean &amp; &lt;b&gt;" in figures and "<b>mean" not in figures
+    assert figures.count(">baseline</text>") == 2
+
+
+def test_groups_that_fail_together_are_listed_and_single_images_are_not(judged: Path) -> None:
+    scored, summary = read(judged)
+    assert "worst groups" not in page_of(scored, summary, worst=0).lower()
+    walls = pa.array([f"wall-{n % 3}" for n in range(scored.num_rows)])
+    column = scored.schema.get_field_index("group")
+    html = page_of(scored.set_column(column, "group", walls), summary, worst=0)
+    rows = re.findall(
+        r"<td>(wall-\d)</td><td class=\"n\">(\d+)</td><td class=\"n\">(\d+) of (\d+)</td><td class=\"n\">(\d+) of",
+        section(html + "<h2", "external-groups"),
+    )
+    wrong = [int(missed) + int(alarms) for _, _, missed, _, alarms in rows]
+    assert len(rows) == 3 and wrong == sorted(wrong, reverse=True)
+
+
+def test_the_page_can_be_made_again_from_the_folder(judged: Path, tmp_path: Path) -> None:
+    outcome = report(ReportConfig(evaluation=str(judged), out=str(tmp_path / "again.html"), quiet=True))
+    assert (tmp_path / "again.html").read_bytes() == (judged / "report.html").read_bytes()
+    assert outcome.summary["anomaly_maps"] is True and outcome.summary["without_picture"] == 0
+
+
+def test_a_folder_that_is_no_evaluation_is_refused(judged: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"metrics\.json"):
+        report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(StorageError, match="run crackvae evaluate again"):
+        report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))

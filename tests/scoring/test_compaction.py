@@ -1,0 +1,197 @@
+"""Compaction: the table reads the same before, after, and when it is killed at any moment between."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crackvae.config import CompactConfig
+from crackvae.errors import FolderInUse, StorageError
+from crackvae.scoring import compaction
+from crackvae.scoring.compaction import compact, finish_compaction
+from crackvae.storage import fileio, tables
+from crackvae.storage.lock import locked
+
+COLUMNS = tables.SCORES_SCHEMA.names
+
+
+def rows(run: str, images: dict[str, str], model: str = "m") -> pa.Table:
+    """Rows of one run, from the status of each image; the score tells the runs apart."""
+    blank = {"string": "", "bool": False}
+    columns = {field.name: [blank.get(str(field.type), 0)] * len(images) for field in tables.SCORES_SCHEMA}
+    columns |= {"image": list(images), "status": list(images.values()), "tile_scores": [[0.5, -0.5]] * len(images)}
+    columns |= {"run": [run] * len(images), "model": [model] * len(images), "score": [float(run)] * len(images)}
+    return pa.table({name: pa.array(column) for name, column in columns.items()}).cast(tables.SCORES_SCHEMA)
+
+
+def write_nights(folder: Path, nights: list[dict[str, str]], per_part: int = 3) -> None:
+    for number, images in enumerate(nights):
+        table = rows(f"{number}", images)
+        for part, start in enumerate(range(0, table.num_rows, per_part)):
+            tables.write_part(str(folder), table.slice(start, per_part), f"2026112{number}T0", part)
+
+
+NIGHTS = [
+    {f"/night/{image:02d}.jpg": "unreachable" if image % 5 == 0 else "scored" for image in range(12)},
+    {f"/night/{image:02d}.jpg": "scored" for image in range(0, 20, 5)},
+    {f"/night/{image:02d}.jpg": "scored" for image in range(10, 20)},
+]
+
+
+def merged(folder: Path) -> CompactConfig:
+    return CompactConfig(scores=str(folder), quiet=True)
+
+
+def test_the_parts_of_many_nights_become_one_with_the_latest_row_of_each_image(tmp_path: Path) -> None:
+    write_nights(tmp_path, NIGHTS)
+    before = tables.read_scores(str(tmp_path), COLUMNS)
+    summary = compact(merged(tmp_path)).summary
+    assert (summary["parts_before"], summary["parts"]) == (10, 1)
+    assert (summary["rows_before"], summary["rows"], summary["superseded"]) == (26, 20, 6)
+    plain = pq.read_table(tmp_path)
+    assert plain.equals(before) and plain["image"].to_pylist() == sorted({*NIGHTS[0], *NIGHTS[1], *NIGHTS[2]})
+    assert set(plain["status"].to_pylist()) == {"scored"} and len(os.listdir(tmp_path)) == 1
+
+
+def test_a_table_that_is_merged_already_is_left_alone(tmp_path: Path) -> None:
+    write_nights(tmp_path, NIGHTS)
+    compact(merged(tmp_path))
+    (part,) = tmp_path.iterdir()
+    before = part.stat()
+    summary = compact(merged(tmp_path)).summary
+    assert summary["superseded"] == 0 and part.stat().st_ino == before.st_ino
+
+
+def test_every_model_keeps_its_own_latest_row(tmp_path: Path) -> None:
+    for run, model in (("1", "a"), ("2", "b"), ("3", "a")):
+        tables.write_part(str(tmp_path), rows(run, {"/1.jpg": "scored"}, model), run, 0)
+    compact(merged(tmp_path))
+    kept = pq.read_table(tmp_path).select(["model", "run"]).to_pylist()
+    assert kept == [{"model": "a", "run": "3"}, {"model": "b", "run": "2"}]
+
+
+@settings(derandomize=True, deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.dictionaries(st.integers(0, 12).map("/night/{}.jpg".format), st.sampled_from(["scored", "unreachable"]),
+             min_size=1), min_size=1, max_size=5),
+    st.integers(1, 5), st.integers(1, 8),
+)  # fmt: skip
+def test_compaction_changes_no_latest_row_however_the_rows_lie(
+    tmp_path: Path, nights: list[dict[str, str]], per_part: int, per_merged: int
+) -> None:
+    folder = tmp_path / "scores"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_nights(folder, nights, per_part)
+    latest = {image: (status, float(number)) for number, night in enumerate(nights) for image, status in night.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "PART_ROWS", per_merged)
+        compact(merged(folder))
+    table = pq.read_table(folder).to_pylist()
+    assert {row["image"]: (row["status"], row["score"]) for row in table} == latest and len(table) == len(latest)
+    if len(nights) > 1:
+        assert max(pq.read_metadata(path).num_rows for path in folder.iterdir()) <= 2 * per_merged
+
+
+def test_a_death_after_any_step_leaves_a_table_that_reads_the_same_and_the_next_run_tidies_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nights(tmp_path / "0", NIGHTS)
+    tables.write_csv(str(tmp_path / "0" / tables.csv_name("20261120T0")), [], ["image"])
+    wanted = tables.read_scores(str(tmp_path / "0"), COLUMNS)
+    monkeypatch.setattr(compaction, "PART_ROWS", 6)
+    steps = ("write_bytes", "move_file", "delete_file")
+    real = {name: getattr(fileio, name) for name in steps}
+    for survived in range(100):
+        folder = tmp_path / f"{survived + 1}"
+        shutil.copytree(tmp_path / "0", folder)
+        left = [survived]
+
+        def dies(name: str, left: list[int] = left) -> object:
+            def step(*arguments: object) -> object:
+                if left[0] == 0:
+                    raise SystemExit("killed")
+                left[0] -= 1
+                return real[name](*arguments)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in steps:
+                patch.setattr(fileio, name, dies(name))
+            patch.setattr(fileio, "write_bytes", dies("write_bytes"))
+            try:
+                compact(merged(folder))
+                died = False
+            except SystemExit:
+                died = True
+        assert tables.read_scores(str(folder), COLUMNS).equals(wanted), f"after {survived} steps"
+        for path in folder.glob("_lock-*"):
+            path.unlink()  # of a process that has died; here it is this one
+        compact(merged(folder))
+        assert pq.read_table(folder).sort_by("image").equals(wanted), f"after {survived} steps and a second run"
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(("_staged", "_compact", "_lock"))]
+        if not died:
+            break
+    assert survived > 15 and not died
+
+
+def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same_and_no_scratch(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path, scratch = tmp_path_factory.mktemp("scores"), tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    write_nights(tmp_path, NIGHTS, per_part=1)
+    wanted = tables.read_scores(str(tmp_path), COLUMNS)
+    code = (
+        "import sys; from crackvae import compaction; from crackvae.config import CompactConfig\n"
+        "compaction.PART_ROWS = 4; print(flush=True)\n"
+        "compaction.compact(CompactConfig(scores=sys.argv[1], quiet=True))"
+    )
+    for delay_ms in (0, 10, 20, 40, 80):
+        child = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
+        try:
+            child.wait(delay_ms / 1000)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        child.communicate()
+        assert tables.read_scores(str(tmp_path), COLUMNS).equals(wanted)
+        assert not list(scratch.iterdir())
+    compact(merged(tmp_path))
+    assert pq.read_table(tmp_path).sort_by("image").equals(wanted)
+
+
+def test_a_compaction_waits_for_no_run_and_disturbs_none(tmp_path: Path) -> None:
+    write_nights(tmp_path, NIGHTS)
+    with locked(str(tmp_path), "0-tonight", quiet=True), pytest.raises(FolderInUse, match="run 0-tonight"):
+        compact(merged(tmp_path))
+    assert len(list(tmp_path.glob("*.parquet"))) == 10
+
+
+def test_csv_files_of_merged_runs_become_one(tmp_path: Path) -> None:
+    write_nights(tmp_path, NIGHTS)
+    for run, parts in tables.list_parts(str(tmp_path)).items():
+        tables.write_csv(str(tmp_path / tables.csv_name(run)), parts, tables.CSV_COLUMNS)
+    compact(merged(tmp_path))
+    (csv,) = tmp_path.glob("_scores-*.csv")
+    assert len(csv.read_text().splitlines()) == 21
+
+
+def test_a_damaged_part_or_no_table_is_named_and_nothing_is_merged(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no scores table"):
+        compact(merged(tmp_path))
+    write_nights(tmp_path, NIGHTS)
+    part = sorted(tmp_path.glob("*.parquet"))[4]
+    part.write_bytes(part.read_bytes()[:-7])
+    with pytest.raises(StorageError, match=part.name):
+        compact(merged(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 10
+    finish_compaction(str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 10

@@ -1,0 +1,80 @@
+"""A rerun takes what this model has not finished, and nothing else."""
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crackvae.scoring.run_table import still_to_score
+from crackvae.storage.listing import LISTING_SCHEMA, list_images
+
+
+def listing(**columns) -> pa.Table:
+    n = len(columns["image"])
+    filled = {"bytes": [1] * n, "modified": [1] * n, "error": [""] * n} | columns
+    return pa.table(filled).select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+
+
+def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
+    """Image, bytes, modified, model and status of images in a scores table."""
+    names = ("image", "bytes", "modified", "model", "status")
+    types = [*LISTING_SCHEMA.types[:3], pa.string(), pa.string()]
+    columns = [[row[number] for row in rows] for number in range(5)]
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
+
+
+def test_a_rerun_takes_what_this_model_has_not_finished():
+    names = ["changed", "grown", "new", "other model", "scored", "unreachable", "unreadable"]
+    images = listing(image=names, modified=[2, 1, 1, 1, 1, 1, 1], bytes=[1, 2, 1, 1, 1, 1, 1])
+    done = finished(
+        [
+            ("changed", 1, 1, "new", "scored"),
+            ("grown", 1, 1, "new", "scored"),
+            ("other model", 1, 1, "old", "scored"),
+            ("scored", 1, 1, "new", "scored"),
+            ("unreachable", 1, 1, "new", "unreachable"),
+            ("unreadable", 1, 1, "new", "unreadable"),
+            ("deleted since", 1, 1, "new", "scored"),
+        ]
+    )
+    todo = still_to_score(images, [done], "new")
+    assert todo["image"].to_pylist() == ["changed", "grown", "new", "other model", "unreachable"]
+    assert todo.schema.names == LISTING_SCHEMA.names
+
+
+def test_the_latest_row_of_an_image_counts():
+    lost = finished([("a", 1, 1, "m", "unreachable"), ("b", 1, 1, "m", "scored"), ("c", 1, 1, "m", "scored")])
+    found = finished([("a", 1, 1, "m", "scored"), ("b", 2, 2, "m", "scored"), ("c", 1, 1, "m", "unreadable")])
+    todo = still_to_score(listing(image=["a", "b", "c"]), [lost, found], "m")
+    assert todo["image"].to_pylist() == ["b"]  # changed and changed back: its row is that of the other picture
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), unique_by=lambda image: image[0]),
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.integers(0, 6), st.integers(0, 1), st.sampled_from("mo"), st.sampled_from(["scored", "unreachable"])
+            ),
+            unique_by=lambda row: (row[0], row[2]),
+        )
+    ),
+)
+def test_what_is_left_is_what_a_dictionary_of_latest_rows_says(listed, parts):
+    images = listing(image=[str(image) for image, _ in listed], modified=[modified for _, modified in listed])
+    latest = {row[0]: row for part in parts for row in part if row[2] == "m"}
+    left = [str(image) for image, modified in listed if latest.get(image, ())[1:] != (modified, "m", "scored")]
+    done = [finished([(str(row[0]), 1, *row[1:]) for row in part]) for part in parts]
+    assert still_to_score(images, done, "m")["image"].to_pylist() == left
+
+
+def test_everything_is_to_do_in_its_order_where_nothing_is_done():
+    todo = still_to_score(listing(image=["b", "c", "a"]), [], "m")
+    assert todo["image"].to_pylist() == ["b", "c", "a"]
+
+
+def test_a_listed_folder_with_groups_keeps_its_groups(drawn):
+    images = list_images(str(drawn)).images
+    with_group = images.append_column("group", pa.array(["bridge"] * images.num_rows))
+    todo = still_to_score(with_group, [], "m")
+    assert todo["image"].to_pylist() == images["image"].to_pylist() and set(todo["group"].to_pylist()) == {"bridge"}

@@ -1,0 +1,187 @@
+"""Images in archives: read in place, and no archive is trusted."""
+
+import os
+import stat
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+from files import ODD_NAMES, errors, names, one_line, pack, put
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crackvae.errors import ArchiveError, UnreadableImage
+from crackvae.storage import uris
+from crackvae.storage.fileio import read_image
+from crackvae.storage.listing import list_images
+
+few = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def test_an_archive_is_read_in_place(tmp_path):
+    place = pack(
+        tmp_path / "metu.zip", {"Negative/1.jpg": b"n1", "Positive/a/2.png": b"p2", "readme.txt": b"", "x/": b""}
+    )
+    listing = list_images(place)
+    assert listing.images["image"].to_pylist() == [f"{place}!/Negative/1.jpg", f"{place}!/Positive/a/2.png"]
+    assert names(listing) == ["Negative/1.jpg", "Positive/a/2.png"] and listing.skipped == 1
+    assert [read_image(image) for image in listing.images["image"].to_pylist()] == [b"n1", b"p2"]
+    assert os.listdir(tmp_path) == ["metu.zip"]
+
+
+def test_an_archive_skips_what_a_mac_and_a_hidden_file_leave_in_it(tmp_path):
+    listing = list_images(pack(tmp_path / "a.zip", {"1.jpg": b"", "__MACOSX/._1.jpg": b"", ".2.jpg": b""}))
+    assert names(listing) == ["1.jpg"] and listing.skipped == 2
+
+
+def test_an_archive_with_its_ending_in_capitals_is_read_too(tmp_path):
+    listing = list_images(pack(tmp_path / "METU.ZIP", {"1.jpg": b"one"}))
+    assert read_image(listing.images["image"][0].as_py()) == b"one"
+
+
+def test_a_folder_that_is_called_like_an_archive_is_a_folder(tmp_path):
+    folder = put(tmp_path / "unpacked.zip", "1.jpg")
+    assert names(list_images(str(folder))) == ["1.jpg"]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "IMG 12:30:01.jpg", "a://b.jpg", "b.zip!/c.jpg"])
+def test_an_odd_name_survives_in_an_archive(tmp_path, name):
+    listing = list_images(pack(tmp_path / "a.zip", {f"sub/{name}": name.encode()}))
+    assert names(listing) == [f"sub/{name}"]
+    assert read_image(listing.images["image"][0].as_py()) == name.encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.jpg",
+        "a/../../x.jpg",
+        "/etc/x.jpg",
+        "..\\x.jpg",
+        "a\\..\\..\\x.jpg",
+        "\\\\host\\x.jpg",
+        "C:\\x.jpg",
+        "c:x.jpg",
+    ],
+)
+def test_an_archive_that_leaves_its_folder_is_refused_whole(tmp_path, name):
+    place = pack(tmp_path / "a.zip", {"good.jpg": b"", name: b""})
+    with pytest.raises(ArchiveError, match="leaves its folder") as caught:
+        list_images(place)
+    assert place in one_line(caught.value)
+
+
+def test_an_archive_with_a_link_is_refused_whole(tmp_path):
+    link = zipfile.ZipInfo("passwd.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good.jpg", b"")
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ArchiveError, match=r"holds the link 'passwd.jpg'"):
+        list_images(str(tmp_path / "a.zip"))
+
+
+def test_an_archive_with_two_entries_of_one_name_is_refused_whole(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("1.jpg", b"one")
+        archive.writestr("1.jpg", b"two")
+    with pytest.raises(ArchiveError, match=r"two entries named '1.jpg'"):
+        list_images(str(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.9])
+def test_an_archive_that_was_copied_in_part_is_refused(tmp_path, kept):
+    path = Path(pack(tmp_path / "a.zip", {f"{i}.jpg": os.urandom(99) for i in range(20)}))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(ArchiveError, match="Copy it again") as caught:
+        list_images(str(path))
+    assert str(path) in one_line(caught.value)
+
+
+def test_what_only_ends_like_an_archive_is_refused(tmp_path):
+    put(tmp_path, "a.zip", data=b"<html>" * 100)
+    with pytest.raises(ArchiveError, match=r"not a whole \.zip archive"):
+        list_images(str(tmp_path / "a.zip"))
+
+
+def test_an_encrypted_entry_is_a_row_that_says_so(tmp_path):
+    path = Path(pack(tmp_path / "a.zip", {"1.jpg": b"one"}))
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # flags of the local header
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # and of the directory
+    path.write_bytes(data)
+    listing = list_images(str(path))
+    assert errors(listing) == {"1.jpg": "encrypted in its archive"}
+    with pytest.raises(UnreadableImage, match="encrypted"):
+        read_image(listing.images["image"][0].as_py())
+
+
+def test_an_entry_that_claims_far_more_than_it_holds_is_a_row_that_says_so(tmp_path):
+    listing = list_images(pack(tmp_path / "a.zip", {"bomb.png": bytes(1_000_000), "good.png": os.urandom(1000)}))
+    assert "a bomb" in errors(listing)["bomb.png"] and errors(listing)["good.png"] == ""
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_an_entry_that_is_damaged_in_its_archive_is_unreadable(tmp_path, compression):
+    path = Path(pack(tmp_path / "a.zip", {"1.jpg": b"concrete " * 99, "2.jpg": b"two"}, compression))
+    data = path.read_bytes()
+    start, end = 30 + len("1.jpg"), data.index(b"PK\x03\x04", 4)
+    damaged = bytes(byte ^ 0xFF for byte in data[start + 10 : end])
+    path.write_bytes(data[: start + 10] + damaged + data[end:])
+    first, second = list_images(str(path)).images["image"].to_pylist()
+    with pytest.raises(UnreadableImage, match="damaged in its archive") as caught:
+        read_image(first)
+    assert one_line(caught.value) and read_image(second) == b"two"
+
+
+def test_damaged_archives_are_refused_or_listed_and_read_or_not_and_nothing_else(tmp_path):
+    entries = {"a/1.jpg": b"concrete " * 20, "2.jpg": b"two", "=1.jpg": bytes(range(99))}
+    data = Path(pack(tmp_path / "whole.zip", entries)).read_bytes()
+    outcomes: list[str] = []
+
+    def outcome(place: str) -> str:
+        try:
+            images = list_images(place).images.to_pylist()
+        except ArchiveError as error:
+            return one_line(error)
+        for image in images:
+            try:
+                assert isinstance(read_image(image["image"]), bytes)
+            except (UnreadableImage, OSError) as error:
+                return uris.reason(error)
+        return "read"
+
+    @settings(derandomize=True, deadline=None, max_examples=200)
+    @given(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), min_size=1, max_size=3))
+    def overwrite(patches):
+        damaged = bytearray(data)
+        for offset, byte in patches:
+            damaged[offset] = byte
+        place = tmp_path / f"{len(outcomes)}.zip"
+        place.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes.append(outcome(str(place)))
+
+    overwrite()
+    assert len(set(outcomes)) > 5
+
+
+def test_an_image_that_left_its_archive_is_unreachable(tmp_path):
+    place = pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    with pytest.raises(FileNotFoundError, match="no longer in its archive"):
+        read_image(f"{place}!/2.jpg")
+    os.unlink(place)
+    with pytest.raises(FileNotFoundError):
+        read_image(f"{place}!/1.jpg")
+
+
+def test_an_archive_that_changes_while_a_job_runs_is_opened_again(tmp_path):
+    place = pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    assert read_image(f"{place}!/1.jpg") == b"one"
+    pack(tmp_path / "a.zip", {"1.jpg": b"another"})
+    os.utime(place, (0, 0))
+    assert read_image(f"{place}!/1.jpg") == b"another"

@@ -1,0 +1,285 @@
+"""What is listed: folders, buckets, globs and lists; each image once, by name."""
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from files import ODD_NAMES, errors, names, one_line, pack, put, unprivileged, upload
+from hypothesis import settings
+
+from crackvae.errors import ConfigError, StorageError
+from crackvae.storage import fileio, tables, uris
+from crackvae.storage.fileio import read_image
+from crackvae.storage.listing import LISTING_SCHEMA, list_images
+
+few = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def test_a_folder_lists_each_image_once_in_order_of_name(tmp_path):
+    put(tmp_path, "b.JPG", "a/2.png", "a/1.tiff", "a/c/d.webp", "z.bmp")
+    listing = list_images(str(tmp_path))
+    assert names(listing) == ["a/1.tiff", "a/2.png", "a/c/d.webp", "b.JPG", "z.bmp"]
+    assert listing.images.schema.equals(LISTING_SCHEMA)
+    assert listing.images["bytes"].to_pylist() == [6] * 5 and set(errors(listing).values()) == {""}
+
+
+def test_a_row_knows_when_its_image_was_changed(tmp_path):
+    put(tmp_path, "a.jpg")
+    os.utime(tmp_path / "a.jpg", ns=(0, 1_700_000_000_123_456_789))
+    [modified] = list_images(str(tmp_path)).images["modified"].cast(pa.int64()).to_pylist()
+    assert modified == 1_700_000_000_123_456
+
+
+def test_what_is_hidden_or_no_image_is_skipped_and_counted(tmp_path):
+    put(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "__MACOSX/._a.jpg", "Thumbs.db", "readme.txt", "jpg")
+    listing = list_images(str(tmp_path))
+    assert names(listing) == ["a.jpg"] and listing.skipped == 6
+
+
+def test_a_folder_inside_a_hidden_one_is_listed_when_it_is_asked_for(tmp_path):
+    put(tmp_path / ".hidden", "a.jpg")
+    assert names(list_images(str(tmp_path / ".hidden"))) == ["a.jpg"]
+
+
+def test_phone_and_camera_raw_images_are_listed_so_that_each_becomes_a_row(tmp_path):
+    put(tmp_path, "a.HEIC", "b.dng", "c.nef")
+    assert names(list_images(str(tmp_path))) == ["a.HEIC", "b.dng", "c.nef"]
+
+
+def test_an_empty_folder_is_a_list_of_none(tmp_path):
+    listing = list_images(str(tmp_path))
+    assert listing.images.num_rows == 0 and listing.images.schema.equals(LISTING_SCHEMA)
+
+
+def test_a_single_image_is_a_list_of_one(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    assert names(list_images(str(tmp_path / "a.jpg"))) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("place", ["missing", "missing/deeper", "missing.jpg", "missing.zip"])
+def test_a_place_that_is_not_there_is_named(tmp_path, place):
+    with pytest.raises(StorageError, match=re.escape(str(tmp_path / place))) as caught:
+        list_images(str(tmp_path / place))
+    assert "Check the spelling" in one_line(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_ends_the_listing_rather_than_vanish(tmp_path):
+    closed = put(tmp_path / "closed", "a.jpg")
+    closed.chmod(0)
+    try:
+        with unprivileged(), pytest.raises(StorageError, match="Give this user the right") as caught:
+            list_images(str(tmp_path))
+    finally:
+        closed.chmod(0o700)
+    assert "cannot list" in one_line(caught.value)
+
+
+def test_a_loop_of_links_ends(tmp_path):
+    put(tmp_path, "a/1.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "a")
+    assert [name.rpartition("/")[2] for name in names(list_images(str(tmp_path)))] == ["1.jpg"]
+
+
+def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path):
+    put(tmp_path / "elsewhere", "1.jpg", "2.jpg")
+    images = put(tmp_path / "images", "own.jpg")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "one.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    assert names(list_images(str(images))) == ["linked/1.jpg", "linked/2.jpg", "one.jpg", "own.jpg"]
+
+
+def test_what_cannot_be_opened_is_a_row_that_says_why(tmp_path):
+    put(tmp_path, "good.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "itself.jpg").symlink_to(tmp_path / "itself.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(os.fsencode(tmp_path) + b"/latin\xfc.jpg", "wb"):
+        pass
+    found = errors(list_images(str(tmp_path)))
+    assert found == {
+        "dangling.jpg": "a link to a file that does not exist",
+        "good.jpg": "",
+        "itself.jpg": "Too many levels of symbolic links",
+        "latin\\xfc.jpg": "the file's name is not UTF-8: rename it",
+        "pipe.jpg": "not a regular file",
+    }
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_odd_name_survives_listing_and_reading(tmp_path, name):
+    put(tmp_path, f"sub/{name}", data=name.encode())
+    listing = list_images(str(tmp_path))
+    assert names(listing) == [f"sub/{name}"]
+    assert read_image(listing.images["image"][0].as_py()) == name.encode()
+
+
+def test_a_bucket_lists_like_a_folder_and_its_names_can_be_read(bucket):
+    keys = sorted(f"images/sub/{name}" for name in ODD_NAMES if "?" not in name)
+    for key in keys:
+        upload(bucket, key, data=key.encode())
+    upload(bucket, "images/.hidden.jpg")
+    upload(bucket, "images/notes.txt")
+    upload(bucket, "images-of-others/x.jpg")
+    listing = list_images("s3://bucket/images/")
+    assert listing.root == "s3://bucket/images" and listing.skipped == 2
+    assert listing.images["image"].to_pylist() == [f"s3://bucket/{key}" for key in keys]
+    assert names(listing) == [key.removeprefix("images/") for key in keys]
+    assert [read_image(image) for image in listing.images["image"].to_pylist()] == [key.encode() for key in keys]
+
+
+def test_the_options_of_a_uri_stay_with_each_image_and_each_file(bucket):
+    upload(bucket, "images/1.jpg", b"one")
+    listing = list_images("s3://bucket/images?region=x&scheme=http")
+    assert listing.images["image"].to_pylist() == ["s3://bucket/images/1.jpg?region=x&scheme=http"]
+    assert names(listing) == ["1.jpg"] and read_image(listing.images["image"][0].as_py()) == b"one"
+    place = uris.join("s3://bucket/images?region=x", "new.json")
+    fileio.write_bytes(place, b"{}")
+    assert place == "s3://bucket/images/new.json?region=x"
+    assert fileio.list_files("s3://bucket/images?region=x") == ["1.jpg", "new.json"]
+
+
+def test_an_archive_in_a_bucket_is_read_in_place(bucket, tmp_path):
+    upload(bucket, "a.zip", Path(pack(tmp_path / "a.zip", {"Negative/1.jpg": b"one"})).read_bytes())
+    for options in ["", "?region=x"]:
+        listing = list_images(f"s3://bucket/a.zip{options}")
+        assert listing.images["image"].to_pylist() == [f"s3://bucket/a.zip!/Negative/1.jpg{options}"]
+        assert names(listing) == ["Negative/1.jpg"]
+        assert read_image(listing.images["image"][0].as_py()) == b"one"
+
+
+def test_a_single_object_is_a_list_of_one(bucket):
+    upload(bucket, "images/1.jpg")
+    assert names(list_images("s3://bucket/images/1.jpg")) == ["1.jpg"]
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/missing", "s3://bucket/missing.zip"])
+def test_a_prefix_that_is_not_there_is_named(bucket, place):
+    with pytest.raises(StorageError, match=place) as caught:
+        list_images(place)
+    assert one_line(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///folder", "gs://"])
+def test_a_uri_without_a_bucket_is_refused(uri):
+    with pytest.raises(ConfigError, match="names no bucket"):
+        list_images(uri)
+
+
+def test_an_unknown_scheme_is_refused_by_name():
+    with pytest.raises(StorageError, match="cannot list ftp2://host/folder") as caught:
+        list_images("ftp2://host/folder")
+    assert one_line(caught.value)
+
+
+# ------------------------------------------------------------------------------------ wildcards, lists and filters
+
+
+def nights(tmp_path):
+    return put(
+        tmp_path,
+        "2026-11-22/1.jpg",
+        "2026-11-22/a/2.JPG",
+        "2026-11-23/3.jpg",
+        "2026-11-23/notes.txt",
+        "x/4.jpg",
+        ".h/5.jpg",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("2026-*/", ["2026-11-22/1.jpg", "2026-11-22/a/2.JPG", "2026-11-23/3.jpg"]),
+        ("2026-11-2[3-9]", ["2026-11-23/3.jpg"]),
+        ("*/*.jpg", ["2026-11-22/1.jpg", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("**/*.jpg", ["2026-11-22/1.jpg", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("**", ["2026-11-22/1.jpg", "2026-11-22/a/2.JPG", "2026-11-23/3.jpg", "x/4.jpg"]),
+        ("?/4.jpg", ["x/4.jpg"]),
+    ],
+)
+def test_wildcards_stand_for_names(tmp_path, pattern, found):
+    listing = list_images(f"{nights(tmp_path)}/{pattern}")
+    assert names(listing) == found and listing.root == str(tmp_path)
+
+
+def test_a_name_that_holds_a_wildcard_is_meant_where_it_exists(tmp_path):
+    put(tmp_path, "night [1]/1.jpg", "night 1/2.jpg")
+    listing = list_images(str(tmp_path / "night [1]"))
+    assert names(listing) == ["1.jpg"] and listing.root == str(tmp_path / "night [1]")
+    assert names(list_images(str(tmp_path / "night [12]"))) == ["night 1/2.jpg"]
+
+
+def test_wildcards_that_match_nothing_are_an_error(tmp_path):
+    with pytest.raises(StorageError, match="matches nothing: check the wildcards"):
+        list_images(f"{tmp_path}/*.jpg")
+
+
+def test_wildcards_may_stand_for_archives(tmp_path):
+    for name in ("a", "b"):
+        pack(tmp_path / f"{name}.zip", {"1.jpg": name.encode()})
+    listing = list_images(f"{tmp_path}/*.zip")
+    assert names(listing) == ["a.zip!/1.jpg", "b.zip!/1.jpg"]
+    assert [read_image(image) for image in listing.images["image"].to_pylist()] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
+    nights(tmp_path)
+    archive_place = pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    listed = [
+        f"{tmp_path}/x/4.jpg",
+        "2026-11-22/1.jpg",
+        "2026-11-23/notes.txt",
+        f"{archive_place}!/1.jpg",
+        "gone.jpg",
+        "x/4.jpg",
+    ]
+    if kind == "txt":
+        (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(listed) + "\n\n", encoding="utf-8")
+    else:
+        tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": range(6), "uri": listed}))
+    listing = list_images(f"@{tmp_path}/list.{kind}")
+    assert names(listing) == ["2026-11-22/1.jpg", "2026-11-23/notes.txt", "a.zip!/1.jpg", "gone.jpg", "x/4.jpg"]
+    assert errors(listing)["gone.jpg"] == "" and listing.images["bytes"].to_pylist()[3] == 0
+    assert listing.place == f"@{tmp_path}/list.{kind}"
+
+
+def test_a_list_that_is_none_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": [1]}))
+    (tmp_path / "secret.txt").write_text("s3://me:hunter2@bucket/1.jpg")
+    for place, message in (
+        ("list.txt", "no text in UTF-8"),
+        ("list.parquet", "no column image or uri"),
+        ("gone.txt", "gone.txt"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            list_images(f"@{tmp_path}/{place}")
+    with pytest.raises(ConfigError, match="password") as caught:
+        list_images(f"@{tmp_path}/secret.txt")
+    assert "hunter2" not in one_line(caught.value)
+
+
+def test_since_keeps_what_was_modified_then_or_later_and_what_has_no_time(tmp_path):
+    put(tmp_path, "old.jpg", "edge.jpg", "new.jpg")
+    for name, seconds in (("old", 99), ("edge", 100), ("new", 101)):
+        os.utime(tmp_path / f"{name}.jpg", (seconds, seconds))
+    (tmp_path / "link.jpg").symlink_to("gone")
+    listing = list_images(str(tmp_path), since=datetime.fromtimestamp(100, UTC))
+    assert names(listing) == ["edge.jpg", "link.jpg", "new.jpg"] and listing.passed_over == 1
+
+
+@pytest.mark.parametrize("prefix", ["2026-11-2", "2026-11-22/", "2026-11-22/a/", "2026-11-22/1", "none/", ""])
+def test_a_prefix_keeps_what_a_whole_listing_would_keep_of_it(tmp_path, prefix):
+    whole = list_images(str(nights(tmp_path)))
+    part = list_images(str(tmp_path), prefix=prefix)
+    assert names(part) == [name for name in names(whole) if name.startswith(prefix)] and part.root == whole.root
+
+
+def test_an_image_takes_less_than_200_bytes_of_a_listing(tmp_path):
+    listing = list_images(str(put(tmp_path, *(f"bridge-{n % 7}/{n:07d}.jpg" for n in range(500)))))
+    assert listing.images.nbytes / 500 < len(str(tmp_path)) + 100

@@ -1,0 +1,269 @@
+"""Scoring from and to a real S3 server on this machine: refusals, failures that pass, objects that vanish."""
+
+import itertools
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from conftest import read_rows
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from crackvae.cli import main
+from crackvae.config import CompactConfig, ConfigError, ScoreConfig
+from crackvae.errors import StorageError
+from crackvae.scoring.compaction import compact
+from crackvae.scoring.verb import score
+from crackvae.storage import fileio, listing, lock, uris
+
+SECRET = "hunter2-0123456789abcdef"
+BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
+DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
+
+
+class Server:
+    """An S3 server that can be told to misbehave.
+
+    Attributes:
+        busy_every: each n-th request is answered 503; 0 for none.
+        requests: method and path of all requests so far.
+        vanishing: objects that are listed, and gone when they are read.
+    """
+
+    def __init__(self) -> None:
+        self.busy_every, self.requests, self.vanishing = 0, list[str](), set[str]()
+        self._numbers = itertools.count(1)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._http = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.endpoint = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.requests.append(f"{method} {path}")
+        problem = None
+        if self.busy_every and next(self._numbers) % self.busy_every == 0:
+            problem = ("503 Slow Down", BUSY)
+        elif path.startswith("/readonly") and method not in ("GET", "HEAD"):
+            problem = ("403 Forbidden", DENIED)
+        elif path in self.vanishing:
+            problem = ("404 Not Found", DENIED.replace(b"AccessDenied", b"NoSuchKey"))
+        if problem is None:
+            return self._moto(environ, start)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        start(problem[0], [("Content-Type", "application/xml"), ("Content-Length", str(len(problem[1])))])
+        return [] if method == "HEAD" else [problem[1]]
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server with two empty buckets, and the credentials for it in the environment; its address is not."""
+    for name in uris.ENDPOINT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester-key-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(uris, "FIRST_PAUSE_S", 0.05)
+    running.busy_every, running.vanishing = 0, set()
+    client = filesystem(running)
+    for bucket in ("nights", "readonly"):
+        if client.get_file_info(bucket).type == pafs.FileType.Directory:
+            client.delete_dir_contents(bucket) if bucket == "nights" else None
+        elif bucket == "nights":
+            client.create_dir(bucket)
+    running.requests.clear()
+    return running
+
+
+def filesystem(server: Server) -> pafs.S3FileSystem:
+    return pafs.S3FileSystem(
+        endpoint_override=server.endpoint, region="us-east-1", allow_bucket_creation=True, allow_bucket_deletion=True
+    )
+
+
+@pytest.fixture
+def night(server: Server, drawn: Path) -> list[str]:
+    """24 drawn images in two folders of the bucket, and a text that is none."""
+    client, keys = filesystem(server), []
+    for number, image in enumerate(sorted((drawn / "crack").iterdir())[:24]):
+        keys.append(f"2026-11-{22 + number % 2}/{number:03d}.jpg")
+        upload(client, keys[-1], image.read_bytes())
+    upload(client, "2026-11-22/notes.txt", b"no image")
+    return sorted(keys)
+
+
+def upload(client: pafs.S3FileSystem, key: str, data: bytes) -> None:
+    with client.open_output_stream(f"nights/{key}") as stream:
+        stream.write(data)
+
+
+def config(server: Server, model_dir: Path, out: str, **changes: Any) -> ScoreConfig:
+    values = {"images": "s3://nights", "model": str(model_dir), "out": out, "quiet": True}
+    return ScoreConfig(**values | {"s3_endpoint": server.endpoint} | changes)
+
+
+def score_with(flags: dict[str, str]) -> None:
+    score(ScoreConfig(**flags))
+
+
+def rows_of(server: Server, out: str) -> dict[str, str]:
+    """Status of every image in a table on the server, by its key."""
+    dataset = pq.read_table(out.removeprefix("s3://"), filesystem=filesystem(server))
+    assert len(set(dataset["image"].to_pylist())) == dataset.num_rows
+    keys = (image.removeprefix("s3://nights/") for image in dataset["image"].to_pylist())
+    return dict(zip(keys, dataset["status"].to_pylist(), strict=True))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_night_is_scored_from_a_bucket_into_a_bucket_and_a_rerun_goes_on(
+    server: Server, night: list[str], drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    first = score(config(server, model_dir, "s3://nights/scores", prefix="2026-11-22/")).summary
+    assert (first["listed"], first["scored"], first["skipped_files"]) == (12, 12, 1)
+    second = score(config(server, model_dir, "s3://nights/scores", format=("parquet", "csv"))).summary
+    assert (second["listed"], second["finished_before"], second["scored"]) == (24, 12, 12)
+    assert rows_of(server, "s3://nights/scores") == dict.fromkeys(night, "scored")
+    for number, image in enumerate(sorted((drawn / "crack").iterdir())[:24]):
+        (tmp_path / "night" / f"2026-11-{22 + number % 2}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "night" / f"2026-11-{22 + number % 2}" / f"{number:03d}.jpg")
+    score(config(server, model_dir, str(tmp_path / "out"), images=str(tmp_path / "night")))
+    remote = pq.read_table("nights/scores", filesystem=filesystem(server)).sort_by("image")
+    assert remote["score"].equals(read_rows(tmp_path / "out").sort_by("image")["score"])
+    assert set(remote["group"].to_pylist()) == {"2026-11-22", "2026-11-23"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_one_request_in_twenty_that_is_answered_503_changes_no_row(
+    server: Server, night: list[str], model_dir: Path
+) -> None:
+    server.busy_every = 20
+    summary = score(config(server, model_dir, "s3://nights/scores")).summary
+    answered = len(server.requests)
+    server.busy_every = 0
+    assert answered > 40 and (summary["scored"], summary["unreachable"]) == (24, 0)
+    assert rows_of(server, "s3://nights/scores") == dict.fromkeys(night, "scored")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_object_that_is_deleted_after_it_was_listed_is_unreachable_and_taken_up_by_the_next_run(
+    server: Server, night: list[str], model_dir: Path
+) -> None:
+    server.vanishing.add(f"/nights/{night[3]}")
+    first = score(config(server, model_dir, "s3://nights/scores")).summary
+    assert (first["scored"], first["unreachable"]) == (23, 1)
+    server.vanishing.clear()
+    second = score(config(server, model_dir, "s3://nights/scores")).summary
+    assert (second["scored"], second["finished_before"]) == (1, 23)
+    server_config = CompactConfig(scores="s3://nights/scores", s3_endpoint=server.endpoint, quiet=True)
+    assert compact(server_config).summary["superseded"] == 1
+    assert rows_of(server, "s3://nights/scores") == dict.fromkeys(night, "scored")
+
+
+@pytest.mark.usefixtures("in_process", "night")
+def test_a_bucket_for_reading_only_is_refused_before_the_work_and_asked_once(server: Server, model_dir: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot write s3://readonly/scores: .*Check the .*credentials") as refused:
+        score(config(server, model_dir, "s3://readonly/scores"))
+    assert "\n" not in str(refused.value)
+    assert len([request for request in server.requests if re.match("(PUT|POST) /readonly", request)]) == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_wildcards_prefixes_and_lists_name_parts_of_a_bucket(
+    server: Server, night: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+
+    def keys(place: str, **more: Any) -> list[str]:
+        return [
+            image.removeprefix("s3://nights/")
+            for image in listing.list_images(place, **more).images["image"].to_pylist()
+        ]
+
+    of_22 = [key for key in night if key.startswith("2026-11-22")]
+    assert keys("s3://nights/2026-*/") == night
+    assert keys("s3://nights/*-22/*.jpg") == keys("s3://nights", prefix="2026-11-22/") == of_22
+    assert listing.list_images("s3://nights/2026-*/").root == "s3://nights"
+    upload(
+        filesystem(server), "lists/two.txt", f"../{night[0]}\ns3://nights/{night[1]}\ns3://nights/gone.jpg\n".encode()
+    )
+    (tmp_path / "list.txt").write_text("".join(f"s3://nights/{key}\n" for key in night[:3]))
+    assert keys(f"@{tmp_path}/list.txt") == night[:3]
+    with pytest.raises(StorageError, match="matches nothing"):
+        keys("s3://nights/2027-*/")
+
+
+def test_a_list_in_a_bucket_names_objects_that_may_be_gone(
+    server: Server, night: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    upload(filesystem(server), "list.txt", f"{night[0]}\ns3://nights/gone.jpg\n".encode())
+    images = listing.list_images("@s3://nights/list.txt").images.to_pylist()
+    assert [image["image"] for image in images] == [f"s3://nights/{night[0]}", "s3://nights/gone.jpg"]
+    assert images[0]["bytes"] > 0 and images[1]["bytes"] == 0 and not images[1]["error"]
+
+
+@pytest.mark.usefixtures("in_process", "night")
+def test_a_second_run_into_a_bucket_is_refused_while_the_first_one_lives(
+    server: Server, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    with lock.locked("s3://nights/scores", "run-1", quiet=True), pytest.raises(StorageError, match="run run-1 of"):
+        score(config(server, model_dir, "s3://nights/scores"))
+    assert fileio.list_files("s3://nights/scores") == []
+    assert score(config(server, model_dir, "s3://nights/scores")).summary["scored"] == 24
+
+
+@pytest.mark.usefixtures("in_process", "night")
+def test_no_credential_is_in_what_is_printed_or_written(
+    server: Server, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", str(model_dir), "--s3-endpoint", server.endpoint, "--format", "parquet,csv"]
+    assert main(["score", "--images", "s3://nights", "--out", str(tmp_path / "out"), *flags]) == 0
+    assert main(["score", "--images", "s3://nights", "--out", "s3://readonly/out", *flags]) == 2
+    assert main(["score", "--images", "s3://no-such-bucket", "--out", str(tmp_path / "out"), *flags]) == 2
+    output = capsys.readouterr()
+    written = [output.out, output.err, *(file.read_bytes().decode("latin-1") for file in (tmp_path / "out").iterdir())]
+    assert all(SECRET not in text and "tester-key-id" not in text for text in written)
+    assert str(read_rows(tmp_path / "out")["image"][0]).startswith("s3://nights/2026-")
+
+
+@pytest.mark.parametrize("endpoint", ["http://me:hunter2@host:9000", "host:9000", "http://host:port", "http://host/x"])
+def test_an_endpoint_that_is_none_is_refused_without_its_password(
+    endpoint: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("flag", "environment"):
+        if name == "environment":
+            monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        flags = {"images": str(tmp_path), "model": str(model_dir), "out": str(tmp_path / "out")}
+        flags |= {"s3_endpoint": endpoint} if name == "flag" else {}
+        with pytest.raises(ConfigError, match=r"endpoint") as refused:
+            score_with(flags)
+        assert "hunter2" not in str(refused.value)
+
+
+def test_the_endpoint_of_a_verb_ends_with_it(server: Server, model_dir: Path) -> None:
+    with pytest.raises(StorageError):
+        score(config(server, model_dir, "s3://nights/scores", images="s3://nights/nowhere"))
+    assert not set(uris.ENDPOINT_VARIABLES) & set(os.environ)

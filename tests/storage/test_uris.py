@@ -1,0 +1,170 @@
+"""Addresses: one form, no secrets, letter by letter."""
+
+import errno
+import os
+import re
+
+import pytest
+from files import one_line
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from crackvae.errors import ConfigError, StorageError
+from crackvae.storage import fileio, uris
+from crackvae.storage.listing import list_images
+
+few = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def test_a_name_is_relative_to_what_was_listed(tmp_path):
+    assert uris.relative("/data/Negative/1.jpg", "/data") == "Negative/1.jpg"
+    assert uris.relative("/1.jpg", "/") == "1.jpg"
+    assert uris.relative("/data/1.jpg", "/data/1.jpg") == "1.jpg"
+    assert uris.relative("/data/a.zip!/Negative/1.jpg", "/data/a.zip") == "Negative/1.jpg"
+    assert uris.relative("s3://bucket/k/1.jpg?region=x", "s3://bucket/k?region=x") == "1.jpg"
+
+
+def test_a_place_has_one_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert uris.absolute("a/../b/") == str(tmp_path / "b")
+    assert uris.absolute(f"file://{tmp_path}/a%20b") == str(tmp_path / "a b")
+    assert uris.absolute("s3://bucket/folder/") == "s3://bucket/folder"
+    assert uris.absolute("s3://bucket/folder/?region=x") == "s3://bucket/folder?region=x"
+
+
+def test_a_file_uri_that_is_no_uri_is_named():
+    with pytest.raises(StorageError, match="cannot look at file:///a b"):
+        uris.absolute("file:///a b")
+
+
+@few
+@given(st.text(min_size=1))
+def test_a_key_is_taken_letter_by_letter(key):
+    assume(not re.search(r"\?[a-z_]+=[^/?]*\Z", key))
+    assert uris.split_uri(f"s3://bucket/{key}") == ("s3://bucket", key, "")
+    assert uris.split_uri(f"s3://bucket/{key}?region=x") == ("s3://bucket", key, "?region=x")
+
+
+@pytest.mark.parametrize("key", ["a%20b.jpg", "a#b.jpg", "a?b.jpg", "a b.jpg", "what?/a.jpg", "a:b@c.jpg", "deep/er"])
+def test_a_key_is_not_decoded(key):
+    assert uris.split_uri(f"gs://bucket/{key}") == ("gs://bucket", key, "")
+
+
+@few
+@given(st.text(st.characters(exclude_characters="?", exclude_categories=["Cs"]), min_size=1))
+def test_a_name_joined_to_a_place_comes_back_out(name):
+    assume(name.strip("/") == name)
+    for root in ["/data", "s3://bucket", "s3://bucket/images?region=x"]:
+        assert uris.relative(uris.join(root, name), root) == name
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://name:hunter2@bucket/folder",
+        "S3://name:hunter2@bucket/folder",
+        "s3://name:hun/hunter2@bucket/folder",
+        "abfs://:hunter2@account/folder",
+        "abfs://container@account/folder?client_secret=hunter2",
+    ],
+)
+def test_a_password_in_a_uri_is_refused_without_being_shown(uri):
+    for call in (list_images, uris.absolute, fileio.exists, fileio.read_bytes):
+        with pytest.raises(ConfigError, match="put it into the environment") as caught:
+            call(uri)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_port_is_not_a_password():
+    assert uris.split_uri("abfs://container@127.0.0.1:10000/a.jpg")[1] == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [
+        (errno.ENOTDIR, "a file where a folder is needed"),
+        (errno.EISDIR, "a folder where a file is needed"),
+        (errno.EEXIST, "has the name of the folder"),
+        (errno.EROFS, "mounted for reading only"),
+        (errno.ENOSPC, "Free some space"),
+        (errno.ENAMETOOLONG, "a shorter name"),
+        (errno.EIO, "ImageView at the disk"),
+    ],
+)
+def test_the_mend_fits_what_is_wrong(code, mend):
+    with (
+        pytest.raises(StorageError, match=f"cannot write /data/out: .*{mend}"),
+        uris.storage_errors("write", "/data/out"),
+    ):
+        raise OSError(code, os.strerror(code))
+
+
+@pytest.mark.parametrize("uri", ["gs://", "gs:///folder"])
+def test_the_mend_of_a_uri_without_a_bucket_keeps_its_scheme(uri):
+    with pytest.raises(ConfigError, match=r"write it as gs://bucket/folder"):
+        uris.split_uri(uri)
+
+
+@pytest.mark.parametrize("place", ["/data/nig\0ht", "night\0"])
+def test_a_zero_byte_in_a_path_is_refused(place):
+    with pytest.raises(ConfigError, match="holds a zero byte") as caught:
+        uris.absolute(place)
+    assert "\0" not in one_line(caught.value)
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"/data/caf\\xe9 is not UTF-8.*rename the folder"):
+        uris.absolute(os.fsdecode(b"/data/caf\xe9"))
+
+
+def test_a_neighbour_with_a_longer_name_is_not_below_a_folder():
+    assert uris.relative("/data/night2/1.jpg", "/data/night") == "data/night2/1.jpg"
+    assert uris.relative("/1.jpg", "/") == "1.jpg"
+
+
+def test_no_secret_is_repeated(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2secret")
+    said = (
+        "GET https://me:hunter2@host/?X-Amz-Signature=hunter2&X-Amz-Credential=hunter2&sig=hunter2 hunter2secret: 403"
+    )
+    assert "hunter2" not in uris.reason(OSError(said)) and "403" in uris.reason(OSError(said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "AWS Error ACCESS_DENIED during PutObject operation: Access Denied",
+        "AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation",
+        "AWS Error UNKNOWN (HTTP status 403) during HeadObject operation: No response body.",
+    ],
+)
+def test_what_a_server_refuses_is_not_asked_for_again(said, pauses):
+    def refuse():
+        raise OSError(said)
+
+    with pytest.raises(OSError, match="AWS Error"):
+        uris.retried(refuse)
+    assert pauses == []
+
+
+def test_pauses_grow_and_differ(pauses):
+    def fail():
+        raise OSError("503")
+
+    for _ in range(20):
+        with pytest.raises(OSError, match="503"):
+            uris.retried(fail)
+    rounds = [pauses[start : start + uris.ATTEMPTS - 1] for start in range(0, len(pauses), uris.ATTEMPTS - 1)]
+    assert len({round_[0] for round_ in rounds}) == 20 and sum(map(sum, rounds)) / 20 < 2 * 0.5 * 2**uris.ATTEMPTS
+
+
+def test_another_s3_server_takes_its_region_from_the_environment(monkeypatch):
+    for name in uris.REGION_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert (
+        uris.endpoint_options("http://[::1]:9000/")
+        == "scheme=http&endpoint_override=%5B%3A%3A1%5D%3A9000&region=us-east-1"
+    )
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert uris.endpoint_options("https://minio.example").endswith("region=eu-central-1")
+    assert uris.endpoint_options("") == ""
