@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import EvaluateConfig, Outcome, ReportConfig, ScoringConfig
+from crackvae.config import EvaluateConfig, Outcome, ReportConfig
 from crackvae.console import progress
 from crackvae.errors import ManifestError
 from crackvae.images import decoding
@@ -20,10 +20,9 @@ from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.report.evaluation_page import evaluation_page
 from crackvae.report.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
-from crackvae.scoring.actors import score_rows, scoring_session
+from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.listing import list_images
-from crackvae.storage.tables import new_run
 
 # Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
 MAX_MAPS = 500
@@ -52,8 +51,8 @@ def evaluate(config: EvaluateConfig) -> Outcome:
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
     others = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
-    scored = _score_all(listing_of(images), scorer, config, others).drop_columns(tables.MEASURES_SCHEMA.names)
-    _require_scored(scored)
+    scored = score_all(listing_of(images), scorer, config, others).drop_columns(tables.MEASURES_SCHEMA.names)
+    require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
     leaky = scorer.model.spec.leaky or manifest.leaky
@@ -153,28 +152,6 @@ def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> 
         html = evaluation_page(scored, summary, how).html
         bar.update(1)
     return {PAGE_FILE: html}
-
-
-def _score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
-    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
-    parts = []
-    with scoring_session(images, config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
-        for rows in score_rows(images, scorer, config, new_run(), others):
-            parts.append(rows)
-            bar.update(rows.num_rows)
-    scored = pa.concat_tables(parts)
-    assert scored["image"].equals(images["image"]), "rows came out in another order than they went in"
-    return scored
-
-
-def _require_scored(scored: pa.Table) -> None:
-    """Raise ManifestError where an image has gone or changed: figures on the rest would mean something else."""
-    failed = scored.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
-    if failed:
-        raise ManifestError(
-            f"{len(failed)} of {scored.num_rows} images cannot be scored, the first {failed[0]['image']}: "
-            f"{failed[0]['error']}. Bring them back, or partition again."
-        )
 
 
 def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:

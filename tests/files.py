@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from crackvae.storage import tables, uris
+from crackvae.errors import UnreadableImage
+from crackvae.images.decoding import MIN_SIDE_PX, decode
+from crackvae.storage import fileio, tables
 from crackvae.storage.listing import Listing
+from crackvae.storage.uris import relative
 
 ODD_NAMES = [
     "with space.jpg",
@@ -41,7 +45,7 @@ def pack(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_D
 
 
 def names(listing: Listing) -> list[str]:
-    return [uris.relative(image, listing.root) for image in listing.images["image"].to_pylist()]
+    return [relative(image, listing.root) for image in listing.images["image"].to_pylist()]
 
 
 def errors(listing: Listing) -> dict[str, str]:
@@ -95,5 +99,14 @@ class Flaky:
 
 
 def behind(monkeypatch: pytest.MonkeyPatch, filesystem: Flaky) -> Flaky:
-    monkeypatch.setattr(uris, "filesystem", lambda uri, endpoint=None: (filesystem, "bucket/key"))
+    monkeypatch.setattr(fileio, "filesystem", lambda uri, endpoint=None: (filesystem, "bucket/key"))
     return filesystem
+
+
+def is_pixels_or_refusal(data: bytes) -> bool:
+    """Any exception but UnreadableImage passes through and fails the test."""
+    try:
+        pixels_HW = decode(data)
+    except UnreadableImage as error:
+        return bool(str(error)) and "\n" not in str(error)
+    return pixels_HW.dtype == np.uint8 and min(pixels_HW.shape) >= MIN_SIDE_PX

@@ -17,8 +17,8 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"model"},
     {"monitoring", "report"},
     {"training", "scoring"},
-    {"evaluation", "nightly", "demo"},
-    {"cli"},
+    {"evaluation", "nightly"},
+    {"cli", "demo"},
 ]
 ONLY_IN = {  # library: the modules that may import it
     "ray": {

@@ -227,7 +227,7 @@ def test_of_two_ctrl_c_the_second_breaks_nothing_off_and_a_third_ends_at_once(
     times: int, code: int, tmp_path: Path
 ) -> None:
     program = (
-        "import os, signal, sys, time; from crackvae import cli, manifest\n"
+        "import os, signal, sys, time; from crackvae import cli; from crackvae.images import manifest\n"
         "def work(config):\n"
         "    try: time.sleep(60) if os.kill(os.getpid(), signal.SIGINT) else None\n"
         "    finally:\n"
@@ -246,7 +246,7 @@ def test_a_reader_that_leaves_and_a_terminal_in_ascii_end_no_verb_and_a_name_col
     reader: str, tmp_path: Path
 ) -> None:
     program = (
-        "import sys, pandas as pd; from crackvae import cli, manifest, config\n"
+        "import sys, pandas as pd; from crackvae import cli, config; from crackvae.images import manifest\n"
         "names = ['Br\u00fccke.jpg', 'red\x1b[31m.jpg', 'turned\u202egpj.exe'] * 4000\n"
         "manifest.partition = lambda _: config.Outcome({'n': 1}, {'t': pd.DataFrame({'image': names})})\n"
         "sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
@@ -272,11 +272,11 @@ def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_go
     drawn: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import os, signal, sys; from crackvae import cli, pipeline\n"
-        "real, pipeline.BLOCK_IMAGES, seen = pipeline.RunTable.add, 8, []\n"
+        "import os, signal, sys; from crackvae import cli; from crackvae.scoring import actors, run_table\n"
+        "real, actors.BLOCK_IMAGES, seen = run_table.RunTable.add, 8, []\n"
         "def add(table, rows):\n"
         "    real(table, rows); seen.append(1); len(seen) == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
-        "pipeline.RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
+        "run_table.RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
     )
     flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--workers", "2", "--quiet"]
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}

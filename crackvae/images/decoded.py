@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
-from crackvae.images.tiles import Grid, grid_of, resized
-from crackvae.model.network import ModelSpec
+from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import fileio, tables, uris
 
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
@@ -46,7 +45,7 @@ DECODED_SCHEMA = pa.schema(
 
 
 def decode_images(
-    images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes] = fileio.read_image
+    images: pa.Table, tiling: Tiling, read: Callable[[str], bytes] = fileio.read_image
 ) -> Iterator[pa.Table]:
     """Read, decode and cut images; whatever happens, each is one row of DECODED_SCHEMA.
 
@@ -65,19 +64,19 @@ def decode_images(
     with fileio.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
             rows.append(_blank_row(image))
-            decoded = _decode_image(image, rows[-1], spec, next_bytes)
+            decoded = _decode_image(image, rows[-1], tiling, next_bytes)
             if decoded:
                 uncut.append((rows[-1], *decoded))
                 n_px += decoded[0].size
                 n_tiles += rows[-1]["rows"] * rows[-1]["cols"]
                 del decoded  # the pixels of a photograph must not wait for those of the next one
             if n_px >= WAITING_PX or n_tiles >= WAITING_TILES:
-                _cut(uncut, spec.input_px)
+                _cut(uncut, tiling.input_px)
                 uncut, n_px = [], 0
             if n_tiles >= WAITING_TILES:
                 yield _decoded_table(rows)
                 rows, n_tiles = [], 0
-    _cut(uncut, spec.input_px)
+    _cut(uncut, tiling.input_px)
     if rows:
         yield _decoded_table(rows)
 
@@ -100,7 +99,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decode_image(
-    image: dict[str, Any], row: dict[str, Any], spec: ModelSpec, read: Callable[[str], bytes]
+    image: dict[str, Any], row: dict[str, Any], tiling: Tiling, read: Callable[[str], bytes]
 ) -> tuple[np.ndarray, Grid] | None:
     """Fill in the row of an image, all but its tiles; its pixels and where they are to be cut, if it has any."""
     if row["error"]:
@@ -112,7 +111,7 @@ def _decode_image(
         pixels_HW = decoding.decode(data)
         height, width = pixels_HW.shape
         row |= {"height": height, "width": width}
-        grid = grid_of(height, width, spec.tile_px, spec.stride_px)
+        grid = grid_of(height, width, tiling.tile_px, tiling.stride_px)
     except UnreadableImage as error:
         row["error"] = str(error)
         return None

@@ -7,6 +7,7 @@ input [px].
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,22 @@ MAX_TILES = 20_000
 # Images of one size that are resized together, as the channels of one: four take half the time of one by one, because
 # torch then has whole vectors to work on; more than four leave its fast path.
 PACK = 4
+
+
+class Tiling(Protocol):
+    """How a model wants its images cut; every model specification is one."""
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile in the image [px]."""
+
+    @property
+    def stride_px(self) -> int:
+        """Distance between tile origins in the image [px]."""
+
+    @property
+    def input_px(self) -> int:
+        """Side P of a tile at the network's input [px]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from crackvae.config import ScoringConfig
-from crackvae.console import say
+from crackvae.console import progress, say
+from crackvae.errors import ManifestError
 from crackvae.images.decoded import decode_images
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import Scorer, one_thread, score_tiles
@@ -24,6 +25,7 @@ from crackvae.monitoring.telemetry import StageClock, StorageRetries
 from crackvae.scoring.rows import score_decoded
 from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.storage import fileio
+from crackvae.storage.tables import new_run
 
 # Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
 BLOCK_IMAGES = 128
@@ -209,3 +211,25 @@ def score_rows(
         stage="score",
         quiet=config.quiet,
     )
+
+
+def score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
+    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
+    parts = []
+    with scoring_session(images, config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
+        for rows in score_rows(images, scorer, config, new_run(), others):
+            parts.append(rows)
+            bar.update(rows.num_rows)
+    scored = pa.concat_tables(parts)
+    assert scored["image"].equals(images["image"]), "rows came out in another order than they went in"
+    return scored
+
+
+def require_scored(scored: pa.Table) -> None:
+    """Raise ManifestError where an image has gone or changed: figures on the rest would mean something else."""
+    failed = scored.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
+    if failed:
+        raise ManifestError(
+            f"{len(failed)} of {scored.num_rows} images cannot be scored, the first {failed[0]['image']}: "
+            f"{failed[0]['error']}. Bring them back, or partition again."
+        )

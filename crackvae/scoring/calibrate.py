@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from crackvae import metrics
 from crackvae.config import CalibrateConfig, Outcome
 from crackvae.errors import ManifestError, StorageError
-from crackvae.evaluation import _require_scored, _score_all
 from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model import calibration
@@ -20,6 +19,7 @@ from crackvae.model.artifact import load_model
 from crackvae.model.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
+from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, uris
 from crackvae.storage.listing import list_images
 
@@ -46,10 +46,10 @@ def calibrate(config: CalibrateConfig) -> Outcome:
         images, leaky, source = _sound_images(config.images), False, "sound image"
     calibration.require_enough(images.num_rows)
     blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=leaky)
-    scored = _score_all(images, Scorer(model, blank), config)
+    scored = score_all(images, Scorer(model, blank), config)
     left_out = scored.filter(pc.field("status") != "scored").num_rows
     if config.manifest or left_out == scored.num_rows:
-        _require_scored(scored)
+        require_scored(scored)
     scored = scored.filter(pc.field("status") == "scored")
     if config.one_per_group:
         scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))

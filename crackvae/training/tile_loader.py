@@ -161,7 +161,7 @@ def _decoded(
     images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig, take: Callable[[pa.ChunkedArray], None]
 ) -> pa.Table:
     """Decode all images on the cluster and hand their tiles to `take`; the images as decoded, without tiles."""
-    decode = partial(decode_images, spec=spec, read=fileio.image_reader())
+    decode = partial(decode_images, tiling=spec, read=fileio.image_reader())
     rows = []
     with progress(f"decode {split}", images.num_rows, "images", quiet=config.quiet) as bar:
         for decoded in decode_all(listing_of(images), decode):

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import read_rows
+from files import is_pixels_or_refusal
 from hostile import (
     CORPUS,
     EITHER,
@@ -28,7 +29,6 @@ from hostile import (
 )
 from PIL import Image
 from rounds import Played
-from test_imaging import is_pixels_or_refusal
 
 from crackvae.config import ScoreConfig
 from crackvae.errors import UnreadableImage

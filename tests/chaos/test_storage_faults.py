@@ -18,7 +18,7 @@ from conftest import score_in_process
 from files import one_line
 from proxy import Fault, Proxy, Request, share
 from rounds import Played, compared
-from test_s3 import SECRET, Server, filesystem, upload
+from s3_server import SECRET, Server, filesystem, upload
 
 from crackvae.config import ScoreConfig
 from crackvae.errors import CrackvaeError

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from files import is_pixels_or_refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageFilter, ImageOps
@@ -65,15 +66,6 @@ def refusal(data: bytes) -> str:
     message = str(caught.value)
     assert message and "\n" not in message
     return message
-
-
-def is_pixels_or_refusal(data: bytes) -> bool:
-    """Any exception but UnreadableImage passes through and fails the test."""
-    try:
-        pixels_HW = decode(data)
-    except UnreadableImage as error:
-        return bool(str(error)) and "\n" not in str(error)
-    return pixels_HW.dtype == np.uint8 and min(pixels_HW.shape) >= MIN_SIDE_PX
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:

@@ -128,8 +128,10 @@ def test_the_metrics_of_a_running_job_equal_its_table(drawn: Path, model_dir: Pa
     for number in range(3):
         (images / f"broken-{number}.jpg").write_bytes(b"not an image")
     (port,) = free_ports(1)
-    code = f"from test_watching import score_and_wait as go; go{(str(images), str(model_dir), str(out), port)!r}"
-    env = os.environ | {"PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}"}
+    code = f"from test_telemetry import score_and_wait as go; go{(str(images), str(model_dir), str(out), port)!r}"
+    env = os.environ | {
+        "PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}{os.pathsep}{HOUSE / 'tests' / 'monitoring'}"
+    }
     with subprocess.Popen(
         [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -159,7 +161,7 @@ def names_in(text: str) -> set[str]:
 
 def known_names() -> set[str]:
     """Names as Prometheus sees them, without `ray_`, from the one module that makes them."""
-    text = (HOUSE / "crackvae" / "watching.py").read_text()
+    text = (HOUSE / "crackvae" / "monitoring" / "telemetry.py").read_text()
     kinds = re.findall(r'(Counter|Gauge)\(\s*"(crackvae_\w+)"', text)
     return {f"{name}_total" if kind == "Counter" else name for kind, name in kinds}
 

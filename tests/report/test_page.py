@@ -275,6 +275,9 @@ def test_every_file_of_the_templates_is_in_the_package() -> None:
 
     from conftest import HOUSE
 
-    shipped = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["crackvae"]
-    files = [path.relative_to(HOUSE / "crackvae") for path in (HOUSE / "crackvae" / "templates").iterdir()]
+    shipped = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "crackvae.report"
+    ]
+    report = HOUSE / "crackvae" / "report"
+    files = [path.relative_to(report) for path in (report / "templates").iterdir()]
     assert files and all(any(fnmatch(str(file), pattern) for pattern in shipped) for file in files)

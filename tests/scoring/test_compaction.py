@@ -150,7 +150,7 @@ def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same_and_no_
     write_nights(tmp_path, NIGHTS, per_part=1)
     wanted = tables.read_scores(str(tmp_path), COLUMNS)
     code = (
-        "import sys; from crackvae import compaction; from crackvae.config import CompactConfig\n"
+        "import sys; from crackvae.scoring import compaction; from crackvae.config import CompactConfig\n"
         "compaction.PART_ROWS = 4; print(flush=True)\n"
         "compaction.compact(CompactConfig(scores=sys.argv[1], quiet=True))"
     )

@@ -22,11 +22,11 @@ from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, 
 from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
-from crackvae.scoring import actors, compaction, run_table, verb
+from crackvae.scoring import actors, run_table, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
-from crackvae.storage import listing, tables
+from crackvae.storage import tables
 from crackvae.storage.listing import Listing, list_images
 
 ODD_NAMES = ("with spaces.jpg", "über.jpg", "=1+1.jpg", "a,b'c\"d.jpg", "100%#?.jpg", "line\nbreak.jpg")
@@ -149,7 +149,7 @@ def test_a_few_small_images_on_this_machine_alone_start_no_ray(
     n: int, mb: int, settings: dict[str, Any], address: str, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(verb.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(actors.ray, "is_initialized", lambda: False)
     images = pa.table({"bytes": pa.array([mb * 1_000_000 // n] * n, pa.int64())})
     assert actors.needs_ray(images, ScoringConfig(**settings)) is needed
 
@@ -184,7 +184,7 @@ def test_an_unreachable_image_comes_again(
     listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
     listed[-1]["image"] = str(night / "vanished.jpg")
     longer = Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
-    monkeypatch.setattr(listing, "list_images", lambda *_: longer)
+    monkeypatch.setattr(verb, "list_images", lambda *_: longer)
     first = score(config(night, model_dir, tmp_path / "out")).summary
     assert (first["unreachable"], first["listed"]) == (1, len(listed))
     shutil.copy(night / "000.jpg", night / "vanished.jpg")
@@ -255,12 +255,12 @@ def test_a_run_that_fails_half_way_keeps_its_rows(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 8)
-    monkeypatch.setattr(actors, "score_rows", fails_half_way)
+    monkeypatch.setattr(verb, "score_rows", fails_half_way)
     with pytest.raises(KeyboardInterrupt):
         score(config(night, model_dir, tmp_path / "out"))
     kept = read_rows(tmp_path / "out").num_rows
     assert 0 < kept < 36
-    monkeypatch.setattr(actors, "score_rows", real)
+    monkeypatch.setattr(verb, "score_rows", real)
     assert score(config(night, model_dir, tmp_path / "out")).summary["finished_before"] == kept
     score(config(night, model_dir, tmp_path / "undisturbed"))
     assert same_scores(read_rows(tmp_path / "out"), read_rows(tmp_path / "undisturbed"))
@@ -356,12 +356,12 @@ def test_a_second_run_into_one_folder_is_refused_while_the_first_one_works(
     real = actors.score_rows
 
     def while_another_starts(*arguments: Any) -> Iterator[pa.Table]:
-        monkeypatch.setattr(actors, "score_rows", real)
+        monkeypatch.setattr(verb, "score_rows", real)
         with pytest.raises(FolderInUse, match="wait for it to end"):
             score(config(night, model_dir, tmp_path / "out"))
         yield from real(*arguments)
 
-    monkeypatch.setattr(actors, "score_rows", while_another_starts)
+    monkeypatch.setattr(verb, "score_rows", while_another_starts)
     assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == 33
     images = read_rows(tmp_path / "out")["image"].to_pylist()
     assert len(images) == len(set(images)) == 36
@@ -376,7 +376,7 @@ def test_a_run_finishes_the_compaction_that_a_death_left_half_done(
     score(config(night, model_dir, tmp_path / "out"))
     assert pq.read_table(tmp_path / "out").num_rows == 37
     with monkeypatch.context() as patch:
-        patch.setattr(compaction, "finish_compaction", lambda folder: None)
+        patch.setattr(verb, "finish_compaction", lambda folder: None)
         compact(CompactConfig(scores=str(tmp_path / "out"), quiet=True))
     assert pq.read_table(tmp_path / "out").num_rows == 37
     assert tables.read_scores(str(tmp_path / "out"), ["image"]).num_rows == 36

@@ -50,8 +50,8 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once_and_
 ) -> None:
     monkeypatch.setattr(lock, "EXPIRY_S", 1e9)
     child = subprocess.Popen(
-        [sys.executable, "-c", f"from crackvae import lock; import time\nwith lock.locked({str(tmp_path)!r}, 'old', "
-        "quiet=True): print(flush=True); time.sleep(60)"],
+        [sys.executable, "-c", "from crackvae.storage import lock; import time\n"
+        f"with lock.locked({str(tmp_path)!r}, 'old', quiet=True): print(flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE,
     )  # fmt: skip
     assert child.stdout is not None and child.stdout.readline() == b"\n"

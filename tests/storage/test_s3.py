@@ -1,12 +1,10 @@
 """Scoring from and to a real S3 server on this machine: refusals, failures that pass, objects that vanish."""
 
-import itertools
 import logging
 import os
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from conftest import read_rows
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from s3_server import SECRET, Server, filesystem, upload
 
 from crackvae.cli import main
 from crackvae.config import CompactConfig, ConfigError, ScoreConfig
@@ -23,50 +20,6 @@ from crackvae.errors import StorageError
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, listing, lock, uris
-
-SECRET = "hunter2-0123456789abcdef"
-BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
-DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
-
-
-class Server:
-    """An S3 server that can be told to misbehave.
-
-    Attributes:
-        busy_every: each n-th request is answered 503; 0 for none.
-        requests: method and path of all requests so far.
-        vanishing: objects that are listed, and gone when they are read.
-    """
-
-    def __init__(self) -> None:
-        self.busy_every, self.requests, self.vanishing = 0, list[str](), set[str]()
-        self._numbers = itertools.count(1)
-        self._moto = DomainDispatcherApplication(create_backend_app)
-        self._http = make_server("127.0.0.1", 0, self._answer, threaded=True)
-        self.endpoint = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
-        self._thread.start()
-
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.requests.append(f"{method} {path}")
-        problem = None
-        if self.busy_every and next(self._numbers) % self.busy_every == 0:
-            problem = ("503 Slow Down", BUSY)
-        elif path.startswith("/readonly") and method not in ("GET", "HEAD"):
-            problem = ("403 Forbidden", DENIED)
-        elif path in self.vanishing:
-            problem = ("404 Not Found", DENIED.replace(b"AccessDenied", b"NoSuchKey"))
-        if problem is None:
-            return self._moto(environ, start)
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        start(problem[0], [("Content-Type", "application/xml"), ("Content-Length", str(len(problem[1])))])
-        return [] if method == "HEAD" else [problem[1]]
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +50,6 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return running
 
 
-def filesystem(server: Server) -> pafs.S3FileSystem:
-    return pafs.S3FileSystem(
-        endpoint_override=server.endpoint, region="us-east-1", allow_bucket_creation=True, allow_bucket_deletion=True
-    )
-
-
 @pytest.fixture
 def night(server: Server, drawn: Path) -> list[str]:
     """24 drawn images in two folders of the bucket, and a text that is none."""
@@ -112,11 +59,6 @@ def night(server: Server, drawn: Path) -> list[str]:
         upload(client, keys[-1], image.read_bytes())
     upload(client, "2026-11-22/notes.txt", b"no image")
     return sorted(keys)
-
-
-def upload(client: pafs.S3FileSystem, key: str, data: bytes) -> None:
-    with client.open_output_stream(f"nights/{key}") as stream:
-        stream.write(data)
 
 
 def config(server: Server, model_dir: Path, out: str, **changes: Any) -> ScoreConfig:
