@@ -140,7 +140,7 @@ def pooled(folders: list[Path]) -> dict[str, float]:
 
 def crackvae(*arguments: object) -> str:
     """Standard output of one command; its progress goes to the terminal."""
-    command = [sys.executable, "-m", "crackvae.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "crackvae", *map(str, arguments)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

@@ -94,7 +94,7 @@ def measured(night: Path, model: Path, out: Path) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "crackvae.cli",
+        "crackvae",
         "score",
         "--images",
         night,

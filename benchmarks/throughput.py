@@ -224,7 +224,7 @@ def hundred(paths: list[str], model_dir: str, precision: str) -> dict[str, float
     for how, flags in (("in_process_s", []), ("on_ray_s", ["--workers", str(CPUS)])):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "images.txt").write_text("\n".join(paths))
-            command = [sys.executable, "-m", "crackvae.cli", "score", "--images", f"@{folder}/images.txt"]
+            command = [sys.executable, "-m", "crackvae", "score", "--images", f"@{folder}/images.txt"]
             command += ["--precision", precision, "--quiet"]
             started = time.perf_counter()
             subprocess.run(

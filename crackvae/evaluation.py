@@ -18,8 +18,8 @@ from crackvae.images import decoding
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
-from crackvae.report.evaluation_page import evaluation_page
-from crackvae.report.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.reports.evaluation_page import evaluation_page
+from crackvae.reports.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.listing import list_images

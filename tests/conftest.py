@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crackvae import evaluation, nightly, session
+from crackvae import evaluation, session
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
 from crackvae.images.manifest import partition
 from crackvae.images.synthetic import draw_image, write_images
@@ -24,7 +24,7 @@ from crackvae.model import calibration
 from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
-from crackvae.scoring import actors, verb
+from crackvae.scoring import actors, nightly, verb
 from crackvae.storage import fileio, tables, uris
 from crackvae.training import driver, tile_loader
 

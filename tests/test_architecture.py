@@ -15,10 +15,10 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"session", "storage"},
     {"images"},
     {"model"},
-    {"monitoring", "report"},
+    {"monitoring", "reports"},
     {"training", "scoring"},
-    {"evaluation", "nightly"},
-    {"cli", "demo"},
+    {"evaluation"},
+    {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it
     "ray": {
@@ -29,10 +29,10 @@ ONLY_IN = {  # library: the modules that may import it
         "training.tile_loader",
         "monitoring.telemetry",
     },
-    "PIL": {"images.decoding", "images.tiles", "images.duplicates", "images.synthetic", "report.views"},
-    "jinja2": {"report.page"},
-    "matplotlib": {"report.charts"},
-    "skimage": {"report.crack_size", "report.views"},
+    "PIL": {"images.decoding", "images.tiles", "images.duplicates", "images.synthetic", "reports.views"},
+    "jinja2": {"reports.page"},
+    "matplotlib": {"reports.charts"},
+    "skimage": {"reports.crack_size", "reports.views"},
     "torch": {
         "images.tiles",
         "model.network",
@@ -53,7 +53,7 @@ ONLY_IN = {  # library: the modules that may import it
     "pyarrow.fs": {"storage.uris", "storage.fileio", "storage.listing"},
     "zipfile": {"storage.archive"},
     "pyarrow.parquet": {"storage.tables"},
-    "argparse": {"cli"},
+    "argparse": {"cli", "cli.parser"},
 }
 MAX_TOP_MODULES, MAX_LINES = 12, 350
 
@@ -90,7 +90,7 @@ def level_of(name: str) -> int:
     return next(number for number, layer in enumerate(LAYERS) if name.split(".")[0] in layer)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path)], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) not in ("", "__main__")], ids=name_of)
 def test_imports_point_one_way(path: Path) -> None:
     own = name_of(path).split(".")[0]
     for name in imports_of(path):

@@ -166,7 +166,7 @@ def test_a_uri_that_cannot_be_reached_is_one_line(
 
 
 def test_a_cluster_that_is_not_there_is_one_line(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "crackvae.cli", "score", "--images", drawn, "--model", model_dir]
+    command = [sys.executable, "-m", "crackvae", "score", "--images", drawn, "--model", model_dir]
     flags = ["--out", tmp_path, "--address", "127.0.0.1:9", "--quiet"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""

@@ -141,14 +141,14 @@ def _write_discoveries(out: str, run: str, names: pa.ChunkedArray, scorer: Score
 
 def _page_place(out: str, run: str, config: ScoreConfig) -> str:
     """Where the page of this run belongs; "" where none is wanted or there is nothing to show."""
-    from crackvae.report import nights, verb
+    from crackvae.reports import nights, verb
 
     is_wanted = not config.no_report and nights.has_rows(out, run)
     return uris.join(out, verb.page_name(run)) if is_wanted else ""
 
 
 def _write_page(page: str, out: str, run: str, config: ScoreConfig) -> None:
-    from crackvae.report import verb
+    from crackvae.reports import verb
 
     with progress("report", 1, "page", quiet=config.quiet) as bar:
         verb.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))

@@ -38,7 +38,7 @@ from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
-from crackvae.report import charts
+from crackvae.reports import charts
 from crackvae.session import log_folder, on_this_node, ray_session, require_resources
 from crackvae.storage import fileio, uris
 from crackvae.storage.lock import locked

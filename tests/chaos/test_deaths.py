@@ -25,7 +25,7 @@ from crackvae.errors import FolderInUse, ModelError, OutputExists, StorageError
 from crackvae.model.artifact import load_model
 from crackvae.model.inference import load_scorer
 from crackvae.monitoring.histograms import load_reference
-from crackvae.report.verb import report
+from crackvae.reports.verb import report
 from crackvae.scoring import actors, compaction, run_table, verb
 from crackvae.scoring.calibrate import calibrate
 from crackvae.scoring.compaction import compact

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from crackvae.config import ReportConfig
 from crackvae.model.heads import HEADS
 from crackvae.model.inference import RecordedModel, find_recorded_model
-from crackvae.report import charts, page, views
-from crackvae.report.nights import ALL_RUNS, Night, total
-from crackvae.report.page import Rendered, Thumbnails, full_size_links
-from crackvae.report.views import ImageView, Photograph
+from crackvae.reports import charts, page, views
+from crackvae.reports.nights import ALL_RUNS, Night, total
+from crackvae.reports.page import Rendered, Thumbnails, full_size_links
+from crackvae.reports.views import ImageView, Photograph
 
 # Rows of the tables of failures and of groups.
 MAX_FAILED, MAX_GROUPS = 200, 20

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crackvae.report.views import View, _worst_place, box_of
+from crackvae.reports.views import View, _worst_place, box_of
 
 
 def test_the_box_surrounds_the_thin_crack_that_made_the_score_not_a_wide_dim_stain() -> None:

@@ -13,8 +13,8 @@ from conftest import read_rows, small_spec, write_model
 
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
-from crackvae.report.night_page import night_page
-from crackvae.report.nights import has_rows, read_night
+from crackvae.reports.night_page import night_page
+from crackvae.reports.nights import has_rows, read_night
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, tables
 

@@ -11,8 +11,8 @@ import pytest
 
 from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
-from crackvae.report.evaluation_page import evaluation_page
-from crackvae.report.verb import EVALUATION_SCHEMA, report
+from crackvae.reports.evaluation_page import evaluation_page
+from crackvae.reports.verb import EVALUATION_SCHEMA, report
 from crackvae.storage import tables
 
 

@@ -17,9 +17,9 @@ from crackvae.console import visible
 from crackvae.model.artifact import Model
 from crackvae.model.heads import BASELINE
 from crackvae.model.inference import RecordedModel
-from crackvae.report import charts, views
-from crackvae.report.crack_size import CrackSize
-from crackvae.report.views import Box, ImageView, View
+from crackvae.reports import charts, views
+from crackvae.reports.crack_size import CrackSize
+from crackvae.reports.views import Box, ImageView, View
 
 # A page stays well under 15 MB: bytes of all its small and all its large pictures, before base64 adds a third.
 SMALL_PICTURES_BYTES, LARGE_PICTURES_BYTES = 6_000_000, 3_000_000
@@ -202,7 +202,7 @@ def render(template: str, **context: Any) -> bytes:
 def _environment() -> jinja2.Environment:
     """The templates, compiled once a process."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crackvae.report"),
+        loader=jinja2.PackageLoader("crackvae.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -12,9 +12,9 @@ from crackvae import metrics
 from crackvae.config import ReportConfig
 from crackvae.model.heads import BASELINE, HEADS
 from crackvae.model.inference import find_recorded_model
-from crackvae.report import charts, page, views
-from crackvae.report.page import Rendered, Thumbnails, full_size_links
-from crackvae.report.views import ImageView
+from crackvae.reports import charts, page, views
+from crackvae.reports.page import Rendered, Thumbnails, full_size_links
+from crackvae.reports.views import ImageView
 from crackvae.storage import tables
 
 # Images of each gallery of what was right: enough to see what right looks like.

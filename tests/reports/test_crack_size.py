@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from crackvae.report.crack_size import crack_size, touching, trace
+from crackvae.reports.crack_size import crack_size, touching, trace
 
 FINE = 4  # subpixels a pixel
 

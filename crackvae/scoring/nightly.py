@@ -19,7 +19,7 @@ from crackvae.monitoring.comparisons import LEVELS, Limits
 from crackvae.monitoring.drift import ALL, ORDINARY, Drift, compare
 from crackvae.monitoring.histograms import Night, load_night, load_reference
 from crackvae.monitoring.telemetry import drift_name, log_event, tell_drift
-from crackvae.report import nights, verb
+from crackvae.reports import nights, verb
 from crackvae.scoring.verb import score
 from crackvae.session import ray_session
 from crackvae.storage import fileio, uris

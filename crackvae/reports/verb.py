@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from crackvae.config import Outcome, ReportConfig
 from crackvae.errors import StorageError
-from crackvae.report import views
-from crackvae.report.evaluation_page import evaluation_page
-from crackvae.report.night_page import night_page
-from crackvae.report.nights import has_rows, read_night
-from crackvae.report.page import FULL_SIZE_NAME, Rendered
+from crackvae.reports import views
+from crackvae.reports.evaluation_page import evaluation_page
+from crackvae.reports.night_page import night_page
+from crackvae.reports.nights import has_rows, read_night
+from crackvae.reports.page import FULL_SIZE_NAME, Rendered
 from crackvae.storage import fileio, tables, uris
 
 __all__ = ["has_rows", "report"]

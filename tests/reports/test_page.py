@@ -9,8 +9,8 @@ import pytest
 from conftest import HOSTILE_NAMES
 
 from crackvae.config import CalibrateConfig, ReportConfig
-from crackvae.report import page
-from crackvae.report.verb import report
+from crackvae.reports import page
+from crackvae.reports.verb import report
 from crackvae.scoring.calibrate import calibrate, read_verdicts
 
 MAX_PAGE_BYTES = 15_000_000
@@ -276,7 +276,7 @@ def test_every_file_of_the_templates_is_in_the_package() -> None:
     from conftest import HOUSE
 
     shipped = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
-        "crackvae.report"
+        "crackvae.reports"
     ]
     report = HOUSE / "crackvae" / "report"
     files = [path.relative_to(report) for path in (report / "templates").iterdir()]

@@ -7,7 +7,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from crackvae.report import charts
+from crackvae.reports import charts
 
 
 def test_a_thinned_curve_keeps_both_ends_of_every_step_that_can_be_seen() -> None:

@@ -29,10 +29,10 @@ VERBS: dict[str, tuple[str, type[VerbConfig]]] = {
     "evaluate": ("crackvae.evaluation", settings.EvaluateConfig),
     "score": ("crackvae.scoring.verb", settings.ScoreConfig),
     "compact": ("crackvae.scoring.compaction", settings.CompactConfig),
-    "nightly": ("crackvae.nightly", settings.NightlyConfig),
-    "report": ("crackvae.report.verb", settings.ReportConfig),
+    "nightly": ("crackvae.scoring.nightly", settings.NightlyConfig),
+    "report": ("crackvae.reports.verb", settings.ReportConfig),
     "export": ("crackvae.model.export", settings.ExportConfig),
-    "demo": ("crackvae.demo", settings.DemoConfig),
+    "demo": ("crackvae.cli.demo", settings.DemoConfig),
 }
 EXIT_DONE, EXIT_USER = 0, 2  # a bug ends with its traceback and 1
 # As a shell counts: 130 for Ctrl-C, 143 for the SIGTERM with which clusters and operating systems ask to end.
@@ -190,7 +190,3 @@ def _print(outcome: Outcome) -> None:
     """Tables for people, then the summary as one JSON line, always the last."""
     shown = tables_text(outcome.tables, terminal_width(sys.stdout))
     write(sys.stdout, f"\n{shown}\n\n{json.dumps(outcome.summary, allow_nan=False)}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

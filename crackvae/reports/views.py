@@ -18,8 +18,8 @@ from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.model.artifact import Model
 from crackvae.model.inference import Explanation, explain
-from crackvae.report import charts
-from crackvae.report.crack_size import CrackSize, crack_size, touching, trace
+from crackvae.reports import charts
+from crackvae.reports.crack_size import CrackSize, crack_size, touching, trace
 from crackvae.storage import fileio, uris
 
 # Longest side of a thumbnail [px]: a METU image is shown as it is.

@@ -8,14 +8,14 @@ import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
-from crackvae import nightly as module
 from crackvae.cli import main
 from crackvae.config import CalibrateConfig, NightlyConfig, Outcome
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.telemetry import drift_name
-from crackvae.nightly import nightly
+from crackvae.scoring import nightly as module
 from crackvae.scoring.calibrate import calibrate
+from crackvae.scoring.nightly import nightly
 
 
 @pytest.fixture(scope="module")
