@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.spatial import cKDTree
 
-from crackvae.images import synthetic
+from crackvae.images import drawing, synthetic
 
 PHOTO_PX, TILE_PX = 1280, 128
 JPEG_QUALITY = 92
@@ -56,9 +56,9 @@ def main() -> None:
 def draw_photograph(rng: np.random.Generator) -> np.ndarray:
     """Stones in mortar, joints, uneven light, a little blur and noise, uint8 (H, W)."""
     share_HW = 1 + stones(rng, PHOTO_PX)
-    share_HW += synthetic._fractal(rng, share_HW.shape, 2.0, 64) * np.float32(rng.uniform(0.02, 0.05))
+    share_HW += drawing.fractal(rng, share_HW.shape, 2.0, 64) * np.float32(rng.uniform(0.02, 0.05))
     share_HW *= joints(rng, PHOTO_PX)
-    share_HW *= synthetic._light(rng, share_HW.shape)
+    share_HW *= drawing.light(rng, share_HW.shape)
     grey_HW = share_HW * rng.uniform(110, 165)
     soft = Image.fromarray(np.clip(grey_HW, 0, 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(rng.uniform(0.5, 1.0))
@@ -111,7 +111,7 @@ def cracked(rng: np.random.Generator, tile_PP: np.ndarray, darkness: list[np.nda
         dark_PP = dark_PP[:, ::-1] if rng.random() < 0.5 else dark_PP
     else:
         coverage_PP = synthetic.draw_coverage(rng, TILE_PX, peak_px=rng.uniform(1.2, 5))
-        floor_PP = 1 + 0.25 * synthetic._fractal(rng, tile_PP.shape, 4, 16)
+        floor_PP = 1 + 0.25 * drawing.fractal(rng, tile_PP.shape, 4, 16)
         dark_PP = np.clip(coverage_PP * rng.uniform(0.25, 0.6) * floor_PP, 0, 1)
     return np.clip(tile_PP * (1 - dark_PP), 0, 255).astype(np.uint8)
 
