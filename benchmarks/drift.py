@@ -25,7 +25,7 @@ from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import load_scorer, score_tiles
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL, Drift, compare
-from crackvae.monitoring.histograms import Night, count, reference_of
+from crackvae.monitoring.histograms import NightHistograms, count, reference_of
 from crackvae.storage import fileio
 
 # Nights of each kind.
@@ -123,7 +123,7 @@ class Pool:
         same = {"group": [""] * len(images), "status": ["scored"] * len(images)}
         return pa.table({**same, "score": scores, "flagged": flagged, "latent_norm": norms, **camera})
 
-    def night(self, seed: int, kind: str = "sound", cracks: float = 0.0) -> Night:
+    def night(self, seed: int, kind: str = "sound", cracks: float = 0.0) -> NightHistograms:
         """n_night images of a kind, a share of which is cracked, no image twice."""
         rng, n_cracked = np.random.default_rng(seed), round(self.n_night * cracks)
         rows = [
@@ -132,7 +132,7 @@ class Pool:
         ]
         return count(pa.concat_tables(rows), self.reference.edges, self.scorer.model.digest)
 
-    def verdict(self, night: Night, before: list[Night]) -> str:
+    def verdict(self, night: NightHistograms, before: list[NightHistograms]) -> str:
         """Level and causes of the whole night."""
         found: Drift = compare(night, self.reference, self.scorer.calibration, Limits(), before)[ALL]
         return f"{found.level}: {', '.join(found.causes)}" if found.causes else found.level

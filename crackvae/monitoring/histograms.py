@@ -1,20 +1,20 @@
-"""Mergeable histograms of what scoring measures on each image: those of a run, and those of the calibration.
+"""Mergeable histograms of the measures of scored images: those of a run, and those of the calibration images.
 
-Two nights counted with the same edges add up, so one may be scored in many runs. See drift for what they are for.
+Histograms counted with the same edges can be added, so a night may be scored in several runs. drift compares them.
 
-Shape letters: N images, K edges of a histogram, with K + 1 bins: up to the first edge, between two, above the last one.
+Shape letters: N images, K edges of a histogram, with K + 1 bins: below the first edge, between edges, above the last.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import ModelError, StorageError
 from crackvae.model.calibration import Calibration
@@ -27,7 +27,7 @@ REFERENCE_FILE = "reference.json"
 CAMERA = ("brightness", "contrast", "sharpness")
 
 
-# The same edges for every model, far finer than any change that matters: grey levels, steps of 8 %, steps of 0.01.
+# The same edges for every model, far finer than any relevant change: 4 grey levels, steps of 8 %, steps of 0.01.
 CAMERA_EDGES = {
     "brightness": np.arange(3.5, 252, 4),
     "contrast": np.geomspace(0.005, 4, 87),
@@ -35,22 +35,22 @@ CAMERA_EDGES = {
 }
 
 
-# Scores and latent norms have no scale of their own: edges at these quantiles of the calibration images.
+# Scores and latent norms have no absolute scale: their edges are these quantiles of the calibration images.
 QUANTILES = np.append(np.linspace(0, 1, 41), 0.99)
 
 
-# Groups with histograms of their own: 1,000 groups are 2 MB a run. The images of all others count in the whole night.
+# Groups with their own histograms: 1,000 groups take 2 MB per run. Images of further groups count in `whole` only.
 MAX_GROUPS, MIN_GROUP_IMAGES = 1000, 50
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What was counted over some images; tallies of disjoint images add up.
+    """Counts over a set of images; tallies of disjoint sets can be added.
 
     Attributes:
-        statuses: images by status.
-        flagged: images over the threshold.
-        counts: for each measure int (K + 1,), of the scored images that have that measure.
+        statuses: number of images by status.
+        flagged: number of images above the threshold.
+        counts: histogram of each measure, int (K + 1,), over the scored images that have this measure.
     """
 
     statuses: Mapping[str, int]
@@ -75,14 +75,14 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Night:
-    """Tallies of all images and of each group, with the edges that their histograms share.
+class NightHistograms:
+    """Tallies of all images and of each group, with their common histogram edges.
 
     Attributes:
-        model: digest of the model that scored.
-        edges: for each measure float (K,), ascending.
-        whole: every image.
-        groups: by name; images of a group beyond the first MAX_GROUPS count in `whole` alone.
+        model: digest of the scoring model.
+        edges: edges of each measure, float (K,), ascending.
+        whole: tally of every image.
+        groups: tallies by group name; images of groups beyond the first MAX_GROUPS count in `whole` only.
     """
 
     model: str
@@ -90,16 +90,16 @@ class Night:
     whole: Tally
     groups: Mapping[str, Tally]
 
-    def __add__(self, other: "Night") -> "Night":
-        assert self.same_edges(other), "histograms with other edges do not add up"
+    def __add__(self, other: "NightHistograms") -> "NightHistograms":
+        assert self.same_edges(other), "histograms with different edges cannot be added"
         groups = dict(self.groups)
         for name, tally in other.groups.items():
             if name in groups or len(groups) < MAX_GROUPS:
                 groups[name] = groups[name] + tally if name in groups else tally
         return replace(self, whole=self.whole + other.whole, groups=groups)
 
-    def same_edges(self, other: "Night") -> bool:
-        """Whether the two were counted for one and the same calibration."""
+    def same_edges(self, other: "NightHistograms") -> bool:
+        """Whether both were counted for the same calibration."""
         return (
             self.model == other.model
             and self.edges.keys() == other.edges.keys()
@@ -107,11 +107,11 @@ class Night:
         )
 
 
-def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> Night:
-    """Tally scored rows.
+def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> NightHistograms:
+    """Count scored rows.
 
     Args:
-        rows: SCORES_SCHEMA with a column for each measure in `edges`; NaN where an image has none.
+        rows: SCORES_SCHEMA with a column for each measure in `edges`; NaN where an image has no value.
     """
     codes, names = pd.factorize(rows["group"].to_pandas())
     status_N, statuses = pd.factorize(rows["status"].to_pandas(), sort=True)
@@ -132,11 +132,11 @@ def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> Night:
         int(flagged.sum()),
         {measure: table.sum(axis=0) for measure, table in counts.items()},
     )
-    return Night(model, edges, whole, groups)
+    return NightHistograms(model, edges, whole, groups)
 
 
 def _histograms(values_N: np.ndarray, codes_N: np.ndarray, n_groups: int, edges_K: np.ndarray) -> np.ndarray:
-    """int (groups, K + 1); a value on an edge counts below it, as a score on the threshold is not flagged."""
+    """int (groups, K + 1); a value on an edge counts below it, as a score equal to the threshold is not flagged."""
     known_N = np.isfinite(values_N)
     bins = len(edges_K) + 1
     cells_N = codes_N[known_N] * bins + np.searchsorted(edges_K, values_N[known_N].astype(np.float64), side="left")
@@ -146,86 +146,115 @@ def _histograms(values_N: np.ndarray, codes_N: np.ndarray, n_groups: int, edges_
 # -------------------------------------------------------------------------------------------------- reference
 
 
-def reference_of(rows: pa.Table, calibration: Calibration) -> Night:
-    """The calibration images as a night to compare with; only groups of MIN_GROUP_IMAGES or more keep their own."""
+def reference_of(rows: pa.Table, calibration: Calibration) -> NightHistograms:
+    """Histograms of the calibration images; only groups of MIN_GROUP_IMAGES or more have their own."""
     edges = dict(CAMERA_EDGES)
     scores_N = np.asarray(rows["score"].to_numpy(), np.float64)
-    # The threshold is an edge, so that what lies below it can be compared alone.
+    # The threshold is an edge, so that the scores below it can be compared separately.
     edges["score"] = np.unique([*np.quantile(scores_N, QUANTILES), np.float64(np.float32(calibration.threshold))])
     latent_N = np.asarray(rows["latent_norm"].to_numpy(), np.float64)
     if np.isfinite(latent_N).all():
         edges["latent_norm"] = np.unique(np.quantile(latent_N, QUANTILES))
     flagged = pc.greater(rows["score"], np.float32(calibration.threshold))
-    others = [name for name in rows.column_names if name != "flagged"]
-    night = count(rows.select(others).append_column("flagged", flagged), edges, calibration.model)
+    unchanged = rows.select([name for name in rows.column_names if name != "flagged"])
+    night = count(unchanged.append_column("flagged", flagged), edges, calibration.model)
     return replace(
         night, groups={name: tally for name, tally in night.groups.items() if tally.scored >= MIN_GROUP_IMAGES}
     )
 
 
-def night_file(night: Night, **more: Any) -> bytes:
-    """A night as JSON, with a digest of all of it."""
+class _TallyFile(BaseModel):
+    """A Tally as JSON."""
 
-    def plain(tally: Tally) -> dict[str, Any]:
+    model_config = ConfigDict(strict=True, extra="forbid")
+    statuses: dict[str, int]
+    flagged: int
+    counts: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, tally: Tally) -> "_TallyFile":
         counts = {name: counts.tolist() for name, counts in tally.counts.items()}
-        return {"statuses": dict(tally.statuses), "flagged": tally.flagged, "counts": counts}
+        return cls(statuses=dict(tally.statuses), flagged=tally.flagged, counts=counts)
 
-    content = {
-        **more,
-        "model": night.model,
-        "edges": {name: edges.tolist() for name, edges in night.edges.items()},
-        "whole": plain(night.whole),
-        "groups": {name: plain(tally) for name, tally in night.groups.items()},
-    }
-    return json.dumps(content | {"digest": _digest(content)}).encode()
+    def tally(self, edges: Mapping[str, np.ndarray]) -> Tally:
+        """Raises ValueError where the histograms do not match the edges."""
+        if {name: len(counts) for name, counts in self.counts.items()} != {n: len(e) + 1 for n, e in edges.items()}:
+            raise ValueError("a histogram does not match its edges")
+        return Tally(self.statuses, self.flagged, {name: np.asarray(self.counts[name], np.int64) for name in edges})
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+class _HistogramsFile(BaseModel):
+    """NightHistograms as JSON, with a digest of everything before it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    run: str = ""
+    model: str
+    edges: dict[str, list[float]]
+    whole: _TallyFile
+    groups: dict[str, _TallyFile]
+    digest: str = ""
+
+    def computed_digest(self) -> str:
+        unset = {"digest"} if self.run else {"digest", "run"}  # the reference of a calibration belongs to no run
+        content = self.model_dump(exclude=unset)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_night(place: str) -> Night:
-    """A night from its file.
+def histograms_file(night: NightHistograms, run: str = "") -> bytes:
+    """Histograms as JSON, with a digest of the content; `run` is the run that counted them, if any."""
+    content = _HistogramsFile(
+        run=run,
+        model=night.model,
+        edges={name: edges.tolist() for name, edges in night.edges.items()},
+        whole=_TallyFile.of(night.whole),
+        groups={name: _TallyFile.of(tally) for name, tally in night.groups.items()},
+    )
+    content.digest = content.computed_digest()
+    return json.dumps(content.model_dump(exclude=None if run else {"run"})).encode()
+
+
+def load_histograms(uri: str) -> NightHistograms:
+    """Histograms from their file.
 
     Raises:
         StorageError: missing, damaged or altered.
     """
-    mend = "Move it away; the night is then judged without it."
+    advice = "Move it away; the night is then judged without it."
     try:
-        content = json.loads(read_bytes(place))
-        digest = content.pop("digest")
-        edges = {str(name): np.asarray(values, np.float64) for name, values in content["edges"].items()}
-
-        def tally(part: dict[str, Any]) -> Tally:
-            counts = {name: np.asarray(part["counts"][name], np.int64) for name in edges}
-            if any(len(counts[name]) != len(edges[name]) + 1 for name in edges):
-                raise ValueError("a histogram does not fit its edges")
-            return Tally({str(name): int(n) for name, n in part["statuses"].items()}, int(part["flagged"]), counts)
-
-        groups = {str(name): tally(part) for name, part in content["groups"].items()}
-        night = Night(str(content["model"]), edges, tally(content["whole"]), groups)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise StorageError(f"{place} is no whole file of histograms ({error}). {mend}") from error
-    if digest != _digest(content):
-        raise StorageError(f"{place} was altered: its digest does not fit. {mend}")
+        content = _HistogramsFile.model_validate_json(read_bytes(uri))
+        edges = {name: np.asarray(values, np.float64) for name, values in content.edges.items()}
+        groups = {name: tally.tally(edges) for name, tally in content.groups.items()}
+        night = NightHistograms(content.model, edges, content.whole.tally(edges), groups)
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise StorageError(f"{uri} is not a complete file of histograms ({_first_problem(error)}). {advice}") from error
+    if content.digest != content.computed_digest():
+        raise StorageError(f"{uri} was altered: its digest does not match. {advice}")
     return night
 
 
-def load_reference(model_dir: str, model: str) -> Night | None:
-    """What the model directory remembers of its calibration images; None where they were not measured as they are now.
+def _first_problem(error: ValueError) -> str:
+    """One line about the first error: the field and what is wrong with it."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+
+
+def load_reference(model_dir: str, model: str) -> NightHistograms | None:
+    """Histograms of the calibration images of a model directory; None if there are none with the current measures.
 
     Raises:
         ModelError: damaged, altered, or of another model.
     """
-    place = join(model_dir, REFERENCE_FILE)
-    if not exists(place):
+    uri = join(model_dir, REFERENCE_FILE)
+    if not exists(uri):
         return None
-    again = f"Run crackvae calibrate --model {model_dir} again."
+    advice = f"Run crackvae calibrate --model {model_dir} again."
     try:
-        reference = load_night(place)
+        reference = load_histograms(uri)
     except StorageError as error:
-        raise ModelError(f"{place} is damaged or altered. {again}") from error
+        raise ModelError(f"{uri} is damaged or altered. {advice}") from error
     if reference.model != model:
-        raise ModelError(f"{place} was made with other weights than the model's. {again}")
-    is_todays = all(np.array_equal(reference.edges.get(name, ()), CAMERA_EDGES[name]) for name in CAMERA)
-    return reference if is_todays else None
+        raise ModelError(f"{uri} was made with other weights than the model's. {advice}")
+    is_current = all(np.array_equal(reference.edges.get(name, ()), CAMERA_EDGES[name]) for name in CAMERA)
+    return reference if is_current else None

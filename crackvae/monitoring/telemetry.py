@@ -1,4 +1,4 @@
-"""What a run tells those who watch it: histograms for drift in a file, and (on a cluster) metrics and log lines."""
+"""Telemetry of a run: a file of histograms for drift and, on a cluster, Prometheus metrics and log lines."""
 
 import json
 import sys
@@ -16,31 +16,31 @@ from ray.util.metrics import Counter, Gauge
 
 from crackvae.console import write
 from crackvae.monitoring import histograms
-from crackvae.monitoring.histograms import Night
+from crackvae.monitoring.histograms import NightHistograms
 from crackvae.storage import fileio, uris
 
 T = TypeVar("T")
 
 
-# Rows that are counted together: in blocks of 128 a row costs fifty times as much (docs/log.md, 2026-11-24).
+# Rows counted together: in blocks of 128, a row costs fifty times as much (docs/log.md, 2026-11-24).
 COUNT_ROWS = 5_000
 
 
-# Histograms are written anew when the last ones are this old [s], so a killed run leaves those of all but a minute.
+# Interval between writes of the histograms [s]: a killed run loses at most the counts of the last minute.
 WRITE_AGE_S = 60.0
 
 
 def drift_name(run: str) -> str:
-    """Name of the file of histograms of a run, beside its summary."""
+    """Name of the histograms file of a run, beside its summary."""
     return f"_drift-{run}.json"
 
 
 class RunHistograms:
-    """Counts what a run measures and keeps `_drift-<run>.json` up to date. Leaving the block writes what is there."""
+    """Counts the measures of a run and keeps `_drift-<run>.json` up to date; also written on leaving the context."""
 
-    def __init__(self, out: str, run: str, reference: Night | None) -> None:
-        self.place, self.run, self.reference = uris.join(out, drift_name(run)), run, reference
-        self._night: Night | None = None
+    def __init__(self, out: str, run: str, reference: NightHistograms | None) -> None:
+        self.uri, self.run, self.reference = uris.join(out, drift_name(run)), run, reference
+        self._night: NightHistograms | None = None
         self._waiting: list[pa.Table] = []
         self._since = time.monotonic()
 
@@ -51,7 +51,7 @@ class RunHistograms:
         self._write()
 
     def add(self, rows: pa.Table) -> None:
-        """Count MEASURED_SCHEMA rows; nothing is counted for a model without a reference to compare with."""
+        """Count MEASURED_SCHEMA rows; without a reference to compare with, nothing is counted."""
         if self.reference is None:
             return
         self._waiting.append(rows.select(["group", "status", "flagged", *self.reference.edges]))
@@ -61,7 +61,7 @@ class RunHistograms:
         if is_due:
             self._write()
 
-    def _count(self, reference: Night) -> None:
+    def _count(self, reference: NightHistograms) -> None:
         counted = histograms.count(pa.concat_tables(self._waiting), reference.edges, reference.model)
         self._night = self._night + counted if self._night else counted
         self._waiting = []
@@ -70,14 +70,14 @@ class RunHistograms:
         if self._waiting and self.reference:
             self._count(self.reference)
         if self._night:
-            fileio.write_bytes(self.place, histograms.night_file(self._night, run=self.run))
+            fileio.write_bytes(self.uri, histograms.histograms_file(self._night, run=self.run))
         self._since = time.monotonic()
 
 
 class RunMetrics:
-    """What the driver tells Prometheus of a run: counts equal to the rows of the table. Ray puts `ray_` before names.
+    """Prometheus metrics of a run, equal to the rows of its table. Ray prefixes the names with `ray_`.
 
-    Only a process that is connected to Ray has an agent to tell; elsewhere nothing happens.
+    Metrics are exported only by a process that is connected to Ray; elsewhere calls have no effect.
     """
 
     def __init__(self, to_score: int) -> None:
@@ -87,10 +87,10 @@ class RunMetrics:
         self._is_on = ray.is_initialized()
         if self._is_on:
             self._images = Counter("crackvae_images", "Images with a row in the table.", ("status",))
-            self._flagged = Counter("crackvae_flagged", "Images over the threshold.")
+            self._flagged = Counter("crackvae_flagged", "Images above the threshold.")
             self._bytes = Counter("crackvae_bytes", "Bytes of the image files.")
             self._left = Gauge("crackvae_images_left", "Images of this run without a row yet.")
-            self._rate = Gauge("crackvae_images_per_second", "Images a second since the run began.")
+            self._rate = Gauge("crackvae_images_per_second", "Images per second since the start of the run.")
             self._left.set(to_score)
             self._retries = StorageRetries()
 
@@ -102,43 +102,43 @@ class RunMetrics:
         for status, n in zip(*np.unique(rows["status"].to_numpy(), return_counts=True), strict=True):
             self._images.inc(int(n), {"status": str(status)})
         for counter, n in ((self._flagged, pc.sum(rows["flagged"])), (self._bytes, pc.sum(rows["bytes"]))):
-            if n.as_py():  # Ray refuses to count nothing
+            if n.as_py():  # Ray refuses increments of 0
                 counter.inc(n.as_py())
-        self._retries.tell()
+        self._retries.emit()
         self._left.set(self._to_score - self._n)
         self._rate.set(self._n / max(1e-9, time.monotonic() - self._started))
 
 
 class StorageRetries:
-    """Tells Prometheus how often this process repeats calls to object storage, as `crackvae_storage_retries`."""
+    """Exports how often this process retries calls to object storage, as `crackvae_storage_retries`."""
 
     def __init__(self) -> None:
-        self._counter = Counter("crackvae_storage_retries", "Repeated calls to object storage.")
-        self._told = uris.retries()
+        self._counter = Counter("crackvae_storage_retries", "Retried calls to object storage.")
+        self._reported = uris.retries()
 
-    def tell(self) -> None:
-        """Add those since the last call."""
-        new = uris.retries() - self._told
-        if new:  # Ray refuses to count nothing
+    def emit(self) -> None:
+        """Add the retries since the last call."""
+        new = uris.retries() - self._reported
+        if new:  # Ray refuses increments of 0
             self._counter.inc(new)
-        self._told += new
+        self._reported += new
 
 
 class StageClock:
-    """Seconds that an actor spends in each stage, as `crackvae_stage_seconds`."""
+    """Exports the seconds that an actor spends in each stage, as `crackvae_stage_seconds`."""
 
     def __init__(self) -> None:
         self._seconds = Counter("crackvae_stage_seconds", "Seconds of all actors in a stage.", ("stage",))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block."""
+        """Add the duration of the context."""
         started = time.monotonic()
         yield
         self._seconds.inc(max(1e-9, time.monotonic() - started), {"stage": name})
 
     def each(self, name: str, items: Iterator[T]) -> Iterator[T]:
-        """Hand out items and add the time that making them takes, not the time that they are used."""
+        """Yield the items and add the time that producing them takes, without the time of their consumer."""
         while True:
             with self.stage(name):
                 item = next(items, None)
@@ -147,11 +147,11 @@ class StageClock:
             yield item
 
 
-def tell_drift(level: int, ks: Mapping[str, float], unreadable: float) -> None:
-    """Tell Prometheus the verdict on a night: 0 ok, 1 watch, 2 alarm; and what stands behind it."""
+def emit_drift_metrics(level: int, ks: Mapping[str, float], unreadable: float) -> None:
+    """Export the drift level of a night (0 ok, 1 watch, 2 alarm), distances by measure and the unreadable share."""
     if not ray.is_initialized():
         return
-    Gauge("crackvae_drift_level", "Verdict on the night: 0 ok, 1 watch, 2 alarm.").set(level)
+    Gauge("crackvae_drift_level", "Drift level of the night: 0 ok, 1 watch, 2 alarm.").set(level)
     distance = Gauge("crackvae_drift_ks", "Kolmogorov-Smirnov distance from the calibration.", ("measure",))
     for measure, value in ks.items():
         distance.set(value, {"measure": measure})
@@ -159,6 +159,6 @@ def tell_drift(level: int, ks: Mapping[str, float], unreadable: float) -> None:
 
 
 def log_event(event: str, **values: Any) -> None:
-    """One line of JSON on standard error: when, what, and what about it; for a log collector, with the run's name."""
+    """Write one line of JSON to standard error for log collectors: time, event and values such as the run."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     write(sys.stderr, json.dumps({"time": now, "event": event, **values}, default=str) + "\n")

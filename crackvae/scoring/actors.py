@@ -73,7 +73,7 @@ class ImageScorer:
         for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec, self.read)):
             with self.clock.stage("score"):
                 rows = self.score_decoded(decoded)
-            self.retries.tell()
+            self.retries.emit()
             yield rows
 
 
@@ -81,7 +81,7 @@ def decode_on_cpu(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes
     """Ray Data task before a GPU: read and decode."""
     retries = StorageRetries()
     yield from decode_images(images, spec, read)
-    retries.tell()
+    retries.emit()
 
 
 class TileScorer:

@@ -64,7 +64,7 @@ def calibrate(config: CalibrateConfig) -> Outcome:
     groups = len(set(scored["group"].to_pylist()))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
     # The reference first: between the two writes it is the one that nobody decides by.
-    reference = histograms.night_file(histograms.reference_of(scored, made))
+    reference = histograms.histograms_file(histograms.reference_of(scored, made))
     fileio.write_bytes(uris.join(model_dir, histograms.REFERENCE_FILE), reference)
     fileio.write_bytes(uris.join(model_dir, calibration.FILE), calibration.calibration_file(made))
     summary = {

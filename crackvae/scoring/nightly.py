@@ -17,8 +17,8 @@ from crackvae.model.calibration import Calibration
 from crackvae.model.inference import load_scorer
 from crackvae.monitoring.comparisons import LEVELS, Limits
 from crackvae.monitoring.drift import ALL, ORDINARY, Drift, compare
-from crackvae.monitoring.histograms import Night, load_night, load_reference
-from crackvae.monitoring.telemetry import drift_name, log_event, tell_drift
+from crackvae.monitoring.histograms import NightHistograms, load_histograms, load_reference
+from crackvae.monitoring.telemetry import drift_name, emit_drift_metrics, log_event
 from crackvae.reports import nights, verb
 from crackvae.scoring.verb import score
 from crackvae.session import ray_session
@@ -125,7 +125,7 @@ def _tell(judged: dict[str, Any], config: NightlyConfig) -> None:
     whole = [one for one in judged["findings"] if one["group"] == ALL]
     ks = {one["what"]: one["ks"] for one in whole if one["ks"] is not None}
     unreadable = [one["tonight"] for one in whole if one["what"] == "unreadable"]
-    tell_drift(LEVELS.index(judged["level"]), ks, unreadable[0] if unreadable else 0.0)
+    emit_drift_metrics(LEVELS.index(judged["level"]), ks, unreadable[0] if unreadable else 0.0)
     if config.linger:
         say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
         time.sleep(config.linger)
@@ -139,13 +139,13 @@ def nightly_name(night: str) -> str:
 class _Nights:
     """What the files in `out` tell of nights: which runs belong to one, and which were ordinary."""
 
-    def __init__(self, out: str, reference: Night) -> None:
+    def __init__(self, out: str, reference: NightHistograms) -> None:
         self.out, self.reference = out, reference
         names = fileio.list_files(out)
         self.nights = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
         self.runs = sorted(match["run"] for name in names if (match := _RUN.fullmatch(name)))
 
-    def counted(self, night: str, run: str) -> tuple[Night | None, list[str], list[str]]:
+    def counted(self, night: str, run: str) -> tuple[NightHistograms | None, list[str], list[str]]:
         """The histograms of all runs of a night up to `run`, their names, and those that another calibration counted.
 
         A night owns the runs after the last one of the night before it; once a later night is judged it takes no more.
@@ -156,9 +156,9 @@ class _Nights:
             run = max(self._runs_of(night), default="") if night in self.nights else after
         return self._sum([one for one in self.runs if after < one <= run])
 
-    def ordinary_before(self, night: str) -> list[Night]:
+    def ordinary_before(self, night: str) -> list[NightHistograms]:
         """The last nights before this one in which neither camera nor surface had changed, latest first."""
-        ordinary: list[Night] = []
+        ordinary: list[NightHistograms] = []
         for before in reversed(self._before(night)):
             groups = self._read(before)["drift"]["groups"]
             is_ordinary = bool(groups) and (groups[0]["level"] != "alarm" or ORDINARY.issuperset(groups[0]["causes"]))
@@ -171,10 +171,10 @@ class _Nights:
     def _before(self, night: str) -> list[str]:
         return [one for one in self.nights if one < night]
 
-    def _sum(self, runs: Iterable[str]) -> tuple[Night | None, list[str], list[str]]:
+    def _sum(self, runs: Iterable[str]) -> tuple[NightHistograms | None, list[str], list[str]]:
         total, taken, skipped = None, [], []
         for run in runs:
-            counted = load_night(uris.join(self.out, drift_name(run)))
+            counted = load_histograms(uris.join(self.out, drift_name(run)))
             if counted.same_edges(self.reference):
                 total = total + counted if total else counted
                 taken.append(run)
@@ -197,9 +197,9 @@ class _Nights:
 
 
 def _judged(
-    counted: Night | None,
-    history: Sequence[Night],
-    reference: Night,
+    counted: NightHistograms | None,
+    history: Sequence[NightHistograms],
+    reference: NightHistograms,
     calibration: Calibration,
     config: NightlyConfig,
 ) -> dict[str, Any]:
@@ -222,9 +222,9 @@ def _judged(
         ],
         "too_few": sum(one.level == "few" for one in judged.values()),
         "findings": [
-            {"group": name, **{key: _json_value(value) for key, value in vars(finding).items()}}
+            {"group": name, **{key: _json_value(value) for key, value in vars(comparison).items()}}
             for name in shown
-            for finding in judged[name].findings
+            for comparison in judged[name].comparisons
         ],
     }
 

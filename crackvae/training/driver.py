@@ -184,7 +184,7 @@ def train(config: TrainConfig) -> Outcome:
         }
         table = pd.DataFrame([epoch.row() for epoch in epochs]).set_index("epoch")
         files = {
-            histograms.REFERENCE_FILE: histograms.night_file(reference),
+            histograms.REFERENCE_FILE: histograms.histograms_file(reference),
             calibration.FILE: calibration.calibration_file(calibrated),
             CURVE_FILE: charts.loss_curve(table),
             **model_files(spec, weights, training),
@@ -230,7 +230,7 @@ def _result(kept: Checkpoints) -> tuple[dict[str, Tensor], list[Epoch]]:
 
 def _calibrated(
     model: Model, val_tiles: np.ndarray, val_images: pa.Table, percentile: float
-) -> tuple[Calibration, histograms.Night]:
+) -> tuple[Calibration, histograms.NightHistograms]:
     """The published rule on the sound images of val, and what drift compares with; `val_images` as decoded."""
     tile_scores, tile_norms = score_tiles(model, val_tiles, VAL_BATCH, others=(LATENT_NORM,)).T
     counts_N = val_images["rows"].to_numpy() * val_images["cols"].to_numpy()

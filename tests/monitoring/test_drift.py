@@ -14,9 +14,9 @@ from crackvae.images.decoding import measures
 from crackvae.images.synthetic import draw_image
 from crackvae.model.calibration import Calibration, percentile_threshold
 from crackvae.monitoring import histograms
-from crackvae.monitoring.comparisons import Limits, moved, share_above
+from crackvae.monitoring.comparisons import Limits, compare_histograms, compare_share
 from crackvae.monitoring.drift import ALL, ROOT, TAIL, Drift, compare
-from crackvae.monitoring.histograms import Night, count, reference_of
+from crackvae.monitoring.histograms import NightHistograms, count, reference_of
 
 SIDE = 64
 N_REFERENCE, N_POOL, N_CRACKS, N_NIGHT = 800, 1600, 150, 600
@@ -72,10 +72,10 @@ class Site:
     def rows(self, images: list[np.ndarray], group: str = "") -> pa.Table:
         return rows_of(images, group, self.calibration.threshold)
 
-    def count(self, rows: pa.Table) -> Night:
+    def count(self, rows: pa.Table) -> NightHistograms:
         return count(rows, self.reference.edges, "model")
 
-    def night(self, seed: int, cracks: float = 0.0) -> Night:
+    def night(self, seed: int, cracks: float = 0.0) -> NightHistograms:
         rng = np.random.default_rng(seed)
         n_cracked = round(N_NIGHT * cracks)
         return self.count(
@@ -87,7 +87,9 @@ class Site:
             )
         )
 
-    def judge(self, night: Night, limits: Limits | None = None, history: Sequence[Night] = ()) -> Drift:
+    def judge(
+        self, night: NightHistograms, limits: Limits | None = None, history: Sequence[NightHistograms] = ()
+    ) -> Drift:
         return compare(night, self.reference, self.calibration, limits or Limits(), history)[ALL]
 
 
@@ -168,7 +170,7 @@ def test_nights_that_differ_by_more_than_chance_widen_what_is_usual() -> None:
         for kind, images in (("alike", np.inf), ("apart", 60)):  # of which the share of a night's cracks is drawn
             shares = np.full(15, 0.1) if images == np.inf else rng.beta(0.1 * images, 0.9 * images, 15)
             *past, tonight = [(int(rng.binomial(600, share)), 600) for share in shares]
-            alarms[kind] += share_above("flagged", *tonight, (760, 800), past, Limits()).level == "alarm"
+            alarms[kind] += compare_share("flagged", *tonight, (760, 800), past, Limits()).level == "alarm"
     # Chance lets 0.3 pass of 300; the spread of 14 nights is itself known to a quarter, which lets more pass.
     assert alarms["alike"] <= 3 and alarms["apart"] <= 9
 
@@ -181,7 +183,7 @@ def test_a_site_with_many_cracks_every_night_is_ordinary_there(site: Site) -> No
 
 
 def test_a_group_is_compared_with_its_own_nights_and_a_new_one_with_those_of_all(site: Site) -> None:
-    def night(seed: int, **cracks: float) -> Night:
+    def night(seed: int, **cracks: float) -> NightHistograms:
         parts = []
         for number, (name, share) in enumerate(cracks.items()):
             rng = np.random.default_rng((seed, number))
@@ -199,7 +201,7 @@ def test_a_group_is_compared_with_its_own_nights_and_a_new_one_with_those_of_all
     tonight = night(9, old=0.3, new=0.3, unseen=0.3)
     found = compare(tonight, site.reference, site.calibration, Limits(), history)
     assert (found["old"].level, found["new"].causes, found["new"].level) == ("ok", ("more cracks",), "alarm")
-    (share,) = [one for one in found["unseen"].findings if one.what == TAIL]
+    (share,) = [one for one in found["unseen"].comparisons if one.what == TAIL]
     before = [tally.counts["score"][-1] / tally.scored for one in history for tally in one.groups.values()]
     assert share.usual == pytest.approx(np.median(before))
 
@@ -273,7 +275,7 @@ def test_a_night_counted_in_pieces_is_the_night_counted_whole(site: Site) -> Non
     rows = pa.concat_tables([site.rows(site.sound[:40], "a"), site.rows(site.sound[40:90], "b")])
     whole = site.count(rows)
     pieces = site.count(rows.slice(0, 30)) + site.count(rows.slice(30, 1)) + site.count(rows.slice(31))
-    assert histograms.night_file(pieces) == histograms.night_file(whole)
+    assert histograms.histograms_file(pieces) == histograms.histograms_file(whole)
 
 
 def test_nights_of_different_calibrations_do_not_compare(site: Site) -> None:
@@ -288,7 +290,7 @@ def test_the_promised_interval_holds_for_the_share_of_calibrations_it_is_meant_f
         scores = np.sort(rng.random(200)).astype(np.float32)
         threshold = np.float32(percentile_threshold(scores, 95))  # 190 of the 200 are not above it
         flagged = int((rng.random(300).astype(np.float32) > threshold).sum())
-        found = share_above("flagged", flagged, 300, (190, 200), (), Limits())
+        found = compare_share("flagged", flagged, 300, (190, 200), (), Limits())
         outside += found.level != "ok"
     # 1 in 1000 on either side; 2,000 draws give 4, and 14 or more once in 20,000 times.
     assert outside < 14
@@ -299,7 +301,7 @@ def test_psi_of_equal_histograms_is_chance_alone() -> None:
     edges = np.linspace(-2, 2, 41)
     for _ in range(500):
         usual, tonight = (np.bincount(np.searchsorted(edges, rng.normal(size=n)), minlength=42) for n in (150, 100))
-        beyond += moved("brightness", tonight, usual, edges, Limits()).psi > 0
+        beyond += compare_histograms("brightness", tonight, usual, edges, Limits()).psi > 0
     assert beyond <= 5
 
 

@@ -12,7 +12,7 @@ from crackvae.config import CalibrateConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
 from crackvae.model.calibration import Calibration
 from crackvae.monitoring import histograms
-from crackvae.monitoring.histograms import count, load_night, load_reference, night_file, reference_of
+from crackvae.monitoring.histograms import count, histograms_file, load_histograms, load_reference, reference_of
 from crackvae.monitoring.telemetry import drift_name
 from crackvae.scoring.calibrate import calibrate
 from crackvae.scoring.verb import score
@@ -62,17 +62,17 @@ def test_groups_beyond_the_limit_count_in_the_whole_night_alone(monkeypatch: pyt
 def test_a_file_says_what_was_counted_and_a_changed_one_is_refused(tmp_path: Path) -> None:
     night = count(rows(["a", "b"], [0.1, 0.9]), EDGES, "m")
     place = tmp_path / "night.json"
-    place.write_bytes(night_file(night, run="r"))
-    assert night_file(load_night(str(place)), run="r") == place.read_bytes()
+    place.write_bytes(histograms_file(night, run="r"))
+    assert histograms_file(load_histograms(str(place)), run="r") == place.read_bytes()
     content = json.loads(place.read_text())
     content["whole"]["flagged"] = 7
     place.write_text(json.dumps(content))
     with pytest.raises(StorageError, match="was altered"):
-        load_night(str(place))
+        load_histograms(str(place))
     for damaged in ("", "[]", '{"digest": 1}', place.read_text().replace("counts", "count")):
         place.write_text(damaged)
-        with pytest.raises(StorageError, match="no whole file of histograms"):
-            load_night(str(place))
+        with pytest.raises(StorageError, match="not a complete file of histograms"):
+            load_histograms(str(place))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -82,7 +82,7 @@ def test_calibrate_keeps_a_reference_and_score_counts_every_image_by_it(drawn: P
     calibrate(CalibrateConfig(model=model, images=str(drawn / "non_crack"), quiet=True))
     out = tmp_path / "out"
     summary = score(ScoreConfig(images=str(drawn), model=model, out=str(out), quiet=True)).summary
-    night = load_night(str(out / drift_name(summary["run"])))
+    night = load_histograms(str(out / drift_name(summary["run"])))
     reference = load_reference(model, summary["model"])
     assert reference is not None and night.same_edges(reference)
     assert (reference.whole.scored, reference.whole.flagged) == (240, 12)

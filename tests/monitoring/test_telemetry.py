@@ -54,7 +54,7 @@ def score_and_wait(images: str, model: str, out: str, port: int) -> None:
     import ray
 
     from crackvae.config import ScoreConfig
-    from crackvae.monitoring.telemetry import tell_drift
+    from crackvae.monitoring.telemetry import emit_drift_metrics
     from crackvae.scoring.verb import score
 
     ray.init(
@@ -68,7 +68,7 @@ def score_and_wait(images: str, model: str, out: str, port: int) -> None:
     )
     fileio.image_reader = lambda: read_at_the_second_try
     score(ScoreConfig(images=images, model=model, out=out, max_unreadable="5", no_report=True, quiet=True))
-    tell_drift(2, {"brightness": 0.5}, 0.01)
+    emit_drift_metrics(2, {"brightness": 0.5}, 0.01)
     print("scored", flush=True)
     sys.stdin.readline()
     ray.shutdown()
