@@ -7,18 +7,17 @@ import copy
 from dataclasses import asdict
 
 import numpy as np
+import onnx
 import onnxruntime
 import pandas as pd
 import torch
-from onnx import TensorProto
 
 from crackvae.config import ExportConfig, Outcome
 from crackvae.images.synthetic import draw_image
 from crackvae.images.tiles import resized
-from crackvae.model.heads import HEADS, scores_of
+from crackvae.model.heads import scores_of
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
-from crackvae.model.network import BLACK, ModelSpec
-from crackvae.model.onnx import OPSET, Graph
+from crackvae.model.onnx import OPSET, scoring_graph
 from crackvae.storage import fileio, uris
 
 # Tiles that the file is held against the model on, half of them cracked; drawn, so nothing has to be given.
@@ -27,10 +26,6 @@ PARITY_TILES = 48
 
 # Largest difference between the file's scores and the model's, as a share of the threshold: float32 is 1e-6 off.
 BOUND = 1e-3
-
-
-# A name for "any number" in the shapes of the file.
-ANY = "tiles"
 
 
 @uris.with_s3_endpoint
@@ -69,69 +64,16 @@ def export(config: ExportConfig) -> Outcome:
 
 
 def onnx_file(scorer: Scorer) -> bytes:
-    """The content of the ONNX file of a model.
-
-    Input `tiles` uint8 (B, P, P); outputs `score` (B,), `anomaly_map` and `reconstruction` (B, 1, P, P), float32.
-    """
+    """scoring_graph() of a model, with what its user needs beside it as metadata."""
     spec = scorer.model.spec
-    side = spec.input_px
-    graph = Graph()
-    greys = graph.add("Unsqueeze", graph.add("Cast", "tiles", to=TensorProto.FLOAT), graph.constant([1], np.int64))
-    white = graph.constant(255.0)
-    tiles = graph.add("Div", greys, white)
-    median = graph.add("Div", _median(graph, greys, side**2), white)
-    outputs = graph.network(scorer.model.network, tiles, _darker_than(graph, median, tiles))
-    # Names of its own for what leaves the graph.
-    graph.add("Identity", outputs["reconstruction_B1PP"], name="reconstruction")
-    _head(graph, spec, tiles, median, outputs)
-    maps = (ANY, 1, side, side)
+    model = onnx.load_from_string(scoring_graph(spec, scorer.model.network))
     properties = {name: str(value) for name, value in asdict(spec).items()} | {
         "digest": scorer.model.digest,
         "threshold": repr(scorer.calibration.threshold),
         "level": scorer.calibration.level,
     }
-    return graph.file(
-        {"tiles": (TensorProto.UINT8, (ANY, side, side))},
-        {"score": (ANY,), "anomaly_map": maps, "reconstruction": maps},
-        properties,
-    )
-
-
-def _median(graph: Graph, greys_B1PP: str, n: int) -> str:
-    """Grey level of the lower median of each tile, by bisection; ONNX has no operator for it but sorting."""
-    rank, axes = graph.constant(float((n - 1) // 2)), graph.constant([1, 2, 3], np.int64)
-    level = graph.constant(np.zeros((1, 1, 1, 1)))
-    for bit in (128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0):
-        higher = graph.add("Add", level, graph.constant(bit))
-        is_below = graph.add("Cast", graph.add("Less", greys_B1PP, higher), to=TensorProto.FLOAT)
-        is_reached = graph.add("LessOrEqual", graph.add("ReduceSum", is_below, axes, keepdims=1), rank)
-        level = graph.add("Where", is_reached, higher, level)
-    return level
-
-
-def _darker_than(graph: Graph, reference: str, tiles: str) -> str:
-    """As model.darker_than()."""
-    return graph.add("Div", graph.add("Sub", reference, tiles), graph.add("Add", reference, graph.constant(BLACK)))
-
-
-def _head(graph: Graph, spec: ModelSpec, tiles: str, median: str, outputs: dict[str, str]) -> None:
-    """Anomaly map and score of the model's head, as scoring.scores_of()."""
-    head = HEADS[spec.head]
-    if spec.head in ("mse", "top"):
-        anomaly = graph.add("Abs", graph.add("Sub", tiles, outputs["reconstruction_B1PP"]), name="anomaly_map")
-    elif spec.head == "dark":
-        anomaly = graph.add("Relu", _darker_than(graph, median, tiles), name="anomaly_map")
-    elif spec.head == "evidence":
-        anomaly = graph.add("Softplus", outputs["crack_B1PP"], name="anomaly_map")
-    else:
-        reference = graph.add("Max", outputs["reconstruction_B1PP"], median)
-        darkness = graph.add("Relu", _darker_than(graph, reference, tiles))
-        anomaly = graph.add("Mul", darkness, graph.add("Sigmoid", outputs["crack_B1PP"]), name="anomaly_map")
-    values = graph.add("Flatten", graph.add("Mul", anomaly, anomaly) if head.power == 2 else anomaly, axis=1)
-    largest = max(1, round(head.share * spec.input_px**2))
-    if largest < spec.input_px**2:
-        values = graph.add("TopK", values, graph.constant([largest], np.int64), outputs=2, axis=1, sorted=0)
-    graph.add("ReduceMean", values, name="score", axes=[1], keepdims=0)
+    onnx.helper.set_model_props(model, properties)
+    return bytes(model.SerializeToString())
 
 
 def _parity(scorer: Scorer, data: bytes) -> dict[str, dict[str, float]]:

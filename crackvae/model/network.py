@@ -71,7 +71,8 @@ class ConvVAE(nn.Module):
         pairs = list(pairwise(widths))
         self.side = spec.input_px >> len(spec.channels)
         self.averages = spec.recipe == "plain"
-        features = widths[-1] * self.side**2
+        self.widest = widths[-1]
+        features = self.widest * self.side**2
         self.encoder = nn.Sequential(*[layer for a, b in pairs for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.ReLU())])
         self.mu = nn.Linear(features, spec.latent_dim)
         self.logvar = nn.Linear(features, spec.latent_dim)
@@ -99,11 +100,11 @@ class ConvVAE(nn.Module):
         mean_BF = self.expand(mu_BZ)
         deviation_BF = functional.linear(logvar_BZ.exp(), self.expand.weight.square()).clamp(min=1e-12).sqrt()
         ratio_BF = mean_BF / deviation_BF
-        density_BF = (-0.5 * ratio_BF.square()).exp() / math.sqrt(2 * math.pi)
+        density_BF = (-0.5 * ratio_BF.square()).exp() * (1 / math.sqrt(2 * math.pi))
         return self._paint(mean_BF * torch.special.ndtr(ratio_BF) + deviation_BF * density_BF)
 
     def _paint(self, features_BF: Tensor) -> Tensor:
-        return self.decoder(features_BF.view(len(features_BF), -1, self.side, self.side))  # type: ignore[no-any-return]
+        return self.decoder(features_BF.view(-1, self.widest, self.side, self.side))  # type: ignore[no-any-return]
 
     def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and log-variance. With noise z is drawn (training), without it nothing is (scoring)."""
@@ -131,10 +132,10 @@ class Segmenter(nn.Module):
         self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), _conv(fine, fine)
         self.logits = nn.Conv2d(fine, FOLD**2, 1)
 
-    def forward(self, tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
+    def forward(self, tiles_B1PP: Tensor, reconstruction_B1PP: Tensor, contrast_B1PP: Tensor) -> Tensor:
         """Logit (B, 1, P, P) of each pixel being cracked."""
         residual = darker_than(reconstruction_B1PP, tiles_B1PP)
-        seen = functional.pixel_unshuffle(4 * torch.cat([residual, contrast(tiles_B1PP)], dim=1), FOLD)
+        seen = functional.pixel_unshuffle(4 * torch.cat([residual, contrast_B1PP], dim=1), FOLD)
         fine = self.fine(seen.contiguous(memory_format=torch.channels_last))
         middle = self.middle(fine)
         middle = self.up_middle(middle + functional.interpolate(self.to_middle(self.coarse(middle)), scale_factor=2.0))
@@ -174,11 +175,22 @@ class Network(nn.Module):
         self.vae = ConvVAE(spec)
         self.segmenter = Segmenter(spec.segmenter) if spec.segmenter else None
 
-    def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> Output:
-        """All that training and every score head need. The segmenter's gradient stays out of the ConvVAE."""
+    def forward(
+        self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None, contrast_B1PP: Tensor | None = None
+    ) -> Output:
+        """All that training and every score head need. The segmenter's gradient does not reach the ConvVAE.
+
+        Args:
+            tiles_B1PP: float in [0, 1].
+            noise_BZ: standard normal noise to sample z with; None reconstructs without sampling.
+            contrast_B1PP: contrast(tiles_B1PP), where the caller has it already.
+        """
         reconstruction, mu, logvar = self.vae(tiles_B1PP, noise_BZ)
-        crack = self.segmenter(tiles_B1PP, reconstruction.detach()) if self.segmenter else None
-        return Output(reconstruction, mu, logvar, crack)
+        if self.segmenter is None:
+            return Output(reconstruction, mu, logvar, None)
+        if contrast_B1PP is None:
+            contrast_B1PP = contrast(tiles_B1PP)
+        return Output(reconstruction, mu, logvar, self.segmenter(tiles_B1PP, reconstruction.detach(), contrast_B1PP))
 
 
 def darker_than(reference_B1PP: Tensor, tiles_B1PP: Tensor) -> Tensor:
@@ -198,9 +210,12 @@ def contrast(tiles_B1PP: Tensor) -> Tensor:
 
 def _median(values_BN: Tensor) -> Tensor:
     """Median of each row, the lower one of two, without a gradient; on a CPU by numpy, in a tenth of torch's time."""
-    middle = (values_BN.shape[1] - 1) // 2
+    n = int(values_BN.shape[1])
+    if torch.onnx.is_in_onnx_export():  # ONNX has no median
+        return values_BN.topk(n - (n - 1) // 2, dim=1).values[:, -1]
     if values_BN.device.type != "cpu":
         return values_BN.median(dim=1).values
+    middle = (n - 1) // 2
     return torch.from_numpy(np.partition(values_BN.detach().numpy(), middle, axis=1)[:, middle])
 
 
@@ -225,10 +240,11 @@ def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
     A crack covers 1 to 3 % of the pixels of a METU tile; the mean over all pixels drowns it.
     """
     values_BN = map_B1PP.flatten(1)
-    largest = max(1, round(share * values_BN.shape[1]))
-    if largest == values_BN.shape[1]:
+    n = int(values_BN.shape[1])
+    largest = max(1, round(share * n))
+    if largest == n:
         return values_BN.mean(dim=1)
-    if values_BN.requires_grad or values_BN.device.type != "cpu":
+    if values_BN.requires_grad or values_BN.device.type != "cpu" or torch.onnx.is_in_onnx_export():
         return values_BN.topk(largest, dim=1).values.mean(dim=1)
     top_BL = np.partition(values_BN.numpy(), -largest, axis=1)[:, -largest:]  # in a fifth of torch's time
     return torch.from_numpy(top_BL.mean(axis=1))

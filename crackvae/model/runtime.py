@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import onnxruntime
 import pyarrow as pa
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from crackvae.model.artifact import Model
 from crackvae.model.network import Network, Output, contrast
-from crackvae.model.onnx import Graph, Shape
+from crackvae.model.onnx import network_graph
 
 
 def release_memory() -> None:
@@ -87,27 +86,21 @@ def _by_autocast(network: Network, device: str) -> Forward:
 
 
 def _by_onnx(model: Model, batch: int) -> Forward:
-    side = model.spec.input_px
-    graph = Graph()
-    names = graph.network(model.network, "tiles", "contrast")
-    kind: tuple[int, Shape] = (TensorProto.FLOAT, (batch, 1, side, side))
-    inputs = {"tiles": kind, "contrast": kind} if model.spec.segmenter else {"tiles": kind}
-    shapes: dict[str, Shape] = {
-        name: (batch, None) if part == "mu_BZ" else (batch, 1, side, side) for part, name in names.items()
-    }
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # one actor a core
     options.enable_mem_pattern = False  # these two save a worker 40 MB and cost no time
     options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(graph.file(inputs, shapes), options, ["CPUExecutionProvider"])
+    graph = network_graph(model.network, batch, model.spec.input_px)
+    session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
     del graph
-    release_memory()  # the weights were copied on their way: 50 MB
+    release_memory()  # the export copied the weights
+    names = [output.name for output in session.get_outputs()]
 
     def forward(input_B1PP: Tensor) -> Output:
         given = {"tiles": input_B1PP.contiguous().numpy()}
         if model.spec.segmenter:
             given["contrast"] = contrast(input_B1PP).contiguous().numpy()
-        parts = dict(zip(names, map(torch.from_numpy, session.run(list(shapes), given)), strict=True))
+        parts = dict(zip(names, map(torch.from_numpy, session.run(names, given)), strict=True))
         return Output(parts["reconstruction_B1PP"], parts["mu_BZ"], torch.empty(0), parts.get("crack_B1PP"))
 
     return forward

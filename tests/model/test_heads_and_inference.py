@@ -274,11 +274,13 @@ import re, sys, threading, time
 from pathlib import Path
 import numpy as np
 import torch
-from crackvae.listing import list_images
-from crackvae.groups import with_groups
-from crackvae.model import Model, ModelSpec, Network, model_digest
-from crackvae.runtime import runtime_of
-from crackvae.scoring import decode_images, score_tiles
+from crackvae.images.decoded import decode_images
+from crackvae.images.groups import with_groups
+from crackvae.model.artifact import Model, model_digest
+from crackvae.model.inference import score_tiles
+from crackvae.model.network import ModelSpec, Network
+from crackvae.model.runtime import runtime_of
+from crackvae.storage.listing import list_images
 
 peak = 0
 def watch():
