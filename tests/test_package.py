@@ -1,4 +1,4 @@
-"""What users install: wheels from the files of the Docker image and from the sdist, each used away from the checkout."""
+"""What users install: wheels from the files of the Docker image and from the sdist, used away from the checkout."""
 
 import json
 import os
