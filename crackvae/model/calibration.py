@@ -9,9 +9,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.storage.fileio import read_bytes
+from crackvae.storage.records import problems
 from crackvae.storage.uris import join
 
 FILE = "calibration.json"
@@ -177,27 +179,39 @@ def calibration_file(calibration: Calibration) -> bytes:
     return json.dumps(content).encode()
 
 
+class _CalibrationFile(BaseModel):
+    """The content of calibration.json."""
+
+    groups: int
+    level: str
+    threshold: float
+    scores: list[float]
+    model: str
+    leaky: bool
+    digest: str | None = None
+
+    def calibration(self) -> Calibration:
+        scores_N = np.asarray(self.scores, np.float32)
+        return Calibration(scores_N, self.groups, self.level, self.threshold, self.model, self.leaky)
+
+
 def load_calibration(model_dir: str, model_digest: str) -> Calibration:
     """The calibration of a model directory.
 
     Raises:
         ModelError: missing, damaged, altered, or made with other weights.
     """
+    path = join(model_dir, FILE)
     again = f"Run crackvae calibrate --model {model_dir} again."
     try:
-        content = json.loads(read_bytes(join(model_dir, FILE)))
-        calibration = Calibration(
-            scores_N=np.asarray(content["scores"], np.float32),
-            groups=int(content["groups"]),
-            level=str(content["level"]),
-            threshold=float(content["threshold"]),
-            model=str(content["model"]),
-            leaky=bool(content["leaky"]),
-        )
-    except (StorageError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ModelError(f"{join(model_dir, FILE)} is missing or damaged ({error}). {again}") from error
-    if calibration.digest != content.get("digest"):
-        raise ModelError(f"{join(model_dir, FILE)} was altered: its digest does not fit. {again}")
+        content = _CalibrationFile.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise ModelError(f"{path} is missing or damaged ({problems(error)}). {again}") from error
+    except StorageError as error:
+        raise ModelError(f"{path} is missing or damaged ({error}). {again}") from error
+    calibration = content.calibration()
+    if calibration.digest != content.digest:
+        raise ModelError(f"{path} was altered: its digest does not match. {again}")
     if calibration.model != model_digest:
-        raise ModelError(f"{join(model_dir, FILE)} was made with other weights than the model's. {again}")
+        raise ModelError(f"{path} was made with other weights than the model's. {again}")
     return calibration

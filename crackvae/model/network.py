@@ -1,4 +1,4 @@
-"""The network, its losses, and the model directory that holds all that changes a score, under one digest.
+"""The network, its specification and its losses.
 
 Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent dimensions.
 """
@@ -6,48 +6,52 @@ Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The segmenter works at half the tile's side, four pixels of the tile to one of its own.
+# The segmenter works at half the tile's side: one of its pixels holds FOLD x FOLD pixels of the tile.
 FOLD = 2
 
-
-# Keeps a share of the brightness finite on black.
+# Added to a reference before dividing by it, so that a share of the brightness stays finite on black.
 BLACK = 0.1
+
+Count = Annotated[int, Field(gt=0)]
+Recipe = Literal["repair", "plain"]
+HeadName = Literal["mse", "top", "dark", "crack", "evidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What changes a score, apart from the weights: the content of model.json.
+    """Everything that changes a score, apart from the weights: the content of model.json.
 
     Attributes:
         input_px: side P of a tile at the network's input [px].
         channels: output channels of the stride-2 convolutions.
         latent_dim: Z.
-        segmenter: output channels of the segmenter at its three scales; empty: the model has none.
-        recipe: of the training, repair or plain.
-        tile_px, stride_px: side and distance of tiles in the image [px].
-        head: score head, one of config.HEADS.
-        beta: weight of the KL divergence in training [squared grey level a nat].
+        segmenter: output channels of the segmenter at its three scales; empty for a model without one.
+        recipe: training recipe.
+        tile_px, stride_px: side of a tile and distance between tile origins in the image [px].
+        head: score head.
+        beta: weight of the KL divergence in training [squared grey level per nat].
         seed: of the training.
-        manifest: digest of the manifest trained on.
-        leaky: that manifest allows copies on both sides of its splits.
+        manifest: digest of the manifest of the training.
+        leaky: whether that manifest allows copies of an image on both sides of its splits.
     """
 
-    input_px: int
-    channels: tuple[int, ...]
-    latent_dim: int
-    segmenter: tuple[int, ...]
-    recipe: str
-    tile_px: int
-    stride_px: int
-    head: str
-    beta: float
+    input_px: Count
+    channels: tuple[Count, ...]
+    latent_dim: Count
+    segmenter: tuple[Count, ...]
+    recipe: Recipe
+    tile_px: Count
+    stride_px: Count
+    head: HeadName
+    beta: int | float  # kept as written: a digest of 0 is not that of 0.0
     seed: int
     manifest: str
     leaky: bool

@@ -3,15 +3,18 @@
 import json
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from conftest import small_spec, write_model
 
+from crackvae import config
 from crackvae.config import TrainConfig
 from crackvae.errors import ModelError
 from crackvae.model.artifact import FORMAT, MODEL_FILE, WEIGHTS_FILE, load_model, model_digest
-from crackvae.model.network import ConvVAE, ModelSpec, Network, kl_to_prior, squared_error, to_input
+from crackvae.model.heads import HEADS
+from crackvae.model.network import ConvVAE, HeadName, ModelSpec, Network, kl_to_prior, squared_error, to_input
 
 
 def published_spec() -> ModelSpec:
@@ -122,7 +125,7 @@ def test_a_broken_model_directory_is_refused_in_one_line_with_the_mend(tmp_path:
         "is damaged: ": lambda model: change_json(model, channels=[4, 16]),
         "is damaged": lambda model: (model / WEIGHTS_FILE).write_bytes(b"\0" * 100),
         "json is damaged": lambda model: (model / MODEL_FILE).write_text("{"),
-        "damaged: 'input_px'": lambda model: (model / MODEL_FILE).write_text(f'{{"format": {FORMAT}}}'),
+        "damaged: input_px: Field required": lambda model: (model / MODEL_FILE).write_text(f'{{"format": {FORMAT}}}'),
     }
     for number, (message, damage) in enumerate(breaks.items()):
         model = write_model(tmp_path / str(number), small_spec())
@@ -130,6 +133,22 @@ def test_a_broken_model_directory_is_refused_in_one_line_with_the_mend(tmp_path:
         with pytest.raises(ModelError, match=message) as error:
             load_model(str(model))
         assert "\n" not in str(error.value) and "rain" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"recipe": "other"}, {"head": "other"}, {"tile_px": 0}, {"channels": [4, "x"]}, {"manifest": None}],
+    ids=str,
+)
+def test_a_value_that_no_model_has_is_named(changes: dict[str, object], tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", small_spec())
+    change_json(model, **changes)
+    with pytest.raises(ModelError, match=f"is damaged: {next(iter(changes))}"):
+        load_model(str(model))
+
+
+def test_the_heads_of_the_settings_are_those_of_a_model_and_each_is_defined() -> None:
+    assert get_args(HeadName) == config.HEADS == tuple(HEADS)
 
 
 def test_altered_weights_are_refused(tmp_path: Path) -> None:
