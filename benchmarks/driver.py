@@ -24,8 +24,7 @@ from crackvae.model.calibration import Calibration
 from crackvae.monitoring.histograms import reference_of
 from crackvae.monitoring.telemetry import RunHistograms
 from crackvae.scoring import run_table
-from crackvae.scoring.run_table import FINISHED_COLUMNS, still_to_score
-from crackvae.storage import tables
+from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage.listing import list_images
 from crackvae.storage.tables import MEASURED_SCHEMA, MEASURES_SCHEMA, SCORES_SCHEMA
 
@@ -33,7 +32,7 @@ PER_FOLDER = 1_000
 
 
 def main() -> None:
-    """Measure each step and write microseconds an image."""
+    """Measure each step and write microseconds per image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--finished", type=int, default=1_000_000)
@@ -52,11 +51,10 @@ def main() -> None:
         with timed(costs, "t_count", given.images), RunHistograms(str(out), "run", reference) as counted:
             for rows in blocks:
                 counted.add(rows)
-        places = [place for parts in tables.list_parts(str(out)).values() for place in parts]
         passes = max(1, given.finished // given.images)
         with timed(costs, "t_subtract", passes * given.images):
             for _ in range(passes):
-                left = still_to_score(images, tables.each_part(places, FINISHED_COLUMNS), "model")
+                left, _ = still_to_score(images, finished_rows(str(out)), "model", 0.95)
         assert left.num_rows == 0
     for name, value in costs.items():
         print(f"{name}: {value:g} us")

@@ -186,12 +186,11 @@ def tiles_of(decoded: Any, model: Model) -> np.ndarray:
 
 def pipeline(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """`score` as a user calls it; the steady rate is taken from the rows as they reach the driver."""
-    import crackvae.pipeline as scoring_pipeline
-
     from crackvae.config import ScoreConfig
+    from crackvae.scoring import verb
 
     rates: list[dict[str, float]] = []
-    score_rows = scoring_pipeline.score_rows
+    score_rows = verb.score_rows
 
     @functools.wraps(score_rows)
     def timed(*arguments: Any, **named: Any) -> Any:
@@ -202,10 +201,10 @@ def pipeline(paths: list[str], model_dir: str, precision: str) -> dict[str, floa
         after_first = sum(n for _, n in seen[CPUS:])  # the first block of each actor comes with its start
         rates.append({"images_per_s": round(after_first / (seen[-1][0] - seen[CPUS - 1][0]), 1), "images": after_first})
 
-    scoring_pipeline.score_rows = timed
+    verb.score_rows = timed
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "images.txt").write_text("\n".join(paths))
-        outcome = scoring_pipeline.score(
+        outcome = verb.score(
             ScoreConfig(
                 images=f"@{folder}/images.txt",
                 model=model_dir,

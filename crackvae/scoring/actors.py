@@ -1,17 +1,16 @@
-"""[Ray Data] The actors that score images, and how the work is spread over a cluster."""
+"""[Ray Data] The actors that score images, and how the work is distributed over a cluster."""
 
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset
 
 from crackvae.config import ScoringConfig
 from crackvae.console import progress, say
@@ -27,92 +26,93 @@ from crackvae.session import dataset_of, ray_session, require_resources, tables_
 from crackvae.storage import fileio
 from crackvae.storage.tables import new_run
 
-# Images of one block: about a second of work of one CPU, so that progress moves and two actors end together.
+# Images of one block: about a second of work for one CPU, so that progress is visible and all actors end together.
 BLOCK_IMAGES = 128
 
 
 GPU_DEVICE = "cuda"
 
 
-# Tiles of one pass: on a CPU more gain nothing and take memory, a GPU needs many to be busy.
+# Tiles of one forward pass: on a CPU more bring no speed and cost memory, a GPU needs many to be busy.
 CPU_BATCH, GPU_BATCH = 8, 256
 
 
-# So few images, of no more bytes together, are scored by the driver on a machine of its own: Ray takes longer to start.
+# Up to this many images, of no more bytes in total, are scored in the driver: starting Ray would take longer.
 FEW_IMAGES, FEW_BYTES = 1_000, 32_000_000
 
 
-def _scoring(
-    scorer: Scorer, run: str, batch: int, precision: str, others: tuple[str, ...], device: str = "cpu"
-) -> Callable[[pa.Table], pa.Table]:
-    """score_decoded() with its network ready to run: the same for actors and for this process."""
-    runtime = runtime_of(scorer.model, precision, batch, device)
-    score = partial(score_tiles, scorer.model, batch=batch, others=others, runtime=runtime)
-    return partial(score_decoded, scorer=scorer, run=run, score=score, others=others)
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What turns decoded tiles into rows, apart from the model: sent to every actor.
+
+    Attributes:
+        run: name of the run.
+        batch: tiles of one forward pass.
+        precision: one of config.PRECISIONS.
+        extra_heads: heads beside the model's own, each an additional column.
+        device: cpu or cuda.
+    """
+
+    run: str
+    batch: int
+    precision: str
+    extra_heads: tuple[str, ...]
+    device: str = "cpu"
+
+    def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
+        """score_decoded() with the network loaded, for actors and for this process alike."""
+        runtime = runtime_of(scorer.model, self.precision, self.batch, self.device)
+        heads = self.extra_heads
+        score = partial(score_tiles, scorer.model, batch=self.batch, others=heads, runtime=runtime)
+        return partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
+
+
+class TileScorer:
+    """Ray Data actor: score decoded tiles. On a GPU cluster, CPU tasks decode for it."""
+
+    def __init__(self, scorer: "ray.ObjectRef[Scorer]", settings: ScoringSettings) -> None:
+        self.scorer: Scorer = ray.get(scorer)
+        self.clock = StageClock()
+        self.rows_of = settings.row_function(self.scorer)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        with self.clock.stage("score"):
+            return self.rows_of(decoded)
 
 
 class ImageScorer:
     """Ray Data actor of a CPU cluster: read, decode and score, so that no pixel travels."""
 
     def __init__(
-        self,
-        scorer: "ray.ObjectRef[Scorer]",
-        run: str,
-        batch: int,
-        precision: str,
-        others: tuple[str, ...],
-        read: Callable[[str], bytes],
+        self, scorer: "ray.ObjectRef[Scorer]", settings: ScoringSettings, read: Callable[[str], bytes]
     ) -> None:
-        torch.set_num_threads(1)  # one actor a core
-        self.clock, self.retries = StageClock(), StorageRetries()
-        self.scorer: Scorer = ray.get(scorer)
-        self.read = read
-        self.score_decoded = _scoring(self.scorer, run, batch, precision, others)
+        torch.set_num_threads(1)  # one actor per core
+        self.tiles = TileScorer(scorer, settings)
+        self.read, self.retries = read, StorageRetries()
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
-        for decoded in self.clock.each("decode", decode_images(images, self.scorer.model.spec, self.read)):
-            with self.clock.stage("score"):
-                rows = self.score_decoded(decoded)
+        decoded_tables = decode_images(images, self.tiles.scorer.model.spec, self.read)
+        for decoded in self.tiles.clock.each("decode", decoded_tables):
+            rows = self.tiles(decoded)
             self.retries.emit()
             yield rows
 
 
 def decode_on_cpu(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -> Iterator[pa.Table]:
-    """Ray Data task before a GPU: read and decode."""
+    """Ray Data task that feeds a GPU actor: read and decode."""
     retries = StorageRetries()
     yield from decode_images(images, spec, read)
     retries.emit()
 
 
-class TileScorer:
-    """Ray Data actor with a GPU: score what CPU tasks have decoded."""
-
-    def __init__(
-        self,
-        scorer: "ray.ObjectRef[Scorer]",
-        run: str,
-        batch: int,
-        precision: str,
-        others: tuple[str, ...],
-        device: str,
-    ) -> None:
-        self.scorer: Scorer = ray.get(scorer)
-        self.clock = StageClock()
-        self.score_decoded = _scoring(self.scorer, run, batch, precision, others, device)
-
-    def __call__(self, decoded: pa.Table) -> pa.Table:
-        with self.clock.stage("score"):
-            return self.score_decoded(decoded)
-
-
 @dataclass(frozen=True)
 class Plan:
-    """How the work is laid over a cluster. It changes how fast a table is made, never what is in it.
+    """How the work is distributed over a cluster. It changes how fast a table is written, never its content.
 
     Attributes:
-        actors: scoring actors, one a CPU or one a GPU unless --workers says otherwise.
+        actors: scoring actors, one per CPU or one per GPU unless --workers says otherwise.
         cpus, gpus: what each of them reserves.
-        batch: tiles of one pass through the network.
+        batch: tiles of one forward pass.
         block_images: images of one task.
     """
 
@@ -123,17 +123,17 @@ class Plan:
     block_images: int
 
     def __str__(self) -> str:
-        what = f"{self.gpus} GPU" if self.gpus else f"{self.cpus:g} CPU"
+        each = f"{self.gpus} GPU" if self.gpus else f"{self.cpus:g} CPU"
         feed = ", fed by decoding tasks of 1 CPU" if self.gpus else " that read, decode and score"
         sizes = f"batches of {self.batch} tiles, blocks of {self.block_images} images"
-        return f"{self.actors} actor(s) of {what}{feed}; {sizes}"
+        return f"{self.actors} actor(s) of {each}{feed}; {sizes}"
 
 
 def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> Plan:
-    """The plan for some images on a cluster.
+    """The plan for a number of images on a cluster.
 
-    A pool never reserves every CPU: one actor a CPU would leave none for a task, of Ray's own or of another job, which
-    then waits for ever. So all actors together leave one CPU free on paper; on the cores they share all of them.
+    A pool never reserves every CPU: that would leave none for a task of Ray or of another job, which would then wait
+    forever. So all actors together leave one CPU unreserved, while the operating system still lets them use all cores.
     """
     cpus = max(1, int(resources.get("CPU", 1)))
     workers = config.workers or max(1, int(resources.get("GPU", 1)) if config.gpu else cpus)
@@ -145,79 +145,75 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> P
 
 
 def needs_ray(images: pa.Table, config: ScoringConfig) -> bool:
-    """Whether a cluster is asked for, or there is one, or the images are too many to be scored sooner without."""
-    is_asked_for = config.address or config.workers or config.gpu or os.environ.get("RAY_ADDRESS")
-    is_much = images.num_rows > FEW_IMAGES or (pc.sum(images["bytes"]).as_py() or 0) > FEW_BYTES
-    return bool(is_asked_for or is_much or ray.is_initialized())
+    """Whether a cluster is requested or running, or the images are so many that starting one saves time."""
+    is_requested = config.address or config.workers or config.gpu or os.environ.get("RAY_ADDRESS")
+    is_large = images.num_rows > FEW_IMAGES or (pc.sum(images["bytes"]).as_py() or 0) > FEW_BYTES
+    return bool(is_requested or is_large or ray.is_initialized())
 
 
 def scoring_session(images: pa.Table, config: ScoringConfig) -> AbstractContextManager[None]:
-    """What score_rows() needs around it: a Ray session, or nothing for a few images on this machine alone."""
+    """The context that score_rows() runs in: a Ray session, or nothing for a few images on this machine."""
     return ray_session(config) if needs_ray(images, config) else nullcontext()
 
 
-def _score_here(
-    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...]
-) -> Iterator[pa.Table]:
-    """As an actor scores, in this process; equal to the last bit."""
-    say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    score = _scoring(scorer, run, config.batch or CPU_BATCH, config.precision, others)
-    for start in range(0, images.num_rows, BLOCK_IMAGES):
-        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), scorer.model.spec, fileio.image_reader()):
-            with one_thread():
-                rows = score(decoded)
-            yield rows
-
-
 def score_rows(
-    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, others: tuple[str, ...] = ()
+    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, extra_heads: tuple[str, ...] = ()
 ) -> Generator[pa.Table]:
-    """Score images in their order, in a scoring_session().
+    """Score images in their order, in a scoring_session(); on Ray, the driver keeps no copy of the listing.
 
-    The result depends on the images and the model alone: not on workers, batch or the order in which they finish.
+    The result depends on the images and the model alone: not on workers, batch or the order in which actors finish.
 
     Args:
         images: LISTING_SCHEMA and group.
-        others: heads beside the model's own, each a column more.
+        extra_heads: heads beside the model's own, each an additional column.
 
-    Yields:
-        MEASURED_SCHEMA tables, and the columns of `others`; together one row an image.
+    Returns:
+        a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
     """
-    others = (*others, LATENT_NORM)
-    if not needs_ray(images, config):
-        yield from _score_here(images, scorer, config, run, others)
-        return
-    how = plan(images.num_rows, config, ray.cluster_resources())
-    require_resources(config.workers or how.actors, gpu=config.gpu)
-    say(f"plan: {how}", quiet=config.quiet)
-    dataset = dataset_of(images, how.block_images)
-    del images
-    read = fileio.image_reader()
-    scorer_actor: Any = TileScorer if config.gpu else ImageScorer
-    place: Any = GPU_DEVICE if config.gpu else read
-    if config.gpu:
-        decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
-        dataset = dataset.map_batches(decode, batch_size=None, batch_format="pyarrow")
-    yield from tables_of(
-        dataset.map_batches(
-            scorer_actor,
-            fn_constructor_args=(ray.put(scorer), run, how.batch, config.precision, others, place),
-            compute=ActorPoolStrategy(size=how.actors),
-            num_cpus=how.cpus,
-            num_gpus=how.gpus,
-            batch_size=how.batch if config.gpu else None,  # Ray takes no None with GPUs
-            batch_format="pyarrow",
-        ),
-        stage="score",
-        quiet=config.quiet,
+    heads = (*extra_heads, LATENT_NORM)
+    if needs_ray(images, config):
+        work = plan(images.num_rows, config, ray.cluster_resources())
+        require_resources(config.workers or work.actors, gpu=config.gpu)
+        say(f"plan: {work}", quiet=config.quiet)
+        settings = ScoringSettings(run, work.batch, config.precision, heads, GPU_DEVICE if work.gpus else "cpu")
+        scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
+        return tables_of(scored, stage="score", quiet=config.quiet)
+    say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
+    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads)
+    return _score_in_process(images, scorer, settings)
+
+
+def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSettings) -> Generator[pa.Table]:
+    """What an actor does, in this process; equal to the last bit."""
+    rows_of = settings.row_function(scorer)
+    for start in range(0, images.num_rows, BLOCK_IMAGES):
+        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), scorer.model.spec, fileio.image_reader()):
+            with one_thread():
+                rows = rows_of(decoded)
+            yield rows
+
+
+def _score_on_ray(images: Dataset, scorer: Scorer, settings: ScoringSettings, work: Plan) -> Dataset:
+    """The stages of scoring, not yet run: one stage of CPU actors, or CPU tasks that feed GPU actors."""
+    reference, read = ray.put(scorer), fileio.image_reader()
+    pool = {"compute": ActorPoolStrategy(size=work.actors), "num_cpus": work.cpus, "num_gpus": work.gpus}
+    if not work.gpus:
+        arguments = (reference, settings, read)
+        return images.map_batches(
+            ImageScorer, fn_constructor_args=arguments, batch_size=None, batch_format="pyarrow", **pool
+        )
+    decode = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
+    decoded = images.map_batches(decode, batch_size=None, batch_format="pyarrow")
+    return decoded.map_batches(  # with GPUs, Ray accepts no batch_size=None
+        TileScorer, fn_constructor_args=(reference, settings), batch_size=work.batch, batch_format="pyarrow", **pool
     )
 
 
-def score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: tuple[str, ...] = ()) -> pa.Table:
-    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each of the other heads."""
+def score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, extra_heads: tuple[str, ...] = ()) -> pa.Table:
+    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each extra head."""
     parts = []
     with scoring_session(images, config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
-        for rows in score_rows(images, scorer, config, new_run(), others):
+        for rows in score_rows(images, scorer, config, new_run(), extra_heads):
             parts.append(rows)
             bar.update(rows.num_rows)
     scored = pa.concat_tables(parts)
@@ -226,10 +222,10 @@ def score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, others: t
 
 
 def require_scored(scored: pa.Table) -> None:
-    """Raise ManifestError where an image has gone or changed: figures on the rest would mean something else."""
+    """Raise ManifestError where an image is missing or has changed: figures on the rest would mean something else."""
     failed = scored.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
     if failed:
         raise ManifestError(
             f"{len(failed)} of {scored.num_rows} images cannot be scored, the first {failed[0]['image']}: "
-            f"{failed[0]['error']}. Bring them back, or partition again."
+            f"{failed[0]['error']}. Restore them, or partition again."
         )

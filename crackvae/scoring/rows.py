@@ -12,7 +12,11 @@ from crackvae.storage import tables
 
 
 def score_decoded(
-    decoded: pa.Table, scorer: Scorer, run: str, score: Callable[[np.ndarray], np.ndarray], others: tuple[str, ...] = ()
+    decoded: pa.Table,
+    scorer: Scorer,
+    run: str,
+    score: Callable[[np.ndarray], np.ndarray],
+    extra_heads: tuple[str, ...] = (),
 ) -> pa.Table:
     """Score the tiles of all images together; the score of an image is that of its worst tile.
 
@@ -20,25 +24,22 @@ def score_decoded(
 
     Args:
         decoded: DECODED_SCHEMA.
-        score: uint8 (T, P, P) -> float32 (T, 1 + number of others); the network, or a fake one in tests.
-        others: as for score_tiles(): each but LATENT_NORM becomes a column `score_HEAD`.
+        score: uint8 (T, P, P) -> float32 (T, 1 + number of extra heads); the network, or a fake one in tests.
+        extra_heads: as for score_tiles(): each but LATENT_NORM becomes a column `score_HEAD`.
 
     Returns:
-        MEASURED_SCHEMA and the columns of `others`, one row an image, in the same order.
+        MEASURED_SCHEMA and the columns of `extra_heads`, one row per image, in the same order.
     """
     scores_TS = score(tiles_of(decoded, scorer.model.spec.input_px))
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
     per_image = np.split(scores_TS, np.cumsum(tiles_N)[:-1])
-    worst_N = np.array([int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image])
-    nothing_S = np.full(1 + len(others), np.nan, np.float32)
+    nothing_S = np.full(1 + len(extra_heads), np.nan, np.float32)
     scores_NS = np.array([scores.max(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
     means_NS = np.array([scores.mean(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
-    scores_N = scores_NS[:, 0]
-    norms_N = means_NS[:, 1 + others.index(LATENT_NORM)] if LATENT_NORM in others else np.full_like(scores_N, np.nan)
-    xs_N, ys_N = decoded["xs"].to_pylist(), decoded["ys"].to_pylist()
-    corners = [_corner(xs, ys, worst) for xs, ys, worst in zip(xs_N, ys_N, worst_N, strict=True)]
+    scores_N, corners = scores_NS[:, 0], _worst_corners(decoded, per_image)
     threshold = np.float32(scorer.calibration.threshold)
     n = decoded.num_rows
+    latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
     columns = {name: decoded[name] for name in decoded.column_names if name not in ("xs", "ys", "tiles")} | {
         "score": pa.array(scores_N),
         "p_value": pa.array(scorer.calibration.p_values(scores_N, tiles_N)),
@@ -49,13 +50,20 @@ def score_decoded(
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
-        "latent_norm": pa.array(norms_N),
+        "latent_norm": pa.array(np.full(n, np.nan, np.float32) if latent_norm is None else means_NS[:, latent_norm]),
     }
     rows = pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
-    for number, name in enumerate(others, start=1):
+    for number, name in enumerate(extra_heads, start=1):
         if name != LATENT_NORM:
             rows = rows.append_column(f"score_{name}", pa.array(scores_NS[:, number]))
     return rows
+
+
+def _worst_corners(decoded: pa.Table, per_image: list[np.ndarray]) -> list[tuple[int, int]]:
+    """Left and top edge [px] of the worst tile of each image; 0, 0 where an image has none."""
+    worst_N = [int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image]
+    edges_N = zip(decoded["xs"].to_pylist(), decoded["ys"].to_pylist(), worst_N, strict=True)
+    return [_corner(xs, ys, worst) for xs, ys, worst in edges_N]
 
 
 def _corner(xs: list[int], ys: list[int], tile: int) -> tuple[int, int]:

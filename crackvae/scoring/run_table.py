@@ -9,11 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.model.inference import Scorer
 from crackvae.storage import fileio, tables, uris
 
-# A part is written when it has this many rows, this many bytes (those of photographs are many: a score a tile), or is
-# this old [s]: a killed run loses a minute of work at most.
+# A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
+# old [s]: a killed run loses at most a minute of work.
 PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 
 
@@ -21,24 +20,8 @@ PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 N_WORST = 10
 
 
-class CountedThresholds:
-    """Reads what is finished part by part, and counts rows of this model with another threshold than it has now."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.older = 0
-        self._model, self._threshold = scorer.model.digest, np.float32(scorer.calibration.threshold)
-
-    def finished(self, out: str) -> Iterator[pa.Table]:
-        """What the table holds of this model, as still_to_score() takes it."""
-        places = [place for parts in tables.list_parts(out).values() for place in parts]
-        for rows in tables.each_part(places, FINISHED_COLUMNS):
-            rows = rows.filter(pc.field("model") == self._model)
-            self.older += pc.sum(pc.not_equal(rows["threshold"], self._threshold)).as_py() or 0
-            yield rows
-
-
 class RunTable:
-    """Rows of one run on their way into parts. Leaving the block writes what is there, after an error too."""
+    """Collects the rows of one run and writes them as parts. Leaving the block writes the rest, after an error too."""
 
     def __init__(self, out: str, run: str) -> None:
         self.out, self.run = out, run
@@ -90,7 +73,7 @@ class RunTable:
 
 
 def write_missing_csvs(out: str) -> list[str]:
-    """A CSV of every run whose parts have none yet: also of a run that was killed before it could write its own."""
+    """Write a CSV for every run that has parts but no CSV yet, such as one that was killed; returns their paths."""
     have = set(fileio.list_files(out))
     written = []
     for run, places in tables.list_parts(out).items():
@@ -100,31 +83,41 @@ def write_missing_csvs(out: str) -> list[str]:
     return written
 
 
-# Columns of SCORES_SCHEMA that say what is finished.
+# Columns of SCORES_SCHEMA that decide what is finished.
 FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold")
 
 
-# Names that are Python objects at any time.
+# Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000
 
 
-def still_to_score(images: pa.Table, done: Iterable[pa.Table], model: str) -> pa.Table:
-    """Images that this model has not finished, in their order.
+def finished_rows(out: str) -> Iterator[pa.Table]:
+    """What a scores table holds, part by part, as still_to_score() takes it."""
+    places = [place for parts in tables.list_parts(out).values() for place in parts]
+    return tables.each_part(places, FINISHED_COLUMNS)
 
-    Finished is an image whose latest row is scored or unreadable. An unreachable image comes again, and so does one of
-    another size or time. Two names with the same 64-bit hash would only mean that one of them is scored again.
+
+def still_to_score(
+    images: pa.Table, finished: Iterable[pa.Table], model: str, threshold: float
+) -> tuple[pa.Table, int]:
+    """Images that this model has not finished, in their order; and how many of its rows have another threshold.
+
+    An image is finished if its latest row is scored or unreadable. An unreachable image is scored again, and so is one
+    whose size or time has changed. Two names with the same 64-bit hash only mean that one of them is scored again.
 
     Args:
         images: LISTING_SCHEMA, each name once.
-        done: rows of SCORES_SCHEMA with at least FINISHED_COLUMNS less the threshold, earlier runs first.
+        finished: rows with FINISHED_COLUMNS, earlier runs first; read once.
         model: digest.
+        threshold: that the model has now.
     """
     hash_N = _hashes(images["image"])
     order_N = np.argsort(hash_N)
     hash_N = hash_N[order_N]
-    finished_N = np.zeros(images.num_rows, bool)
-    for rows in done:
+    finished_N, older = np.zeros(images.num_rows, bool), 0
+    for rows in finished:
         rows = rows.filter(pc.field("model") == model)
+        older += pc.sum(pc.not_equal(rows["threshold"], np.float32(threshold))).as_py() or 0
         if not rows.num_rows or not images.num_rows:
             continue
         hash_R = _hashes(rows["image"])
@@ -132,12 +125,11 @@ def still_to_score(images: pa.Table, done: Iterable[pa.Table], model: str) -> pa
         listed_R = hash_N[at_R] == hash_R
         rows, row_N = rows.filter(pa.array(listed_R)), order_N[at_R[listed_R]]
         found = images.select(["image", "bytes", "modified"]).take(pa.array(row_N))
-        is_it = pc.equal(found["image"], rows["image"])
+        is_it_R = pc.equal(found["image"], rows["image"]).to_numpy()
         is_same = pc.and_(pc.equal(found["bytes"], rows["bytes"]), pc.equal(found["modified"], rows["modified"]))
         is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
-        is_it_R = is_it.to_numpy()
         finished_N[row_N[is_it_R]] = is_finished.to_numpy()[is_it_R]
-    return images.filter(pa.array(~finished_N))
+    return images.filter(pa.array(~finished_N)), older
 
 
 def _hashes(names: pa.ChunkedArray) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""[Ray Data] list -> subtract -> read -> decode -> score -> write: all that Ray knows about scoring."""
+"""[Ray Data] The verb `score`: list, subtract what is finished, score, write rows, sum up; then write the page."""
 
-import json
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,18 +19,21 @@ from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
+from crackvae.reports import nights
+from crackvae.reports import verb as reports
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
-from crackvae.scoring.run_table import CountedThresholds, RunTable, still_to_score, write_missing_csvs
+from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
+from crackvae.scoring.summaries import ScoreSummary, write_summary
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.listing import list_images
-from crackvae.storage.lock import locked
+from crackvae.storage.lock import Lock, locked
 from crackvae.storage.tables import new_run
 
 
 @uris.with_s3_endpoint
 def score(config: ScoreConfig) -> Outcome:
-    """Score every image below a place that this model has not finished, and add the rows to the table in `out`.
+    """Score every image at a path or URI that this model has not finished; add the rows to the table in `out`.
 
     Returns:
         Outcome with the table `most suspicious` of this run.
@@ -36,11 +41,112 @@ def score(config: ScoreConfig) -> Outcome:
     Raises:
         LimitBroken: too many images were unreadable or unreachable; the table is complete all the same.
         FolderInUse: another run writes into `out`.
-        StorageError, ArchiveError, ModelError, ManifestError, ClusterError: with the mend.
+        StorageError, ArchiveError, ModelError, ManifestError, ClusterError: the message says how to fix it.
     """
+    run = score_images(config)
+    if run.summary.report:
+        release_memory()  # the page of a million images needs as much memory as scoring them did
+        write_page(run.summary, model=config.model, quiet=config.quiet)
+    if run.broken_limit:
+        raise LimitBroken(run.broken_limit, run.outcome())
+    return run.outcome()
+
+
+def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> None:
+    """Write the page that a summary names."""
+    with progress("report", 1, "page", quiet=quiet) as bar:
+        reports.report(
+            ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet)
+        )
+        bar.update(1)
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """What one run of score has done; its rows and its summary are written.
+
+    Attributes:
+        summary: also in `_summary-<run>.json`.
+        worst: the most suspicious images of this run.
+        broken_limit: the message of a broken limit, or "".
+    """
+
+    summary: ScoreSummary
+    worst: pd.DataFrame
+    broken_limit: str
+
+    def outcome(self) -> Outcome:
+        """The summary and the table to print."""
+        title = f"most suspicious{' (leaky model)' if self.summary.leaky else ''}"
+        return Outcome(self.summary.as_json(), {title: self.worst})
+
+
+def score_images(config: ScoreConfig) -> ScoredRun:
+    """score() without the page, and without raising for a broken limit."""
     started = time.perf_counter()
     out = uris.absolute(config.out)
     scorer = load_scorer(config.model)
+    with ExitStack() as stack:
+        work = _start(config, out, scorer, stack)
+        table = RunTable(out, work.run)
+        if work.to_score:
+            _write_rows(work, table, uris.absolute(config.model), scorer, quiet=config.quiet)
+        assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
+        csv = write_missing_csvs(out) if "csv" in config.format else []
+        discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
+        seconds = time.perf_counter() - started
+        summary = ScoreSummary(
+            run=work.run,
+            out=out,
+            listed=work.listed,
+            finished_before=work.listed - work.to_score,
+            **table.counts(),
+            **work.notes,
+            **discoveries,
+            model=scorer.model.digest,
+            leaky=scorer.model.spec.leaky,
+            threshold=scorer.calibration.threshold,
+            level=scorer.calibration.level,
+            promised_false_alarm_rate=scorer.calibration.promise(max(1, table.statuses["scored"])),
+            model_dir=uris.absolute(config.model),
+            csv=csv,
+            report="" if config.no_report or not nights.has_rows(out, work.run) else _page_path(out, work.run),
+            seconds=round(seconds, 1),
+            images_per_s=round(table.n / seconds, 1),
+        )
+        write_summary(summary)
+    if not work.to_score:
+        say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
+    limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
+    return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
+
+
+def _page_path(out: str, run: str) -> str:
+    return uris.join(out, reports.page_name(run))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run that has started: it holds the lock of its folder, and its rows come when they are asked for.
+
+    Attributes:
+        listed, to_score: numbers of images.
+        rows: MEASURED_SCHEMA tables, together `to_score` rows.
+        names: of all listed images, where false discoveries are to be controlled.
+        notes: of the listing, for the summary.
+    """
+
+    run: str
+    lock: Lock
+    listed: int
+    to_score: int
+    rows: Iterator[pa.Table]
+    names: pa.ChunkedArray | None
+    notes: dict[str, Any]
+
+
+def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
+    """List, lock, subtract and connect. The listing ends with this function: a million rows need not stay in memory."""
     found = list_images(config.images, time_of(config.since), config.prefix)
     listed = found.images.num_rows
     if not listed and not found.passed_over:
@@ -49,121 +155,62 @@ def score(config: ScoreConfig) -> Outcome:
         )
     fileio.require_writable(out)
     run = new_run(tables.list_parts(out))
-    with locked(out, run, quiet=config.quiet) as lock:
-        finish_compaction(out)
-        counted = CountedThresholds(scorer)
-        todo = with_groups(found, config.group_by)
-        notes = {"images": found.place or found.root, "skipped_files": found.skipped, "passed_over": found.passed_over}
-        names = found.images["image"] if config.max_false_discovery else None
-        del found  # a million rows of it
-        todo = still_to_score(todo, counted.finished(out), scorer.model.digest)
-        n_todo = todo.num_rows
-        say(f"{listed} images listed, {n_todo} to score", quiet=config.quiet)
-        table = RunTable(out, run)
-        if n_todo:
-            histograms = RunHistograms(out, run, load_reference(uris.absolute(config.model), scorer.model.digest))
-            with (
-                scoring_session(todo, config),
-                progress("score", n_todo, "images", quiet=config.quiet) as bar,
-                histograms,
-                table,
-            ):
-                metrics = RunMetrics(n_todo)
-                scored = score_rows(todo, scorer, config, run)
-                del todo
-                with closing(scored):  # when interrupted too, while there is a Ray to tell
-                    for rows in scored:
-                        lock.check()
-                        histograms.add(rows)
-                        metrics.add(rows)
-                        table.add(rows.select(tables.SCORES_SCHEMA.names))
-                        bar.update(rows.num_rows)
-        assert table.n == n_todo, f"{n_todo} images went in, {table.n} rows came out"
-        csv = write_missing_csvs(out) if "csv" in config.format else []
-        if names is not None:
-            notes |= _write_discoveries(out, run, names, scorer, config.max_false_discovery or 0)
-        summary = {
-            "verb": "score",
-            "run": run,
-            "out": out,
-            "listed": listed,
-            "finished_before": listed - n_todo,
-            **table.counts(),
-            **notes,
-            "rows_with_an_older_threshold": counted.older,
-            **_model_notes(scorer),
-            "promised_false_alarm_rate": scorer.calibration.promise(max(1, table.statuses["scored"])),
-            "model_dir": uris.absolute(config.model),
-            "csv": csv,
-            "report": _page_place(out, run, config),
-            **_rate(table.n, started),
-        }
-        fileio.write_bytes(uris.join(out, f"_summary-{run}.json"), json.dumps(summary, indent=1).encode())
-    if not n_todo:
-        say(f"nothing to score: this model has finished all {listed} images", quiet=config.quiet)
-    if summary["report"]:
-        release_memory()  # what scoring a million images held, before their page needs as much
-        _write_page(summary["report"], out, run, config)
-    outcome = Outcome(summary, {f"most suspicious{' (leaky model)' if scorer.model.spec.leaky else ''}": table.worst})
-    _check_limits(config, table, listed, outcome)
-    return outcome
+    lock = stack.enter_context(locked(out, run, quiet=config.quiet))
+    finish_compaction(out)
+    model, threshold = scorer.model.digest, scorer.calibration.threshold
+    todo, older = still_to_score(with_groups(found, config.group_by), finished_rows(out), model, threshold)
+    say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
+    rows: Iterator[pa.Table] = iter(())
+    if todo.num_rows:
+        stack.enter_context(scoring_session(todo, config))
+        rows = stack.enter_context(closing(score_rows(todo, scorer, config, run)))
+    names = found.images["image"] if config.max_false_discovery else None
+    notes = {"images": found.place or found.root, "skipped_files": found.skipped, "passed_over": found.passed_over}
+    return _Work(run, lock, listed, todo.num_rows, rows, names, notes | {"rows_with_an_older_threshold": older})
 
 
-def _check_limits(config: ScoreConfig, table: "RunTable", listed: int, outcome: Outcome) -> None:
-    for status, limit in (("unreadable", config.max_unreadable), ("unreachable", config.max_unreachable)):
-        if table.statuses[status] > limit_of(limit, listed):
-            raise LimitBroken(
-                f"{table.statuses[status]} of {listed} images are {status}, more than --max-{status} {limit}: "
-                f"see the column error of {table.out}. All rows are written.",
-                outcome,
+def _write_rows(work: _Work, table: RunTable, model_dir: str, scorer: Scorer, *, quiet: bool) -> None:
+    """Write, count and report every row as it comes; what has come is written after an error too."""
+    histograms = RunHistograms(table.out, work.run, load_reference(model_dir, scorer.model.digest))
+    metrics = RunMetrics(work.to_score)
+    with progress("score", work.to_score, "images", quiet=quiet) as bar, histograms, table:
+        for rows in work.rows:
+            work.lock.check()
+            histograms.add(rows)
+            metrics.add(rows)
+            table.add(rows.select(tables.SCORES_SCHEMA.names))
+            bar.update(rows.num_rows)
+
+
+def _broken_limit(summary: ScoreSummary, limits: dict[str, str]) -> str:
+    """What to say of the first limit on images without a score that is broken; "" where none is."""
+    for status, limit in limits.items():
+        n: int = getattr(summary, status)
+        if n > limit_of(limit, summary.listed):
+            return (
+                f"{n} of {summary.listed} images are {status}, more than --max-{status} {limit}: "
+                f"see the column error of {summary.out}. All rows are written."
             )
+    return ""
 
 
-def _write_discoveries(out: str, run: str, names: pa.ChunkedArray, scorer: Scorer, level: float) -> dict[str, Any]:
+def _write_discoveries(out: str, work: _Work, scorer: Scorer, level: float | None) -> dict[str, Any]:
     """Control the false discoveries of this night: all images listed now, in whatever run they were scored.
 
     Writes `_discoveries-<run>.csv`, most suspicious first. It is a last step over the finished table and changes
-    none of its rows: what is flagged there goes by the threshold, one image at a time.
+    none of its rows: what is flagged there is decided by the threshold, one image at a time.
     """
+    if work.names is None or level is None:
+        return {}
     columns = ["image", "group", "score", "p_value", "worst_x", "worst_y", "status", "model"]
     rows = tables.read_scores(out, columns)
-    is_tonight = pc.is_in(rows["image"], value_set=names.combine_chunks())
+    is_tonight = pc.is_in(rows["image"], value_set=work.names.combine_chunks())
     ours = pc.and_(pc.equal(rows["model"], scorer.model.digest), pc.equal(rows["status"], "scored"))
     rows = rows.filter(pc.and_(is_tonight, ours))
     rates_N = false_discovery_rates(rows["p_value"].to_numpy())
     rows = rows.append_column("false_discovery_rate", pa.array(rates_N)).drop_columns(["status", "model"])
     found = rows.filter(pa.array(rates_N <= level)).sort_by([("p_value", "ascending"), ("score", "descending")])
-    place = uris.join(out, f"_discoveries-{run}.csv")
-    fileio.write_bytes(place, tables.csv_bytes(found))
+    file = uris.join(out, f"_discoveries-{work.run}.csv")
+    fileio.write_bytes(file, tables.csv_bytes(found))
     fewest = fewest_discoveries(rows.num_rows, len(scorer.calibration.scores_N), level)
-    return {"discoveries": found.num_rows, "discoveries_file": place, "fewest_discoveries_possible": fewest}
-
-
-def _page_place(out: str, run: str, config: ScoreConfig) -> str:
-    """Where the page of this run belongs; "" where none is wanted or there is nothing to show."""
-    from crackvae.reports import nights, verb
-
-    is_wanted = not config.no_report and nights.has_rows(out, run)
-    return uris.join(out, verb.page_name(run)) if is_wanted else ""
-
-
-def _write_page(page: str, out: str, run: str, config: ScoreConfig) -> None:
-    from crackvae.reports import verb
-
-    with progress("report", 1, "page", quiet=config.quiet) as bar:
-        verb.report(ReportConfig(scores=out, run=run, out=page, model=config.model, quiet=config.quiet))
-        bar.update(1)
-
-
-def _model_notes(scorer: Scorer) -> dict[str, Any]:
-    return {
-        "model": scorer.model.digest,
-        "leaky": scorer.model.spec.leaky,
-        "threshold": scorer.calibration.threshold,
-        "level": scorer.calibration.level,
-    }
-
-
-def _rate(n: int, started: float) -> dict[str, float]:
-    seconds = time.perf_counter() - started
-    return {"seconds": round(seconds, 1), "images_per_s": round(n / seconds, 1)}
+    return {"discoveries": found.num_rows, "discoveries_file": file, "fewest_discoveries_possible": fewest}

@@ -24,9 +24,10 @@ BIN = Path(sys.executable).parent
 # Small blocks and parts, so that a death meets a run with some parts written and some rows on their way.
 RUN = """
 import sys
-from crackvae import pipeline, session
+from crackvae import session
 from crackvae.cli import main
-pipeline.BLOCK_IMAGES, pipeline.PART_ROWS, session.SILENCE_S, session.DISCONNECT_S = 8, 24, 4.0, 10.0
+from crackvae.scoring import actors, run_table
+actors.BLOCK_IMAGES, run_table.PART_ROWS, session.SILENCE_S, session.DISCONNECT_S = 8, 24, 4.0, 10.0
 sys.exit(main(sys.argv[1:]))
 """
 # A run that neither ends nor fails within this many seconds is stuck; within these a head has started.

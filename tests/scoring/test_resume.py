@@ -15,11 +15,16 @@ def listing(**columns) -> pa.Table:
 
 
 def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
-    """Image, bytes, modified, model and status of images in a scores table."""
+    """Image, bytes, modified, model and status of images in a scores table, all with the threshold 0.5."""
     names = ("image", "bytes", "modified", "model", "status")
     types = [*LISTING_SCHEMA.types[:3], pa.string(), pa.string()]
     columns = [[row[number] for row in rows] for number in range(5)]
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
+    table = pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
+    return table.append_column("threshold", pa.array([0.5] * len(rows), pa.float32()))
+
+
+def left_of(images: pa.Table, done: list[pa.Table], model: str) -> pa.Table:
+    return still_to_score(images, done, model, 0.5)[0]
 
 
 def test_a_rerun_takes_what_this_model_has_not_finished():
@@ -36,7 +41,7 @@ def test_a_rerun_takes_what_this_model_has_not_finished():
             ("deleted since", 1, 1, "new", "scored"),
         ]
     )
-    todo = still_to_score(images, [done], "new")
+    todo = left_of(images, [done], "new")
     assert todo["image"].to_pylist() == ["changed", "grown", "new", "other model", "unreachable"]
     assert todo.schema.names == LISTING_SCHEMA.names
 
@@ -44,7 +49,7 @@ def test_a_rerun_takes_what_this_model_has_not_finished():
 def test_the_latest_row_of_an_image_counts():
     lost = finished([("a", 1, 1, "m", "unreachable"), ("b", 1, 1, "m", "scored"), ("c", 1, 1, "m", "scored")])
     found = finished([("a", 1, 1, "m", "scored"), ("b", 2, 2, "m", "scored"), ("c", 1, 1, "m", "unreadable")])
-    todo = still_to_score(listing(image=["a", "b", "c"]), [lost, found], "m")
+    todo = left_of(listing(image=["a", "b", "c"]), [lost, found], "m")
     assert todo["image"].to_pylist() == ["b"]  # changed and changed back: its row is that of the other picture
 
 
@@ -65,16 +70,23 @@ def test_what_is_left_is_what_a_dictionary_of_latest_rows_says(listed, parts):
     latest = {row[0]: row for part in parts for row in part if row[2] == "m"}
     left = [str(image) for image, modified in listed if latest.get(image, ())[1:] != (modified, "m", "scored")]
     done = [finished([(str(row[0]), 1, *row[1:]) for row in part]) for part in parts]
-    assert still_to_score(images, done, "m")["image"].to_pylist() == left
+    assert left_of(images, done, "m")["image"].to_pylist() == left
 
 
 def test_everything_is_to_do_in_its_order_where_nothing_is_done():
-    todo = still_to_score(listing(image=["b", "c", "a"]), [], "m")
+    todo = left_of(listing(image=["b", "c", "a"]), [], "m")
     assert todo["image"].to_pylist() == ["b", "c", "a"]
 
 
 def test_a_listed_folder_with_groups_keeps_its_groups(drawn):
     images = list_images(str(drawn)).images
     with_group = images.append_column("group", pa.array(["bridge"] * images.num_rows))
-    todo = still_to_score(with_group, [], "m")
+    todo = left_of(with_group, [], "m")
     assert todo["image"].to_pylist() == images["image"].to_pylist() and set(todo["group"].to_pylist()) == {"bridge"}
+
+
+def test_rows_of_this_model_with_another_threshold_are_counted():
+    done = finished([("a", 1, 1, "m", "scored"), ("b", 1, 1, "m", "scored"), ("c", 1, 1, "other", "scored")])
+    todo, older = still_to_score(listing(image=["a", "d"]), [done, done.slice(0, 1)], "m", 0.25)
+    assert todo["image"].to_pylist() == ["d"] and older == 3
+    assert still_to_score(listing(image=["a"]), [done], "m", 0.5)[1] == 0

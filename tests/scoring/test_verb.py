@@ -22,7 +22,7 @@ from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, 
 from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
-from crackvae.scoring import actors, run_table, verb
+from crackvae.scoring import actors, compaction, run_table, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
@@ -376,7 +376,7 @@ def test_a_run_finishes_the_compaction_that_a_death_left_half_done(
     score(config(night, model_dir, tmp_path / "out"))
     assert pq.read_table(tmp_path / "out").num_rows == 37
     with monkeypatch.context() as patch:
-        patch.setattr(verb, "finish_compaction", lambda folder: None)
+        patch.setattr(compaction, "finish_compaction", lambda folder: None)
         compact(CompactConfig(scores=str(tmp_path / "out"), quiet=True))
     assert pq.read_table(tmp_path / "out").num_rows == 37
     assert tables.read_scores(str(tmp_path / "out"), ["image"]).num_rows == 36

@@ -1,0 +1,101 @@
+"""Summaries of runs and nights: what is written as JSON, and what is accepted when it is read again."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crackvae.errors import StorageError
+from crackvae.storage import fileio, uris
+
+
+class ScoreSummary(BaseModel):
+    """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    verb: str = "score"
+    run: str
+    out: str
+    listed: int
+    finished_before: int
+    scored: int
+    unreadable: int
+    unreachable: int
+    flagged: int
+    images: str
+    skipped_files: int
+    passed_over: int
+    discoveries: int | None = None
+    discoveries_file: str | None = None
+    fewest_discoveries_possible: int | None = None
+    rows_with_an_older_threshold: int
+    model: str
+    leaky: bool
+    threshold: float
+    level: str
+    promised_false_alarm_rate: dict[str, float]
+    model_dir: str
+    csv: list[str]
+    report: str
+    seconds: float
+    images_per_s: float
+    drift: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, in the order of the fields, without those that are None."""
+        return self.model_dump(exclude_none=True)
+
+
+def summary_path(out: str, run: str) -> str:
+    """Path of the summary of a run, beside its table."""
+    return uris.join(out, f"_summary-{run}.json")
+
+
+def write_summary(summary: ScoreSummary) -> None:
+    """Write the summary of a run; that it exists means that the run has ended."""
+    content = json.dumps(summary.as_json(), indent=1)
+    fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
+
+
+class GroupVerdict(BaseModel):
+    """The verdict on one group of a night that a later night reads."""
+
+    model_config = ConfigDict(frozen=True)
+
+    level: str
+    causes: list[str]
+
+
+class NightDrift(BaseModel):
+    """The verdicts on a night; the first is that on all images."""
+
+    model_config = ConfigDict(frozen=True)
+
+    groups: list[GroupVerdict]
+
+
+class NightSummary(BaseModel):
+    """What a later night reads of `_nightly-<night>.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runs: list[str]
+    runs_of_another_calibration: list[str]
+    drift: NightDrift
+
+
+def read_night_summary(path: str) -> NightSummary:
+    """Read the summary of a night.
+
+    Raises:
+        StorageError: damaged.
+    """
+    try:
+        return NightSummary.model_validate_json(fileio.read_bytes(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StorageError(
+            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}): move it away and run again."
+        ) from error
