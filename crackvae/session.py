@@ -9,7 +9,7 @@ import socket
 import subprocess  # nosec B404
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -262,7 +262,7 @@ def dataset_of(images: pa.Table, per_block: int) -> Dataset:
     return ray.data.from_arrow([images.slice(start, per_block) for start in range(0, images.num_rows, per_block)])
 
 
-def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False) -> Iterator[pa.Table]:
+def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False) -> Generator[pa.Table]:
     """Run a dataset and hand out its blocks as they come; says so where none comes for SILENCE_S."""
     heard, ended = threading.Event(), threading.Event()
 

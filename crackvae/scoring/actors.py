@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -196,16 +197,20 @@ def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSetting
 def _score_on_ray(images: Dataset, scorer: Scorer, settings: ScoringSettings, work: Plan) -> Dataset:
     """The stages of scoring, not yet run: one stage of CPU actors, or CPU tasks that feed GPU actors."""
     reference, read = ray.put(scorer), fileio.image_reader()
-    pool = {"compute": ActorPoolStrategy(size=work.actors), "num_cpus": work.cpus, "num_gpus": work.gpus}
-    if not work.gpus:
-        arguments = (reference, settings, read)
-        return images.map_batches(
-            ImageScorer, fn_constructor_args=arguments, batch_size=None, batch_format="pyarrow", **pool
-        )
-    decode = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
-    decoded = images.map_batches(decode, batch_size=None, batch_format="pyarrow")
-    return decoded.map_batches(  # with GPUs, Ray accepts no batch_size=None
-        TileScorer, fn_constructor_args=(reference, settings), batch_size=work.batch, batch_format="pyarrow", **pool
+    scorer_class: Any = ImageScorer
+    arguments: tuple[Any, ...] = (reference, settings, read)
+    if work.gpus:
+        decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
+        images = images.map_batches(decode, batch_size=None, batch_format="pyarrow")
+        scorer_class, arguments = TileScorer, (reference, settings)
+    return images.map_batches(
+        scorer_class,
+        fn_constructor_args=arguments,
+        compute=ActorPoolStrategy(size=work.actors),
+        num_cpus=work.cpus,
+        num_gpus=work.gpus,
+        batch_size=work.batch if work.gpus else None,  # with GPUs, Ray accepts no None
+        batch_format="pyarrow",
     )
 
 

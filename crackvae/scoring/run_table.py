@@ -58,12 +58,6 @@ class RunTable:
         """The most suspicious images of this run."""
         return pd.DataFrame(self._worst.to_pandas())
 
-    def counts(self) -> dict[str, int]:
-        """Images of this run by status, and how many are flagged."""
-        return {name: self.statuses[name] for name in ("scored", "unreadable", "unreachable")} | {
-            "flagged": self.flagged
-        }
-
     def _write(self) -> None:
         if self._waiting:
             tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)

@@ -55,9 +55,7 @@ def score(config: ScoreConfig) -> Outcome:
 def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> None:
     """Write the page that a summary names."""
     with progress("report", 1, "page", quiet=quiet) as bar:
-        reports.report(
-            ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet)
-        )
+        reports.report(ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet))
         bar.update(1)
 
 
@@ -100,7 +98,10 @@ def score_images(config: ScoreConfig) -> ScoredRun:
             out=out,
             listed=work.listed,
             finished_before=work.listed - work.to_score,
-            **table.counts(),
+            scored=table.statuses["scored"],
+            unreadable=table.statuses["unreadable"],
+            unreachable=table.statuses["unreachable"],
+            flagged=table.flagged,
             **work.notes,
             **discoveries,
             model=scorer.model.digest,
@@ -131,6 +132,7 @@ class _Work:
 
     Attributes:
         listed, to_score: numbers of images.
+        connection: closes the Ray session, if there is one.
         rows: MEASURED_SCHEMA tables, together `to_score` rows.
         names: of all listed images, where false discoveries are to be controlled.
         notes: of the listing, for the summary.
@@ -140,13 +142,14 @@ class _Work:
     lock: Lock
     listed: int
     to_score: int
+    connection: ExitStack
     rows: Iterator[pa.Table]
     names: pa.ChunkedArray | None
     notes: dict[str, Any]
 
 
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
-    """List, lock, subtract and connect. The listing ends with this function: a million rows need not stay in memory."""
+    """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
     found = list_images(config.images, time_of(config.since), config.prefix)
     listed = found.images.num_rows
     if not listed and not found.passed_over:
@@ -161,19 +164,25 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     todo, older = still_to_score(with_groups(found, config.group_by), finished_rows(out), model, threshold)
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
+    connection = stack.enter_context(ExitStack())
     if todo.num_rows:
-        stack.enter_context(scoring_session(todo, config))
-        rows = stack.enter_context(closing(score_rows(todo, scorer, config, run)))
+        connection.enter_context(scoring_session(todo, config))
+        rows = connection.enter_context(closing(score_rows(todo, scorer, config, run)))
     names = found.images["image"] if config.max_false_discovery else None
-    notes = {"images": found.place or found.root, "skipped_files": found.skipped, "passed_over": found.passed_over}
-    return _Work(run, lock, listed, todo.num_rows, rows, names, notes | {"rows_with_an_older_threshold": older})
+    notes: dict[str, Any] = {
+        "images": found.place or found.root,
+        "skipped_files": found.skipped,
+        "passed_over": found.passed_over,
+    }
+    notes |= {"rows_with_an_older_threshold": older}
+    return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
 
 
 def _write_rows(work: _Work, table: RunTable, model_dir: str, scorer: Scorer, *, quiet: bool) -> None:
     """Write, count and report every row as it comes; what has come is written after an error too."""
     histograms = RunHistograms(table.out, work.run, load_reference(model_dir, scorer.model.digest))
     metrics = RunMetrics(work.to_score)
-    with progress("score", work.to_score, "images", quiet=quiet) as bar, histograms, table:
+    with work.connection, progress("score", work.to_score, "images", quiet=quiet) as bar, histograms, table:
         for rows in work.rows:
             work.lock.check()
             histograms.add(rows)
