@@ -21,7 +21,7 @@ from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.scoring.actors import require_scored, score_all
-from crackvae.storage import fileio, tables, uris
+from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_images
 
 # Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
@@ -35,7 +35,7 @@ MASK_LEVEL = 127
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def evaluate(config: EvaluateConfig) -> Outcome:
     """RecordedModel a model on a split of the internal set and, where the manifest has one, on the external set.
 

@@ -25,7 +25,7 @@ from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
 from crackvae.scoring import actors, nightly, verb
-from crackvae.storage import fileio, tables, uris
+from crackvae.storage import fileio, filesystems, tables
 from crackvae.training import driver, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
@@ -116,14 +116,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> pafs.FileSystem:
     """Object storage in memory; its one bucket answers to every address."""
     filesystem = pafs._MockFileSystem()
     filesystem.create_dir("bucket")
-    monkeypatch.setattr(uris, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
+    monkeypatch.setattr(filesystems, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
     return filesystem
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr(uris.time, "sleep", slept.append)
+    monkeypatch.setattr(filesystems.time, "sleep", slept.append)
     return slept
 
 

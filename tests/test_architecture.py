@@ -57,7 +57,7 @@ ONLY_IN = {  # library: the modules that may import it
     },
     "onnx": {"model.onnx", "model.runtime", "model.export"},
     "onnxruntime": {"model.onnx", "model.runtime", "model.export"},
-    "pyarrow.fs": {"storage.uris", "storage.fileio", "storage.listing"},
+    "pyarrow.fs": {"storage.uris", "storage.filesystems", "storage.fileio", "storage.walk", "storage.patterns"},
     "zipfile": {"storage.archive"},
     "pyarrow.parquet": {"storage.tables"},
     "argparse": {"cli", "cli.parser"},

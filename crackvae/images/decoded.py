@@ -11,7 +11,7 @@ import pyarrow as pa
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
-from crackvae.storage import fileio, tables, uris
+from crackvae.storage import fileio, prefetch, tables, uris
 
 # Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
 WAITING_TILES = 1024
@@ -61,7 +61,7 @@ def decode_images(
     n_tiles = n_px = 0
     listed = images.to_pylist()
     asked_for = [(image["image"], image["bytes"]) for image in listed if not image["error"]]
-    with fileio.read_ahead(asked_for, read) as next_bytes:
+    with prefetch.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
             rows.append(_blank_row(image))
             decoded = _decode_image(image, rows[-1], tiling, next_bytes)

@@ -19,7 +19,7 @@ from crackvae.console import progress, say
 from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
 from crackvae.images.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.images.groups import groups_of
-from crackvae.storage import fileio, listing, tables, uris
+from crackvae.storage import fileio, filesystems, listing, tables, uris
 
 FILE = "manifest.parquet"
 
@@ -54,7 +54,7 @@ class Manifest:
         return self.table.filter(wanted if label is None else wanted & (pc.field("label") == label))
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def partition(config: PartitionConfig) -> Outcome:
     """Read every labelled image once, split by group, look for leaks, write manifest.parquet.
 

@@ -18,7 +18,7 @@ from crackvae.images.tiles import resized
 from crackvae.model.heads import scores_of
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 
 # Tiles that the file is held against the model on, half of them cracked; drawn, so nothing has to be given.
 PARITY_TILES = 48
@@ -28,7 +28,7 @@ PARITY_TILES = 48
 BOUND = 1e-3
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def export(config: ExportConfig) -> Outcome:
     """Write a model as an ONNX file: uint8 tiles in; score, anomaly map and reconstruction out.
 

@@ -17,7 +17,7 @@ from ray.util.metrics import Counter, Gauge
 from crackvae.console import write
 from crackvae.monitoring import histograms
 from crackvae.monitoring.histograms import NightHistograms
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 
 T = TypeVar("T")
 
@@ -114,11 +114,11 @@ class StorageRetries:
 
     def __init__(self) -> None:
         self._counter = Counter("crackvae_storage_retries", "Retried calls to object storage.")
-        self._reported = uris.retries()
+        self._reported = filesystems.retries()
 
     def emit(self) -> None:
         """Add the retries since the last call."""
-        new = uris.retries() - self._reported
+        new = filesystems.retries() - self._reported
         if new:  # Ray refuses increments of 0
             self._counter.inc(new)
         self._reported += new

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -75,7 +74,7 @@ def read_night(scores: str, run: str) -> Night:
     if len(shown) > 1:
         of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
         others = rows.num_rows - total(of_model)
-        rows = _latest(rows.filter(of_model))
+        rows = tables.latest(rows.filter(of_model))
     if run == ALL_RUNS:
         return Night(ALL_RUNS, rows, [], {}, summaries, damaged, others)
     summary = next((one for one in summaries if one["run"] == chosen), {})
@@ -99,13 +98,6 @@ def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
     return bool(_runs_of_night(tables.list_parts(scores), run, _ended(scores)))
-
-
-def _latest(rows: pa.Table) -> pa.Table:
-    """The last of the rows of each image; rows come in order of time."""
-    numbered = rows.select(["image"]).append_column("position", pa.array(np.arange(rows.num_rows)))
-    last = numbered.group_by("image").aggregate([("position", "max")])["position_max"]
-    return rows.take(pa.array(np.sort(last.to_numpy())))
 
 
 def _ended(scores: str) -> list[str]:

@@ -14,7 +14,7 @@ from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import has_rows, read_night
 from crackvae.reports.page import FULL_SIZE_NAME, Rendered
-from crackvae.storage import fileio, tables, uris
+from crackvae.storage import fileio, filesystems, tables, uris
 
 __all__ = ["has_rows", "report"]
 
@@ -38,6 +38,7 @@ def page_name(run: str) -> str:
     return f"_report-{run}.html"
 
 
+@filesystems.with_s3_endpoint
 def report(config: ReportConfig) -> Outcome:
     """Write the page and, when asked for, PNGs of the shown images in full size beside it.
 
@@ -75,7 +76,7 @@ def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
         summary["sets"], summary["model"], summary["threshold"]
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{place} is damaged ({error}): run crackvae evaluate again.") from error
-    return tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_others=True), summary
+    return tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_extra=True), summary
 
 
 def _write_full_size(out: str, folder: str, rendered: Rendered) -> int:

@@ -20,13 +20,13 @@ from crackvae.model.calibration import Calibration, conformal_threshold, percent
 from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
 from crackvae.scoring.actors import require_scored, score_all
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
 
 # ------------------------------------------------------------------------------------------------- calibrate
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def calibrate(config: CalibrateConfig) -> Outcome:
     """Score sound images and set the model's threshold from them; replaces calibration.json.
 
@@ -110,7 +110,7 @@ def _sound_images(place: str) -> pa.Table:
     """Listing of a place that holds sound concrete only, grouped by folder."""
     found = list_images(place)
     if not found.images.num_rows:
-        raise StorageError(f"{found.place} holds no images ({found.skipped} other files): check --images.")
+        raise StorageError(f"{found.source} holds no images ({found.skipped} other files): check --images.")
     return with_groups(found, "parent")
 
 

@@ -6,7 +6,6 @@
 4. The parts get their names, the old ones are deleted, then the journal. The next run finishes what a death left here.
 """
 
-import json
 import tempfile
 import time
 from bisect import bisect_right
@@ -22,8 +21,9 @@ from crackvae.config import CompactConfig, Outcome
 from crackvae.console import progress
 from crackvae.errors import StorageError
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.lock import Lock, locked
-from crackvae.storage.uris import storage_errors, with_s3_endpoint
+from crackvae.storage.uris import storage_errors
 
 # Rows and bytes in memory of a part: what one step of a compaction, and one read of a reader, has to hold.
 PART_ROWS, PART_BYTES = 100_000, 64_000_000
@@ -103,8 +103,8 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
     old = [uris.relative(place, folder) for place in places]
     csv = set(fileio.list_files(folder)) & {tables.csv_name(run) for run in tables.list_parts(folder)}
     lock.check()
-    journal = json.dumps({"new": new, "old": [*old, *sorted(csv)]}).encode()
-    fileio.write_bytes(uris.join(folder, f"_compact-{run}.json"), journal)
+    journal = tables.Journal(new=tuple(new), old=(*old, *sorted(csv)))
+    fileio.write_bytes(uris.join(folder, f"_compact-{run}.json"), journal.model_dump_json().encode())
     finish_compaction(folder)
     if csv:
         parts = tables.list_parts(folder)[run]
@@ -146,15 +146,15 @@ def finish_compaction(folder: str) -> None:
 
     Only for the holder of the folder's lock.
     """
-    for journal in tables.read_journals(folder, fileio.list_files(folder)):
+    for journal_name, journal in tables.read_journals(folder, fileio.list_files(folder)).items():
         names = set(fileio.list_files(folder))
-        for final in journal["new"]:
+        for final in journal.new:
             if tables.staged(final) in names:
                 fileio.move_file(uris.join(folder, tables.staged(final)), uris.join(folder, final))
-        for name in journal["old"]:
+        for name in journal.old:
             if name in names:
                 fileio.delete_file(uris.join(folder, name))
-        fileio.delete_file(uris.join(folder, *journal["journal"]))
+        fileio.delete_file(uris.join(folder, journal_name))
     for name in fileio.list_files(folder):
         if name.startswith(tables.STAGED):
             fileio.delete_file(uris.join(folder, name))

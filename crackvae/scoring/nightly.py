@@ -22,7 +22,7 @@ from crackvae.monitoring.telemetry import drift_name, emit_drift_metrics, log_ev
 from crackvae.reports import nights, verb
 from crackvae.scoring.verb import score
 from crackvae.session import ray_session
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 
 # Groups named in the summary; a night of a thousand bridges would bury the first of them.
 N_GROUPS = 20
@@ -33,6 +33,7 @@ _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
 _RUN = re.compile(re.escape(drift_name("@")).replace("@", r"(?P<run>.+)"))
 
 
+@filesystems.with_s3_endpoint
 def nightly(config: NightlyConfig) -> Outcome:
     """Score what is new, then judge all that this night has scored, in however many runs.
 

@@ -25,13 +25,13 @@ from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import ScoreSummary, write_summary
-from crackvae.storage import fileio, tables, uris
+from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_images
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.tables import new_run
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def score(config: ScoreConfig) -> Outcome:
     """Score every image at a path or URI that this model has not finished; add the rows to the table in `out`.
 
@@ -154,7 +154,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     listed = found.images.num_rows
     if not listed and not found.passed_over:
         raise StorageError(
-            f"{found.place or found.root} holds no images ({found.skipped} other files): check --images."
+            f"{found.source or found.root} holds no images ({found.skipped} other files): check --images."
         )
     fileio.require_writable(out)
     run = new_run(tables.list_parts(out))
@@ -170,7 +170,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         rows = connection.enter_context(closing(score_rows(todo, scorer, config, run)))
     names = found.images["image"] if config.max_false_discovery else None
     notes: dict[str, Any] = {
-        "images": found.place or found.root,
+        "images": found.source or found.root,
         "skipped_files": found.skipped,
         "passed_over": found.passed_over,
     }

@@ -8,10 +8,11 @@ import re
 import stat
 import zipfile
 import zlib
-from typing import IO
+from typing import IO, NamedTuple
 
 from crackvae.errors import ArchiveError, UnreadableImage
-from crackvae.storage.uris import filesystem, is_local, reason, retried, storage_errors, without_options
+from crackvae.storage.filesystems import filesystem, retried
+from crackvae.storage.uris import is_local, reason, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
 MAX_ZIP_RATIO = 200
@@ -24,23 +25,36 @@ DAMAGED_ENTRY = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedE
 _ENTRY = re.compile(r"(?P<archive>.*?\.zip)!/(?P<entry>.*)", re.DOTALL | re.IGNORECASE)
 
 
-Entry = tuple[str, int, int, str]  # image, bytes, modified [µs], error
+class File(NamedTuple):
+    """A file that was found: an image, or something else.
+
+    Attributes:
+        image: path or URI.
+        n_bytes: size; 0 where it is not known.
+        modified_us: modification time [µs since 1970]; 0 where it is not known.
+        error: why it cannot be opened at all; "" for nearly every file.
+    """
+
+    image: str
+    n_bytes: int = 0
+    modified_us: int = 0
+    error: str = ""
 
 
-def is_archive(place: str) -> bool:
-    """Whether a place is called like an archive, and is no folder of that name."""
-    return without_options(place)[0].lower().endswith(".zip") and not (is_local(place) and os.path.isdir(place))
+def is_archive(path: str) -> bool:
+    """Whether a path has the ending of an archive and is not a folder."""
+    return without_options(path)[0].lower().endswith(".zip") and not (is_local(path) and os.path.isdir(path))
 
 
 def split_entry(image: str) -> tuple[str, str] | None:
-    """Worker of the archive and name of the entry, of an image that lies in an archive."""
+    """Path of the archive and name of the entry, of an image inside an archive."""
     bare, options = without_options(image)
     match = _ENTRY.fullmatch(bare)
     return (match["archive"] + options, match["entry"]) if match else None
 
 
-def entries(root: str) -> list[Entry]:
-    """Entries of a .zip. An archive with an entry that would leave the folder it is unpacked to is refused whole.
+def entries(root: str) -> list[File]:
+    """Entries of a .zip. An archive with an entry that would be unpacked outside its folder is refused altogether.
 
     Raises:
         StorageError, ArchiveError.
@@ -52,14 +66,14 @@ def entries(root: str) -> list[Entry]:
     for entry in archive.infolist():
         name = entry.filename
         if name in seen:
-            raise ArchiveError(f"{root} holds two entries named {name!r}: pack it again with one of them.")
+            raise ArchiveError(f"{root} contains two entries named {name!r}: pack it again with one of them.")
         if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in name.replace("\\", "/").split("/"):
-            raise ArchiveError(f"{root} holds the entry {name!r}, which leaves its folder: do not trust this archive.")
+            raise ArchiveError(f"{root} contains the entry {name!r}, which leaves its folder: do not trust it.")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise ArchiveError(f"{root} holds the link {name!r}: pack the file itself, not a link to it.")
+            raise ArchiveError(f"{root} contains the link {name!r}: pack the file itself, not a link to it.")
         seen.add(name)
         if not entry.is_dir():
-            files.append((f"{bare}!/{name}{options}", entry.file_size, modified, _problem(entry)))
+            files.append(File(f"{bare}!/{name}{options}", entry.file_size, modified, _problem(entry)))
     return files
 
 
@@ -67,41 +81,41 @@ def _problem(entry: zipfile.ZipInfo) -> str:
     if entry.flag_bits & 1:
         return "encrypted in its archive"
     if entry.file_size > MAX_ZIP_RATIO * max(entry.compress_size, 1):
-        return f"a bomb: {entry.compress_size} bytes in the archive claim to hold {entry.file_size}"
+        return f"a decompression bomb: {entry.compress_size} bytes in the archive claim to be {entry.file_size}"
     return ""
 
 
-def open_archive(place: str, endpoint: str | None = None) -> tuple[zipfile.ZipFile, int]:
-    """The archive and when it was changed last [µs]; one that changes while a job runs is opened again."""
-    if is_local(place):
-        modified = os.stat(place).st_mtime_ns // 1000
+def open_archive(path: str, endpoint: str | None = None) -> tuple[zipfile.ZipFile, int]:
+    """The archive and its modification time [µs]; one that changes while a job runs is opened again."""
+    if is_local(path):
+        modified = os.stat(path).st_mtime_ns // 1000
     else:
-        found, path = filesystem(place, endpoint)
-        modified = (found.get_file_info(path).mtime_ns or 0) // 1000
-    return _cached(place, modified, endpoint), modified
+        store, key = filesystem(path, endpoint)
+        modified = (store.get_file_info(key).mtime_ns or 0) // 1000
+    return _cached(path, modified, endpoint), modified
 
 
 @functools.lru_cache(maxsize=2)
-def _cached(place: str, modified: int, endpoint: str | None) -> zipfile.ZipFile:
+def _cached(path: str, modified: int, endpoint: str | None) -> zipfile.ZipFile:
     """A directory of 40,000 entries takes 0.3 s to read, so each process keeps the last two."""
     try:
-        if is_local(place):
-            return zipfile.ZipFile(place)
-        found, path = filesystem(place, endpoint)
-        return zipfile.ZipFile(found.open_input_file(path))
+        if is_local(path):
+            return zipfile.ZipFile(path)
+        store, key = filesystem(path, endpoint)
+        return zipfile.ZipFile(store.open_input_file(key))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError) as error:
-        raise ArchiveError(f"{place} is not a whole .zip archive: {reason(error)}. Copy it again.") from error
+        raise ArchiveError(f"{path} is not a whole .zip archive: {reason(error)}. Copy it again.") from error
 
 
-def read_entry(place: str, name: str, limit: int, endpoint: str | None = None) -> bytes:
+def read_entry(path: str, name: str, limit: int, endpoint: str | None = None) -> bytes:
     """All bytes of one entry.
 
     Raises:
         UnreadableImage: damaged, or larger than `limit` bytes.
-        OSError: the archive or the entry is not there any more.
+        OSError: the archive or the entry no longer exists.
     """
     try:
-        archive, _ = open_archive(place, endpoint)
+        archive, _ = open_archive(path, endpoint)
         with archive.open(name) as stream:
             return read_at_most(stream, limit)
     except (*DAMAGED_ENTRY, ArchiveError) as error:
@@ -111,7 +125,7 @@ def read_entry(place: str, name: str, limit: int, endpoint: str | None = None) -
 
 
 def read_at_most(stream: IO[bytes], limit: int) -> bytes:
-    """All bytes of a stream; raises UnreadableImage where there are more than `limit`."""
+    """All bytes of a stream; raises UnreadableImage if there are more than `limit`."""
     data = bytes(stream.read(limit + 1))
     if len(data) > limit:
         raise UnreadableImage(f"larger than {limit} bytes")

@@ -1,12 +1,10 @@
-"""Files: read with retry, write whole. Every module reads and writes through here; addresses come from `places`."""
+"""Files on a disk and in object storage: reads are retried, writes are atomic. Every module reads and writes here."""
 
 import os
 import shutil
 import stat
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,71 +15,60 @@ import pyarrow.fs as pafs
 
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive
-from crackvae.storage.uris import (
-    filesystem,
-    is_local,
-    join,
-    reason,
-    retried,
-    s3_endpoint,
-    storage_errors,
-)
+from crackvae.storage.filesystems import filesystem, retried, s3_endpoint
+from crackvae.storage.uris import is_local, join, reason, storage_errors
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
 MAX_IMAGE_BYTES = 320_000_000
 
 
-# Images of one task that are fetched at once while others are decoded: 16 hide 50 ms of object storage behind 5 ms of
-# work. A local disk answers faster than a thread is woken (docs/log.md), so nothing is fetched ahead there.
-READ_THREADS = 16
-
-
-# Bytes of images that may wait, so that photographs of 20 MB do not fill a worker's memory.
-READ_AHEAD_BYTES = 64_000_000
-
-
-# A remote image that comes shorter than it was listed is asked for so often, and one that drips in is given up after so
-# long [s]: a connection that gives a byte a second is alive for every client library.
-WHOLE_ATTEMPTS, FETCH_S = 3, 120.0
-
-
-# Random bytes that mark the end of what is to be read: no file ends with them by chance.
+# Random bytes that mark the end of a buffer before a read; that a file ends with the same ones is out of the question.
 MARK_BYTES = 16
 
 
-# A full disk takes a file without a byte; a part of a scores table has this size or less.
+# A full disk still accepts an empty file; a part of a scores table has this size or less.
 PROBE_BYTES = 1_000_000
 
 
 Result = TypeVar("Result")
 
 
-def exists(place: str) -> bool:
-    with storage_errors("look at", place):
-        if is_local(place):
-            return os.path.lexists(place)
-        found, path = filesystem(place)
-        return bool(retried(found.get_file_info, path).type != pafs.FileType.NotFound)
+def exists(path: str) -> bool:
+    """Whether there is a file, a folder or a link of this name, or an object with this prefix."""
+    with storage_errors("look at", path):
+        if is_local(path):
+            return os.path.lexists(path)
+        store, key = filesystem(path)
+        return bool(retried(store.get_file_info, key).type != pafs.FileType.NotFound)
 
 
-def require_new(place: str, flag: str) -> None:
+def is_folder(path: str) -> bool:
+    """Whether there is a folder of this name, or an object below this prefix."""
+    if is_local(path):
+        return os.path.isdir(path)
+    with storage_errors("look at", path):
+        store, key = filesystem(path)
+        return bool(retried(store.get_file_info, key).type == pafs.FileType.Directory)
+
+
+def require_new(path: str, flag: str) -> None:
     """Raise OutputExists rather than overwrite."""
-    if exists(place):
-        raise OutputExists(f"{place} exists already: delete it, or choose another {flag}.")
+    if exists(path):
+        raise OutputExists(f"{path} exists already: delete it, or choose another {flag}.")
 
 
 # ---------------------------------------------------------------------------------------------------- reading
 
 
 def read_image(image: str, endpoint: str | None = None) -> bytes:
-    """All bytes of one listed image; a remote one is asked for several times.
+    """All bytes of one listed image; a remote read is retried.
 
     Args:
         endpoint: S3 server; None for that of this process.
 
     Raises:
         UnreadableImage: too large, or damaged inside its archive.
-        OSError: storage does not give it (after the retries).
+        OSError: storage does not deliver it (after the retries).
     """
     if is_local(image):
         return _read_once(image, None)
@@ -92,9 +79,9 @@ def read_image(image: str, endpoint: str | None = None) -> bytes:
 
 
 def image_reader() -> Callable[[str], bytes]:
-    """read_image() for a process on another machine, from the S3 server that this one talks to.
+    """read_image() for a process on another machine, from the S3 server that this process uses.
 
-    Only the address travels: credentials are those that the other process has.
+    Only the address is sent: the other process uses its own credentials.
     """
     return partial(read_image, endpoint=s3_endpoint() or None)
 
@@ -104,14 +91,14 @@ def _read_once(image: str, endpoint: str | None) -> bytes:
     if entry:
         return archive.read_entry(*entry, MAX_IMAGE_BYTES, endpoint)
     if is_local(image):
-        with open(image, "rb", opener=_open_at_once) as file:
+        with open(image, "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableImage("not a regular file")
             _refuse_large(status.st_size)
             return archive.read_at_most(file, MAX_IMAGE_BYTES)
-    found, path = filesystem(image, endpoint)
-    with found.open_input_file(path) as file:
+    store, key = filesystem(image, endpoint)
+    with store.open_input_file(key) as file:
         _refuse_large(file.size())
         return _whole(file)
 
@@ -124,138 +111,95 @@ def _refuse_large(n_bytes: int) -> None:
 def _whole(file: pa.NativeFile) -> bytes:
     """All bytes of a remote file.
 
-    pyarrow's S3 client takes an answer that ends too early, with a right status, for a whole one: what is missing is
-    then whatever was in memory. So the end is marked before, and a mark that is still there was never written over.
+    pyarrow's S3 client accepts a response that ends early, with a status of success, as complete: what is missing is
+    then whatever was in memory. So the end is marked beforehand; a mark that is still there was never overwritten.
 
     Raises:
-        OSError: cut off.
+        OSError: truncated.
     """
     data = bytearray(file.size())
     mark = os.urandom(min(MARK_BYTES, len(data)))
     data[len(data) - len(mark) :] = mark
     n_bytes = file.readinto(data)
     if n_bytes < len(data) or (len(mark) == MARK_BYTES and data.endswith(mark)):
-        raise OSError(f"storage cut off its answer of {len(data)} bytes")
+        raise OSError(f"storage truncated its response of {len(data)} bytes")
     return bytes(data)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting: a pipe that was put in its place since it was listed has nobody who writes."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe that replaced it since it was listed would block until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-@contextmanager
-def read_ahead(images: Sequence[tuple[str, int]], read: Callable[[str], bytes]) -> Iterator[Callable[[str], bytes]]:
-    """`read` for images that are asked for in this order: remote ones are fetched by threads before their turn.
-
-    Args:
-        images: name and size [bytes] (0 where it is not known) of each, as they will be asked for.
-    """
-    if all(is_local(image) for image, _ in images):
-        yield read
-        return
-    waiting: deque[tuple[str, int, Future[bytes]]] = deque()
-    left = deque(images)
-    pool = ThreadPoolExecutor(READ_THREADS)
-
-    def fetched(image: str) -> bytes:
-        n_bytes = sum(size for _, size, _ in waiting)
-        while left and (not waiting or (len(waiting) < READ_THREADS and n_bytes + left[0][1] <= READ_AHEAD_BYTES)):
-            name, size = left.popleft()
-            waiting.append((name, size, pool.submit(_read_whole, read, name, size)))
-            n_bytes += size
-        name, _, future = waiting.popleft()
-        assert name == image, "images are asked for in the order that was announced"
-        wait([future], FETCH_S)
-        if not future.done():
-            future.cancel()
-            raise OSError(f"storage did not give it within {FETCH_S:g} s")
-        return future.result()
-
-    try:
-        yield fetched
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a thread that storage keeps waiting would be waited for
-
-
-def _read_whole(read: Callable[[str], bytes], image: str, size: int) -> bytes:
-    """The bytes of an image, as many as were listed: a cut-off answer would be an unreadable image for good."""
-    for _ in range(WHOLE_ATTEMPTS):
-        data = read(image)
-        if not size or len(data) == size:
-            return data
-    raise OSError(f"storage gave {len(data)} of {size} bytes: it was changed, or is cut off on its way")
-
-
-def read_bytes(place: str) -> bytes:
+def read_bytes(path: str) -> bytes:
     """All bytes of a file that is not an image: a manifest, a part, a file of a model directory."""
-    with storage_errors("read", place):
-        if is_local(place):
-            return Path(place).read_bytes()
-        return retried(_read_remote, place)
+    with storage_errors("read", path):
+        if is_local(path):
+            return Path(path).read_bytes()
+        return retried(_read_remote, path)
 
 
-def _read_remote(place: str) -> bytes:
-    found, path = filesystem(place)
-    with found.open_input_file(path) as file:
+def _read_remote(path: str) -> bytes:
+    store, key = filesystem(path)
+    with store.open_input_file(key) as file:
         return _whole(file)
 
 
-def parse_file(place: str, parse: Callable[[pa.NativeFile], Result]) -> Result:
-    """What `parse` makes of a file that it may seek in, so that a reader of Parquet fetches only the columns it wants.
+def parse_file(path: str, parse: Callable[[pa.NativeFile], Result]) -> Result:
+    """The result of `parse` on an open file, in which it may seek: a Parquet reader fetches only the columns it needs.
 
     Raises:
-        OSError, or what `parse` raises (after retries, where it is pyarrow's).
+        OSError, or what `parse` raises (after retries, if it is pyarrow's).
     """
 
     def parsed() -> Result:
-        if is_local(place):
-            with pa.OSFile(place) as file:
+        if is_local(path):
+            with pa.OSFile(path) as file:
                 return parse(file)
-        found, path = filesystem(place)
-        with found.open_input_file(path) as file:
+        store, key = filesystem(path)
+        with store.open_input_file(key) as file:
             return parse(file)
 
-    return parsed() if is_local(place) else retried(parsed)
+    return parsed() if is_local(path) else retried(parsed)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def write_bytes(place: str, data: bytes | memoryview) -> None:
-    """Write a file so that a reader sees all of it or none of it, after a crash of the machine too."""
-    with storage_errors("write", place):
-        if is_local(place):
-            with _written_whole(Path(place)) as file:
+def write_bytes(path: str, data: bytes | memoryview) -> None:
+    """Write a file atomically: a reader sees all of it or none of it, even after a crash of the machine."""
+    with storage_errors("write", path):
+        if is_local(path):
+            with _written_whole(Path(path)) as file:
                 file.write(data)
         else:
-            retried(_put, place, data)
+            retried(_put, path, data)
 
 
-def _put(place: str, data: bytes | memoryview) -> None:
-    found, path = filesystem(place)
-    with found.open_output_stream(path) as stream:  # one PUT, or a multipart upload completed at the end
+def _put(path: str, data: bytes | memoryview) -> None:
+    store, key = filesystem(path)
+    with store.open_output_stream(key) as stream:  # one PUT, or a multipart upload completed at the end
         stream.write(data)
 
 
 @contextmanager
-def writing(place: str) -> Iterator[IO[bytes]]:
-    """A file to write piece by piece, which appears whole when the block ends, or not at all."""
-    with storage_errors("write", place):
-        if is_local(place):
-            with _written_whole(Path(place)) as file:
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece, which appears complete when the block ends, or not at all."""
+    with storage_errors("write", path):
+        if is_local(path):
+            with _written_whole(Path(path)) as file:
                 yield file
             return
-        # A stream to object storage that is given up is completed all the same: so the file is collected here first.
+        # An abandoned stream to object storage is still completed, so the file is collected here first.
         with tempfile.TemporaryFile() as file:
             yield file
-            retried(_upload, place, file)
+            retried(_upload, path, file)
 
 
-def _upload(place: str, file: IO[bytes]) -> None:
-    found, path = filesystem(place)
+def _upload(path: str, file: IO[bytes]) -> None:
+    store, key = filesystem(path)
     file.seek(0)
-    with found.open_output_stream(path) as stream:
+    with store.open_output_stream(key) as stream:
         shutil.copyfileobj(file, stream, 8_000_000)
 
 
@@ -274,24 +218,24 @@ def _written_whole(final: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_folder(place: str, files: Mapping[str, bytes | memoryview]) -> None:
-    """Write a new folder of files so that a reader sees all of them or, but for object storage, none.
+def write_folder(path: str, files: Mapping[str, bytes | memoryview]) -> None:
+    """Write a new folder of files; on a disk atomically: a reader sees all of them or none.
 
-    Object storage has no rename: there the last of `files` completes the folder, so name the one that readers ask for.
+    Object storage has no rename. There the last of `files` completes the folder: make it the one that readers open.
     """
-    require_new(place, "directory")
-    if not is_local(place):
+    require_new(path, "directory")
+    if not is_local(path):
         for name, data in files.items():
-            write_bytes(join(place, name), data)
+            write_bytes(join(path, name), data)
         return
-    final = Path(place)
+    final = Path(path)
     half = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(half, ignore_errors=True)  # of a run that was killed: in a container each run has the same id
+    shutil.rmtree(half, ignore_errors=True)  # left by a killed run: in a container each run has the same process id
     try:
         for name, data in files.items():
             with storage_errors("write", str(final / name)), _written_whole(half / name) as file:
                 file.write(data)
-        with storage_errors("write", place):
+        with storage_errors("write", path):
             os.rename(half, final)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
@@ -299,7 +243,7 @@ def write_folder(place: str, files: Mapping[str, bytes | memoryview]) -> None:
 
 
 def require_writable(folder: str) -> None:
-    """Raise StorageError now rather than after hours of scoring."""
+    """Raise StorageError now rather than after hours of scoring, if nothing can be written to a folder."""
     probe = join(folder, f"_probe-{os.getpid()}")
     try:
         write_bytes(probe, os.urandom(PROBE_BYTES))  # a disk that compresses takes zeros when it is full
@@ -311,57 +255,57 @@ def require_writable(folder: str) -> None:
 # ------------------------------------------------------------------------------------------------- whole folders
 
 
-def move_file(place: str, to: str) -> None:
-    """Give a file another name in the same storage. A rename on a disk; a copy and a deletion in object storage."""
-    with storage_errors("move", place):
-        if is_local(place):
-            os.replace(place, to)
+def move_file(path: str, to: str) -> None:
+    """Rename a file within the same storage: atomic on a disk, a copy and a deletion in object storage."""
+    with storage_errors("move", path):
+        if is_local(path):
+            os.replace(path, to)
             return
-        found, path = filesystem(place)
-        retried(found.copy_file, path, filesystem(to)[1])
-        retried(found.delete_file, path)
+        store, key = filesystem(path)
+        retried(store.copy_file, key, filesystem(to)[1])
+        retried(store.delete_file, key)
 
 
-def delete_file(place: str) -> None:
-    """Delete a file of this job's own; nothing happens where there is none."""
-    with storage_errors("delete", place):
-        if is_local(place):
-            Path(place).unlink(missing_ok=True)
+def delete_file(path: str) -> None:
+    """Delete a file that this job wrote, if it exists."""
+    with storage_errors("delete", path):
+        if is_local(path):
+            Path(path).unlink(missing_ok=True)
             return
-        found, path = filesystem(place)
-        if retried(found.get_file_info, path).type == pafs.FileType.File:
-            retried(found.delete_file, path)
+        store, key = filesystem(path)
+        if retried(store.get_file_info, key).type == pafs.FileType.File:
+            retried(store.delete_file, key)
 
 
-def modified_us(place: str) -> int | None:
-    """When a file was changed last [µs since 1970], by the clock of the storage; None where there is no such file."""
-    with storage_errors("look at", place):
-        if is_local(place):
+def modified_us(path: str) -> int | None:
+    """Modification time of a file by the clock of the storage [µs since 1970]; None if there is no such file."""
+    with storage_errors("look at", path):
+        if is_local(path):
             try:
-                return os.stat(place).st_mtime_ns // 1000
+                return os.stat(path).st_mtime_ns // 1000
             except FileNotFoundError:
                 return None
-        found, path = filesystem(place)
-        info = retried(found.get_file_info, path)
+        store, key = filesystem(path)
+        info = retried(store.get_file_info, key)
         return (info.mtime_ns or 0) // 1000 if info.type == pafs.FileType.File else None
 
 
-def delete_folder(place: str) -> None:
-    """Delete a folder that this job has made itself; nothing happens where there is none."""
-    with storage_errors("delete", place):
-        if is_local(place):
-            shutil.rmtree(place, ignore_errors=True)
+def delete_folder(path: str) -> None:
+    """Delete a folder that this job made, if it exists."""
+    with storage_errors("delete", path):
+        if is_local(path):
+            shutil.rmtree(path, ignore_errors=True)
             return
-        found, path = filesystem(place)
-        if retried(found.get_file_info, path).type == pafs.FileType.Directory:
-            retried(found.delete_dir, path)
+        store, key = filesystem(path)
+        if retried(store.get_file_info, key).type == pafs.FileType.Directory:
+            retried(store.delete_dir, key)
 
 
 def list_files(folder: str) -> list[str]:
-    """Names of the files in one folder, sorted; empty where there is no such folder."""
+    """Names of the files in one folder, sorted; empty if there is no such folder."""
     with storage_errors("list", folder):
         if is_local(folder):
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if exists(folder) else []
-        found, path = filesystem(folder)
-        infos = retried(found.get_file_info, pafs.FileSelector(path, allow_not_found=True))
+        store, key = filesystem(folder)
+        infos = retried(store.get_file_info, pafs.FileSelector(key, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)

@@ -1,6 +1,5 @@
-"""The tables and their schemas: written whole, read only when they are what they should be."""
+"""The tables and their schemas: written atomically, and validated when they are read."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -10,9 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from crackvae.errors import StorageError
 from crackvae.storage.fileio import exists, list_files, parse_file, read_bytes, write_bytes, writing
+from crackvae.storage.records import read_record
 from crackvae.storage.uris import join, reason
 
 MANIFEST_SCHEMA = pa.schema(
@@ -55,13 +56,13 @@ SCORES_SCHEMA = pa.schema(
 )
 
 
-# What scoring measures on each image beside its score; counted for drift on the driver, and in no table.
+# What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
 MEASURES_SCHEMA = pa.schema(
     [
         ("brightness", pa.float32()),  # NaN where an image is not scored
         ("contrast", pa.float32()),
         ("sharpness", pa.float32()),
-        ("latent_norm", pa.float32()),  # also NaN where nobody asked the network for it
+        ("latent_norm", pa.float32()),  # also NaN where it was not computed
     ]
 )
 
@@ -75,7 +76,7 @@ RUN_TIME = "%Y%m%dT%H%M%S_%f"
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
 
 
-# Says which parts a finished compaction puts in the place of which others; gone when all is in place.
+# Says which parts a compaction replaces by which; deleted when the replacement is complete.
 _JOURNAL_NAME = re.compile(r"_compact-.+\.json")
 
 
@@ -83,31 +84,31 @@ _JOURNAL_NAME = re.compile(r"_compact-.+\.json")
 CSV_COLUMNS = tuple(name for name in SCORES_SCHEMA.names if name != "tile_scores")
 
 
-# What makes two rows two versions of one: the later run counts.
+# Rows with the same image and model are versions of one row: that of the latest run counts.
 VERSION_KEY = ("image", "model", "run")
 
 
-def read_table(place: str, schema: pa.Schema, *, keep_others: bool = False) -> pa.Table:
-    """A Parquet table that must have the columns of `schema`, in those types; schema metadata is kept.
+def read_table(path: str, schema: pa.Schema, *, keep_extra: bool = False) -> pa.Table:
+    """A Parquet table that must have the columns of `schema`, with these types; schema metadata is kept.
 
-    Further columns are dropped, or with `keep_others` stand behind them as they are.
+    Further columns are dropped, or with `keep_extra` kept after them, unchanged.
 
     Raises:
-        StorageError: not there, not whole, or with other columns.
+        StorageError: missing, incomplete, or with other columns.
     """
-    return parse_table(read_bytes(place), place, schema, keep_others=keep_others)
+    return parse_table(read_bytes(path), path, schema, keep_extra=keep_extra)
 
 
-def parse_table(data: bytes, place: str, schema: pa.Schema, *, keep_others: bool = False) -> pa.Table:
-    """read_table() of bytes that are read already; `place` is named in the error."""
+def parse_table(data: bytes, path: str, schema: pa.Schema, *, keep_extra: bool = False) -> pa.Table:
+    """read_table() of bytes that were read before; `path` is named in the error."""
     try:
         table = pq.read_table(pa.BufferReader(data))
-        if keep_others:
+        if keep_extra:
             schema = pa.schema([*schema, *(field for field in table.schema if field.name not in schema.names)])
         return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StorageError(
-            f"{place} is not a whole table with the columns {', '.join(schema.names)} ({reason(error)}): "
+            f"{path} is not a whole table with the columns {', '.join(schema.names)} ({reason(error)}): "
             "make it again, or name another file."
         ) from error
 
@@ -119,19 +120,19 @@ def parquet_bytes(table: pa.Table) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def write_table(place: str, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all."""
-    write_bytes(place, parquet_bytes(table))
+def write_table(path: str, table: pa.Table) -> None:
+    """Write a Parquet file atomically."""
+    write_bytes(path, parquet_bytes(table))
 
 
-def new_run(others: Iterable[str] = ()) -> str:
-    """Name of a run: its start time in UTC, to the microsecond, but always later than the runs beside it.
+def new_run(existing: Iterable[str] = ()) -> str:
+    """Name of a run: its start time in UTC, to the microsecond, but always later than the existing runs.
 
-    Of two rows of an image the later run counts, so a clock that was set back must not make a run the earlier one.
+    Of two rows of an image the later run counts, so a clock that was set back must not make a new run the earlier one.
     """
-    now, last = datetime.now(UTC).strftime(RUN_TIME), max(others, default="")
+    now, last = datetime.now(UTC).strftime(RUN_TIME), max(existing, default="")
     if now <= last:
-        with suppress(ValueError):  # not a name of ours
+        with suppress(ValueError):  # not a run name
             return (datetime.strptime(last, RUN_TIME) + timedelta(microseconds=1)).strftime(RUN_TIME)
     return now
 
@@ -143,21 +144,20 @@ def csv_name(run: str) -> str:
 
 def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
     """Write one numbered part of a table; `run` is unique, so no part is written twice."""
-    place = join(folder, f"{run}-{number:05d}.parquet")
-    assert not exists(place), f"{place} would be overwritten: two jobs share the run name {run!r}"
-    write_table(place, rows)
+    path = join(folder, f"{run}-{number:05d}.parquet")
+    assert not exists(path), f"{path} would be overwritten: two jobs share the run name {run!r}"
+    write_table(path, rows)
 
 
 def list_parts(folder: str) -> dict[str, list[str]]:
-    """Places of the parts in a folder, by run; both in order of time.
+    """Paths of the parts in a folder, by run; both in order of time.
 
-    Where a compaction was killed while it put its parts in place, these are its parts and not those it merged.
+    If a compaction was killed while it replaced parts, these are the new parts and not those that it merged.
     """
     names = set(list_files(folder))
-    for journal in read_journals(folder, names):
-        names -= set(journal["old"])
-        names |= {final for final in journal["new"] if final in names}
-        names |= {staged(final) for final in journal["new"] if final not in names}
+    for journal in read_journals(folder, names).values():
+        names -= set(journal.old)
+        names |= {staged(final) for final in journal.new if final not in names}
     parts: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: name.removeprefix(STAGED)):
         match = _PART_NAME.fullmatch(name.removeprefix(STAGED).removesuffix(STAGED_SUFFIX))
@@ -166,54 +166,53 @@ def list_parts(folder: str) -> dict[str, list[str]]:
     return parts
 
 
-# A part that waits for its place: neither pyarrow, which passes over names with `_`, nor a glob *.parquet takes it.
+# A part that is not in place yet: neither pyarrow, which skips names with `_`, nor the glob *.parquet reads it.
 STAGED, STAGED_SUFFIX = "_staged-", ".tmp"
 
 
 def staged(name: str) -> str:
-    """Name of a part before it is put in its place."""
+    """Name of a part before it is in place."""
     return f"{STAGED}{name}{STAGED_SUFFIX}"
 
 
-def read_journals(folder: str, names: Iterable[str]) -> list[dict[str, list[str]]]:
-    """What unfinished compactions put in place of what: names of files under `old` and `new`, own name under `journal`.
+class Journal(BaseModel):
+    """What an unfinished compaction replaces: file names in the folder of the table."""
+
+    model_config = ConfigDict(frozen=True)
+
+    new: tuple[str, ...]
+    old: tuple[str, ...]
+
+
+def read_journals(folder: str, names: Iterable[str]) -> dict[str, Journal]:
+    """The journals of unfinished compactions, by file name.
 
     Raises:
-        StorageError: not readable, or no journal.
+        StorageError: not readable, or not a journal.
     """
-    journals = []
-    for name in sorted(name for name in names if _JOURNAL_NAME.fullmatch(name)):
-        place = join(folder, name)
-        try:
-            read = json.loads(read_bytes(place))
-            journal = {"journal": [name], "old": list(read["old"]), "new": list(read["new"])}
-            if not all(isinstance(part, str) for part in (*journal["old"], *journal["new"])):
-                raise ValueError("names of files are text")
-            journals.append(journal)
-        except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{place} is damaged ({reason(error)}): restore it from a backup.") from error
-    return journals
+    found = sorted(name for name in names if _JOURNAL_NAME.fullmatch(name))
+    return {name: read_record(join(folder, name), Journal, "Restore it from a backup.") for name in found}
 
 
-def read_parts(places: Iterable[str], columns: Sequence[str]) -> pa.Table:
-    """Some columns of SCORES_SCHEMA of some parts, one after the other.
+def read_parts(paths: Iterable[str], columns: Sequence[str]) -> pa.Table:
+    """Some columns of SCORES_SCHEMA from some parts, concatenated.
 
     Raises:
-        StorageError: a part is not whole or has other columns.
+        StorageError: a part is incomplete or has other columns.
     """
-    found = list(each_part(places, columns))
+    found = list(each_part(paths, columns))
     return pa.concat_tables(found) if found else _score_columns(columns).empty_table()
 
 
-def each_part(places: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """read_parts() one by one, for what must not hold a whole table in memory."""
+def each_part(paths: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """read_parts() part by part, for callers that must not hold a whole table in memory."""
     schema = _score_columns(columns)
-    for place in places:
+    for path in paths:
         try:
-            yield parse_file(place, lambda file: pq.read_table(file, columns=list(columns)).cast(schema))
+            yield parse_file(path, lambda file: pq.read_table(file, columns=list(columns)).cast(schema))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StorageError(
-                f"{place} is not a whole part of a scores table ({reason(error)}): move it away and run again."
+                f"{path} is not a whole part of a scores table ({reason(error)}): move it away and run again."
             ) from error
 
 
@@ -221,57 +220,57 @@ def _score_columns(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([SCORES_SCHEMA.field(name) for name in columns])
 
 
-def part_size(place: str) -> tuple[int, int]:
+def part_size(path: str) -> tuple[int, int]:
     """Rows of a part and its bytes in memory.
 
     Raises:
-        StorageError: not a whole part.
+        StorageError: an incomplete part.
     """
     try:
-        metadata = parse_file(place, pq.read_metadata)
+        metadata = parse_file(path, pq.read_metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StorageError(f"{place} is not a whole part of a scores table ({reason(error)}): move it away.") from error
+        raise StorageError(f"{path} is not a whole part of a scores table ({reason(error)}): move it away.") from error
     return metadata.num_rows, sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
 
 
 def read_scores(folder: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a scores table: of each image the latest row of each model, by image.
+    """Some columns of a scores table: for each image the latest row of each model, sorted by image.
 
     Raises:
-        StorageError: a part is not whole or has other columns.
+        StorageError: a part is incomplete or has other columns.
     """
-    places = [place for parts in list_parts(folder).values() for place in parts]
+    paths = [path for parts in list_parts(folder).values() for path in parts]
     wanted = [name for name in SCORES_SCHEMA.names if name in {*columns, *VERSION_KEY}]
-    return latest(read_parts(places, wanted)).select(list(columns))
+    return latest(read_parts(paths, wanted)).select(list(columns))
 
 
 def latest(rows: pa.Table) -> pa.Table:
-    """Of each image and model the row of the latest run, sorted by image and model.
+    """For each image and model the row of the latest run, sorted by image and model.
 
-    An image has a second row when it changed, or when storage did not give it the first time.
+    An image has a second row when it changed, or when storage did not deliver it the first time.
     """
     image, model, run = VERSION_KEY
-    order = pc.sort_indices(rows, sort_keys=[(image, "ascending"), (model, "ascending"), (run, "descending")])
-    rows = rows.take(order)
-    if rows.num_rows < 2:
+    keys = pa.table({name: rows[name].cast(pa.string()) for name in VERSION_KEY})  # pyarrow sorts no dictionaries
+    order = pc.sort_indices(keys, sort_keys=[(image, "ascending"), (model, "ascending"), (run, "descending")])
+    rows, keys, n = rows.take(order), keys.take(order), rows.num_rows
+    if n < 2:
         return rows
-    n = rows.num_rows
-    is_older = pc.and_(*(pc.equal(rows[key].slice(1), rows[key].slice(0, n - 1)) for key in (image, model)))
+    is_older = pc.and_(*(pc.equal(keys[name].slice(1), keys[name].slice(0, n - 1)) for name in (image, model)))
     return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
 
 
-def text_column(place: str, names: Sequence[str]) -> pa.ChunkedArray:
+def text_column(path: str, names: Sequence[str]) -> pa.ChunkedArray:
     """The first of some columns that a Parquet file has, as text.
 
     Raises:
-        StorageError: no Parquet file, or none of the columns.
+        StorageError: not a Parquet file, or it has none of the columns.
     """
     try:
-        column = parse_file(place, lambda file: _first_column(file, names))
+        column = parse_file(path, lambda file: _first_column(file, names))
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{place} is not a whole Parquet file ({reason(error)}): make it again.") from error
+        raise StorageError(f"{path} is not a whole Parquet file ({reason(error)}): make it again.") from error
     if column is None:
-        raise StorageError(f"{place} has no column {' or '.join(names)} of text: name one so.")
+        raise StorageError(f"{path} has no text column {' or '.join(names)}: give one this name.")
     return column
 
 
@@ -285,15 +284,15 @@ def _first_column(file: pa.NativeFile, names: Sequence[str]) -> pa.ChunkedArray 
     return pq.read_table(file, columns=found[:1])[found[0]].cast(pa.string())
 
 
-def write_csv(place: str, parts: Sequence[str], columns: Sequence[str]) -> None:
-    """A CSV of some parts, written whole; never more than one part of it is in memory."""
-    with writing(place) as file:
+def write_csv(path: str, parts: Sequence[str], columns: Sequence[str]) -> None:
+    """Write some parts as a CSV, atomically; only one part at a time is in memory."""
+    with writing(path) as file:
         for number, rows in enumerate(each_part(parts, columns)):
             file.write(csv_bytes(rows, header=number == 0))
 
 
 def csv_bytes(rows: pa.Table, *, header: bool = True) -> memoryview:
-    """CSV in UTF-8, without list columns, in which no cell is run by a spreadsheet: a formula gets an apostrophe."""
+    """CSV in UTF-8 without list columns. A cell that a spreadsheet would run as a formula gets an apostrophe."""
     columns = {}
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         if pa.types.is_string(column.type):

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from crackvae.config import TrainConfig, VerbConfig, flag
+from crackvae.config import TrainConfig, flag
 from crackvae.console import Told
 from crackvae.errors import ConfigError, CrackvaeError, OutputExists, StorageError
 from crackvae.storage import fileio, uris
+from crackvae.storage.filesystems import s3_server
 from crackvae.storage.uris import without_options
 
 RUN_FILE = "run.json"
@@ -55,34 +56,33 @@ class Checkpoints:
         """The file of an epoch."""
         return uris.join(self.folder, f"epoch-{epoch:05d}.pth")
 
-    @uris.with_s3_endpoint
     def epochs(self) -> list[int]:
         """The epochs whose checkpoints are there, in order."""
-        matches = map(_CHECKPOINT_NAME.fullmatch, fileio.list_files(self.folder))
+        with s3_server(self.s3_endpoint):
+            matches = [_CHECKPOINT_NAME.fullmatch(name) for name in fileio.list_files(self.folder)]
         return sorted(int(match[1]) for match in matches if match)
 
-    @uris.with_s3_endpoint
     def read(self, epoch: int) -> bytes:
         """The checkpoint of an epoch."""
-        return fileio.read_bytes(self.place(epoch))
+        with s3_server(self.s3_endpoint):
+            return fileio.read_bytes(self.place(epoch))
 
-    @uris.with_s3_endpoint
     def last(self) -> bytes | None:
         """The checkpoint to go on from; None before the first."""
         epochs = self.epochs()
         return self.read(epochs[-1]) if epochs else None
 
-    @uris.with_s3_endpoint
     def keep(self, epoch: int, best: int, checkpoint: bytes) -> None:
         """Write the checkpoint of an epoch, and only then delete those that are neither this nor the best.
 
         Raises:
             StorageError: it cannot be written; all that was there still is.
         """
-        fileio.write_bytes(self.place(epoch), checkpoint)
-        for other in self.epochs():
-            if other not in (epoch, best):
-                fileio.delete_file(self.place(other))
+        with s3_server(self.s3_endpoint):
+            fileio.write_bytes(self.place(epoch), checkpoint)
+            for other in self.epochs():
+                if other not in (epoch, best):
+                    fileio.delete_file(self.place(other))
 
 
 class CheckpointActor:
@@ -177,8 +177,8 @@ def with_run(values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such run; OutputExists: it has finished.
     """
-    read = uris.with_s3_endpoint(lambda _: _read_run(uris.absolute(values["resume"])))
-    run = read(VerbConfig(s3_endpoint=values.get("s3_endpoint", "")))
+    with s3_server(values.get("s3_endpoint", "")):
+        run = _read_run(uris.absolute(values["resume"]))
     tuples = {name: tuple(value) for name, value in run["settings"].items() if isinstance(value, list)}
     return {**run["settings"], **tuples, **values}
 

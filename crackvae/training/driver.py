@@ -40,10 +40,9 @@ from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
 from crackvae.reports import charts
 from crackvae.session import log_folder, on_this_node, ray_session, require_resources
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import new_run
-from crackvae.storage.uris import s3_endpoint
 from crackvae.training import checkpoints
 from crackvae.training.checkpoints import CheckpointActor, Checkpoints
 from crackvae.training.loop import VAL_BATCH, epochs_of, train_epochs
@@ -133,7 +132,7 @@ def _no_warning_of_read_only_tiles() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- driver
 
 
-@uris.with_s3_endpoint
+@filesystems.with_s3_endpoint
 def train(config: TrainConfig) -> Outcome:
     """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
 
@@ -197,8 +196,8 @@ def train(config: TrainConfig) -> Outcome:
 @contextlib.contextmanager
 def _own_folder(folder: str, config: TrainConfig) -> Iterator[Checkpoints]:
     """The folder of this run, for it alone. Where no epoch has been kept in it, it is gone when the block ends."""
-    kept = Checkpoints(folder, s3_endpoint())
-    with locked(folder, new_run(), quiet=config.quiet, instead="--model"):
+    kept = Checkpoints(folder, filesystems.s3_endpoint())
+    with locked(folder, new_run(), quiet=config.quiet, flag="--model"):
         try:
             yield kept
         finally:

@@ -85,9 +85,9 @@ def training_tiles(images: pa.Table, spec: ModelSpec, config: TrainConfig) -> Ca
     window_tiles = max(config.batch, room // WINDOWS_AT_ONCE // tile_bytes)
     say(f"{size}: decoded anew in every epoch, {window_tiles} tiles at a time", quiet=config.quiet)
     _decoded(images, "train", spec, config, lambda column: None)
-    feeder = (
-        ray.remote(_WindowCache).options(**on_this_node()).remote(images, counts_N, window_tiles, spec, config.seed)
-    )
+    cache = ray.remote(_WindowCache).options(**on_this_node())
+    read = fileio.image_reader()  # here, because the actor does not know which S3 server this process uses
+    feeder = cache.remote(images, counts_N, window_tiles, spec, config.seed, read)
     return partial(_streamed, feeder, int(counts_N.sum()))
 
 
@@ -108,9 +108,17 @@ def _streamed(feeder: Any, n: int) -> TrainingTiles:
 class _WindowCache:
     """Has the windows decoded, once for all workers; on the driver's node, which outlives the workers."""
 
-    def __init__(self, images: pa.Table, counts_N: np.ndarray, window_tiles: int, spec: ModelSpec, seed: int) -> None:
+    def __init__(
+        self,
+        images: pa.Table,
+        counts_N: np.ndarray,
+        window_tiles: int,
+        spec: ModelSpec,
+        seed: int,
+        read: Callable[[str], bytes],
+    ) -> None:
         self.images, self.counts_N, self.window_tiles = images, counts_N, window_tiles
-        self.spec, self.seed, self.read = spec, seed, fileio.image_reader()
+        self.spec, self.seed, self.read = spec, seed, read
         self.windows: dict[tuple[int, int], list[Any]] = {}
 
     def window(self, epoch: int, number: int) -> list[Any]:

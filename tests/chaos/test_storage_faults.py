@@ -23,7 +23,7 @@ from s3_server import SECRET, Server, filesystem, upload
 from crackvae.config import ScoreConfig
 from crackvae.errors import CrackvaeError
 from crackvae.scoring.verb import score
-from crackvae.storage import tables, uris
+from crackvae.storage import filesystems, tables
 
 N_IMAGES = 24
 EXPIRED, READ_ONLY = "400 ExpiredToken", "403 AccessDenied"
@@ -73,12 +73,12 @@ LONG_SEEDS = 10
 def proxy() -> Iterator[Proxy]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
-        for name in uris.ENDPOINT_VARIABLES:
+        for name in filesystems.ENDPOINT_VARIABLES:
             patch.delenv(name, raising=False)
         patch.setenv("AWS_ACCESS_KEY_ID", "tester-key-id")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(uris, "FIRST_PAUSE_S", 0.02)
+        patch.setattr(filesystems, "FIRST_PAUSE_S", 0.02)
         score_in_process(patch)
         server = Server()
         between = Proxy(server.endpoint)
@@ -119,7 +119,7 @@ def run(proxy: Proxy, model_dir: Path, out: str, **more: Any) -> str:
 def rows(proxy: Proxy, out: str) -> pa.Table:
     """The latest row of each image."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(uris.ENDPOINT_VARIABLES[0], proxy.endpoint)
+        patch.setenv(filesystems.ENDPOINT_VARIABLES[0], proxy.endpoint)
         return tables.read_scores(f"s3://nights/{out}", tables.SCORES_SCHEMA.names)
 
 

@@ -17,7 +17,7 @@ import yaml
 from conftest import HOUSE, free_ports, read_rows
 
 from crackvae.monitoring.telemetry import StageClock, log_event
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems
 
 WATCH = HOUSE / "cluster" / "watch"
 # Seconds that Ray may take to hand its metrics to the agent, on a busy machine.
@@ -46,7 +46,7 @@ def read_at_the_second_try(image: str) -> bytes:
             raise busy
         return fileio.read_image(image)
 
-    return uris.retried(once)
+    return filesystems.retried(once)
 
 
 def score_and_wait(images: str, model: str, out: str, port: int) -> None:

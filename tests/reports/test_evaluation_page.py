@@ -17,7 +17,7 @@ from crackvae.storage import tables
 
 
 def read(judged: Path) -> tuple[pa.Table, dict[str, object]]:
-    table = tables.read_table(str(judged / "evaluation.parquet"), EVALUATION_SCHEMA, keep_others=True)
+    table = tables.read_table(str(judged / "evaluation.parquet"), EVALUATION_SCHEMA, keep_extra=True)
     return table, json.loads((judged / "metrics.json").read_text())
 
 

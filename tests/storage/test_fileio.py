@@ -22,7 +22,7 @@ from files import (
 from hypothesis import settings
 
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
-from crackvae.storage import archive, fileio, tables, uris
+from crackvae.storage import archive, fileio, filesystems, prefetch, tables
 from crackvae.storage.fileio import read_image
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
@@ -44,7 +44,7 @@ def test_an_image_over_the_limit_of_bytes_is_unreadable(tmp_path, monkeypatch, s
         read_image(str(tmp_path / "a.jpg"))
 
 
-@pytest.mark.parametrize("n_failures", range(uris.ATTEMPTS))
+@pytest.mark.parametrize("n_failures", range(filesystems.ATTEMPTS))
 def test_a_remote_read_survives_failures_that_pass(monkeypatch, pauses, n_failures):
     flaky = behind(monkeypatch, Flaky(*[OSError("503 Slow Down")] * n_failures))
     assert read_image("s3://bucket/key") == b"pixels"
@@ -53,10 +53,10 @@ def test_a_remote_read_survives_failures_that_pass(monkeypatch, pauses, n_failur
 
 
 def test_a_remote_read_gives_up_with_the_last_failure(monkeypatch, pauses):
-    flaky = behind(monkeypatch, Flaky(*[OSError("first")] * (uris.ATTEMPTS - 1), pa.ArrowInvalid("la\nst")))
+    flaky = behind(monkeypatch, Flaky(*[OSError("first")] * (filesystems.ATTEMPTS - 1), pa.ArrowInvalid("la\nst")))
     with pytest.raises(OSError, match=r"^la st$"):
         read_image("s3://bucket/key")
-    assert flaky.attempts == uris.ATTEMPTS and len(pauses) == uris.ATTEMPTS - 1
+    assert flaky.attempts == filesystems.ATTEMPTS and len(pauses) == filesystems.ATTEMPTS - 1
 
 
 def test_an_object_that_is_not_there_is_asked_for_once(monkeypatch, pauses):
@@ -286,18 +286,18 @@ def test_remote_images_are_fetched_before_their_turn_and_come_in_order():
 
     images = [(f"s3://bucket/{number}", len(f"s3://bucket/{number}")) for number in range(50)]
     got = []
-    with fileio.read_ahead(images, read) as next_bytes:
+    with prefetch.read_ahead(images, read) as next_bytes:
         for image, _ in images:
             try:
                 got.append(next_bytes(image).decode())
             except OSError:
                 got.append("gone")
     assert got == ["gone" if image.endswith("7") else image for image, _ in images]
-    assert 1 < most <= fileio.READ_THREADS and len(asked) == 50
+    assert 1 < most <= prefetch.READ_THREADS and len(asked) == 50
 
 
 def test_images_that_wait_for_their_turn_stay_within_their_bytes(monkeypatch):
-    monkeypatch.setattr(fileio, "READ_AHEAD_BYTES", 25)
+    monkeypatch.setattr(prefetch, "READ_AHEAD_BYTES", 25)
     waiting = []
     images = [(f"s3://bucket/{number}", 10) for number in range(9)] + [("s3://bucket/large", 1000)]
 
@@ -305,7 +305,7 @@ def test_images_that_wait_for_their_turn_stay_within_their_bytes(monkeypatch):
         waiting.append(image)
         return bytes(dict(images)[image])
 
-    with fileio.read_ahead(images, read) as next_bytes:
+    with prefetch.read_ahead(images, read) as next_bytes:
         for number, (image, _) in enumerate(images):
             next_bytes(image)
             assert len(waiting) <= number + 2
@@ -319,14 +319,14 @@ def test_a_remote_image_that_comes_cut_off_is_asked_for_again_and_never_taken_fo
         asked.append(image)
         return b"whole" if len(asked) == 2 else b"who"
 
-    with fileio.read_ahead([("s3://bucket/1", 5), ("s3://bucket/2", 6)], read) as next_bytes:
+    with prefetch.read_ahead([("s3://bucket/1", 5), ("s3://bucket/2", 6)], read) as next_bytes:
         assert next_bytes("s3://bucket/1") == b"whole"
         with pytest.raises(OSError, match="3 of 6 bytes"):
             next_bytes("s3://bucket/2")
 
 
-def test_a_remote_image_that_drips_in_is_given_up_and_the_next_is_read(monkeypatch):
-    monkeypatch.setattr(fileio, "FETCH_S", 0.05)
+def test_a_remote_image_that_stalls_is_abandoned_and_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(prefetch, "FETCH_S", 0.05)
     ended = threading.Event()
 
     def read(image):
@@ -334,8 +334,8 @@ def test_a_remote_image_that_drips_in_is_given_up_and_the_next_is_read(monkeypat
             ended.wait(60)
         return b"whole"
 
-    with fileio.read_ahead([("s3://bucket/slow", 5), ("s3://bucket/2", 5)], read) as next_bytes:
-        with pytest.raises(OSError, match=r"did not give it within 0\.05 s"):
+    with prefetch.read_ahead([("s3://bucket/slow", 5), ("s3://bucket/2", 5)], read) as next_bytes:
+        with pytest.raises(OSError, match=r"did not deliver it within 0\.05 s"):
             next_bytes("s3://bucket/slow")
         assert next_bytes("s3://bucket/2") == b"whole"
         ended.set()
@@ -349,7 +349,7 @@ def test_a_pipe_that_takes_the_place_of_a_listed_file_is_refused_at_once(tmp_pat
 
 def test_local_images_are_read_in_their_turn_without_threads(tmp_path):
     put(tmp_path, "1.jpg", data=b"one")
-    with fileio.read_ahead([(str(tmp_path / "1.jpg"), 3)], read_image) as next_bytes:
+    with prefetch.read_ahead([(str(tmp_path / "1.jpg"), 3)], read_image) as next_bytes:
         assert next_bytes is read_image
 
 

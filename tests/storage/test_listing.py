@@ -245,7 +245,7 @@ def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
     listing = list_images(f"@{tmp_path}/list.{kind}")
     assert names(listing) == ["2026-11-22/1.jpg", "2026-11-23/notes.txt", "a.zip!/1.jpg", "gone.jpg", "x/4.jpg"]
     assert errors(listing)["gone.jpg"] == "" and listing.images["bytes"].to_pylist()[3] == 0
-    assert listing.place == f"@{tmp_path}/list.{kind}"
+    assert listing.source == f"@{tmp_path}/list.{kind}"
 
 
 def test_a_list_that_is_none_is_named(tmp_path):
@@ -253,8 +253,8 @@ def test_a_list_that_is_none_is_named(tmp_path):
     tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": [1]}))
     (tmp_path / "secret.txt").write_text("s3://me:hunter2@bucket/1.jpg")
     for place, message in (
-        ("list.txt", "no text in UTF-8"),
-        ("list.parquet", "no column image or uri"),
+        ("list.txt", "not text in UTF-8"),
+        ("list.parquet", "no text column image or uri"),
         ("gone.txt", "gone.txt"),
     ):
         with pytest.raises(StorageError, match=message):

@@ -94,14 +94,16 @@ def test_the_lock_of_another_machine_that_beats_is_respected(tmp_path: Path) -> 
 
 
 def test_a_process_that_only_has_the_number_of_the_dead_one_holds_nothing(tmp_path: Path) -> None:
-    leave_lock(tmp_path, "old", **(lock._process(os.getpid()) | {"pid": os.getpid(), "since": "1"}))
+    here = lock._process(os.getpid())
+    assert here is not None
+    leave_lock(tmp_path, "old", space=here[0], pid=os.getpid(), since="1")
     with locked(str(tmp_path), "new", quiet=True):
         assert os.listdir(tmp_path) == ["_lock-new.json"]
 
 
 def test_a_run_whose_lock_was_taken_over_stops(tmp_path: Path) -> None:
     with locked(str(tmp_path), "run", quiet=True) as mine:
-        os.unlink(mine.place)
+        os.unlink(mine.path)
         deadline = time.monotonic() + 10
         while not mine.is_lost and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from crackvae.config import CompactConfig, ConfigError, ScoreConfig
 from crackvae.errors import StorageError
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
-from crackvae.storage import fileio, listing, lock, uris
+from crackvae.storage import fileio, filesystems, listing, lock
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,12 @@ def running() -> Iterator[Server]:
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server with two empty buckets, and the credentials for it in the environment; its address is not."""
-    for name in uris.ENDPOINT_VARIABLES:
+    for name in filesystems.ENDPOINT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester-key-id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(uris, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(filesystems, "FIRST_PAUSE_S", 0.05)
     running.busy_every, running.vanishing = 0, set()
     client = filesystem(running)
     for bucket in ("nights", "readonly"):
@@ -205,7 +206,32 @@ def test_an_endpoint_that_is_none_is_refused_without_its_password(
         assert "hunter2" not in str(refused.value)
 
 
-def test_the_endpoint_of_a_verb_ends_with_it(server: Server, model_dir: Path) -> None:
+def test_a_verb_leaves_the_environment_as_it_was_and_its_server_ends_with_it(
+    server: Server, night: list[str], model_dir: Path
+) -> None:
+    before = dict(os.environ)
+    score(config(server, model_dir, "s3://nights/scores", prefix="2026-11-22/"))
+    assert dict(os.environ) == before and filesystems.s3_endpoint() == ""
     with pytest.raises(StorageError):
         score(config(server, model_dir, "s3://nights/scores", images="s3://nights/nowhere"))
-    assert not set(uris.ENDPOINT_VARIABLES) & set(os.environ)
+    assert dict(os.environ) == before and filesystems.s3_endpoint() == ""
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_read_from_the_server_of_the_call_while_the_environment_names_none(
+    server: Server, night: list[str], model_dir: Path
+) -> None:
+    before = dict(os.environ)
+    summary = score(config(server, model_dir, "s3://nights/scores", workers=1)).summary
+    assert (summary["scored"], summary["unreachable"]) == (24, 0) and dict(os.environ) == before
+
+
+def test_every_thread_uses_the_server_of_the_call_and_a_second_server_at_once_is_refused() -> None:
+    with filesystems.s3_server("http://one:9000"), ThreadPoolExecutor(1) as pool:
+        with filesystems.s3_server("http://one:9000"), filesystems.s3_server(""):
+            assert pool.submit(filesystems.s3_endpoint).result() == "http://one:9000"
+        with pytest.raises(ConfigError, match="uses the S3 server http://one:9000, not http://two:9000"):
+            pool.submit(filesystems.s3_server("http://two:9000").__enter__).result()
+        assert filesystems.s3_endpoint() == "http://one:9000"
+    with filesystems.s3_server("http://two:9000"):
+        assert filesystems.s3_endpoint() == "http://two:9000"

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crackvae.errors import ConfigError, StorageError
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
@@ -80,34 +80,34 @@ def test_a_port_is_not_a_password():
 
 
 @pytest.mark.parametrize(
-    ("code", "mend"),
+    ("code", "hint"),
     [
         (errno.ENOTDIR, "a file where a folder is needed"),
         (errno.EISDIR, "a folder where a file is needed"),
         (errno.EEXIST, "has the name of the folder"),
-        (errno.EROFS, "mounted for reading only"),
+        (errno.EROFS, "mounted read-only"),
         (errno.ENOSPC, "Free some space"),
         (errno.ENAMETOOLONG, "a shorter name"),
-        (errno.EIO, "ImageView at the disk"),
+        (errno.EIO, "Check the disk"),
     ],
 )
-def test_the_mend_fits_what_is_wrong(code, mend):
+def test_the_hint_fits_what_is_wrong(code, hint):
     with (
-        pytest.raises(StorageError, match=f"cannot write /data/out: .*{mend}"),
+        pytest.raises(StorageError, match=f"cannot write /data/out: .*{hint}"),
         uris.storage_errors("write", "/data/out"),
     ):
         raise OSError(code, os.strerror(code))
 
 
 @pytest.mark.parametrize("uri", ["gs://", "gs:///folder"])
-def test_the_mend_of_a_uri_without_a_bucket_keeps_its_scheme(uri):
+def test_the_hint_for_a_uri_without_a_bucket_keeps_its_scheme(uri):
     with pytest.raises(ConfigError, match=r"write it as gs://bucket/folder"):
         uris.split_uri(uri)
 
 
 @pytest.mark.parametrize("place", ["/data/nig\0ht", "night\0"])
 def test_a_zero_byte_in_a_path_is_refused(place):
-    with pytest.raises(ConfigError, match="holds a zero byte") as caught:
+    with pytest.raises(ConfigError, match="contains a zero byte") as caught:
         uris.absolute(place)
     assert "\0" not in one_line(caught.value)
 
@@ -143,7 +143,7 @@ def test_what_a_server_refuses_is_not_asked_for_again(said, pauses):
         raise OSError(said)
 
     with pytest.raises(OSError, match="AWS Error"):
-        uris.retried(refuse)
+        filesystems.retried(refuse)
     assert pauses == []
 
 
@@ -153,18 +153,19 @@ def test_pauses_grow_and_differ(pauses):
 
     for _ in range(20):
         with pytest.raises(OSError, match="503"):
-            uris.retried(fail)
-    rounds = [pauses[start : start + uris.ATTEMPTS - 1] for start in range(0, len(pauses), uris.ATTEMPTS - 1)]
-    assert len({round_[0] for round_ in rounds}) == 20 and sum(map(sum, rounds)) / 20 < 2 * 0.5 * 2**uris.ATTEMPTS
+            filesystems.retried(fail)
+    n = filesystems.ATTEMPTS
+    rounds = [pauses[start : start + n - 1] for start in range(0, len(pauses), n - 1)]
+    assert len({round_[0] for round_ in rounds}) == 20 and sum(map(sum, rounds)) / 20 < 2 * 0.5 * 2**n
 
 
 def test_another_s3_server_takes_its_region_from_the_environment(monkeypatch):
-    for name in uris.REGION_VARIABLES:
+    for name in filesystems.REGION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert (
-        uris.endpoint_options("http://[::1]:9000/")
+        filesystems.endpoint_options("http://[::1]:9000/")
         == "scheme=http&endpoint_override=%5B%3A%3A1%5D%3A9000&region=us-east-1"
     )
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    assert uris.endpoint_options("https://minio.example").endswith("region=eu-central-1")
-    assert uris.endpoint_options("") == ""
+    assert filesystems.endpoint_options("https://minio.example").endswith("region=eu-central-1")
+    assert filesystems.endpoint_options("") == ""
