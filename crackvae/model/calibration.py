@@ -1,6 +1,6 @@
 """Threshold and p-values from the scores of sound images that the model was not trained on.
 
-Shape letters: N calibration images, B images to judge.
+Shape letters: N calibration images, B scored images.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from crackvae.storage.uris import join
 FILE = "calibration.json"
 
 
-# With fewer sound scores a 95th percentile is one of the last three values.
+# Fewest calibration images: with fewer, the 95th percentile is one of the three largest scores.
 MIN_IMAGES = 20
 
 
-# Share of calibrations that keep their promise: the interval that is stated with a false-alarm rate.
+# Coverage of the interval that is stated with a false-alarm rate.
 PROMISE_INTERVAL = 0.95
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a score means, learned from sound images.
+    """Threshold of a model and the scores of sound images that it was set from.
 
     Attributes:
-        scores_N: float32 (N,), ascending: the scores of the sound images.
-        groups: number of groups that they come from; fewer groups carry less than N independent images.
+        scores_N: float32 (N,), ascending, of the sound images.
+        groups: number of groups of these images; with fewer groups than images these are not independent.
         level: the rule that set the threshold, in words.
         threshold: an image is flagged when its score is greater.
-        model: digest of the model that gave the scores.
-        leaky: whether the sound images may have copies among those trained on.
+        model: digest of the model that computed the scores.
+        leaky: whether copies of the sound images may be among the training images.
     """
 
     scores_N: np.ndarray
@@ -49,20 +49,20 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """Hash of all of it."""
+        """SHA-256 of all attributes."""
         words = [self.groups, self.level, self.threshold, self.model, self.leaky]
         return hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes()).hexdigest()
 
     def promise(self, n_images: int) -> dict[str, float]:
-        """Share of `n_images` sound images like these that will be flagged: on average, and its 95 % interval.
+        """Expected share of `n_images` exchangeable sound images that will be flagged, and its 95 % interval.
 
-        Above the k-th of N scores the rate is Beta(N+1-k, k) distributed, whatever the model; of a finite number of
-        images the share is beta-binomial. The interval is wide where N or `n_images` is small, and too narrow where
-        images of one group fail together.
+        The rate above the k-th of N scores is Beta(N+1-k, k) distributed, whatever the model; the share of a finite
+        number of images is beta-binomial. The interval is wide if N or `n_images` is small, and too narrow if images of
+        one group are correlated.
 
         Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
         """
-        from scipy.stats import betabinom  # here, because every scoring actor imports this module and needs none
+        from scipy.stats import betabinom  # imported here: scoring actors import this module and do not need it
 
         n = len(self.scores_N)
         rank = int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))
@@ -72,12 +72,12 @@ class Calibration:
         return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
-        """Share of sound images that would score this high, for each image.
+        """Probability of a sound image scoring this high, for each image.
 
-        An image of T tiles has T chances: its p-value is min(1, T p) (Bonferroni).
+        The p-value of an image of T tiles is min(1, T p), with p that of its worst tile (Bonferroni).
 
         Args:
-            scores_B: float (B,), NaN where an image has no score.
+            scores_B: float (B,), NaN for an image without a score.
             tiles_B: int (B,), number of tiles of each image.
 
         Returns:
@@ -92,35 +92,35 @@ class Calibration:
 
 
 def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
-    """Smallest share of sound images among the flagged ones at which each image of a night is flagged, float (N,).
+    """Adjusted p-values of the images of a night that control the false discovery rate, float (N,).
 
-    Flag those at or below a level, and on average at most that share of them is sound, if the sound images of the night
-    are exchangeable with those of the calibration.
+    If the images at or below a level are flagged, at most that share of them is sound on average, provided that the
+    sound images of the night are exchangeable with those of the calibration.
 
-    Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); with conformal p-values, which depend on
-    each other through their calibration: Bates et al., Testing for outliers with conformal p-values (2023).
+    Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); for conformal p-values, which
+    share a calibration: Bates et al., Testing for outliers with conformal p-values (2023).
     """
-    from scipy.stats import false_discovery_control  # here, as in promise()
+    from scipy.stats import false_discovery_control  # imported here as in promise()
 
     return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
 
 
 def fewest_discoveries(n_images: int, n_calibration: int, max_false_discovery: float) -> int:
-    """Fewest images that false_discovery_rates() can put at or below a level: p-values end at 1 / (n + 1)."""
+    """Smallest number of images that false_discovery_rates() can put at or below a level: p is 1 / (n + 1) or more."""
     return math.ceil(n_images / (max_false_discovery * (n_calibration + 1)) - 1e-9)
 
 
 def percentile_threshold(scores_N: np.ndarray, percentile: float) -> float:
-    """The published rule: a percentile of the sound scores, interpolated; it promises no rate."""
+    """The published rule: an interpolated percentile of the sound scores; it guarantees no false-alarm rate."""
     _check(scores_N)
     return float(np.float32(np.percentile(scores_N, percentile)))
 
 
 def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence: float | None) -> float:
-    """Lowest of the scores above which at most `max_false_alarm` of images like these are flagged.
+    """Lowest of the scores with a false-alarm rate of at most `max_false_alarm` on exchangeable images.
 
-    Without `confidence` the rate holds on average over calibrations: rank ceil((N+1)(1-a)). With it, the rate of
-    this very calibration is at most `a` with that probability: the rate above rank k is Beta(N+1-k, k) distributed.
+    Without `confidence` the rate holds on average over calibrations: rank ceil((N+1)(1-a)). With it, the rate of this
+    calibration is at most `a` with that probability: the rate above rank k is Beta(N+1-k, k) distributed.
 
     Args:
         scores_N: float (N,), finite, of exchangeable sound images.
@@ -128,11 +128,11 @@ def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence
         confidence: in (0, 1), or None.
 
     Raises:
-        CalibrationError: N cannot carry the promise; says how many images could.
+        CalibrationError: N is too small for that rate; the message says how many images are needed.
 
     Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
     """
-    from scipy.stats import beta  # here, as in promise()
+    from scipy.stats import beta  # imported here as in promise()
 
     _check(scores_N)
     n = len(scores_N)
@@ -153,7 +153,7 @@ def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence
 
 
 def require_enough(n: int) -> None:
-    """Raise CalibrationError where `n` sound images are too few for any threshold: before the work, not after it."""
+    """Raise CalibrationError if `n` sound images are too few for any threshold."""
     if n < MIN_IMAGES:
         raise CalibrationError(f"{n} sound images cannot set a threshold: give {MIN_IMAGES} or more.")
 

@@ -1,6 +1,6 @@
-"""A model as one ONNX file that needs none of this code, and the check that it gives the same scores.
+"""Export a model as one ONNX file that needs no crackvae, and check that its scores are the same.
 
-Shape letters: B tiles of one pass, P side of a tile at the input [px].
+Shape letters: B tiles of one forward pass, P side of a tile at the input [px].
 """
 
 import copy
@@ -20,11 +20,12 @@ from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
 from crackvae.storage import fileio, filesystems, uris
 
-# Tiles that the file is held against the model on, half of them cracked; drawn, so nothing has to be given.
+# Synthetic tiles on which file and model are compared, half of them cracked.
 PARITY_TILES = 48
 
 
-# Largest difference between the file's scores and the model's, as a share of the threshold: float32 is 1e-6 off.
+# Largest difference allowed between the scores of the file and of the model, relative to the threshold. Float32
+# rounding accounts for about 1e-6.
 BOUND = 1e-3
 
 
@@ -32,21 +33,21 @@ BOUND = 1e-3
 def export(config: ExportConfig) -> Outcome:
     """Write a model as an ONNX file: uint8 tiles in; score, anomaly map and reconstruction out.
 
-    The file's metadata hold what its user needs beside it: size and distance of tiles in an image, the score head, the
-    threshold and its level, and the model's digest.
+    The file's metadata hold everything else that its user needs: tile size and stride, the score head, the threshold
+    and its level, and the model's digest.
 
     Returns:
-        Outcome with the table `parity`: the file, run by ONNX Runtime, and the model, each against float64.
+        Outcome with the table `parity`: the file, run by ONNX Runtime, and the model, each compared with float64.
 
     Raises:
-        ModelError, StorageError: with the mend.
+        ModelError, StorageError: the message says how to fix it.
     """
     scorer = load_scorer(config.model)
     out = uris.absolute(config.out)
     data = onnx_file(scorer)
     parity = _parity(scorer, data)
     worst = parity["ONNX file"]["largest difference"]
-    assert worst <= BOUND * max(scorer.calibration.threshold, 1e-9), f"the file is {worst:g} off: {parity}"
+    assert worst <= BOUND * max(scorer.calibration.threshold, 1e-9), f"scores of the file differ by {worst:g}: {parity}"
     fileio.write_bytes(out, data)
     summary = {
         "verb": "export",
@@ -64,7 +65,7 @@ def export(config: ExportConfig) -> Outcome:
 
 
 def onnx_file(scorer: Scorer) -> bytes:
-    """scoring_graph() of a model, with what its user needs beside it as metadata."""
+    """scoring_graph() of a model, with its settings and calibration as metadata."""
     spec = scorer.model.spec
     model = onnx.load_from_string(scoring_graph(spec, scorer.model.network))
     properties = {name: str(value) for name, value in asdict(spec).items()} | {
@@ -77,7 +78,7 @@ def onnx_file(scorer: Scorer) -> bytes:
 
 
 def _parity(scorer: Scorer, data: bytes) -> dict[str, dict[str, float]]:
-    """Largest difference from float64, and flags that differ, of the file and of the model itself."""
+    """Largest difference from float64 and number of flags that differ, for the file and for the model itself."""
     spec, threshold = scorer.model.spec, scorer.calibration.threshold
     drawn = [draw_image(0, n, n % 2 == 0, spec.tile_px)[0][:, :, 0] for n in range(PARITY_TILES)]
     tiles_BPP = resized(drawn, spec.input_px)

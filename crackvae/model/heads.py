@@ -1,7 +1,6 @@
-"""Anomaly map and score heads; one row of the scores table from one image. No Ray.
+"""Score heads: from one forward pass to an anomaly map and a score.
 
-Shape letters: T tiles, B tiles of one pass through the network, P side of a tile at the input [px], H, W rows and
-columns of an image.
+Shape letters: B tiles of one forward pass, P side of a tile at the input [px], N pixels of a tile.
 """
 
 from collections.abc import Callable
@@ -14,20 +13,20 @@ from torch.nn import functional
 from crackvae.config import SEGMENTER_HEADS
 from crackvae.model.network import ModelSpec, Output, contrast, darker_than, median_of, pooled
 
-# Share of the pixels that the heads `dark`, `crack` and `evidence` average over: the best of 0.25 to 8 % on METU's val.
+# Share of the pixels that the heads `dark`, `crack` and `evidence` average over: of 0.25 to 8 %, 2 % ranked the
+# validation images of METU best.
 CRACK_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Head:
-    """A way from one pass through the network to a score.
+    """How one forward pass becomes a score: the mean of the largest values of an anomaly map, raised to a power.
 
     Attributes:
-        anomaly_map: input (B, 1, P, P) and output of the network to the suspicion of every pixel, (B, 1, P, P), not
-            negative.
+        anomaly_map: from input (B, 1, P, P) and output of the network to a map (B, 1, P, P), not negative.
         unit: of the map.
-        power: of the map's values in the score.
-        share: share of the pixels, the most suspicious ones, whose mean is the score.
+        power: exponent of the map's values in the score.
+        share: share of the pixels, those with the largest values, whose mean is the score.
     """
 
     anomaly_map: Callable[[Tensor, Output], Tensor]
@@ -37,32 +36,32 @@ class Head:
 
 
 def residual(input_B1PP: Tensor, output: Output) -> Tensor:
-    """What the ConvVAE could not reconstruct."""
+    """Absolute reconstruction error."""
     return (input_B1PP - output.reconstruction_B1PP).abs()
 
 
 def darkness(input_B1PP: Tensor, output: Output) -> Tensor:
-    """How much darker than the tile's median, as a share of that; lighter is 0. Needs no network."""
+    """How much darker each pixel is than the tile's median, relative to it; 0 where lighter. Uses no network."""
     return contrast(input_B1PP).clamp(min=0)
 
 
 def dark_crack(input_B1PP: Tensor, output: Output) -> Tensor:
-    """Darkness that the segmenter takes for a crack: their product.
+    """Darkness times the segmenter's probability of a crack.
 
-    Dark against the median, or against the reconstruction where that is lighter: with half of a tile in shadow a crack
-    in the lit half is no darker than the median. The reconstruction alone would follow a wide crack.
+    Darkness is relative to the median, or to the reconstruction where that is lighter: if half of a tile lies in
+    shadow, a crack in the lit half is no darker than the median. The reconstruction alone would reproduce a wide crack.
     """
-    assert output.crack_B1PP is not None, "settings give the head `crack` to no model without a segmenter"
+    assert output.crack_B1PP is not None, "the settings allow the head `crack` only with a segmenter"
     reference_B1PP = torch.maximum(output.reconstruction_B1PP, median_of(input_B1PP))
     return darker_than(reference_B1PP, input_B1PP).clamp(min=0) * torch.sigmoid(output.crack_B1PP)
 
 
 def evidence(input_B1PP: Tensor, output: Output) -> Tensor:
-    """How surely the segmenter takes a pixel for a crack, -log(1 - probability) [nats]; unlike that, it has no ceiling.
+    """Evidence of a crack, -log(1 - probability) [nats]; unlike the probability it has no upper bound.
 
-    Where the surface itself is full of dark gaps, how dark a crack is says less than that it is one.
+    For surfaces full of dark gaps, where darkness says little.
     """
-    assert output.crack_B1PP is not None, "settings give the head `evidence` to no model without a segmenter"
+    assert output.crack_B1PP is not None, "the settings allow the head `evidence` only with a segmenter"
     return functional.softplus(output.crack_B1PP)
 
 
@@ -78,11 +77,11 @@ HEADS = {
 }
 
 
-# The measure of any model: median minus 1st percentile of the pixels, one line of numpy.
+# Baseline for every model: median minus 1st percentile of the pixels.
 BASELINE = "one_line"
 
 
-# Length of the posterior mean: no score, but what tells a new texture from a known one.
+# Norm of the posterior mean: not a score; it separates new textures from known ones.
 LATENT_NORM = "latent_norm"
 
 
@@ -93,7 +92,7 @@ def one_line(input_B1PP: Tensor) -> Tensor:
 
 
 def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
-    """Score of each tile by a head or by the baseline, or its latent norm, float (B,)."""
+    """Score of each tile, float (B,): `head` is one of HEADS, BASELINE or LATENT_NORM."""
     if head == BASELINE:
         return one_line(input_B1PP)
     if head == LATENT_NORM:
@@ -103,5 +102,5 @@ def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
 
 
 def heads_of(spec: ModelSpec) -> tuple[str, ...]:
-    """The heads that a model can answer with: all but those that need a segmenter that it lacks."""
+    """The heads that a model supports: some need a segmenter."""
     return tuple(name for name in HEADS if spec.segmenter or name not in SEGMENTER_HEADS)

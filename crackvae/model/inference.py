@@ -20,12 +20,12 @@ from crackvae.storage import uris
 
 @dataclass(frozen=True)
 class RecordedModel:
-    """The model of a table of scores, where it can be had.
+    """The model of a table of scores, if it is available.
 
     Attributes:
-        model: None where it cannot.
-        why_not: "" or why.
-        calibration: with the threshold of the scores, or None with the model.
+        model: None if it is not available.
+        why_not: the reason, or "".
+        calibration: with the threshold of the scores; None without a model.
     """
 
     model: Model | None
@@ -34,21 +34,21 @@ class RecordedModel:
 
 
 def find_recorded_model(named: str, recorded: str, digest: str, threshold: float) -> RecordedModel:
-    """The model that gave the scores.
+    """The model that computed the scores.
 
     Args:
-        named: model directory that the user gave, or "".
-        recorded: model directory that the summary names, or "".
+        named: model directory given by the user, or "".
+        recorded: model directory named in the summary, or "".
         digest, threshold: of the scores.
 
     Raises:
         ModelError: --model names another model than that of the scores.
     """
-    place = named or recorded
-    if not place:
+    model_dir = named or recorded
+    if not model_dir:
         return RecordedModel(None, "these scores do not say which model directory they come from: give --model", None)
     try:
-        model = load_model(place)
+        model = load_model(model_dir)
     except ModelError as error:
         if named:
             raise
@@ -56,14 +56,14 @@ def find_recorded_model(named: str, recorded: str, digest: str, threshold: float
     if model.digest != digest:
         if named:
             raise ModelError(
-                f"{place} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
-                "name the one that they were made with."
+                f"{model_dir} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
+                "name the one that computed them."
             )
-        return RecordedModel(None, f"{place} holds another model by now (digest {model.digest[:12]})", None)
-    return RecordedModel(model, "", replace(load_calibration(place, digest), threshold=threshold))
+        return RecordedModel(None, f"{model_dir} now holds another model (digest {model.digest[:12]})", None)
+    return RecordedModel(model, "", replace(load_calibration(model_dir, digest), threshold=threshold))
 
 
-# Tiles of one pass where a picture is explained: nobody waits for it in a queue.
+# Tiles of one forward pass when an image is explained.
 EXPLAIN_BATCH = 32
 
 
@@ -71,15 +71,15 @@ EXPLAIN_BATCH = 32
 def score_tiles(
     model: Model, tiles_TPP: np.ndarray, batch: int, others: tuple[str, ...] = (), runtime: Runtime | None = None
 ) -> np.ndarray:
-    """Score of each tile by the model's head, and by others from the same pass; larger is more crack-like.
+    """Score of each tile by the model's head and by other heads from the same forward pass; larger is more crack-like.
 
-    Every pass has exactly `batch` tiles, the last one filled up with black ones: a convolution library may choose
-    another order of summation for another shape, and a score must not depend on which images it shares a pass with.
+    Every pass has exactly `batch` tiles, the last one padded with black ones: a convolution library may choose another
+    order of summation for another shape, and a score must not depend on the other tiles of its pass.
 
     Args:
         tiles_TPP: uint8 (T, P, P).
         others: names of HEADS, BASELINE or LATENT_NORM.
-        runtime: of the model and `batch`; without it, the reference.
+        runtime: of the model and `batch`; the reference by default.
 
     Returns:
         float32 (T, 1 + number of others).
@@ -90,18 +90,18 @@ def score_tiles(
     for start in range(0, len(tiles_TPP), batch):
         tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
         filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
-        if runtime.device != "cpu":  # a GPU takes bytes from pinned memory, and the next ones while it computes
+        if runtime.device != "cpu":  # pinned memory, so that the copy overlaps with the computation
             filled_BPP = filled_BPP.pin_memory().to(runtime.device, non_blocking=True)
         input_B1PP = to_input(filled_BPP)
         output = runtime.forward(input_B1PP)
         scores.append(torch.stack([scores_of(head, input_B1PP, output) for head in heads], dim=1))
-    on_cpu = torch.cat([part.cpu() for part in scores])  # not before the last pass is on its way
+    on_cpu = torch.cat([part.cpu() for part in scores])  # after the last pass was queued
     return on_cpu[: len(tiles_TPP)].numpy()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: on a busy machine two of them waited for each other 30 times longer than a tile took."""
+    """Run torch on one thread: on a busy machine two threads waited 30 times longer for each other than a tile took."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -112,13 +112,13 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the model makes of one image, at the image's own resolution.
+    """Reconstruction and anomaly map of one image, at the image's own resolution.
 
     Attributes:
         reconstruction_HW: uint8 (H, W).
         anomaly_HW: float32 (H, W), the map of the model's head, in that head's unit.
-        tile_scores: float32 (rows, cols), the score of each tile; equal to those of score_tiles() but for rounding,
-            because no pass is filled up here.
+        tile_scores: float32 (rows, cols), the score of each tile; equal to score_tiles() up to rounding, because
+            passes are not padded here.
         xs, ys: left edges of the columns and top edges of the rows of tiles [px].
     """
 
@@ -134,7 +134,7 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
     """Reconstruction and anomaly map of one image, stitched from its tiles.
 
     Args:
-        pixels_HW: uint8 (H, W), as decode() gives it.
+        pixels_HW: uint8 (H, W), as decode() returns it.
 
     Raises:
         UnreadableImage: more tiles than cut() allows.
@@ -161,14 +161,14 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model and what its scores mean: all of a model directory that scoring needs."""
+    """A model and its calibration: everything of a model directory that scoring needs."""
 
     model: Model
     calibration: Calibration
 
 
 def load_scorer(model_dir: str) -> Scorer:
-    """Raises ModelError."""
+    """Load model and calibration of a model directory. Raises ModelError."""
     model_dir = uris.absolute(model_dir)
     model = load_model(model_dir)
     return Scorer(model, load_calibration(model_dir, model.digest))

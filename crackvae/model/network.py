@@ -61,10 +61,10 @@ class ConvVAE(nn.Module):
     """Convolutional variational autoencoder of grey tiles in [0, 1].
 
     Stride-2 convolutions halve the tile, two linear layers give mean and log-variance of the posterior, and transposed
-    convolutions mirror the way back to a sigmoid.
+    convolutions mirror the encoder, up to a sigmoid.
 
     Attributes:
-        averages: without noise, reconstruct from the posterior instead of from its mean; see average().
+        averages: reconstruct from the whole posterior instead of from its mean when no noise is given; see average().
 
     Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014).
     """
@@ -96,10 +96,10 @@ class ConvVAE(nn.Module):
     def average(self, mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
         """Reconstruction (B, 1, P, P) from the mean of the decoder's first rectified layer over the posterior.
 
-        Where the KL divergence weighs much, most dimensions tell nothing of the tile and are noise of deviation 1,
-        which the decoder learns to cancel behind its first rectifier. z = mu has no noise, and is nothing that it has
-        seen: its squared error was five times that of a sample. A rectified normal variable with mean m and deviation
-        s has the mean m Phi(m / s) + s phi(m / s).
+        With a large weight of the KL divergence most latent dimensions carry no information about the tile and are
+        noise of standard deviation 1, which the decoder learns to cancel after its first ReLU. z = mu has no such noise
+        and lies outside the training distribution: its squared error was five times that of a sample. A rectified
+        normal variable with mean m and standard deviation s has the mean m Phi(m / s) + s phi(m / s).
         """
         mean_BF = self.expand(mu_BZ)
         deviation_BF = functional.linear(logvar_BZ.exp(), self.expand.weight.square()).clamp(min=1e-12).sqrt()
@@ -111,7 +111,7 @@ class ConvVAE(nn.Module):
         return self.decoder(features_BF.view(-1, self.widest, self.side, self.side))  # type: ignore[no-any-return]
 
     def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction, mean and log-variance. With noise z is drawn (training), without it nothing is (scoring)."""
+        """Reconstruction, mean and log-variance; without noise z is not sampled (scoring)."""
         mu_BZ, logvar_BZ = self.encode(tiles_B1PP)
         if noise_BZ is not None:
             return self.decode(mu_BZ + noise_BZ * (0.5 * logvar_BZ).exp()), mu_BZ, logvar_BZ
@@ -120,7 +120,7 @@ class ConvVAE(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Finds cracks in a tile, given what the ConvVAE makes of it: a small U-Net, trained on drawn cracks.
+    """Segments cracks in a tile, given its reconstruction by the ConvVAE: a small U-Net trained on synthetic cracks.
 
     Source: Ronneberger, Fischer & Brox, U-Net (2015); beside a reconstruction: Zavrtanik, Kristan & Skocaj, DRAEM
     (2021).
@@ -148,7 +148,7 @@ class Segmenter(nn.Module):
 
 
 def _conv(inputs: int, outputs: int) -> nn.Module:
-    """No normalisation: over the batch a score would depend on the tiles beside it, over groups on the threads."""
+    """3x3 convolution and ReLU, without normalisation: a score must not depend on the other tiles of its batch."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU())
 
 
@@ -157,7 +157,7 @@ def _halving_conv(inputs: int, outputs: int) -> nn.Module:
 
 
 class Output(NamedTuple):
-    """What one pass through the network gives.
+    """Output of one forward pass.
 
     Attributes:
         reconstruction_B1PP: in (0, 1).
@@ -172,7 +172,7 @@ class Output(NamedTuple):
 
 
 class Network(nn.Module):
-    """The ConvVAE and, where the model has one, the segmenter that compares a tile with its reconstruction."""
+    """The ConvVAE and, if the model has one, the segmenter that compares a tile with its reconstruction."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -182,12 +182,12 @@ class Network(nn.Module):
     def forward(
         self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None, contrast_B1PP: Tensor | None = None
     ) -> Output:
-        """All that training and every score head need. The segmenter's gradient does not reach the ConvVAE.
+        """Everything that training and the score heads need. No gradient flows from the segmenter to the ConvVAE.
 
         Args:
             tiles_B1PP: float in [0, 1].
             noise_BZ: standard normal noise to sample z with; None reconstructs without sampling.
-            contrast_B1PP: contrast(tiles_B1PP), where the caller has it already.
+            contrast_B1PP: contrast(tiles_B1PP), if the caller has computed it already.
         """
         reconstruction, mu, logvar = self.vae(tiles_B1PP, noise_BZ)
         if self.segmenter is None:
@@ -198,7 +198,7 @@ class Network(nn.Module):
 
 
 def darker_than(reference_B1PP: Tensor, tiles_B1PP: Tensor) -> Tensor:
-    """How much darker each pixel is than its reference, as a share of that, (B, 1, P, P); negative is lighter."""
+    """How much darker each pixel is than its reference, relative to it, (B, 1, P, P); negative where lighter."""
     return (reference_B1PP - tiles_B1PP) / (reference_B1PP + BLACK)
 
 
@@ -208,12 +208,12 @@ def median_of(tiles_B1PP: Tensor) -> Tensor:
 
 
 def contrast(tiles_B1PP: Tensor) -> Tensor:
-    """How much darker each pixel is than the tile's median, as a share of that, (B, 1, P, P); negative is lighter."""
+    """How much darker each pixel is than the tile's median, relative to it, (B, 1, P, P); negative where lighter."""
     return darker_than(median_of(tiles_B1PP), tiles_B1PP)
 
 
 def _median(values_BN: Tensor) -> Tensor:
-    """Median of each row, the lower one of two, without a gradient; on a CPU by numpy, in a tenth of torch's time."""
+    """Lower median of each row, without a gradient; on a CPU with numpy, which takes a tenth of torch's time."""
     n = int(values_BN.shape[1])
     if torch.onnx.is_in_onnx_export():  # ONNX has no median
         return values_BN.topk(n - (n - 1) // 2, dim=1).values[:, -1]
@@ -241,7 +241,7 @@ def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
 def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
     """Mean of the largest `share` of the values of each map, float (B,).
 
-    A crack covers 1 to 3 % of the pixels of a METU tile; the mean over all pixels drowns it.
+    A crack covers 1 to 3 % of the pixels of a METU tile, so it hardly changes the mean over all pixels.
     """
     values_BN = map_B1PP.flatten(1)
     n = int(values_BN.shape[1])
@@ -250,7 +250,7 @@ def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
         return values_BN.mean(dim=1)
     if values_BN.requires_grad or values_BN.device.type != "cpu" or torch.onnx.is_in_onnx_export():
         return values_BN.topk(largest, dim=1).values.mean(dim=1)
-    top_BL = np.partition(values_BN.numpy(), -largest, axis=1)[:, -largest:]  # in a fifth of torch's time
+    top_BL = np.partition(values_BN.numpy(), -largest, axis=1)[:, -largest:]  # takes a fifth of torch's time
     return torch.from_numpy(top_BL.mean(axis=1))
 
 

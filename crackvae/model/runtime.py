@@ -1,6 +1,6 @@
-"""The network's pass on the hardware at hand: the reference in torch, and faster ways to the same numbers.
+"""Runtimes of the network: the reference in torch, and faster ones for the hardware at hand.
 
-Shape letters: B tiles of one pass, P side of a tile at the input [px].
+Shape letters: B tiles of one forward pass, P side of a tile at the input [px].
 """
 
 import ctypes
@@ -19,9 +19,9 @@ from crackvae.model.onnx import network_graph
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system: the allocators of Arrow and of glibc keep it for later."""
+    """Return freed memory to the operating system; the allocators of Arrow and glibc would keep it."""
     pa.default_memory_pool().release_unused()
-    with suppress(OSError, AttributeError):  # another C library has no such call
+    with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
@@ -30,12 +30,12 @@ Forward = Callable[[Tensor], Output]
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run a network.
+    """A network, ready to run.
 
     Attributes:
-        precision: fp32, bf16 or onnx (fp32 by ONNX Runtime).
-        device: cpu or cuda, where its input has to be.
-        forward: input (B, 1, P, P) to the output of the network, float32; logvar_BZ may be empty.
+        precision: fp32, bf16 or onnx (float32 by ONNX Runtime).
+        device: cpu or cuda, where the input has to be.
+        forward: from input (B, 1, P, P) to the output of the network, float32; logvar_BZ may be empty.
     """
 
     precision: str
@@ -44,7 +44,7 @@ class Runtime:
 
 
 def reference(model: Model) -> Runtime:
-    """The network as torch runs it, in float32: what every other way is held against."""
+    """The network in torch and float32, which the other runtimes are compared with."""
     return Runtime("fp32", "cpu", model.network)
 
 
@@ -52,23 +52,23 @@ def runtime_of(model: Model, precision: str, batch: int, device: str = "cpu") ->
     """The network ready to run with one thread on the CPU, or on a GPU.
 
     Args:
-        precision: one of config.PRECISIONS. `auto` is fp32, on a CPU by ONNX Runtime: its blocked convolutions take 0.6
-            of torch's time, and it starts in 0.2 s. It is never bf16, which moves scores by up to a fifth of the
-            threshold (docs/log.md): faster where the hardware has it, and for whoever asks for it.
-        batch: B, the same for every pass.
+        precision: one of config.PRECISIONS. `auto` is float32, on a CPU by ONNX Runtime, whose convolutions take 0.6 of
+            torch's time. It is never bf16, which changes scores by up to a fifth of the threshold (docs/log.md)
+            and has to be requested.
+        batch: B, the same for every forward pass.
     """
     if precision == "auto":
         precision = "onnx" if device == "cpu" else "fp32"
     if precision == "onnx":
         return Runtime(precision, "cpu", _by_onnx(model, batch))
     if device == "cuda" and precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions, which keeps 11 bits
+        torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions; it keeps 11 bits
     network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Runtime(precision, device, _by_autocast(network, device) if precision == "bf16" else network)
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32; elsewhere it is emulated, and slower."""
+    """Whether the hardware multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -87,8 +87,8 @@ def _by_autocast(network: Network, device: str) -> Forward:
 
 def _by_onnx(model: Model, batch: int) -> Forward:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one actor a core
-    options.enable_mem_pattern = False  # these two save a worker 40 MB and cost no time
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one actor per core
+    options.enable_mem_pattern = False  # these two save 40 MB per worker and cost no time
     options.add_session_config_entry("session.disable_prepacking", "1")
     graph = network_graph(model.network, batch, model.spec.input_px)
     session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
