@@ -117,7 +117,7 @@ class Pool:
         spec = self.scorer.model.spec
         seen = [decoding.measures(pixels_HW) for pixels_HW in images]
         tiles = [cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
-        scores, norms = score_tiles(self.scorer.model, np.concatenate(tiles), batch=32, others=(LATENT_NORM,)).T
+        scores, norms = score_tiles(self.scorer.model, np.concatenate(tiles), batch=32, extra_heads=(LATENT_NORM,)).T
         camera = {name: pa.array([getattr(one, name) for one in seen], pa.float32()) for name in vars(seen[0])}
         flagged = scores > np.float32(self.scorer.calibration.threshold)
         same = {"group": [""] * len(images), "status": ["scored"] * len(images)}

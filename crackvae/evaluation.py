@@ -161,7 +161,7 @@ def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd
         groups_N=rows["group"].to_numpy(),
         threshold=threshold,
     )
-    figures = metrics.judge(scored, config.resamples, config.seed)
+    figures = metrics.with_intervals(scored, config.resamples, config.seed)
     return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
 
 
@@ -173,7 +173,7 @@ def _rank(
     ranked = {own: figures.loc[list(metrics.RANKING_NAMES)]}
     for head in others:
         scores_N = rows[f"score_{head}"].to_numpy()
-        ranked[head] = metrics.rank(is_crack_N, scores_N, groups_N, config.resamples, config.seed)
+        ranked[head] = metrics.ranking_with_intervals(is_crack_N, scores_N, groups_N, config.resamples, config.seed)
     return ranked
 
 

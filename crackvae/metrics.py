@@ -1,4 +1,4 @@
-"""How well scores tell cracks from sound images: ranking, rates at a false-alarm rate, intervals over groups.
+"""Metrics of scores on labelled images: ranking, rates at a threshold, bootstrap intervals over groups.
 
 Shape letters: N images, K operating points, R resamples.
 A crack is the positive class. An image is flagged when score > threshold.
@@ -13,14 +13,14 @@ import pandas as pd
 from scipy import ndimage
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-# False-alarm rates at which recall is reported: what a night of mostly sound images can afford.
+# False-alarm rates at which recall is reported; most images of a night are sound, so they must be low.
 FALSE_ALARM_RATES = (0.05, 0.01, 0.001)
-# Share of cracked images for which average precision is stated: a real night, not a half-cracked benchmark.
+# Share of cracked images that average precision is restated for: a real night, where benchmarks are half cracked.
 PREVALENCE = 0.01
 INTERVAL = 0.95
-# Groups with fewer cracks say nothing of a group: one miss of two would be a recall of a half.
+# Fewest cracks of a group for its recall to be reported: with two, one miss would halve it.
 MIN_GROUP_CRACKS = 10
-# Per-region overlap is averaged over false-positive rates of the pixels up to here; beyond it no map is of use.
+# Upper limit of the pixels' false-positive rate in the area under the per-region overlap (Bergmann et al. 2021).
 MAX_PIXEL_RATE = 0.3
 
 RANKING_NAMES = (
@@ -50,15 +50,15 @@ class Scored:
     threshold: float
 
     def __post_init__(self) -> None:
-        assert np.isfinite(self.scores_N).all(), "unreadable images have no score; refuse them before"
-        assert 0 < self.is_crack_N.sum() < len(self.is_crack_N), "both labels are needed; refuse before"
+        assert np.isfinite(self.scores_N).all(), "unreadable images have no score; callers refuse them"
+        assert 0 < self.is_crack_N.sum() < len(self.is_crack_N), "both labels are needed; callers refuse less"
 
 
 def operating_points(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np.ndarray) -> tuple[np.ndarray, ...]:
     """False-alarm rate and recall at every threshold that separates two scores, from none flagged to all flagged.
 
     Args:
-        weights_N: float (N,), how often each image counts; both labels need a positive sum.
+        weights_N: float (N,), weight of each image; both labels need a positive sum.
 
     Returns:
         false_alarm_K, recall_K: float (K,), non-decreasing from 0 to 1.
@@ -72,10 +72,10 @@ def operating_points(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np
 
 
 def ranking(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
-    """The figures of RANKING_NAMES, none of which needs a threshold.
+    """The metrics of RANKING_NAMES, none of which needs a threshold.
 
-    Recall at a rate is that of the lowest threshold whose false-alarm rate does not exceed it. Average precision is
-    the sum of precision times gained recall, with precision restated for PREVALENCE.
+    Recall at a false-alarm rate is that of the lowest threshold that does not exceed the rate. Average precision is the
+    sum of precision times gained recall, with precision restated for PREVALENCE.
 
     Source: Fawcett, An introduction to ROC analysis (2006).
     """
@@ -88,7 +88,7 @@ def ranking(is_crack_N: np.ndarray, scores_N: np.ndarray, weights_N: np.ndarray)
 
 
 def at_threshold(is_crack_N: np.ndarray, flagged_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
-    """The figures of THRESHOLD_NAMES; precision and F1 are 0 where nothing is flagged."""
+    """The metrics of THRESHOLD_NAMES; precision and F1 are 0 if nothing is flagged."""
     cracks_N, sound_N = weights_N * is_crack_N, weights_N * ~is_crack_N
     hits, alarms = cracks_N @ flagged_N, sound_N @ flagged_N
     precision = hits / (hits + alarms) if hits + alarms else 0.0
@@ -97,14 +97,14 @@ def at_threshold(is_crack_N: np.ndarray, flagged_N: np.ndarray, weights_N: np.nd
 
 
 def figures(scored: Scored, weights_N: np.ndarray) -> np.ndarray:
-    """All figures, in the order of RANKING_NAMES and THRESHOLD_NAMES."""
+    """All metrics, in the order of RANKING_NAMES and THRESHOLD_NAMES."""
     flagged_N = scored.scores_N > scored.threshold
     ranks = ranking(scored.is_crack_N, scored.scores_N, weights_N)
     return np.concatenate([ranks, at_threshold(scored.is_crack_N, flagged_N, weights_N)])
 
 
 def worst_group_recall(is_crack_N: np.ndarray, flagged_N: np.ndarray, group_N: np.ndarray) -> float:
-    """Lowest share of flagged cracks in a group of MIN_GROUP_CRACKS or more; NaN where there is no such group.
+    """Lowest recall of a group with MIN_GROUP_CRACKS or more; NaN if there is no such group.
 
     Args:
         group_N: int (N,), number of each image's group.
@@ -115,17 +115,17 @@ def worst_group_recall(is_crack_N: np.ndarray, flagged_N: np.ndarray, group_N: n
     return float((found_G[is_large_G] / cracks_G[is_large_G]).min()) if is_large_G.any() else float("nan")
 
 
-def judge(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
-    """Every figure with its percentile bootstrap interval over groups.
+def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
+    """Every metric with its percentile bootstrap interval over groups.
 
-    The worst group's recall has no interval: to draw groups again is to draw another worst one. It is left out where no
-    group has MIN_GROUP_CRACKS cracks.
+    The worst group's recall has no interval, because every resample has another worst group. It is left out if no group
+    has MIN_GROUP_CRACKS cracks.
 
-    Groups, not images, are drawn with replacement: images of one wall succeed and fail together. A resample without
-    both labels is drawn again.
+    Groups, not images, are resampled, because the images of one wall are correlated. A resample without both labels is
+    drawn again.
 
     Returns:
-        one row a figure: value, low, high.
+        one row per metric: value, low, high.
 
     Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8 on clustered data.
     """
@@ -138,9 +138,10 @@ def judge(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     return table
 
 
-def rank(is_crack_N: np.ndarray, scores_N: np.ndarray, groups_N: np.ndarray, resamples: int, seed: int) -> pd.DataFrame:
-    """judge() for a score without a threshold: the figures of RANKING_NAMES, with the same resamples."""
-
+def ranking_with_intervals(
+    is_crack_N: np.ndarray, scores_N: np.ndarray, groups_N: np.ndarray, resamples: int, seed: int
+) -> pd.DataFrame:
+    """with_intervals() for a score without a threshold: the metrics of RANKING_NAMES, with the same resamples."""
     group_N = np.unique(groups_N, return_inverse=True)[1]
     table = _with_interval(partial(ranking, is_crack_N, scores_N), is_crack_N, group_N, resamples, seed)
     table.index = pd.Index(RANKING_NAMES)
@@ -150,7 +151,7 @@ def rank(is_crack_N: np.ndarray, scores_N: np.ndarray, groups_N: np.ndarray, res
 def _with_interval(
     measure: Callable[[np.ndarray], np.ndarray], is_crack_N: np.ndarray, group_N: np.ndarray, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Columns value, low and high of what `measure` makes of the weights of the images."""
+    """Columns value, low and high of `measure`, a function of the weights of the images."""
     rng = np.random.default_rng(seed)
     n_groups = group_N.max() + 1
     draws: list[np.ndarray] = []
@@ -163,7 +164,7 @@ def _with_interval(
 
 
 def one_per_group(groups_N: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of one image of every group, drawn by chance, ascending: images that are independent if groups are."""
+    """Indices of one random image of every group, ascending: independent images if the groups are."""
     order = np.random.default_rng(seed).permutation(len(groups_N))
     firsts = np.unique(groups_N[order], return_index=True)[1]
     chosen: np.ndarray = np.sort(order[firsts])
@@ -171,18 +172,18 @@ def one_per_group(groups_N: np.ndarray, seed: int) -> np.ndarray:
 
 
 def confusion(is_crack_N: np.ndarray, flagged_N: np.ndarray) -> pd.DataFrame:
-    """Counts with the truth in rows and the decision in columns, both named."""
+    """Confusion matrix with the label in rows and the decision in columns."""
     names: Sequence[str] = ("non_crack", "crack")
     counts = confusion_matrix(is_crack_N, flagged_N, labels=[False, True])
     return pd.DataFrame(counts, index=[f"is {name}" for name in names], columns=["passed", "flagged"])
 
 
 def pixel_figures(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd.DataFrame:
-    """How well anomaly maps point at the cracked pixels.
+    """Pixel-level metrics of anomaly maps.
 
     Args:
-        maps: float (H, W) of each image, larger is more suspicious.
-        masks: bool (H, W) of each image, True where it is cracked; some pixel of some image is, and some is not.
+        maps: float (H, W) of each image, larger is more crack-like.
+        masks: bool (H, W) of each image, True where it is cracked; both values occur.
 
     Returns:
         rows `pixel_roc_auc` and `aupro`, column value. The area under the per-region overlap is that up to
@@ -192,8 +193,8 @@ def pixel_figures(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd
     """
     values = np.concatenate([one.ravel() for one in maps])
     is_cracked = np.concatenate([one.ravel() for one in masks])
-    assert 0 < is_cracked.sum() < len(is_cracked), "both kinds of pixels are needed; refuse before"
-    # Thresholds at false-positive rates from 0 to MAX_PIXEL_RATE: the only ones that the integral needs.
+    assert 0 < is_cracked.sum() < len(is_cracked), "both kinds of pixels are needed; callers refuse less"
+    # Thresholds at false-positive rates from 0 to MAX_PIXEL_RATE, the range of the integral.
     rates_K = np.linspace(0, MAX_PIXEL_RATE, 301)
     thresholds_K = np.quantile(values[~is_cracked], 1 - rates_K, method="higher")
     overlaps_RK = [

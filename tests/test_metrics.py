@@ -18,10 +18,10 @@ from crackvae.metrics import (
     at_threshold,
     confusion,
     figures,
-    judge,
     operating_points,
-    rank,
     ranking,
+    ranking_with_intervals,
+    with_intervals,
     worst_group_recall,
 )
 
@@ -199,7 +199,7 @@ def scored_of(n_sound: int = 150, n_crack: int = 80, seed: int = 0) -> Scored:
 
 def test_each_figure_has_its_value_and_an_interval_that_contains_it():
     scored = scored_of()
-    table = judge(scored, resamples=200, seed=0)
+    table = with_intervals(scored, resamples=200, seed=0)
     assert table.index.tolist() == [*RANKING_NAMES, *THRESHOLD_NAMES]
     assert table["value"].to_numpy() == pytest.approx(figures(scored, np.ones(230)))
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
@@ -208,8 +208,8 @@ def test_each_figure_has_its_value_and_an_interval_that_contains_it():
 
 def test_rank_is_judge_without_a_threshold():
     scored = scored_of()
-    ranked = rank(scored.is_crack_N, scored.scores_N, scored.groups_N, resamples=100, seed=3)
-    assert ranked.equals(judge(scored, resamples=100, seed=3).loc[list(RANKING_NAMES)])
+    ranked = ranking_with_intervals(scored.is_crack_N, scored.scores_N, scored.groups_N, resamples=100, seed=3)
+    assert ranked.equals(with_intervals(scored, resamples=100, seed=3).loc[list(RANKING_NAMES)])
 
 
 def test_the_worst_group_is_that_with_the_fewest_cracks_found_among_large_ones():
@@ -219,7 +219,7 @@ def test_the_worst_group_is_that_with_the_fewest_cracks_found_among_large_ones()
     assert worst_group_recall(is_crack_N, flagged_N, group_N) == 0.4
     assert np.isnan(worst_group_recall(is_crack_N[20:], flagged_N[20:], group_N[20:]))
     scored = Scored(np.r_[is_crack_N, False], np.r_[flagged_N, False] * 1.0, np.r_[group_N, 3], threshold=0.5)
-    assert judge(scored, resamples=100, seed=0).loc["worst_group_recall", "value"] == 0.4
+    assert with_intervals(scored, resamples=100, seed=0).loc["worst_group_recall", "value"] == 0.4
 
 
 def test_one_image_of_each_group_is_drawn_by_chance():
@@ -252,14 +252,14 @@ def test_a_perfect_map_has_perfect_pixel_figures():
 
 
 def test_equal_seeds_give_equal_intervals_and_another_seed_others():
-    first, again, other = (judge(scored_of(), resamples=100, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (with_intervals(scored_of(), resamples=100, seed=seed) for seed in (1, 1, 2))
     assert first.equals(again)
     assert first["value"].equals(other["value"]) and not first["low"].equals(other["low"])
 
 
 def test_the_interval_of_recall_is_as_wide_as_the_binomial_distribution_makes_it():
     scored = scored_of(400, 200)
-    row = judge(scored, resamples=500, seed=0).loc["recall"]
+    row = with_intervals(scored, resamples=500, seed=0).loc["recall"]
     expected = 2 * 1.96 * np.sqrt(row["value"] * (1 - row["value"]) / 200)
     assert row["high"] - row["low"] == pytest.approx(expected, rel=0.15)
 
@@ -267,12 +267,12 @@ def test_the_interval_of_recall_is_as_wide_as_the_binomial_distribution_makes_it
 def test_copies_in_a_group_widen_the_intervals_by_the_square_root_of_their_number():
     one = scored_of(60, 40)
     nine = Scored(*(np.repeat(column, 9) for column in (one.is_crack_N, one.scores_N, one.groups_N)), one.threshold)
-    grouped = judge(nine, resamples=300, seed=0)
-    ungrouped = judge(replace(nine, groups_N=np.arange(900)), resamples=300, seed=0)
+    grouped = with_intervals(nine, resamples=300, seed=0)
+    ungrouped = with_intervals(replace(nine, groups_N=np.arange(900)), resamples=300, seed=0)
     names = ["roc_auc", "recall", "precision", "false_alarm_rate"]
     ratio = (grouped["high"] - grouped["low"]) / (ungrouped["high"] - ungrouped["low"])
     assert ratio[names].between(2.3, 3.9).all()
-    assert np.allclose(grouped, judge(one, resamples=300, seed=0), atol=1e-12)
+    assert np.allclose(grouped, with_intervals(one, resamples=300, seed=0), atol=1e-12)
 
 
 def test_groups_may_be_named_in_any_order_of_the_images():
@@ -280,19 +280,19 @@ def test_groups_may_be_named_in_any_order_of_the_images():
     names_N = np.array([f"bridge-{number % 9}" for number in range(70)])
     order = np.random.default_rng(1).permutation(70)
     shuffled = Scored(scored.is_crack_N[order], scored.scores_N[order], names_N[order], 1.0)
-    whole = judge(replace(scored, groups_N=names_N), resamples=100, seed=3)
-    assert np.allclose(whole, judge(shuffled, resamples=100, seed=3))
+    whole = with_intervals(replace(scored, groups_N=names_N), resamples=100, seed=3)
+    assert np.allclose(whole, with_intervals(shuffled, resamples=100, seed=3))
 
 
 def test_a_resample_without_cracks_is_drawn_again():
     scored = Scored(np.array([True, False, False]), np.array([2.0, 1.0, 3.0]), np.arange(3), threshold=0.5)
-    table = judge(scored, resamples=100, seed=0)
+    table = with_intervals(scored, resamples=100, seed=0)
     assert np.isfinite(table.to_numpy()).all() and table.loc["recall"].tolist() == [1, 1, 1]
 
 
 def test_one_group_has_no_width():
     scored = replace(scored_of(30, 20), groups_N=np.zeros(50, int))
-    table = judge(scored, resamples=100, seed=0)
+    table = with_intervals(scored, resamples=100, seed=0)
     assert np.allclose(table["low"], table["value"]) and np.allclose(table["high"], table["value"])
 
 

@@ -1,8 +1,8 @@
-"""Copies of a picture: identical bytes, re-encoded, resized, mirrored or rotated.
+"""Detection of duplicate images: identical bytes, re-encoded, resized, mirrored or rotated.
 
-A picture's thumbnail is compared with another's in all eight orientations of a square. The pairs worth comparing are
-found by a hash of the thumbnail that no flip or quarter turn changes, and that never lies further apart than the
-thumbnails themselves: no pair that the comparison would accept is missed.
+Thumbnails are compared in all eight orientations of a square. Candidate pairs are found by a hash that is invariant to
+flips and quarter turns; the distance of two hashes is a lower bound of the distance of the thumbnails, so no pair that
+the comparison would accept is missed.
 
 Shape letters: N images, S = 32 side of a thumbnail, C = 8 side of the coarser one in the hash, Q pairs.
 """
@@ -21,10 +21,10 @@ from crackvae.images.decoding import decode
 THUMB_PX, COARSE_PX = 32, 8
 
 
-# Measured on METU's 20,000 internal images: copies differ by at most 0.73 grey levels (root mean square over the
-# thumbnail), the nearest different pictures by 1.98. On walls smoother than these any two pictures may be 1.7
-# apart: so the difference must be small against the picture's own contrast too (copies: at most 0.24 of it; the nearest
-# different pictures: 0.57).
+# Measured on METU's 20,000 internal images: duplicates differ by at most 0.73 grey levels (root mean square over the
+# thumbnail), the closest different images by 1.98. Any two images of smoother walls may differ by less than 1.7, so the
+# difference must also be small relative to the contrast of the image (duplicates: at most 0.24 of it; the closest
+# different images: 0.57).
 MAX_DIFFERENCE = 1.7
 
 
@@ -36,7 +36,7 @@ PAIRS_AT_ONCE = 20_000  # 20,000 pairs of float32 thumbnails are 160 MB
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of one image to find its copies.
+    """What is kept of one image to find its duplicates.
 
     Attributes:
         sha256: of the file's bytes, in hexadecimal.
@@ -51,9 +51,9 @@ class Fingerprint:
 
 
 def fingerprint(data: bytes) -> Fingerprint:
-    """Raises UnreadableImage."""
+    """Fingerprint of an image file. Raises UnreadableImage."""
     pixels_HW = decode(data)
-    # Pillow's box filter takes each pixel whole or not at all: a copy of another size would differ by 2 grey levels.
+    # Not Pillow's box filter: it does not split pixels, and a copy of another size would differ by 2 grey levels.
     thumb = Image.fromarray(pixels_HW).resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
     height, width = pixels_HW.shape
     return Fingerprint(hashlib.sha256(data).hexdigest(), np.asarray(thumb), width, height)
@@ -66,11 +66,11 @@ def orientations(thumbs_NSS: np.ndarray) -> list[np.ndarray]:
 
 
 def invariant_hash(thumbs_NSS: np.ndarray) -> np.ndarray:
-    """A vector of each thumbnail that flips and quarter turns leave as it is.
+    """A vector of each thumbnail that is invariant to flips and quarter turns.
 
-    The eight orientations move each cell of an 8x8 grid among at most eight places; sorting the values of those places
-    forgets the orientation. Sorting and averaging only bring two vectors closer, so the distance of two hashes is at
-    most COARSE_PX times the root mean square difference of the best-turned thumbnails.
+    The eight orientations permute each cell of an 8x8 grid within an orbit of at most eight cells; sorting the values
+    of each orbit removes the orientation. Sorting and averaging never increase a distance, so two hashes are at most
+    COARSE_PX times the root mean square difference of the thumbnails in their best orientation apart.
 
     Returns:
         float32 (N, 64).
@@ -86,17 +86,17 @@ def invariant_hash(thumbs_NSS: np.ndarray) -> np.ndarray:
 
 
 def same_picture(thumbs_NSS: np.ndarray) -> np.ndarray:
-    """Number each picture; copies share a number.
+    """Number the images so that duplicates share a number.
 
     Args:
         thumbs_NSS: uint8 (N, 32, 32).
 
     Returns:
-        int (N,): the position of the first image of the picture.
+        int (N,): the position of the first of the duplicates.
     """
     if not len(thumbs_NSS):
         return np.empty(0, int)
-    # Thumbnails equal to the last bit first: a thousand copies of one file would be half a million pairs.
+    # Identical thumbnails are merged first: a thousand copies of one file would be half a million pairs.
     _, first_U, unique_N = np.unique(
         thumbs_NSS.reshape(len(thumbs_NSS), -1), axis=0, return_index=True, return_inverse=True
     )
@@ -113,7 +113,7 @@ def same_picture(thumbs_NSS: np.ndarray) -> np.ndarray:
 
 
 def _are_copies(one_QSS: np.ndarray, other_QSS: np.ndarray) -> np.ndarray:
-    """bool (Q,): equal in one of the eight orientations, but for what re-encoding changes."""
+    """bool (Q,): equal in one of the eight orientations, within what re-encoding changes."""
     one_QSS = one_QSS.astype(np.float32)
     squares = [np.square(one_QSS - turned).mean(axis=(1, 2)) for turned in orientations(other_QSS.astype(np.float32))]
     difference_Q = np.sqrt(np.min(squares, axis=0))

@@ -1,4 +1,4 @@
-"""Labelled images to splits by group, with checks for what leaks between them."""
+"""The manifest: labelled images, split by group, with checks for leaks between the splits."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ FILE = "manifest.parquet"
 LEFT_OUT_FILE = "left_out.csv"
 
 
-# Sides of the fences that no picture may stand on two of, in the order in which groups are dealt to them.
+# The sides of a split, in the order in which groups are assigned to them. No image may be on two of them.
 SIDES = ("external", "test", "val", "train")
 
 
@@ -40,7 +40,7 @@ class Manifest:
 
     Attributes:
         table: MANIFEST_SCHEMA.
-        leaky: copies of a picture are allowed on both sides of a split (the published random split).
+        leaky: duplicates of an image are allowed on both sides of a split (the published random split).
         digest: sha256 of the file.
     """
 
@@ -56,13 +56,13 @@ class Manifest:
 
 @filesystems.with_s3_endpoint
 def partition(config: PartitionConfig) -> Outcome:
-    """Read every labelled image once, split by group, look for leaks, write manifest.parquet.
+    """Read every labelled image once, split by group, check for leaks, write manifest.parquet.
 
     Returns:
         Outcome with the tables `images` (counts by split and label) and `leaks`.
 
     Raises:
-        StorageError, ArchiveError, ManifestError, LeakError, OutputExists: with the mend.
+        StorageError, ArchiveError, ManifestError, LeakError, OutputExists: the message says how to fix it.
     """
     out = uris.absolute(config.out)
     place = uris.join(out, FILE)
@@ -120,10 +120,10 @@ def partition(config: PartitionConfig) -> Outcome:
 
 
 def label_of(name: str, labels: dict[str, str]) -> str:
-    """non_crack or crack: what the one folder on the path that is a label's name stands for.
+    """The label, non_crack or crack, of the one folder on the path that has the name of a label.
 
     Args:
-        name: path below the listed place, `Negative/bridge-7/1.jpg` or `bridge-7/Negative/1.jpg`.
+        name: path below the listed folder, `Negative/bridge-7/1.jpg` or `bridge-7/Negative/1.jpg`.
         labels: folder name to label.
     """
     found = {labels[part] for part in PurePosixPath(name).parts[:-1] if part in labels}
@@ -148,7 +148,7 @@ def _check_sizes(counts: Counter[str], external: Sequence[int]) -> None:
 
 
 def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
-    """Fingerprint of every image, None where it cannot be read; those by name with the reason."""
+    """Fingerprint of every image, None if it cannot be read, and the unreadable images with the reason."""
 
     def one(image: str, error: str) -> Fingerprint | str:
         try:
@@ -176,7 +176,7 @@ def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | 
 
 
 def _needs(is_crack: np.ndarray, config: PartitionConfig) -> dict[str, list[int]]:
-    """Wanted non_crack and crack images of each side."""
+    """Requested number of non_crack and crack images of each side."""
     external = list(config.external)
     n_sound, n_crack = int((~is_crack).sum()) - external[0], int(is_crack.sum()) - external[1]
     val = [round(n_sound * config.non_crack_split[1] / 100), round(n_crack * config.crack_split[0] / 100)]
@@ -185,22 +185,22 @@ def _needs(is_crack: np.ndarray, config: PartitionConfig) -> dict[str, list[int]
 
 
 def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], salt: str) -> np.ndarray:
-    """Deal whole groups to the sides of the split: each to the first of SIDES that still has room for all of it.
+    """Assign whole groups to the sides of the split: each to the first of SIDES that still has room for all of it.
 
-    The order of the groups is that of a hash of their names, so it is even, repeatable, and independent of the order
-    of the files. With one image a group the wanted numbers are met exactly; else as nearly as the groups allow: a group
-    that fits nowhere is trained on. Crack images of a group that is trained on are left out, because they could neither
-    be trained on nor, with their neighbours in train, be judged. So that few are, groups of both labels come first, and
-    are dealt to a side that still has room for some of either.
+    Groups are ordered by a hash of their names, so the result is even, repeatable, and independent of the order of the
+    files. With one image per group the requested numbers are met exactly, otherwise as closely as the groups allow: a
+    group that fits nowhere goes to train. Crack images of a group in train are left out, because they can be neither
+    trained on nor, with images of their group in train, tested on. To keep these few, groups with both labels come
+    first and go to a side that still has room for some of either.
 
     Args:
         groups: names (N,).
         is_crack: bool (N,).
-        needs: wanted non_crack and crack images of each side.
-        salt: another salt is another split.
+        needs: requested non_crack and crack images of each side.
+        salt: changes the split.
 
     Returns:
-        side of each image (N,), "" where it is left out.
+        side of each image (N,), "" if it is left out.
     """
     names, group_N = np.unique(groups, return_inverse=True)
     counts = np.stack([np.bincount(group_N, ~is_crack, len(names)), np.bincount(group_N, is_crack, len(names))], 1)
@@ -235,7 +235,7 @@ def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int, externa
 
 
 def _leaks(sides: np.ndarray, sha256: np.ndarray, pictures: np.ndarray) -> tuple[pd.DataFrame, int]:
-    """How many images of each side have a copy on another; and how many images of val, test and external do at all."""
+    """Number of images of each side with a duplicate on another side, and that of val, test and external in total."""
     rows, leaking = {}, np.zeros(len(sides), bool)
     for behind, before in (
         ("val", "train"), ("test", "train"), ("test", "val"),
@@ -287,12 +287,12 @@ def _counts(manifest: pa.Table) -> pd.DataFrame:
 
 
 def load_manifest(place: str) -> Manifest:
-    """A manifest that keeps its promises.
+    """Load and validate a manifest.
 
     Raises:
         StorageError: missing, not whole, other columns.
-        ManifestError: unknown labels or splits, an image twice, a crack image to train on.
-        LeakError: a group or a file on two sides, in a manifest that does not say `leaky`.
+        ManifestError: unknown labels or splits, an image twice, a crack image in train.
+        LeakError: a group or a file on two sides, in a manifest that is not `leaky`.
     """
     place = uris.absolute(place)
     data = fileio.read_bytes(place)
@@ -330,7 +330,7 @@ def load_manifest(place: str) -> Manifest:
 
 
 def listing_of(images: pa.Table) -> pa.Table:
-    """LISTING_SCHEMA, group and sha256 of rows of a manifest, for what reads images; their time is not known."""
+    """Rows of a manifest as a listing: LISTING_SCHEMA, group and sha256; the modification time is unknown."""
     n = images.num_rows
     rows = images.select(["image", "group", "bytes", "sha256"])
     rows = rows.append_column("modified", pa.array([0] * n, listing.LISTING_SCHEMA.field("modified").type))

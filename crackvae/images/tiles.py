@@ -1,4 +1,4 @@
-"""A photograph as model-sized tiles, and maps of tiles as a map of the photograph.
+"""Cutting photographs into model-sized tiles, and stitching maps of tiles into a map of the photograph.
 
 Shape letters: H, W rows and columns of an image; T tiles; K images packed as channels; P side of a tile at the model's
 input [px].
@@ -16,23 +16,23 @@ from torch.nn import functional
 
 from crackvae.errors import UnreadableImage
 
-# Below this many tile sides an image is resized whole: cutting a 300 px image into four overlapping tiles of
-# 227 px would show the model mostly the same pixels four times.
+# An image smaller than this many tile sides is resized as a whole: four overlapping tiles of 227 px from a 300 px image
+# would show the model mostly the same pixels four times.
 MIN_TILES_TO_CUT = 1.5
 
 
-# 100 Mpx in tiles of 227 px with stride 170 are 3,460; more than this is a sliver of an image or a wrong setting,
-# and would fill a worker's memory (16 KiB a tile).
+# 100 Mpx in tiles of 227 px with stride 170 are 3,460 tiles; more are a very narrow image or a wrong setting, and would
+# fill a worker's memory (16 KiB per tile).
 MAX_TILES = 20_000
 
 
-# Images of one size that are resized together, as the channels of one: four take half the time of one by one, because
-# torch then has whole vectors to work on; more than four leave its fast path.
+# Images of one size that are resized together as the channels of one image: four at once take half the time, because
+# torch can then use whole vectors; more than four leave its fast path.
 PACK = 4
 
 
 class Tiling(Protocol):
-    """How a model wants its images cut; every model specification is one."""
+    """How images are cut for a model; every ModelSpec is one."""
 
     @property
     def tile_px(self) -> int:
@@ -49,7 +49,7 @@ class Tiling(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where the tiles of one image lie, row by row.
+    """Positions of the tiles of one image, row by row.
 
     Attributes:
         xs, ys: left edges of the columns and top edges of the rows in the image [px].
@@ -72,7 +72,7 @@ class Grid:
         return len(self.xs)
 
     def squares(self, pixels_HW: np.ndarray) -> list[np.ndarray]:
-        """The parts of an image that its tiles show, as views of it."""
+        """The image content of each tile, as views."""
         return [pixels_HW[y : y + self.tile_h, x : x + self.tile_w] for y in self.ys for x in self.xs]
 
 
@@ -90,8 +90,8 @@ class Tiles(Grid):
 def tile_origins(length_px: int, tile_px: int, stride_px: int) -> tuple[int, ...]:
     """Start offsets [px] of the tiles along one side of an image.
 
-    Every pixel is covered and no tile leaves the image: the last tile is moved back to the edge instead of padding,
-    because a padded border reconstructs badly and looks like a crack.
+    Every pixel is covered. The last tile is moved back to the edge of the image instead of padded, because a padded
+    border is reconstructed badly and looks like a crack.
     """
     assert tile_px <= length_px, "grid_of() never asks for a tile larger than the image"
     last = length_px - tile_px
@@ -142,10 +142,10 @@ def cut(pixels_HW: np.ndarray, tile_px: int, stride_px: int, input_px: int) -> T
 def resized(squares: Sequence[np.ndarray], input_px: int) -> np.ndarray:
     """Resize images to the model's input, antialiased, with the triangle filter of Pillow's BILINEAR.
 
-    What one becomes does not depend on the others, nor on their number or order.
+    The result for one image does not depend on the other images, their number or their order.
 
     Args:
-        squares: uint8 (H, W) each; those of one size are the faster together.
+        squares: uint8 (H, W) each; images of one size are resized together, which is faster.
 
     Returns:
         uint8 (number of squares, P, P), at most one grey level from Pillow's.
@@ -167,14 +167,14 @@ def resized(squares: Sequence[np.ndarray], input_px: int) -> np.ndarray:
 
 
 def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndarray:
-    """Maps of the tiles of cut() as one map of the image, at the image's own resolution.
+    """Stitch the maps of the tiles of cut() into one map of the image, at the image's own resolution.
 
-    Where tiles overlap they are blended with weights that fall towards a tile's edge, so no seam is left. The weights
-    are a product of rows and columns, so their sum is too, and no second map is needed for it.
+    Overlapping tiles are blended with weights that fall towards the edge of a tile, so that no seam is visible. The
+    weights are a product of rows and columns, and so is their sum: no second map is needed.
 
     Args:
-        maps_TPP: float (T, P, P), one map a tile.
-        grid: of grid_of(), or the tiles that cut() returned.
+        maps_TPP: float (T, P, P), one map per tile.
+        grid: from grid_of(), or the result of cut().
         height, width: of the image [px].
 
     Returns:
@@ -197,6 +197,6 @@ def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndar
 
 
 def _tent(length_px: int) -> np.ndarray:
-    """Weights that rise from the edges of a tile to its middle, float (length_px,), never 0."""
+    """Weights that rise linearly from the edges of a tile to its middle, float (length_px,), above 0."""
     steps = np.arange(length_px)
     return np.minimum(steps + 1, length_px - steps) / ((length_px + 1) / 2)

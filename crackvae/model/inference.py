@@ -69,7 +69,7 @@ EXPLAIN_BATCH = 32
 
 @torch.inference_mode()
 def score_tiles(
-    model: Model, tiles_TPP: np.ndarray, batch: int, others: tuple[str, ...] = (), runtime: Runtime | None = None
+    model: Model, tiles_TPP: np.ndarray, batch: int, extra_heads: tuple[str, ...] = (), runtime: Runtime | None = None
 ) -> np.ndarray:
     """Score of each tile by the model's head and by other heads from the same forward pass; larger is more crack-like.
 
@@ -78,13 +78,13 @@ def score_tiles(
 
     Args:
         tiles_TPP: uint8 (T, P, P).
-        others: names of HEADS, BASELINE or LATENT_NORM.
+        extra_heads: names of HEADS, BASELINE or LATENT_NORM.
         runtime: of the model and `batch`; the reference by default.
 
     Returns:
-        float32 (T, 1 + number of others).
+        float32 (T, 1 + number of extra heads).
     """
-    heads = (model.spec.head, *others)
+    heads = (model.spec.head, *extra_heads)
     runtime = runtime or reference(model)
     scores = [torch.empty(0, len(heads))]
     for start in range(0, len(tiles_TPP), batch):

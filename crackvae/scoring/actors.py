@@ -64,7 +64,7 @@ class ScoringSettings:
         """score_decoded() with the network loaded, for actors and for this process alike."""
         runtime = runtime_of(scorer.model, self.precision, self.batch, self.device)
         heads = self.extra_heads
-        score = partial(score_tiles, scorer.model, batch=self.batch, others=heads, runtime=runtime)
+        score = partial(score_tiles, scorer.model, batch=self.batch, extra_heads=heads, runtime=runtime)
         return partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
 
 

@@ -231,7 +231,7 @@ def _calibrated(
     model: Model, val_tiles: np.ndarray, val_images: pa.Table, percentile: float
 ) -> tuple[Calibration, histograms.NightHistograms]:
     """The published rule on the sound images of val, and what drift compares with; `val_images` as decoded."""
-    tile_scores, tile_norms = score_tiles(model, val_tiles, VAL_BATCH, others=(LATENT_NORM,)).T
+    tile_scores, tile_norms = score_tiles(model, val_tiles, VAL_BATCH, extra_heads=(LATENT_NORM,)).T
     counts_N = val_images["rows"].to_numpy() * val_images["cols"].to_numpy()
     starts_N = np.cumsum(counts_N) - counts_N
     scores_N = np.maximum.reduceat(tile_scores, starts_N)

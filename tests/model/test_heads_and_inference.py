@@ -114,9 +114,9 @@ def test_the_baseline_is_the_one_line_of_numpy_it_says() -> None:
 
 def test_every_head_and_the_baseline_come_from_one_pass(scorer: Scorer) -> None:
     tiles = np.random.default_rng(2).integers(0, 256, (5, 32, 32), np.uint8)
-    others = (*heads_of(scorer.model.spec), heads.BASELINE)
-    together = score_tiles(scorer.model, tiles, batch=4, others=others)
-    assert together.shape == (5, 1 + len(others))
+    extra_heads = (*heads_of(scorer.model.spec), heads.BASELINE)
+    together = score_tiles(scorer.model, tiles, batch=4, extra_heads=extra_heads)
+    assert together.shape == (5, 1 + len(extra_heads))
     for number, head in enumerate(heads_of(scorer.model.spec), start=1):
         model = replace(scorer.model, spec=replace(scorer.model.spec, head=head))
         assert together[:, number].tolist() == score_tiles(model, tiles, batch=4)[:, 0].tolist()
