@@ -1,8 +1,81 @@
-"""Find cracks in photographs of concrete: train a ConvVAE on sound images, then score every image of a night on Ray."""
+"""Find cracks in photographs of concrete: train on images of sound concrete only, then score whole archives on Ray.
 
-from importlib.metadata import PackageNotFoundError, version
+Each command `crackvae VERB` is also a function that takes the flags as keyword arguments:
 
-try:
-    __version__ = version("crackvae")
-except PackageNotFoundError:  # handed to `ray job submit` as a folder, with nothing installed
-    __version__ = "0+unknown"
+    >>> import crackvae
+    >>> night = crackvae.score(images="photographs", model="model", out="scores")
+    >>> night.flagged, night.page
+    >>> rows = crackvae.read_scores(night.out).to_pandas()
+
+Only the names in `crackvae.__all__` are public, and only they are covered by semantic versioning. Every submodule is
+private and may change in any release. Names are loaded when they are first used, so that importing the package loads
+neither Ray, PyTorch nor pandas.
+"""
+
+from typing import Any
+
+_FUNCTIONS = (
+    "calibrate",
+    "compact",
+    "demo",
+    "evaluate",
+    "export",
+    "nightly",
+    "partition",
+    "report",
+    "score",
+    "train",
+)
+_RESULTS = tuple(f"{name.capitalize()}Result" for name in _FUNCTIONS)
+_ERRORS = (
+    "ArchiveError",
+    "CalibrationError",
+    "ClusterError",
+    "ConfigError",
+    "CrackvaeError",
+    "FolderInUse",
+    "LeakError",
+    "LimitBroken",
+    "ManifestError",
+    "ModelError",
+    "OutputExists",
+    "StorageError",
+)
+__all__ = ["__version__", "read_scores", "Result", *_FUNCTIONS, *_RESULTS, *_ERRORS]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used (PEP 562)."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _FUNCTIONS:
+        from crackvae.api import function_of
+
+        value = function_of(name)
+    elif name == "read_scores":
+        from crackvae.api import read_scores as value
+    elif name == "Result" or name in _RESULTS:
+        from crackvae import results
+
+        value = getattr(results, name)
+    elif name in _ERRORS:
+        from crackvae import errors
+
+        value = getattr(errors, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("crackvae")
+    except PackageNotFoundError:  # handed to `ray job submit` as a folder, with nothing installed
+        return "0+unknown"

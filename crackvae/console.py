@@ -1,5 +1,6 @@
-"""What the command shows: text that cannot steer a terminal, tables that fit it, streams whose reader may have gone."""
+"""Output on the terminal: text without control characters, tables that fit, progress, and tolerance of closed pipes."""
 
+import math
 import os
 import shutil
 import sys
@@ -7,20 +8,17 @@ import time
 import unicodedata
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
+if TYPE_CHECKING:  # --help needs neither
+    import pandas as pd
 
-# Invisible and direction-changing characters would let one file name look like another, or colour a terminal.
+# Invisible and direction-changing characters could make one file name look like another, or change terminal colours.
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 
 
-# A column of text is never made narrower than this, however narrow the terminal.
+# A text column is never made narrower than this [characters], however narrow the terminal.
 MIN_COLUMN = 24
-
-
 GAP = "  "
 
 
@@ -32,35 +30,38 @@ def visible(text: object) -> str:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush; where nobody reads any more, or the terminal lacks a letter, the work goes on all the same."""
+    """Write and flush; a closed pipe, or a character that the terminal cannot show, does not stop the work."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except BrokenPipeError:
-        # From here on nothing is said; without this Python would try once more at its exit, and fail loudly.
+        # Discard further output; otherwise Python flushes once more at exit, and fails.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
-def tables_text(tables: dict[str, pd.DataFrame], width: int | None) -> str:
-    """Tables for people, each below its title.
+def tables_text(tables: "dict[str, pd.DataFrame]", width: int | None) -> str:
+    """Tables as text, each below its title.
 
     Args:
-        width: of the terminal [characters]; long text loses its middle. None: nothing is cut, for files and pipes.
+        width: width of the terminal [characters]; long text is shortened in its middle. None: nothing is shortened,
+            for files and pipes.
     """
     return "\n\n".join(f"{visible(title)}\n{_table_text(table, width)}" for title, table in tables.items())
 
 
 def terminal_width(stream: TextIO) -> int | None:
-    """Characters a line, or None where the stream is no terminal."""
+    """Characters per line, or None if the stream is not a terminal."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
-def _table_text(table: pd.DataFrame, width: int | None) -> str:
+def _table_text(table: "pd.DataFrame", width: int | None) -> str:
     if not len(table):
         return "(none)"
+    import pandas as pd  # loaded already, wherever a table comes from
+
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index(names=table.index.name or "")
     heads = [visible(name).replace("_", " ") for name in table.columns]
@@ -82,17 +83,18 @@ def _table_text(table: pd.DataFrame, width: int | None) -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
+    value = value.item() if hasattr(value, "item") else value  # a scalar of numpy
+    if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return "-" if np.isnan(value) else f"{value:.4g}"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, list | tuple):
         return visible(", ".join(map(str, value)) or "-")
     return "-" if value is None else visible(value)
 
 
 def _fitted(widths: list[int], is_text: list[bool], width: int) -> list[int]:
-    """The widths with the widest columns of text made narrower until all fit, or MIN_COLUMN is reached."""
+    """Column widths, with the widest text columns narrowed until the table fits or MIN_COLUMN is reached."""
     widths = list(widths)
     while sum(widths) + len(GAP) * (len(widths) - 1) > width:
         widest = max((number for number, text in enumerate(is_text) if text), key=widths.__getitem__, default=None)
@@ -103,26 +105,22 @@ def _fitted(widths: list[int], is_text: list[bool], width: int) -> list[int]:
 
 
 def _shortened(text: str, size: int) -> str:
-    """Text without its middle: of a path its start and its file name say most."""
+    """Text without its middle: the start and the file name identify a path best."""
     if len(text) <= size:
         return text
     kept = size - 3
     return f"{text[: kept // 3]}...{text[len(text) - (kept - kept // 3) :]}"
 
 
-# Seconds between lines where output is a log file.
+# Seconds between progress updates in a log file, and on a terminal.
 LOG_INTERVAL_S = 10.0
-
-
 TERMINAL_INTERVAL_S = 0.2
-
-
-# Seconds without a sign of life from the workers of a training before the person who waits is told.
+# Seconds without a message from the workers of a training before the user is told.
 SILENCE_S = 60.0
 
 
 class _Lines:
-    """A text stream for tqdm on which every update is a line of its own."""
+    """A text stream for tqdm that writes every update on its own line."""
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
@@ -130,13 +128,15 @@ class _Lines:
             write(sys.stderr, line + "\n")
 
     def flush(self) -> None:
-        """Every line has left already."""
+        """Each line is flushed when it is written."""
 
 
 def progress(what: str, total: int, unit: str, *, quiet: bool) -> Any:
-    """A tqdm counter: `with progress(...) as bar: bar.update(n)`. Shows done, total, rate and time left."""
+    """A tqdm progress bar: `with progress(...) as bar: bar.update(n)`."""
+    from tqdm import tqdm  # not needed for --help
+
     terminal = sys.stderr.isatty()
-    tqdm.monitor_interval = 0  # its watching thread would outlive the job
+    tqdm.monitor_interval = 0  # its monitor thread would outlive the job
     return tqdm(
         desc=what,
         total=total,
@@ -151,38 +151,38 @@ def progress(what: str, total: int, unit: str, *, quiet: bool) -> Any:
 
 
 def say(line: str, *, quiet: bool) -> None:
-    """One line to the person who waits."""
+    """Write one line to standard error for the user."""
     if not quiet:
         write(sys.stderr, visible(line) + "\n")
 
 
 @dataclass(frozen=True)
 class Started:
-    """The workers of a training have started, at first or again after a death or a resize."""
+    """The workers of a training have started, for the first time or again after a failure or a resize."""
 
     workers: int
     after_epoch: int
 
 
-# What the workers of a training tell: tiles trained on, a start, or the row of an epoch that is done and kept.
+# Messages of the workers of a training: tiles trained on, a start, or the row of an epoch that is complete and saved.
 Told = int | Started | dict[str, float]
 
 
 class TrainingProgress:
-    """The progress of a training: a bar of images with the time left, and a line an epoch."""
+    """Progress of a training: a bar of images with the time left, and a line per epoch."""
 
     def __init__(self, tiles_an_epoch: int, epochs: int, *, quiet: bool) -> None:
         self.tiles_an_epoch, self.epochs, self.quiet = tiles_an_epoch, epochs, quiet
-        self.bar: Any = None  # opened when the workers have started: their seconds to start are no training
-        self.heard, self.is_told = time.monotonic(), False
+        self.bar: Any = None  # created when the workers have started, so that their start-up time does not count
+        self.last_message, self.is_warned = time.monotonic(), False
 
     def show(self, news: list[Told]) -> None:
-        """What has been told, or that nothing has been for a while."""
+        """Show messages, or that there have been none for a while."""
         if news:
-            self.heard, self.is_told = time.monotonic(), False
-        elif time.monotonic() - self.heard > SILENCE_S and not self.is_told:
-            self.is_told = True
-            self._say("nothing heard from the workers for a minute: is something else holding the CPUs or GPUs?")
+            self.last_message, self.is_warned = time.monotonic(), False
+        elif time.monotonic() - self.last_message > SILENCE_S and not self.is_warned:
+            self.is_warned = True
+            self._say("no message from the workers for a minute: are the CPUs or GPUs in use by another job?")
         for event in news:
             if isinstance(event, Started):
                 self._start(event)
@@ -195,7 +195,7 @@ class TrainingProgress:
         if self.bar is None:
             self.bar = progress("train", self.tiles_an_epoch * self.epochs, "images", quiet=self.quiet)
         else:
-            self._say(f"started again with {started.workers} worker(s), after epoch {started.after_epoch}")
+            self._say(f"restarted with {started.workers} worker(s), after epoch {started.after_epoch}")
         self.started, self.done = time.monotonic(), started.after_epoch
         self.bar.n = self.bar.initial = started.after_epoch * self.tiles_an_epoch
         self.bar.set_postfix_str(f"epoch {started.after_epoch + 1}/{self.epochs}", refresh=False)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import EvaluateConfig, Outcome, ReportConfig
+from crackvae.config import EvaluateConfig, ReportConfig
 from crackvae.console import progress
 from crackvae.errors import ManifestError
 from crackvae.images import decoding
@@ -20,6 +20,7 @@ from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_images
@@ -36,11 +37,11 @@ PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cr
 
 
 @filesystems.with_s3_endpoint
-def evaluate(config: EvaluateConfig) -> Outcome:
+def evaluate(config: EvaluateConfig) -> Result:
     """RecordedModel a model on a split of the internal set and, where the manifest has one, on the external set.
 
     Returns:
-        Outcome with, for each set, the table of figures with 95 % intervals and the confusion matrix.
+        Result with, for each set, the table of figures with 95 % intervals and the confusion matrix.
 
     Raises:
         OutputExists, ManifestError, ModelError, StorageError, ClusterError: with the mend.
@@ -78,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> Outcome:
         "seconds": round(time.perf_counter() - started, 1),
     }
     fileio.write_folder(out, _page(scored, summary, config) | _files(scored, list(sets), summary))
-    return Outcome(summary, shown)
+    return Result(summary, shown)
 
 
 def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:

@@ -246,9 +246,10 @@ def test_a_reader_that_leaves_and_a_terminal_in_ascii_end_no_verb_and_a_name_col
     reader: str, tmp_path: Path
 ) -> None:
     program = (
-        "import sys, pandas as pd; from crackvae import cli, config; from crackvae.images import manifest\n"
+        "import sys, pandas as pd; from crackvae import cli, results; from crackvae.images import manifest\n"
         "names = ['Br\u00fccke.jpg', 'red\x1b[31m.jpg', 'turned\u202egpj.exe'] * 4000\n"
-        "manifest.partition = lambda _: config.Outcome({'n': 1}, {'t': pd.DataFrame({'image': names})})\n"
+        "one = dict(manifest='m', images=1, groups=1, left_out=0, leaky=False, leaking_images=0)\n"
+        "manifest.partition = lambda _: results.Result(one, {'t': pd.DataFrame({'image': names})})\n"
         "sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
     )
     env = os.environ | {"PYTHONPATH": str(HOUSE), "PYTHONIOENCODING": "ascii", "PROGRAM": program}

@@ -21,7 +21,8 @@ import yaml
 from conftest import HOUSE
 from docker_context import copied_files
 
-from crackvae.cli import VERBS, _parser, _settings
+from crackvae.cli import VERBS, settings_of
+from crackvae.cli.parser import parse
 
 CLUSTER = HOUSE / "cluster"
 SCHEMAS = HOUSE.parent / "shared" / "reference" / "kuberay-crds"
@@ -260,15 +261,14 @@ def test_every_entrypoint_is_a_call_of_our_command(name: str, tmp_path: Path) ->
     assert arguments[where] == f"/etc/crackvae/{place.name}"
     place.write_text(settings[place.name])
     arguments[where] = str(place)
-    chosen = vars(_parser().parse_args(arguments))
-    verb = chosen.pop("verb")
-    config = _settings(VERBS[verb][1], chosen)
+    chosen = parse(arguments)
+    config = settings_of(chosen.pop("verb"), chosen)
     assert vars(config)["model"] == VALUES["MODEL"]
 
 
 def test_the_settings_of_a_night_say_every_limit() -> None:
     settings = tomllib.loads(render.fill(CLUSTER / "nightly.toml", VALUES))
-    limits = {name for name in VERBS["nightly"][1].__dataclass_fields__ if name.startswith(("drift_", "max_un"))}
+    limits = {name for name in VERBS["nightly"].config.__dataclass_fields__ if name.startswith(("drift_", "max_un"))}
     assert limits | {"fail_on", "images", "model", "out"} <= set(settings)
 
 
@@ -291,7 +291,7 @@ def test_image_ray_and_python_are_those_of_the_project() -> None:
 
 
 def test_the_image_copies_what_its_jobs_need_and_runs_as_a_user_without_rights() -> None:
-    needed = {"pyproject.toml", "constraints.txt", "crackvae/cli.py", "jobs/score.py", "cluster/install.sh"}
+    needed = {"pyproject.toml", "constraints.txt", "crackvae/cli/__init__.py", "jobs/score.py", "cluster/install.sh"}
     assert needed <= set(copied_files(HOUSE))
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]

@@ -1,5 +1,6 @@
 import json
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -38,7 +39,7 @@ def built(config_class, **changes):
     return config_class(**(REQUIRED[config_class] | changes))
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------ validation
 
 
 @pytest.mark.parametrize("config_class", VERBS)
@@ -66,12 +67,16 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (PartitionConfig, {"external": (5,)}, "external=5 must be two counts, such as"),
         (PartitionConfig, {"external": (1, 2, 3)}, "external=1,2,3 must be two counts"),
         (PartitionConfig, {"external": (5, -1)}, "external=5,-1 must be two counts"),
-        (PartitionConfig, {"non_crack_split": (80, 10, 11)}, "non-crack-split=80,10,11 must be 3 percentages"),
-        (PartitionConfig, {"non_crack_split": (80, 20)}, "must be 3 percentages that add up to 100"),
+        (PartitionConfig, {"non_crack_split": (80, 10, 11)}, "non_crack_split=80,10,11 must be 3 percentages"),
+        (PartitionConfig, {"non_crack_split": (80, 20)}, "non_crack_split=80,20 must be 3 percentages"),
         (PartitionConfig, {"non_crack_split": (110, -10, 0)}, "must be 3 percentages"),
-        (PartitionConfig, {"crack_split": (10, 80, 10)}, "crack-split=10,80,10 must be 2 percentages"),
-        (PartitionConfig, {"crack_split": (10, 91)}, "crack-split=10,91 must be 2 percentages"),
-        (PartitionConfig, {"group_by": "bridge-("}, r"group-by=bridge-\( is no regular expression: .* Try parent"),
+        (PartitionConfig, {"crack_split": (10, 80, 10)}, "crack_split=10,80,10 must be 2 percentages"),
+        (PartitionConfig, {"crack_split": (10, 91)}, "crack_split=10,91 must be 2 percentages that add up to 100"),
+        (
+            PartitionConfig,
+            {"group_by": "bridge-("},
+            r"group_by=bridge-\( is not a valid .* Try parent",
+        ),
         (PartitionConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
         (TrainConfig, {"epochs": 0}, "epochs=0 must be greater than 0"),
         (TrainConfig, {"batch": 0}, "batch=0 must be greater than 0"),
@@ -95,11 +100,11 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (TrainConfig, {"workers": (0,)}, "workers=0 must be 1 or more"),
         (TrainConfig, {"workers": (4, 2)}, "workers=4,2 must be .* with MIN at most MAX"),
         (TrainConfig, {"workers": (1, 2, 3)}, "workers=1,2,3 must be 1 or more, or MIN,MAX"),
-        (TrainConfig, {"workers": (1, 65)}, "workers=1,65 are more than batch=64 images"),
+        (TrainConfig, {"workers": (1, 65)}, "workers=1,65 is more than batch=64 images"),
         (TrainConfig, {"max_failures": -1}, "max_failures=-1 must be 0 or more"),
         (TrainConfig, {"clip_norm": 0.0}, "clip_norm=0 must be greater than 0"),
         (TrainConfig, {"patience": 0}, "patience=0 must be greater than 0"),
-        (TrainConfig, {"augment": True}, "recipe=repair turns, mirrors and exposes its tiles anyway"),
+        (TrainConfig, {"augment": True}, "recipe=repair always rotates, flips and changes the exposure"),
         (TrainConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
         (CalibrateConfig, {"images": "sound"}, "either --manifest or --images, and not both"),
         (CalibrateConfig, {"manifest": ""}, "either --manifest or --images, and not both"),
@@ -118,16 +123,25 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (ScoreConfig, {"format": ("csv",)}, "format=csv must be parquet or parquet,csv: a rerun reads Parquet"),
         (ScoreConfig, {"format": ()}, "format= must be parquet or parquet,csv"),
         (ScoreConfig, {"format": ("parquet", "xlsx")}, "format=parquet,xlsx must be parquet"),
-        (ScoreConfig, {"max_unreadable": "many"}, "'many' is no limit"),
-        (ScoreConfig, {"max_unreachable": "1.5"}, "'1.5' is no limit"),
-        (ScoreConfig, {"group_by": "["}, r"group-by=\[ is no regular expression"),
+        (ScoreConfig, {"max_unreadable": "many"}, "'many' is not a limit"),
+        (ScoreConfig, {"max_unreachable": "1.5"}, "'1.5' is not a limit"),
+        (ScoreConfig, {"group_by": "["}, r"group_by=\[ is not a valid regular expression"),
         (ScoreConfig, {"workers": -2}, "workers=-2 must be 1 or more"),
         (DemoConfig, {"images": 199}, "images=199 must be 200 or more"),
         (DemoConfig, {"epochs": 0}, "epochs=0 must be 1 or more"),
         (DemoConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+        (TrainConfig, {"epochs": 2.5}, "epochs=2.5 must be a whole number"),
+        (TrainConfig, {"epochs": True}, "epochs=True must be a whole number"),
+        (TrainConfig, {"learning_rate": "1e-3"}, "learning_rate='1e-3' must be a number"),
+        (TrainConfig, {"gpu": 1}, "gpu=1 must be True or False"),
+        (TrainConfig, {"channels": 32}, "channels=32 must be a tuple"),
+        (TrainConfig, {"channels": (32, 0.5)}, r"channels=\(32, 0.5\) must be a whole number"),
+        (PartitionConfig, {"labels": "crack"}, "labels='crack' must be a dictionary"),
+        (ScoreConfig, {"images": 3}, "images=3 must be text"),
+        (ScoreConfig, {"s3_endpoint": "http://me:secret@host:9"}, "s3_endpoint contains a user name or password"),
     ],
 )
-def test_a_setting_that_means_nothing_is_refused_in_one_line_when_it_is_built(config_class, settings, message):
+def test_an_invalid_setting_is_refused_in_one_line_when_it_is_built(config_class, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
         built(config_class, **settings)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
@@ -136,20 +150,20 @@ def test_a_setting_that_means_nothing_is_refused_in_one_line_when_it_is_built(co
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"segmenter": ()}, "head=crack needs a segmenter: give --segmenter"),
-        ({"recipe": "plain"}, "a segmenter learns from drawn cracks: give --recipe repair"),
+        ({"segmenter": ()}, "head=crack needs a segmenter: use --segmenter"),
+        ({"recipe": "plain"}, "a segmenter learns from synthetic cracks: use --recipe repair"),
         ({"segmenter": (8, 8)}, "segmenter=8,8 must be three counts"),
         ({"channels": (4, 8), "input_px": 12}, "input_px=12 must be a multiple of 8"),
         ({"preset": "best"}, "preset=best is not one of published"),
         ({"schedule": "linear"}, "schedule=linear is not one of cosine, constant"),
     ],
 )
-def test_what_the_segmenter_and_the_recipe_need_is_said(settings, message):
+def test_the_requirements_of_the_segmenter_and_the_recipe_are_stated(settings, message):
     with pytest.raises(ConfigError, match=message):
         built(TrainConfig, **settings)
 
 
-def test_a_preset_gives_way_to_what_is_given():
+def test_given_settings_override_a_preset():
     settings = with_preset({"preset": "published", "epochs": 3, "manifest": "m", "model": "m"})
     published = TrainConfig(**settings)
     assert (published.head, published.recipe, published.segmenter, published.epochs) == ("mse", "plain", (), 3)
@@ -179,9 +193,15 @@ def test_a_preset_gives_way_to_what_is_given():
         (DemoConfig, {"images": 200}),
     ],
 )
-def test_settings_at_the_edge_of_what_means_something_are_taken(config_class, settings):
+def test_settings_at_their_bounds_are_accepted(config_class, settings):
     config = built(config_class, **settings)
     assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_lists_paths_and_whole_numbers_are_converted():
+    config = built(TrainConfig, channels=[8, 16], workers=[1], manifest=Path("m.parquet"), percentile=99)
+    assert (config.channels, config.workers, config.manifest) == ((8, 16), (1,), "m.parquet")
+    assert isinstance(config.percentile, float)
 
 
 def test_two_partitions_do_not_share_their_labels():
@@ -201,8 +221,8 @@ def test_a_limit_is_a_count_or_a_share_of_the_images(text, limit):
 
 
 @pytest.mark.parametrize("text", ["", "%", "-1", "-1%", "101%", "1.5", "ten", "nan", "inf", "nan%", "inf%", "1%%"])
-def test_a_text_that_is_no_limit_is_refused_with_two_that_are(text):
-    with pytest.raises(ConfigError, match="is no limit: write a count such as 5, or a share such as 1%"):
+def test_an_invalid_limit_is_refused_with_two_valid_examples(text):
+    with pytest.raises(ConfigError, match="is not a limit: write a count such as 5, or a share such as 1%"):
         limit_of(text, 200)
 
 
@@ -251,7 +271,7 @@ def test_the_text_of_a_flag_becomes_a_value_of_its_setting(config_class, name, t
         (PartitionConfig, "labels", "a=b=crack"),
     ],
 )
-def test_a_text_of_another_type_is_no_value(config_class, name, text):
+def test_a_text_of_another_type_is_refused(config_class, name, text):
     with pytest.raises(ValueError, match=r"invalid literal|could not convert|not NAME=VALUE"):
         parse_value(get_type_hints(config_class)[name], text)
 
@@ -305,7 +325,10 @@ def test_a_whole_number_is_a_number_of_any_kind_and_an_optional_one_too(tmp_path
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ConfigError, match=r"settings\.toml: unknown setting 'epoch'\. Known: .*epochs.*tile_px"):
+    with pytest.raises(
+        ConfigError,
+        match=r"settings\.toml: unknown setting 'epoch' \(did you mean epochs\?\)",
+    ):
         read(tmp_path, "epoch = 3", TrainConfig)
 
 
@@ -315,16 +338,16 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path):
         (TrainConfig, "epochs = 3.5", "epochs = 3.5 is wrong: invalid literal"),
         (TrainConfig, 'epochs = "many"', "epochs = 'many' is wrong"),
         (TrainConfig, "epochs = true", "epochs = True is wrong: true and false are for switches"),
-        (TrainConfig, "epochs = [3]", r"epochs = \[3\] is wrong: one value is meant"),
+        (TrainConfig, "epochs = [3]", r"epochs = \[3\] is wrong: expected a single value"),
         (TrainConfig, "channels = [32, 6.5]", r"channels = \[32, 6.5\] is wrong"),
-        (TrainConfig, 'gpu = "yes"', "gpu = 'yes' is wrong: not true or false"),
-        (TrainConfig, "gpu = 1", "gpu = 1 is wrong: not true or false"),
+        (TrainConfig, 'gpu = "yes"', "gpu = 'yes' is wrong: must be true or false"),
+        (TrainConfig, "gpu = 1", "gpu = 1 is wrong: must be true or false"),
         (TrainConfig, "learning_rate = 2026-01-01", "learning_rate = .* is wrong"),
         (TrainConfig, "model = false", "model = False is wrong"),
-        (TrainConfig, 'model = ["a", "b"]', "model = .* is wrong: one value is meant"),
-        (TrainConfig, "[model]\na = 1", "model = .* is wrong: one value is meant"),
+        (TrainConfig, 'model = ["a", "b"]', "model = .* is wrong: expected a single value"),
+        (TrainConfig, "[model]\na = 1", "model = .* is wrong: expected a single value"),
         (PartitionConfig, 'labels = "crack"', "labels = 'crack' is wrong: not NAME=VALUE"),
-        (PartitionConfig, "[external]\nnon_crack = 1", "external = .* is wrong: one value is meant"),
+        (PartitionConfig, "[external]\nnon_crack = 1", "external = .* is wrong: expected a single value"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_the_name_of_its_setting(tmp_path, config_class, text, message):
@@ -333,14 +356,19 @@ def test_a_value_of_another_type_is_refused_with_the_name_of_its_setting(tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"epochs = ", b"epochs = 1\nepochs = 2", b"\xff\xfe", b"just words"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path, content):
+def test_a_file_that_is_not_toml_is_refused(tmp_path, content):
     (tmp_path / "settings.toml").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"settings\.toml: .*Mend the file, or give the settings as flags"):
+    with pytest.raises(ConfigError, match=r"settings\.toml: .*Correct the file, or give the settings as flags"):
         read_settings(str(tmp_path / "settings.toml"), TrainConfig)
 
 
+def test_a_byte_order_mark_of_a_windows_editor_is_ignored(tmp_path):
+    (tmp_path / "settings.toml").write_bytes(b"\xef\xbb\xbfepochs = 3\r\n")
+    assert read_settings(str(tmp_path / "settings.toml"), TrainConfig) == {"epochs": 3}
+
+
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.toml.*Mend the file"):
+    with pytest.raises(ConfigError, match=r"none\.toml.*Correct the file"):
         read_settings(str(tmp_path / "none.toml"), TrainConfig)
 
 

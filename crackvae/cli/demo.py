@@ -5,19 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from crackvae.config import (
-    ClusterConfig,
-    DemoConfig,
-    EvaluateConfig,
-    Outcome,
-    PartitionConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from crackvae.config import ClusterConfig, DemoConfig, EvaluateConfig, PartitionConfig, ScoreConfig, TrainConfig
 from crackvae.console import say
 from crackvae.evaluation import evaluate
 from crackvae.images.manifest import partition
 from crackvae.images.synthetic import write_images
+from crackvae.results import Result
 from crackvae.scoring.verb import score
 from crackvae.session import ray_session
 from crackvae.storage.fileio import require_writable
@@ -31,11 +24,11 @@ NIGHT_SOUND, NIGHT_CRACKS = 90, 10
 DEMO_BATCH = 32
 
 
-def demo(config: DemoConfig) -> Outcome:
+def demo(config: DemoConfig) -> Result:
     """Run every verb once on drawn images, in a new folder.
 
     Returns:
-        Outcome with the tables of evaluation and score, and the places of all that was written.
+        Result with the tables of evaluation and score, and the places of all that was written.
     """
     require_writable(absolute(config.out))
     folder = Path(absolute(config.out), new_run())
@@ -74,7 +67,7 @@ def demo(config: DemoConfig) -> Outcome:
         "evaluate": judged.summary,
         "score": scored.summary,
     }
-    return Outcome(summary, {**judged.tables, **scored.tables, "written (drawn images, not concrete)": where})
+    return Result(summary, {**judged.tables, **scored.tables, "written (drawn images, not concrete)": where})
 
 
 def _draw_night(night: Path, seed: int) -> None:

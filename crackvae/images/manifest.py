@@ -14,11 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.config import Outcome, PartitionConfig
+from crackvae.config import PartitionConfig
 from crackvae.console import progress, say
 from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
 from crackvae.images.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.images.groups import groups_of
+from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, listing, tables, uris
 
 FILE = "manifest.parquet"
@@ -55,11 +56,11 @@ class Manifest:
 
 
 @filesystems.with_s3_endpoint
-def partition(config: PartitionConfig) -> Outcome:
+def partition(config: PartitionConfig) -> Result:
     """Read every labelled image once, split by group, check for leaks, write manifest.parquet.
 
     Returns:
-        Outcome with the tables `images` (counts by split and label) and `leaks`.
+        Result with the tables `images` (counts by split and label) and `leaks`.
 
     Raises:
         StorageError, ArchiveError, ManifestError, LeakError, OutputExists: the message says how to fix it.
@@ -100,7 +101,7 @@ def partition(config: PartitionConfig) -> Outcome:
         rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
         fileio.write_bytes(uris.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
     tables.write_table(place, manifest.replace_schema_metadata(metadata))
-    return Outcome(
+    return Result(
         {
             "verb": "partition",
             "manifest": place,

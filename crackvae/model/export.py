@@ -12,12 +12,13 @@ import onnxruntime
 import pandas as pd
 import torch
 
-from crackvae.config import ExportConfig, Outcome
+from crackvae.config import ExportConfig
 from crackvae.images.synthetic import draw_image
 from crackvae.images.tiles import resized
 from crackvae.model.heads import scores_of
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
+from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, uris
 
 # Synthetic tiles on which file and model are compared, half of them cracked.
@@ -30,14 +31,14 @@ BOUND = 1e-3
 
 
 @filesystems.with_s3_endpoint
-def export(config: ExportConfig) -> Outcome:
+def export(config: ExportConfig) -> Result:
     """Write a model as an ONNX file: uint8 tiles in; score, anomaly map and reconstruction out.
 
     The file's metadata hold everything else that its user needs: tile size and stride, the score head, the threshold
     and its level, and the model's digest.
 
     Returns:
-        Outcome with the table `parity`: the file, run by ONNX Runtime, and the model, each compared with float64.
+        Result with the table `parity`: the file, run by ONNX Runtime, and the model, each compared with float64.
 
     Raises:
         ModelError, StorageError: the message says how to fix it.
@@ -61,7 +62,7 @@ def export(config: ExportConfig) -> Outcome:
         "largest_difference": worst,
         "flags_that_differ": int(parity["ONNX file"]["flags that differ"]),
     }
-    return Outcome(summary, {"parity": pd.DataFrame.from_dict(parity, orient="index")})
+    return Result(summary, {"parity": pd.DataFrame.from_dict(parity, orient="index")})
 
 
 def onnx_file(scorer: Scorer) -> bytes:

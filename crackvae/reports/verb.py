@@ -7,13 +7,14 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from crackvae.config import Outcome, ReportConfig
+from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
 from crackvae.reports import views
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import has_rows, read_night
 from crackvae.reports.page import FULL_SIZE_NAME, Rendered
+from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, tables, uris
 
 __all__ = ["has_rows", "report"]
@@ -39,7 +40,7 @@ def page_name(run: str) -> str:
 
 
 @filesystems.with_s3_endpoint
-def report(config: ReportConfig) -> Outcome:
+def report(config: ReportConfig) -> Result:
     """Write the page and, when asked for, PNGs of the shown images in full size beside it.
 
     Raises:
@@ -65,7 +66,7 @@ def report(config: ReportConfig) -> Outcome:
         "seconds": round(time.perf_counter() - started, 1),
     }
     table = pd.DataFrame({"value": [out, *rendered.figures.values()]}, index=["page", *rendered.figures])
-    return Outcome(summary, {"report": table})
+    return Result(summary, {"report": table})
 
 
 def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:

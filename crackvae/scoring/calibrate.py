@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import CalibrateConfig, Outcome
+from crackvae.config import CalibrateConfig
 from crackvae.errors import ManifestError, StorageError
 from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
@@ -19,6 +19,7 @@ from crackvae.model.artifact import load_model
 from crackvae.model.calibration import Calibration, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
+from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
@@ -27,11 +28,11 @@ from crackvae.storage.listing import list_images
 
 
 @filesystems.with_s3_endpoint
-def calibrate(config: CalibrateConfig) -> Outcome:
+def calibrate(config: CalibrateConfig) -> Result:
     """Score sound images and set the model's threshold from them; replaces calibration.json.
 
     Returns:
-        Outcome with the table `calibration`.
+        Result with the table `calibration`.
 
     Raises:
         CalibrationError: the images cannot carry the promise; calibration.json stays as it was.
@@ -85,7 +86,7 @@ def calibrate(config: CalibrateConfig) -> Outcome:
     if config.verdicts:
         changed = {**judged, "threshold with them": every_threshold, "threshold without them": threshold}
         shown |= {"verdicts": pd.DataFrame({"value": list(changed.values())}, index=list(changed))}
-    return Outcome(summary, shown)
+    return Result(summary, shown)
 
 
 def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from crackvae.config import CompactConfig, Outcome
+from crackvae.config import CompactConfig
 from crackvae.console import progress
 from crackvae.errors import StorageError
+from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.lock import Lock, locked
@@ -38,13 +39,13 @@ SAMPLE = 50_000
 
 
 @with_s3_endpoint
-def compact(config: CompactConfig) -> Outcome:
+def compact(config: CompactConfig) -> Result:
     """Merge the parts of a scores table; of each image and model the row of the latest run stays.
 
     A CSV of a run whose parts are merged is replaced by one of the merged parts.
 
     Returns:
-        Outcome with the table `compacted`.
+        Result with the table `compacted`.
 
     Raises:
         FolderInUse: a run writes into the table.
@@ -77,7 +78,7 @@ def compact(config: CompactConfig) -> Outcome:
         "seconds": round(time.perf_counter() - started, 1),
     }
     shown = pd.DataFrame({"before": [len(places), rows_before], "after": [new, rows]}, index=["parts", "rows"])
-    return Outcome(summary, {"compacted": shown})
+    return Result(summary, {"compacted": shown})
 
 
 def _wanted_parts(rows: int, n_bytes: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from crackvae.config import NightlyConfig, Outcome, ReportConfig, ScoreConfig
+from crackvae.config import NightlyConfig, ReportConfig, ScoreConfig
 from crackvae.console import say
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.model.calibration import Calibration
@@ -20,6 +20,7 @@ from crackvae.monitoring.drift import ALL, ORDINARY, Drift, compare
 from crackvae.monitoring.histograms import NightHistograms, load_histograms, load_reference
 from crackvae.monitoring.telemetry import drift_name, emit_drift_metrics, log_event
 from crackvae.reports import nights, verb
+from crackvae.results import Result
 from crackvae.scoring.verb import score
 from crackvae.session import ray_session
 from crackvae.storage import fileio, filesystems, uris
@@ -34,14 +35,14 @@ _RUN = re.compile(re.escape(drift_name("@")).replace("@", r"(?P<run>.+)"))
 
 
 @filesystems.with_s3_endpoint
-def nightly(config: NightlyConfig) -> Outcome:
+def nightly(config: NightlyConfig) -> Result:
     """Score what is new, then judge all that this night has scored, in however many runs.
 
     A second call on the same night scores what is left and gives the verdict on the whole night again; a missed night's
     images belong to the next one. While another run holds `out`, score refuses, and so does this.
 
     Returns:
-        Outcome with the tables of `score` and the table `drift`; also written as `_nightly-<night>.json`.
+        Result with the tables of `score` and the table `drift`; also written as `_nightly-<night>.json`.
 
     Raises:
         LimitBroken: too many images have no score, or the drift is as bad as `fail_on`; all is written all the same.
@@ -88,13 +89,13 @@ def nightly(config: NightlyConfig) -> Outcome:
         verdict = {name: judged[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **verdict, broken=broken, seconds=summary["seconds"])
         _tell(judged, config)
-    outcome = Outcome(summary, {**scored.tables, "drift": pd.DataFrame(judged["findings"])})
+    outcome = Result(summary, {**scored.tables, "drift": pd.DataFrame(judged["findings"])})
     if broken:
         raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", outcome)
     return outcome
 
 
-def _scored(config: NightlyConfig) -> tuple[Outcome, list[str]]:
+def _scored(config: NightlyConfig) -> tuple[Result, list[str]]:
     """What score returns, and the limits that it broke."""
     try:
         values = {part.name: getattr(config, part.name) for part in fields(ScoreConfig)}

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.config import Outcome, ReportConfig, ScoreConfig, limit_of, time_of
+from crackvae.config import ReportConfig, ScoreConfig, limit_of, time_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.groups import with_groups
@@ -21,6 +21,7 @@ from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
 from crackvae.reports import nights
 from crackvae.reports import verb as reports
+from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
@@ -32,11 +33,11 @@ from crackvae.storage.tables import new_run
 
 
 @filesystems.with_s3_endpoint
-def score(config: ScoreConfig) -> Outcome:
+def score(config: ScoreConfig) -> Result:
     """Score every image at a path or URI that this model has not finished; add the rows to the table in `out`.
 
     Returns:
-        Outcome with the table `most suspicious` of this run.
+        Result with the table `most suspicious` of this run.
 
     Raises:
         LimitBroken: too many images were unreadable or unreachable; the table is complete all the same.
@@ -73,10 +74,10 @@ class ScoredRun:
     worst: pd.DataFrame
     broken_limit: str
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Result:
         """The summary and the table to print."""
         title = f"most suspicious{' (leaky model)' if self.summary.leaky else ''}"
-        return Outcome(self.summary.as_json(), {title: self.worst})
+        return Result(self.summary.as_json(), {title: self.worst})
 
 
 def score_images(config: ScoreConfig) -> ScoredRun:

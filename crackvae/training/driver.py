@@ -27,7 +27,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
-from crackvae.config import Outcome, TrainConfig
+from crackvae.config import TrainConfig
 from crackvae.console import Started, TrainingProgress, say
 from crackvae.errors import ClusterError, CrackvaeError, ManifestError
 from crackvae.images.manifest import Manifest, load_manifest
@@ -39,6 +39,7 @@ from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
 from crackvae.reports import charts
+from crackvae.results import Result
 from crackvae.session import log_folder, on_this_node, ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.lock import locked
@@ -133,13 +134,13 @@ def _no_warning_of_read_only_tiles() -> Iterator[None]:
 
 
 @filesystems.with_s3_endpoint
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig) -> Result:
     """Train a ConvVAE on the sound images of a manifest and write its model directory, whole or not at all.
 
     A run that was interrupted leaves its checkpoints in `<model>.training`; the same call goes on from there.
 
     Returns:
-        Outcome with the table `epochs`.
+        Result with the table `epochs`.
 
     Raises:
         OutputExists, ManifestError, LeakError, ModelError, CalibrationError, ClusterError, FolderInUse, ConfigError:
@@ -190,7 +191,7 @@ def train(config: TrainConfig) -> Outcome:
         }
         fileio.write_folder(model_dir, files)
         fileio.delete_folder(folder)
-    return Outcome(summary, {"epochs": table})
+    return Result(summary, {"epochs": table})
 
 
 @contextlib.contextmanager

@@ -20,12 +20,13 @@ import pytest
 from conftest import IS_LONG, SMALL, read_rows, score_in_process, small_spec, write_model
 from rounds import Played, compared
 
-from crackvae.config import CalibrateConfig, CompactConfig, Outcome, ReportConfig, ScoreConfig, TrainConfig
+from crackvae.config import CalibrateConfig, CompactConfig, ReportConfig, ScoreConfig, TrainConfig
 from crackvae.errors import FolderInUse, ModelError, OutputExists, StorageError
 from crackvae.model.artifact import load_model
 from crackvae.model.inference import load_scorer
 from crackvae.monitoring.histograms import load_reference
 from crackvae.reports.verb import report
+from crackvae.results import Result
 from crackvae.scoring import actors, compaction, run_table, verb
 from crackvae.scoring.calibrate import calibrate
 from crackvae.scoring.compaction import compact
@@ -63,7 +64,7 @@ def dying_after(steps: int) -> Iterator[list[int]]:
         yield made
 
 
-def survived(verb: Callable[[], Outcome], steps: int) -> bool:
+def survived(verb: Callable[[], Result], steps: int) -> bool:
     """Whether a verb came to its end with that many calls to storage."""
     with dying_after(steps):
         try:

@@ -117,7 +117,7 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights
         started = time.monotonic()
         training.require_no_model()
         assert process.wait(STUCK_S) == 0, training.log.read_text()
-    assert "started again with 2 worker(s), after epoch" in training.log.read_text()
+    assert "restarted with 2 worker(s), after epoch" in training.log.read_text()
     training.require_same_model("SIGKILL of a worker while training", wanted, played, started)
 
 
@@ -130,7 +130,7 @@ def test_of_a_worker_that_is_stopped_the_person_who_waits_is_told_and_then_it_go
         assert stopped and process.poll() is None, training.log.read_text()
         stopped[0].suspend()
         time.sleep(10)
-        assert "nothing heard from the workers" in training.log.read_text()
+        assert "no message from the workers" in training.log.read_text()
         training.require_no_model()
         started = time.monotonic()
         stopped[0].resume()

@@ -9,10 +9,11 @@ from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
 from crackvae.cli import main
-from crackvae.config import CalibrateConfig, NightlyConfig, Outcome
+from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.telemetry import drift_name
+from crackvae.results import Result
 from crackvae.scoring import nightly as module
 from crackvae.scoring.calibrate import calibrate
 from crackvae.scoring.nightly import nightly
@@ -160,7 +161,7 @@ def test_the_share_flagged_is_compared_with_the_ordinary_nights_before(
 def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
     drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held(settings: object) -> Outcome:
+    def held(settings: object) -> Result:
         raise StorageError("is being written by another run")
 
     monkeypatch.setattr(module, "score", held)

@@ -311,9 +311,9 @@ def test_elastic_workers_go_on_when_a_node_leaves_and_when_it_comes_back_and_end
             try:
                 wait_for("epoch 2/999", log, driver)
                 cluster.remove_node(second, allow_graceful=False)
-                wait_for("started again with 1 worker(s), after epoch", log, driver)
+                wait_for("restarted with 1 worker(s), after epoch", log, driver)
                 cluster.add_node(**node)
-                wait_for("started again with 2 worker(s), after epoch", log, driver)
+                wait_for("restarted with 2 worker(s), after epoch", log, driver)
                 driver.send_signal(signal.SIGINT)
                 assert driver.wait(60) != 0 and "KeyboardInterrupt" in log.read_text()
             finally:

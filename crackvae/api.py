@@ -1,0 +1,259 @@
+"""The public functions of `crackvae`, one per verb, built from the settings classes so that nothing is listed twice."""
+
+import importlib
+import inspect
+import os
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+from crackvae import config, errors, results
+from crackvae.config.settings import Location, suggestion
+from crackvae.errors import CrackvaeError, LimitBroken
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where the function of a verb is, and what its documentation says beyond its settings.
+
+    Attributes:
+        module: imported when the verb is called, so that `--help` needs neither Ray nor PyTorch.
+        errors: what it raises, the most specific first.
+        example: arguments of a call in the documentation, and what is done with its result.
+    """
+
+    module: str
+    config: type[config.VerbConfig]
+    result: type[results.Result]
+    errors: tuple[type[CrackvaeError], ...]
+    example: tuple[str, ...]
+
+
+_INPUT = (errors.StorageError, errors.ModelError, errors.ClusterError)
+VERBS = {
+    "partition": Verb(
+        "crackvae.images.manifest",
+        config.PartitionConfig,
+        results.PartitionResult,
+        (errors.ManifestError, errors.LeakError, errors.OutputExists, errors.StorageError, errors.ArchiveError),
+        ('split = crackvae.partition(images="METU", out="data")', "split.manifest"),
+    ),
+    "train": Verb(
+        "crackvae.training.driver",
+        config.TrainConfig,
+        results.TrainResult,
+        (errors.ManifestError, errors.OutputExists, errors.FolderInUse, errors.CalibrationError, *_INPUT),
+        ('trained = crackvae.train(manifest="data/manifest.parquet", model="model")', "trained.threshold"),
+    ),
+    "calibrate": Verb(
+        "crackvae.scoring.calibrate",
+        config.CalibrateConfig,
+        results.CalibrateResult,
+        (errors.CalibrationError, errors.ManifestError, *_INPUT),
+        ('done = crackvae.calibrate(model="model", images="sound", max_false_alarm=0.01)', "done.level"),
+    ),
+    "evaluate": Verb(
+        "crackvae.evaluation",
+        config.EvaluateConfig,
+        results.EvaluateResult,
+        (errors.ManifestError, errors.OutputExists, *_INPUT),
+        (
+            'found = crackvae.evaluate(manifest="data/manifest.parquet", model="model", out="evaluation")',
+            'found.sets["internal"]',
+        ),
+    ),
+    "score": Verb(
+        "crackvae.scoring.verb",
+        config.ScoreConfig,
+        results.ScoreResult,
+        (errors.LimitBroken, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        (
+            'night = crackvae.score(images="photographs", model="model", out="scores")',
+            "night.flagged, night.page",
+            'rows = crackvae.read_scores(night.out, ["image", "score", "flagged"])',
+        ),
+    ),
+    "compact": Verb(
+        "crackvae.scoring.compaction",
+        config.CompactConfig,
+        results.CompactResult,
+        (errors.FolderInUse, errors.StorageError),
+        ('crackvae.compact(scores="scores").parts',),
+    ),
+    "nightly": Verb(
+        "crackvae.scoring.nightly",
+        config.NightlyConfig,
+        results.NightlyResult,
+        (errors.LimitBroken, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        (
+            'night = crackvae.nightly(images="s3://site/2026-*/", model="model", out="s3://site/scores")',
+            "night.level",
+        ),
+    ),
+    "report": Verb(
+        "crackvae.reports.verb",
+        config.ReportConfig,
+        results.ReportResult,
+        (errors.StorageError, errors.ModelError),
+        ('crackvae.report(scores="scores", out="page.html", worst=100).page',),
+    ),
+    "export": Verb(
+        "crackvae.model.export",
+        config.ExportConfig,
+        results.ExportResult,
+        (errors.StorageError, errors.ModelError),
+        ('crackvae.export(model="model", out="model.onnx").largest_difference',),
+    ),
+    "demo": Verb(
+        "crackvae.cli.demo",
+        config.DemoConfig,
+        results.DemoResult,
+        (errors.StorageError, errors.ClusterError),
+        ("crackvae.demo(images=200, epochs=1).folder",),
+    ),
+}
+
+
+def run(name: str, settings: config.VerbConfig) -> results.Result:
+    """Call the function of a verb and return its result in the verb's own type."""
+    verb = VERBS[name]
+    function: Callable[[config.VerbConfig], results.Result] = getattr(importlib.import_module(verb.module), name)
+    try:
+        return results.typed(verb.result, function(settings))
+    except LimitBroken as error:
+        error.outcome = results.typed(verb.result, error.outcome)
+        raise
+
+
+def settings_of(name: str, values: dict[str, Any]) -> config.VerbConfig:
+    """The settings of a verb: the given values, over those of a preset or of the run that is resumed."""
+    values = config.with_preset(values)
+    if values.get("resume"):
+        values = importlib.import_module("crackvae.training.checkpoints").with_run(values)
+    return VERBS[name].config(**values)
+
+
+def function_of(name: str) -> Callable[..., results.Result]:
+    """The public function of a verb, with the signature and the documentation that follow from its settings."""
+    signature = signature_of(name)
+
+    def call(**given: Any) -> results.Result:
+        try:
+            (signature.bind_partial if given.get("resume") else signature.bind)(**given)
+        except TypeError as error:
+            unknown = next((key for key in given if key not in signature.parameters), "")
+            raise TypeError(f"{name}() {error}{suggestion(unknown, signature.parameters)}") from None
+        return run(name, settings_of(name, given))
+
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = "crackvae"
+    call.__doc__ = documentation_of(name)
+    call.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()} | {
+        "return": signature.return_annotation
+    }
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call
+
+
+def signature_of(name: str) -> inspect.Signature:
+    """Keyword-only parameters: the settings of the verb, required ones first, then its own before the shared ones."""
+    verb = VERBS[name]
+    hints = typing.get_type_hints(verb.config, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if is_required(one) else default_of(one),
+            annotation=_parameter_type(hints[one.name]),
+        )
+        for one in ordered_fields(verb.config)
+    ]
+    return inspect.Signature(parameters, return_annotation=verb.result)
+
+
+def ordered_fields(config_class: type[config.VerbConfig]) -> list[Any]:
+    """Fields of a settings class in the order of documentation: required, own, inherited."""
+    own = [name for one in config_class.__mro__ for name in vars(one).get("__annotations__", ())]
+    return sorted(fields(config_class), key=lambda one: (not is_required(one), own.index(one.name)))
+
+
+def is_required(config_field: Any) -> bool:
+    """Whether a setting has no default."""
+    return config_field.default is MISSING and config_field.default_factory is MISSING
+
+
+def default_of(config_field: Any) -> Any:
+    """Default of a setting that has one."""
+    return config_field.default if config_field.default is not MISSING else config_field.default_factory()
+
+
+def _parameter_type(annotation: Any) -> Any:
+    """The type that a function accepts: a path also as os.PathLike, a tuple also as a list."""
+    if annotation == Location:
+        return str | os.PathLike[str]
+    if typing.get_origin(annotation) is Annotated:
+        return typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) is tuple:
+        return Sequence[typing.get_args(annotation)[0]]  # type: ignore[misc]
+    return annotation
+
+
+def documentation_of(name: str) -> str:
+    """Docstring of the function of a verb."""
+    verb = VERBS[name]
+    settings = "\n".join(f"    {one.name}: {one.metadata['help']}." for one in ordered_fields(verb.config))
+    raises: tuple[type[CrackvaeError], ...] = (errors.ConfigError, *verb.errors)
+    raised = "\n".join(f"    {one.__name__}: {_first_sentence(one)}" for one in raises)
+    example = "\n".join(f"    >>> {line}" for line in ("import crackvae", *verb.example))
+    return (
+        f"{inspect.getdoc(verb.config)}\n\nArgs:\n{settings}\n\nReturns:\n    {verb.result.__name__}: "
+        f"{', '.join(one.name for one in fields(verb.result))}.\n\nRaises:\n{raised}\n\nExample:\n{example}\n"
+    )
+
+
+def _first_sentence(error: type[CrackvaeError]) -> str:
+    return (inspect.getdoc(error) or "").splitlines()[0]
+
+
+def read_scores(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> "pa.Table":
+    """Read a scores table: the latest row of each image and model, sorted by image.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table; `.to_pandas()` makes a DataFrame of it.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: the folder holds no scores table, or a part of it is damaged.
+
+    Example:
+        >>> import crackvae
+        >>> rows = crackvae.read_scores("scores", ["image", "score", "flagged"]).to_pandas()
+    """
+    from crackvae.storage import tables, uris
+
+    folder = uris.absolute(os.fspath(scores))
+    wanted = list(tables.SCORES_SCHEMA.names if columns is None else columns)
+    for name in wanted:
+        if name not in tables.SCORES_SCHEMA.names:
+            raise errors.ConfigError(
+                f"columns: the scores table has no column {name!r}{suggestion(name, tables.SCORES_SCHEMA.names)}. "
+                f"Known: {', '.join(tables.SCORES_SCHEMA.names)}."
+            )
+
+    def read(_: config.VerbConfig) -> "pa.Table":
+        if not tables.list_parts(folder):
+            raise errors.StorageError(f"{folder} holds no scores table: check the path.")
+        return tables.read_scores(folder, wanted)
+
+    return uris.with_s3_endpoint(read)(config.VerbConfig(s3_endpoint=s3_endpoint))

@@ -1,0 +1,38 @@
+"""The settings of each verb: one frozen dataclass, checked when it is built."""
+
+from crackvae.config.common import ClusterConfig, ScoringConfig, VerbConfig
+from crackvae.config.output import ExportConfig, ReportConfig
+from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
+from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
+from crackvae.config.training import (
+    HEADS,
+    SEGMENTER_HEADS,
+    DemoConfig,
+    PartitionConfig,
+    TrainConfig,
+    with_preset,
+)
+
+__all__ = [
+    "HEADS",
+    "SEGMENTER_HEADS",
+    "CalibrateConfig",
+    "ClusterConfig",
+    "CompactConfig",
+    "DemoConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "NightlyConfig",
+    "PartitionConfig",
+    "ReportConfig",
+    "ScoreConfig",
+    "ScoringConfig",
+    "TrainConfig",
+    "VerbConfig",
+    "flag",
+    "limit_of",
+    "parse_value",
+    "read_settings",
+    "time_of",
+    "with_preset",
+]

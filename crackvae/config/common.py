@@ -1,0 +1,60 @@
+"""Settings that several verbs share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crackvae.config.settings import check, setting
+from crackvae.errors import ConfigError
+
+# Rules of a percentile that becomes a threshold.
+PERCENTILE: dict[str, Any] = {"ge": 50, "lt": 100, "why": ": the published one is 95"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbConfig:
+    """Settings of every verb."""
+
+    quiet: bool = setting("do not show progress", False)
+    s3_endpoint: str = setting(
+        "S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", ""
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for problem in self._problems():
+            raise ConfigError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with settings that are each valid on their own; the first one is raised."""
+        if "@" in self.s3_endpoint:
+            yield (
+                "s3_endpoint contains a user name or password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(VerbConfig):
+    """Where a verb that needs Ray runs. Nothing here changes a score."""
+
+    address: str = setting("address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run", "")
+    gpu: bool = setting("use one GPU per worker", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig(ClusterConfig):
+    """Settings of a verb that sends images through the scoring pipeline."""
+
+    workers: int | None = setting("scoring actors; default: one per CPU, or one per GPU with --gpu", None, ge=1)
+    batch: int | None = setting("tiles per forward pass; default: 8, or 256 with --gpu", None, ge=1)
+    precision: Literal["auto", "fp32", "bf16", "onnx"] = setting(
+        "precision and runtime of the network: auto (onnx, or fp32 with --gpu), fp32 (PyTorch, the reference), onnx "
+        "(fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores move by up to a fifth "
+        "of the threshold)",
+        "auto",
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.precision == "onnx" and self.gpu:
+            yield "precision=onnx runs on CPUs only: omit --gpu, or use --precision auto."

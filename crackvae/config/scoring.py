@@ -1,0 +1,149 @@
+"""Settings of the verbs that score images: calibrate, evaluate, score, nightly; and of compact."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crackvae.config.common import PERCENTILE, ScoringConfig, VerbConfig
+from crackvae.config.settings import Location, flag, flag_text, group_by_problem, is_date, limit_of, setting, time_of
+
+# Calibration takes logarithms of a rate and of its complement.
+RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
+TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(ScoringConfig):
+    """Set a model's threshold from the scores of sound images that it was not trained on."""
+
+    model: Location = setting("model directory; its calibration.json is replaced")
+    manifest: Location = setting("manifest.parquet whose val non_crack images are scored", "")
+    images: Location = setting("alternatively, a folder, .zip or URI of sound images only", "")
+    percentile: float = setting("percentile of the sound scores used as threshold", 95.0, **PERCENTILE)
+    max_false_alarm: float | None = setting(
+        "instead of --percentile: the maximum share of sound images flagged, such as 0.01", None, **RATE
+    )
+    confidence: float | None = setting(
+        "confidence with which --max-false-alarm holds, such as 0.95; default: it holds on average", None, **RATE
+    )
+    one_per_group: bool = setting("use one random image per group; the guarantee assumes independence", False)
+    seed: int = setting("random seed of --one-per-group", 0, ge=0)
+    verdicts: Location = setting("CSV downloaded from a page; images labelled crack by a reviewer are excluded", "")
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if bool(self.manifest) == bool(self.images):
+            yield "calibrate needs either --manifest or --images, and not both."
+        if self.confidence is not None and self.max_false_alarm is None:
+            yield "--confidence needs --max-false-alarm: a percentile guarantees no rate."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ScoringConfig):
+    """Measure how well a model separates cracks from sound concrete, on a labelled split and the external set."""
+
+    manifest: Location = setting("manifest.parquet written by partition")
+    model: Location = setting("model directory written by train")
+    out: Location = setting("directory to write metrics and predictions to; must not exist yet")
+    split: Literal["val", "test"] = setting(
+        "internal split to evaluate: val or test", "test", must="be val or test", why=": train holds no cracks"
+    )
+    masks: Location = setting(
+        "folder of masks named like the cracked images, white where cracked; adds metrics of the anomaly maps", ""
+    )
+    one_per_group: bool = setting("use one random image per group, so that the images are independent", False)
+    resamples: int = setting(
+        "bootstrap resamples of the groups, for 95 % intervals", 1000, ge=100, why=" for a 95 % interval"
+    )
+    seed: int = setting("random seed of the bootstrap and of --one-per-group", 0, ge=0)
+    no_report: bool = setting("do not write a page", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ScoringConfig):
+    """Score every image once; each image ends in one row of the scores table, whatever happens to it."""
+
+    images: Location = setting(
+        "folder, .zip or URI of images; with wildcards (2026-*/); or @FILE, a text or Parquet list of images"
+    )
+    model: Location = setting("model directory written by train")
+    out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time")
+    since: str = setting(
+        "only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00]", ""
+    )
+    prefix: str = setting("only images whose path below --images starts with this: 2026-11-2, or bridge-7/", "")
+    format: tuple[Literal["parquet", "csv"], ...] = setting(
+        "parquet, or parquet,csv", ("parquet",), must="be parquet or parquet,csv", why=": a rerun reads Parquet"
+    )
+    group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
+    max_false_discovery: float | None = setting(
+        "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
+    )
+    max_unreadable: str = setting(
+        "maximum unreadable images before the exit code is 2: a count (5) or a share (1%)", "10%"
+    )
+    max_unreachable: str = setting("the same for images that could not be fetched from storage", "10%")
+    no_report: bool = setting("do not write a page", False)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if "parquet" not in self.format:
+            yield f"format={flag_text(self.format)} must be parquet or parquet,csv: a rerun reads Parquet."
+        limit_of(self.max_unreadable, 0)
+        limit_of(self.max_unreachable, 0)
+        time_of(self.since)
+        yield from group_by_problem(self.group_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightlyConfig(ScoreConfig):
+    """Score new images, compare the night with the calibration and summarise it; exit code 2 if a limit is broken."""
+
+    night: str = setting("date that the runs count towards, YYYY-MM-DD; default: today in UTC", "")
+    fail_on: Literal["watch", "alarm"] = setting("level of drift that breaks the limit: watch or alarm", "alarm")
+    drift_psi: tuple[float, ...] = setting(
+        "population stability index in excess of random variation: WATCH,ALARM",
+        (0.1, 0.25),
+        gt=0,
+        lengths=(2,),
+        must=TWO_LIMITS,
+    )
+    drift_ks: tuple[float, ...] = setting(
+        "Kolmogorov-Smirnov distance in excess of random variation: WATCH,ALARM",
+        (0.1, 0.2),
+        gt=0,
+        lengths=(2,),
+        must=TWO_LIMITS,
+    )
+    drift_unreadable: tuple[float, ...] = setting(
+        "share of unreadable images: WATCH,ALARM", (0.01, 0.05), gt=0, lengths=(2,), must=TWO_LIMITS
+    )
+    drift_flagged: float = setting(
+        "increase of the share of flagged images over ordinary nights that raises an alarm",
+        0.02,
+        ge=0,
+        lt=1,
+        must="be a share from 0 to 1, such as 0.02",
+    )
+    drift_min_images: int = setting(
+        "minimum number of scored images for a comparison", 50, ge=20, why=" to tell drift from random variation"
+    )
+    linger: int = setting(
+        "time to stay connected at the end so that Prometheus scrapes the last values [s]", 0, ge=0, le=3600
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.night and not is_date(self.night):
+            yield f"night={self.night} is not a date: write it as 2026-11-23."
+        for name in ("drift_psi", "drift_ks", "drift_unreadable"):
+            watch, alarm = getattr(self, name)
+            if watch > alarm:
+                yield f"{flag(name)} {watch:g},{alarm:g} must {TWO_LIMITS}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig(VerbConfig):
+    """Merge the parts of many nights into a few, keeping the latest row of each image and model."""
+
+    scores: Location = setting("folder of the scores table; no other run may write to it at the same time")

@@ -1,0 +1,198 @@
+"""Settings of the verbs that make a model: partition and train; and of the demo."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from crackvae.config.common import PERCENTILE, ClusterConfig, VerbConfig
+from crackvae.config.settings import Location, flag_text, group_by_problem, setting
+
+Head = Literal["mse", "top", "dark", "crack", "evidence"]
+HEADS: tuple[str, ...] = get_args(Head)
+# Score heads that use the segmenter.
+SEGMENTER_HEADS = ("crack", "evidence")
+# The segmenter's convolutions halve the side of a tile three times.
+SEGMENTER_HALVINGS = 8
+# Named settings of train, which a file or a flag may still change. The published loss is the textbook's: the squared
+# error summed over the 128 x 128 pixels of a tile, plus the KL divergence.
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {
+        "head": "mse",
+        "recipe": "plain",
+        "segmenter": (),
+        "epochs": 10,
+        "learning_rate": 1e-3,
+        "beta": 1 / 128**2,
+        "schedule": "constant",
+        "precision": "fp32",
+    },
+}
+
+
+def with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """The given settings, completed by those of the preset they name; a wrong name is left to the settings class."""
+    return PRESETS.get(values.get("preset", ""), {}) | values
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionConfig(VerbConfig):
+    """Split labelled images by group into train, val and test, and an external set; report leaks between them."""
+
+    images: Location = setting("folder, .zip or URI with one subfolder per label")
+    out: Location = setting("folder to write manifest.parquet to")
+    labels: dict[str, str] = setting(
+        "FOLDER=LABEL,... with LABEL non_crack or crack",
+        {"Negative": "non_crack", "Positive": "crack", "non_crack": "non_crack", "crack": "crack"},
+    )
+    external: tuple[int, ...] = setting(
+        "images of the external set: NON_CRACK,CRACK",
+        (5_000, 15_000),
+        ge=0,
+        lengths=(2,),
+        must="be two counts, such as 5000,15000 or 0,0",
+    )
+    non_crack_split: tuple[int, ...] = setting(
+        "internal non_crack images in train,val,test [%]", (80, 10, 10), ge=0, lengths=(3,), must="be 3 percentages"
+    )
+    crack_split: tuple[int, ...] = setting(
+        "internal crack images in val,test [%]; none are used for training",
+        (10, 90),
+        ge=0,
+        lengths=(2,),
+        must="be 2 percentages",
+    )
+    group_by: str = setting(
+        "what is kept on one side of a split: near-duplicate, parent (folder), none (leaks!), or a regular "
+        "expression on the path below --images, whose first group or whole match is the name of the group",
+        "near-duplicate",
+    )
+    groups: Location = setting("CSV with the columns image (path below --images) and group, instead of --group-by", "")
+    group_column: str = setting("column of --groups; default: group, or else the last one", "")
+    seed: int = setting("random seed of the split", 0, ge=0)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if set(self.labels.values()) != {"non_crack", "crack"}:
+            yield (
+                f"labels={flag_text(self.labels)} must map folders to non_crack and to crack, and to nothing else. "
+                "Try --labels Negative=non_crack,Positive=crack."
+            )
+        for name in ("non_crack_split", "crack_split"):
+            split = getattr(self, name)
+            if sum(split) != 100:
+                yield f"{name}={flag_text(split)} must be {len(split)} percentages that add up to 100."
+        yield from group_by_problem(self.group_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ClusterConfig):
+    """Train the ConvVAE on the sound images of a manifest. What changes a score is set here and kept with the model."""
+
+    manifest: Location = setting("manifest.parquet written by partition")
+    model: Location = setting("directory to write the model to; must not exist yet")
+    preset: Literal["", "published"] = setting(
+        "published: the recipe of the published ConvVAE; other settings override it", ""
+    )
+    head: Head = setting(
+        "score head: crack (darkness where the segmenter sees a crack), evidence (the segmenter's confidence, however "
+        "dark the crack), dark (darkness alone), mse (mean squared residual) or top (mean of the largest 1 % of them)",
+        "crack",
+    )
+    recipe: Literal["repair", "plain"] = setting(
+        "repair (reconstruct tiles without the synthetic cracks drawn on them) or plain", "repair"
+    )
+    epochs: int | None = setting(
+        "passes over the sound images of train; default: as many as show 60,000 tiles", None, gt=0
+    )
+    workers: tuple[int, ...] = setting(
+        "data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when one joins",
+        (1,),
+        ge=1,
+        lengths=(1, 2),
+        must="be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX",
+    )
+    max_failures: int = setting(
+        "worker failures to tolerate; each time training continues after the last complete epoch", 3, ge=0
+    )
+    resume: Location = setting("folder of an interrupted run to continue (MODEL.training); needs no other settings", "")
+    batch: int = setting("images per step, over all workers", 64, gt=0)
+    learning_rate: float = setting("peak learning rate of Adam", 2e-3, gt=0)
+    schedule: Literal["cosine", "constant"] = setting(
+        "learning-rate schedule: cosine (warm-up, then decay to 0) or constant", "cosine"
+    )
+    clip_norm: float | None = setting("maximum gradient norm; default: no clipping", None, gt=0)
+    patience: int | None = setting(
+        "stop after this many epochs without a lower validation loss; default: never stop early", None, gt=0
+    )
+    augment: bool = setting(
+        "random rotation, flip and exposure of the tiles with --recipe plain; repair always does it", False
+    )
+    precision: Literal["auto", "bf16", "fp32"] = setting(
+        "precision of training: auto (bf16 on hardware that supports it), bf16 or fp32", "auto"
+    )
+    beta: float = setting("weight of the KL divergence [squared grey level per nat]", 1e-6, ge=0)
+    latent_dim: int = setting("dimensions of the latent space", 128, gt=0)
+    channels: tuple[int, ...] = setting(
+        "output channels of the stride-2 convolutions",
+        (32, 64, 128, 256),
+        ge=1,
+        lengths=range(1, 32),
+        must="be one or more counts, such as 32,64,128",
+    )
+    segmenter: tuple[int, ...] = setting(
+        "channels of the segmenter at its three scales; empty: no segmenter",
+        (24, 48, 64),
+        ge=1,
+        lengths=(0, 3),
+        must="be three counts, such as 24,48,64",
+    )
+    input_px: int = setting("side of a tile at the network's input [px]", 128)
+    tile_px: int = setting("side of a tile in the image [px]", 227, gt=0)
+    stride_px: int = setting("distance between neighbouring tiles in a large image [px], at most tile_px", 170, gt=0)
+    percentile: float = setting("percentile of the val non_crack scores used as threshold", 95.0, **PERCENTILE)
+    seed: int = setting("random seed of weights, shuffling and sampling", 0, ge=0)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        workers = f"workers={flag_text(self.workers)}"
+        if self.workers[0] > self.workers[-1]:
+            yield f"{workers} must be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX."
+        if self.workers[-1] > self.batch:
+            yield f"{workers} is more than batch={self.batch} images: use fewer workers."
+        if self.augment and self.recipe == "repair":
+            yield "recipe=repair always rotates, flips and changes the exposure of its tiles: omit --augment."
+        halvings = 2 ** len(self.channels)
+        if self.input_px < halvings or self.input_px % halvings:
+            yield (
+                f"input_px={self.input_px} must be a multiple of {halvings}: {len(self.channels)} convolutions halve "
+                f"it. Try input_px={max(1, self.input_px // halvings) * halvings}."
+            )
+        if self.stride_px > self.tile_px:
+            yield (
+                f"stride_px={self.stride_px} must lie in 1..tile_px={self.tile_px}: a larger stride leaves strips "
+                f"of the image unscored. Try stride_px={self.tile_px * 3 // 4}."
+            )
+        yield from self._segmenter_problems()
+
+    def _segmenter_problems(self) -> Iterator[str]:
+        if self.head in SEGMENTER_HEADS and not self.segmenter:
+            yield f"head={self.head} needs a segmenter: use --segmenter 24,48,64, or another --head."
+        if self.segmenter and self.recipe != "repair":
+            yield "a segmenter learns from synthetic cracks: use --recipe repair, or no --segmenter."
+        if self.segmenter and (self.input_px % SEGMENTER_HALVINGS or self.input_px < 2 * SEGMENTER_HALVINGS):
+            yield (
+                f"input_px={self.input_px} must be a multiple of {SEGMENTER_HALVINGS} and at least "
+                f"{2 * SEGMENTER_HALVINGS} for a segmenter. Try input_px=128."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(VerbConfig):
+    """Draw concrete and cracks, then partition, train, evaluate and score them; print where the results are."""
+
+    out: Location = setting("folder; each demo creates a new one in it", "demo")
+    images: int = setting(
+        "drawn non_crack images; a third as many crack images", 900, ge=200, why=": fewer calibrate no threshold"
+    )
+    epochs: int = setting("epochs of training", 12, ge=1)
+    seed: int = setting("random seed of the drawings", 0, ge=0)

@@ -1,0 +1,251 @@
+"""Results of verbs: the summary, tables, and a type per verb that names the most important entries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AnyResult = TypeVar("AnyResult", bound="Result")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb returns.
+
+    Attributes:
+        summary: JSON values; the command prints them as its last line on standard output.
+        tables: pandas tables by title, in the order in which the command prints them.
+    """
+
+    summary: dict[str, Any] = field(repr=False)
+    tables: "dict[str, pd.DataFrame]" = field(repr=False)
+
+
+def typed(result_class: type[AnyResult], result: Result) -> AnyResult:
+    """The result of a verb in its own type, whose fields are entries of the summary.
+
+    The metadata `path` of a field names an entry of another name (`report`) or a nested one (`drift.level`).
+    """
+    named = {
+        one.name: _entry(result.summary, one.metadata.get("path", one.name))
+        for one in fields(result_class)
+        if one.name not in ("summary", "tables")
+    }
+    return result_class(summary=result.summary, tables=result.tables, **named)
+
+
+def _entry(summary: Mapping[str, Any], path: str) -> Any:
+    value: Any = summary
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+@dataclass(frozen=True)
+class PartitionResult(Result):
+    """Result of `partition`.
+
+    Attributes:
+        manifest: path or URI of the written manifest.parquet.
+        images: number of images in the manifest.
+        groups: number of groups.
+        left_out: number of images that are not in the manifest; left_out.csv says why.
+        leaky: whether the split allows leaks (`group_by="none"`).
+        leaking_images: number of images with a copy on another side of a split.
+    """
+
+    manifest: str
+    images: int
+    groups: int
+    left_out: int
+    leaky: bool
+    leaking_images: int
+
+
+@dataclass(frozen=True)
+class TrainResult(Result):
+    """Result of `train`.
+
+    Attributes:
+        model: the written model directory.
+        digest: digest of the weights and of all that changes a score.
+        images: number of sound images in the training split.
+        best_epoch: epoch whose weights were kept, the one with the lowest validation loss.
+        val_loss: its validation loss.
+        threshold: score above which an image is flagged.
+        level: what the threshold guarantees, in words.
+        leaky: whether the manifest allowed leaks.
+    """
+
+    model: str
+    digest: str
+    images: int
+    best_epoch: int
+    val_loss: float
+    threshold: float
+    level: str
+    leaky: bool
+
+
+@dataclass(frozen=True)
+class CalibrateResult(Result):
+    """Result of `calibrate`.
+
+    Attributes:
+        model: the model directory.
+        threshold: score above which an image is flagged.
+        level: what the threshold guarantees, in words.
+        images: number of sound images that set it.
+        groups: number of their groups.
+        left_out: number of images without a score.
+    """
+
+    model: str
+    threshold: float
+    level: str
+    images: int = field(metadata={"path": "n"})
+    groups: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class EvaluateResult(Result):
+    """Result of `evaluate`.
+
+    Attributes:
+        out: folder of the metrics, the predictions and the page.
+        split: the internal split that was evaluated.
+        head: the score head of the model.
+        threshold: score above which an image is flagged.
+        sets: metrics with 95 % intervals of the internal split and of the external set, by name.
+        leaky: whether the manifest or the model's own allowed leaks.
+    """
+
+    out: str
+    split: str
+    head: str
+    threshold: float
+    sets: dict[str, Any]
+    leaky: bool
+
+
+@dataclass(frozen=True)
+class ScoreResult(Result):
+    """Result of `score`.
+
+    Attributes:
+        run: name of this run, which starts the names of its files.
+        out: folder of the scores table; `crackvae.read_scores(out)` reads it.
+        images: number of images listed.
+        finished_before: number of those that this model had finished before.
+        scored: number of images scored in this run.
+        flagged: number of those with a score above the threshold.
+        unreadable: number of images whose bytes are damaged.
+        unreachable: number of images that could not be fetched from storage; the next run tries them again.
+        threshold: score above which an image is flagged.
+        model: digest of the model.
+        page: path or URI of the page of this run; "" if none was written.
+    """
+
+    run: str
+    out: str
+    images: int = field(metadata={"path": "listed"})
+    finished_before: int
+    scored: int
+    flagged: int
+    unreadable: int
+    unreachable: int
+    threshold: float
+    model: str
+    page: str = field(metadata={"path": "report"})
+
+
+@dataclass(frozen=True)
+class CompactResult(Result):
+    """Result of `compact`.
+
+    Attributes:
+        scores: folder of the scores table.
+        parts_before: number of Parquet parts before.
+        parts: number of parts now.
+        rows: number of rows now.
+        superseded: number of rows removed because the same image and model has a later one.
+    """
+
+    scores: str
+    parts_before: int
+    parts: int
+    rows: int
+    superseded: int
+
+
+@dataclass(frozen=True)
+class NightlyResult(Result):
+    """Result of `nightly`.
+
+    Attributes:
+        night: date of the night.
+        out: folder of the scores table.
+        images: number of images scored for this night, over all its runs.
+        level: drift of the night.
+        causes: what the drift looks like: a darker camera, more cracks, ...
+        broken: limits that the night broke, in words.
+        page: path or URI of the page; "" if none was written.
+        score: the summary of `score`.
+    """
+
+    night: str
+    out: str
+    images: int
+    level: str = field(metadata={"path": "drift.level"})
+    causes: list[str] = field(metadata={"path": "drift.causes"})
+    broken: list[str]
+    page: str = field(metadata={"path": "report"})
+    score: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportResult(Result):
+    """Result of `report`.
+
+    Attributes:
+        page: path or URI of the written page.
+        bytes: its size.
+    """
+
+    page: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ExportResult(Result):
+    """Result of `export`.
+
+    Attributes:
+        out: path or URI of the written ONNX file.
+        bytes: its size.
+        model: digest of the model.
+        largest_difference: largest difference of a score from that of the model.
+        flags_that_differ: number of tiles that only one of the two flags.
+    """
+
+    out: str
+    bytes: int
+    model: str
+    largest_difference: float
+    flags_that_differ: int
+
+
+@dataclass(frozen=True)
+class DemoResult(Result):
+    """Result of `demo`.
+
+    Attributes:
+        folder: the new folder with the drawn images, the model, the evaluation and the scores.
+        score: the summary of `score`.
+    """
+
+    folder: str
+    score: dict[str, Any]
