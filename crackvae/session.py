@@ -1,4 +1,4 @@
-"""The Ray session of one verb: connect, keep Ray's chatter out of sight, say in one line what failed."""
+"""The Ray session of one verb: connect, keep Ray's own output in its log files, report failures in one line."""
 
 import atexit
 import logging
@@ -25,72 +25,104 @@ from crackvae.config import ClusterConfig
 from crackvae.console import say
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
 
-# No block done for this long [s] means that the cluster is stuck; the slowest block, 128 photographs, takes minutes.
+# Without a finished block for this long [s] the cluster is stuck; the slowest block, 128 photographs, takes minutes.
 STALL_S = 1800
-# Seconds that the head of a cluster may take to accept a connection.
+# Time that the head of a cluster may take to accept a connection [s].
 CONNECT_S = 10
-# And to let a driver go; the local cluster of a busy machine ends within 10.
+# And to disconnect; the local cluster of a busy machine ends within 10 s.
 DISCONNECT_S = 30.0
-# After so long without a block the person who waits is told, and again whenever as long has passed [s].
+# After this long without a block the user is told, and again each time as much has passed [s].
 SILENCE_S = 60.0
-# Ray's own default, where no session says better; only shown, never opened.
+# Ray's own default, shown where no session is known; never opened.
 LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
-# In that folder: what Ray itself says in the driver.
+# In the folder of logs: what Ray itself prints in the driver.
 DRIVER_LOG = "crackvae-driver.err"
-# What a client of HTTP/2, and so of gRPC, says first (RFC 9113, section 3.4); a server answers with its own settings.
+# What an HTTP/2 client, and so a gRPC client, sends first (RFC 9113, section 3.4); a server answers with its settings.
 HTTP2_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # length (3 bytes), type, flags, stream (4 bytes)
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
-# The last line of a traceback for want of memory: numpy's and pyarrow's are kinds of MemoryError, torch has no type.
+# The last line of an out-of-memory traceback: numpy and pyarrow raise kinds of MemoryError, torch has no type for it.
 _OUT_OF_MEMORY = re.compile(r"(?m)^(\S*MemoryError\b.*|.*can't allocate memory.*)$")
-# The same for want of disk, which Ray needs when its memory for objects is full.
+# The same for disk space, which Ray needs when its object store is full.
 _OUT_OF_DISK = re.compile(r"(?m)(OutOfDiskError|ObjectStoreFullError|No space left on device).*$")
-# What is said of a driver that ended without a word of its own, and the process that says it: it outlives the driver.
+# Printed when the driver ended without a message of its own, by a process that outlives the driver.
 LAST_WORDS = (
-    "crackvae: ended on the spot, by a signal, for want of memory or by Ray because its node is gone. "
+    "crackvae: killed: by a signal, out of memory, or by Ray because its node is lost. "
     "What is finished is written: run it again.\n"
 )
 WATCHER = "import sys; sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
-# A session was left without a goodbye.
+# Set when a session was left without a clean shutdown.
 _head_hangs = threading.Event()
 RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
+# Ray's environment for the time of a session, where the user has not set it.
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's new default, which it announces where it is not set
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics leave the cluster
+}
 
 
 @contextmanager
 def ray_session(config: ClusterConfig) -> Iterator[None]:
     """Connect to a Ray cluster for the time of the block.
 
-    `address` of the settings, or RAY_ADDRESS, or a cluster of this machine's own that ends with the block. A session
-    that the caller has started (a notebook, a test) is used and left running.
+    `address` of the settings, or RAY_ADDRESS, or a local cluster that ends with the block. A session that the caller
+    has started (a notebook, a test) is used and left running. Environment, log levels and signal handlers of the
+    process are afterwards as they were.
 
     Raises:
         ClusterError: no cluster at that address, a stage that is stuck, or Ray itself failed.
     """
     if ray.is_initialized():
-        with _errors_in_a_line():
+        with _one_line_errors():
             yield
         return
-    with _daemons_in_a_file():
+    with _environment(), _log_levels(), _daemon_messages_to_file():
         _connect(config)
         try:
-            with _errors_in_a_line(), _last_words(), _core_log_in_a_file():
+            with _one_line_errors(), _last_words(), _core_output_to_file():
                 yield
         finally:
             _disconnect(config)
 
 
+@contextmanager
+def _environment() -> Iterator[None]:
+    """ENVIRONMENT for the time of the block: processes that Ray starts inherit it."""
+    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _log_levels() -> Iterator[None]:
+    """Restore the levels of Ray's loggers after the block, in which a session sets them to errors only."""
+    before = {name: logging.getLogger(name).level for name in RAY_LOGGERS}
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def _disconnect(config: ClusterConfig) -> None:
-    """Leave the cluster, or end the local one; where its head hangs Ray would wait for ever, and we go on without."""
+    """Leave the cluster, or end the local one; Ray would wait forever for a head that hangs, so this does not."""
     ending = threading.Thread(target=ray.shutdown, daemon=True)
     ending.start()
     ending.join(DISCONNECT_S)
     if ending.is_alive():
         atexit.unregister(ray.shutdown)  # which would wait for that thread
         _head_hangs.set()
-        say(f"Ray's head has not answered for {DISCONNECT_S:g} s: left without a goodbye.", quiet=config.quiet)
+        say(
+            f"Ray's head did not answer for {DISCONNECT_S:g} s: disconnected without a clean shutdown.",
+            quiet=config.quiet,
+        )
 
 
 def exit_if_head_hangs(code: int) -> None:
-    """End the process on the spot where a session was left without a goodbye: its end would crash Ray's core."""
+    """End the process at once after a session without a clean shutdown: a normal exit would crash Ray's core."""
     if _head_hangs.is_set():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -98,30 +130,30 @@ def exit_if_head_hangs(code: int) -> None:
 
 
 @contextmanager
-def _errors_in_a_line() -> Iterator[None]:
-    """Turn what Ray raises into a ClusterError, but for a bug in our own code on a worker."""
+def _one_line_errors() -> Iterator[None]:
+    """Turn what Ray raises into a ClusterError, except for a bug in our own code on a worker."""
     try:
         yield
     except RayTaskError as error:
-        lack = _lack(error)
-        if lack:
-            raise lack from error
+        shortage = _shortage(error)
+        if shortage:
+            raise shortage from error
         raise  # with its traceback
     except ExecutionTimeoutError as error:
         stages = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("  - "))
-        raise ClusterError(f"no block was done for {STALL_S} s, stuck at: {stages}. Logs: {log_folder()}.") from error
+        raise ClusterError(f"no block completed for {STALL_S} s, stuck at: {stages}. Logs: {log_folder()}.") from error
     except RayError as error:
-        failed = ClusterError(f"Ray failed: {_first_line(error)}. Its logs: {log_folder()}. Run it again.")
-        raise _lack(error) or failed from error
+        failed = ClusterError(f"Ray failed: {_last_line(error)}. Its logs: {log_folder()}. Run it again.")
+        raise _shortage(error) or failed from error
 
 
-def _lack(error: RayError) -> ClusterError | None:
-    """What a node has run out of; Ray Data wraps what a stage raised, and keeps its text alone."""
+def _shortage(error: RayError) -> ClusterError | None:
+    """What a node has run out of, if anything; Ray Data wraps what a stage raised and keeps only its text."""
     text = f"{type(error).__name__}: {error}"
     memory, disk = _OUT_OF_MEMORY.search(text), _OUT_OF_DISK.search(text)
     if disk:
         return ClusterError(
-            f"Ray's memory for objects and the disk behind it are full ({disk[0].strip()[:200]}). What is finished is "
+            f"Ray's object store and its disk are full ({disk[0].strip()[:200]}). What is finished is "
             f"written: free some space below {os.path.dirname(log_folder())} on each node, and run it again."
         )
     if memory:
@@ -133,11 +165,9 @@ def _lack(error: RayError) -> ClusterError | None:
 
 
 def _connect(config: ClusterConfig) -> None:
-    # "auto" and addresses come from the user; an address file that a dead head left behind must not be picked up.
+    # "auto" and addresses come from the user; an address file left behind by a dead head must not be picked up.
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new default, which Ray else announces
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a night leaves the cluster
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _require_listening(address)
@@ -146,7 +176,7 @@ def _connect(config: ClusterConfig) -> None:
         raise
     except Exception as error:  # Ray raises a bare Exception where a busy machine does not start a node in time
         raise ClusterError(
-            f"no Ray cluster at {address}: {_first_line(error)}. Start one with ray start --head, "
+            f"no Ray cluster at {address}: {_last_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
         ) from error
     if threading.current_thread() is threading.main_thread() and sigterm is not None:
@@ -173,7 +203,7 @@ def _require_listening(address: str) -> None:
 
 @contextmanager
 def _last_words() -> Iterator[None]:
-    """Have a line said where the block never ends: Ray's core ends a driver whose node is gone with _exit()."""
+    """Print a line if the block never ends: Ray's core ends a driver whose node is lost with _exit()."""
     watcher = subprocess.Popen(  # nosec B603
         [sys.executable, "-I", "-S", "-c", WATCHER, LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -184,11 +214,11 @@ def _last_words() -> Iterator[None]:
 
 
 @contextmanager
-def _core_log_in_a_file() -> Iterator[None]:
-    """Send what Ray's C++ core prints on the process's standard error to its log folder instead.
+def _core_output_to_file() -> Iterator[None]:
+    """Send what Ray's C++ core prints on the process's standard error to its log folder.
 
-    The core has no setting for it that would not also empty the log files of a local cluster. Python's own standard
-    error, with progress and tracebacks, stays where it was.
+    The core's only setting for it would also empty the log files of a local cluster. Python's own standard error, with
+    progress and tracebacks, is not redirected.
     """
     terminal = os.dup(2)
     python_stderr = sys.stderr
@@ -205,14 +235,22 @@ def _core_log_in_a_file() -> Iterator[None]:
 
 
 @contextmanager
-def _daemons_in_a_file() -> Iterator[None]:
-    """Send what Ray's daemons tell all drivers there too: Ray prints it on standard output, its tracebacks with it."""
-    before = ray._private.worker.print_to_stdstream
-    ray._private.worker.print_to_stdstream = _log
+def _daemon_messages_to_file() -> Iterator[None]:
+    """Send the messages of Ray's daemons to the same file: Ray prints them, tracebacks included, on standard output.
+
+    Ray has no public setting for it (log_to_driver concerns the output of workers), so its private function is replaced
+    for the time of the block; a version of Ray without that function is left as it is.
+    """
+    worker: Any = ray._private.worker
+    before = getattr(worker, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+    worker.print_to_stdstream = _log
     try:
         yield
     finally:
-        ray._private.worker.print_to_stdstream = before
+        worker.print_to_stdstream = before
 
 
 def _log(data: Any, ignore_prefix: bool) -> None:
@@ -233,7 +271,7 @@ def _resources() -> str:
 
 
 def require_resources(workers: int, *, gpu: bool) -> None:
-    """Raise ClusterError for more workers than the cluster can hold: Ray would wait for them for ever."""
+    """Raise ClusterError for more workers than the cluster can hold: Ray would wait for them forever."""
     kind = "GPU" if gpu else "CPU"
     available = int(ray.cluster_resources().get(kind, 0))
     if workers > available:
@@ -244,26 +282,28 @@ def require_resources(workers: int, *, gpu: bool) -> None:
 
 
 def on_this_node() -> dict[str, Any]:
-    """Options of an actor that lives as long as the driver, whatever nodes come and go, and takes no CPU of theirs."""
+    """Options of an actor that lives as long as the driver, whatever nodes join or leave, and reserves no CPU."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return {"num_cpus": 0, "scheduling_strategy": here}
 
 
 def dataset_of(images: pa.Table, per_block: int) -> Dataset:
-    """Rows that lie in the object store from the start, in blocks of `per_block`, and keep their order.
+    """A dataset of rows already in the object store, in blocks of `per_block`, that keeps their order.
 
-    No read task is needed, which would wait for ever for a CPU that the actors of a pool hold.
+    It needs no read task, which would wait forever for a CPU that the actors of a pool hold. Its settings are its own:
+    those of the process, DataContext.get_current(), stay as they are.
     """
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.execution_no_progress_timeout_s = STALL_S
-    return ray.data.from_arrow([images.slice(start, per_block) for start in range(0, images.num_rows, per_block)])
+    with DataContext.current(context):
+        return ray.data.from_arrow([images.slice(start, per_block) for start in range(0, images.num_rows, per_block)])
 
 
 def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False) -> Generator[pa.Table]:
-    """Run a dataset and hand out its blocks as they come; says so where none comes for SILENCE_S."""
+    """Run a dataset and yield its blocks as they come; prints a line when none has come for SILENCE_S."""
     heard, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -274,7 +314,7 @@ def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False)
             if silence_s and not ended.is_set():
                 say(
                     f"{stage}: nothing has come from the workers for {silence_s:g} s: a process, a node or storage "
-                    f"hangs, or Ray waits for CPUs. After {STALL_S} s it is given up. Logs: {log_folder()}",
+                    f"hangs, or Ray waits for CPUs. The run fails after {STALL_S} s. Logs: {log_folder()}",
                     quiet=quiet,
                 )
 
@@ -292,12 +332,12 @@ def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False)
 
 def log_folder() -> str:
     """Where Ray writes the logs of its workers, on the node of the driver."""
-    if not ray.is_initialized():
+    if not ray.is_initialized() or ray.util.client.ray.is_connected():  # a client of ray:// has no logs of its own
         return LOGS
-    node = ray._private.worker._global_node
-    return str(node.get_logs_dir_path()) if node else LOGS
+    session = ray.get_runtime_context()
+    return os.path.join(session.get_temp_dir(), session.get_session_name(), "logs")
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -1,5 +1,7 @@
 """The Ray session: what goes wrong in a cluster is one line that names the stage and the logs."""
 
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import OutOfDiskError, RayTaskError
 
 from crackvae import session
@@ -69,7 +71,7 @@ def test_a_stage_that_hangs_is_told_of_while_it_hangs_and_named_in_the_end(
 ) -> None:
     monkeypatch.setattr(session, "STALL_S", 4)
     monkeypatch.setattr(session, "SILENCE_S", 1.5)
-    with pytest.raises(ClusterError, match=r"no block was done for 4 s, stuck at: .*Stage.*Logs: "):
+    with pytest.raises(ClusterError, match=r"no block completed for 4 s, stuck at: .*Stage.*Logs: "):
         run("hangs")
     assert (
         "Ray Data: nothing has come from the workers for 1.5 s: a process, a node or storage" in capsys.readouterr().err
@@ -82,7 +84,9 @@ def test_a_worker_without_memory_is_one_line() -> None:
 
 
 def test_a_full_disk_below_ray_is_one_line() -> None:
-    with pytest.raises(ClusterError, match=r"the disk behind it are full \(OutOfDiskError.*free some space below /"):
+    with pytest.raises(
+        ClusterError, match=r"object store and its disk are full \(OutOfDiskError.*free some space below /"
+    ):
         run("has no disk")
 
 
@@ -95,12 +99,49 @@ def test_of_a_driver_that_ended_without_a_word_one_is_said() -> None:
 
 def test_what_daemons_of_ray_tell_all_drivers_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
     worker = ray._private.worker
-    with session._daemons_in_a_file():
+    with session._daemon_messages_to_file():
         told = {"lines": ["Traceback of a daemon", "line 2"], "pid": "raylet", "is_err": False}
         worker.print_to_stdstream(told, ignore_prefix=False)
     assert "Traceback of a daemon\nline 2" in (Path(log_folder()) / session.DRIVER_LOG).read_text()
     captured = capfd.readouterr()
     assert "daemon" not in captured.out + captured.err and worker.print_to_stdstream is not session._log
+
+
+def test_a_dataset_has_settings_of_its_own_and_leaves_those_of_the_process_alone() -> None:
+    before = repr(DataContext.get_current())
+    made = dataset_of(pa.table({"n": [1, 2, 3]}), 2)
+    assert made.context.execution_options.preserve_order and not made.context.enable_progress_bars
+    assert [table.num_rows for table in tables_of(made)] == [2, 1]
+    assert repr(DataContext.get_current()) == before
+
+
+SESSION_IN_A_NOTEBOOK = """
+import json, logging, os, signal, sys
+import pyarrow as pa
+from ray.data import DataContext
+from crackvae import session
+from crackvae.config import ClusterConfig
+
+def state():
+    levels = {name: logging.getLogger(name).level for name in session.RAY_LOGGERS}
+    handlers = [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    return [dict(os.environ), levels, handlers, repr(DataContext.get_current()), id(sys.stdout), id(sys.stderr)]
+
+os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
+before = state()
+with session.ray_session(ClusterConfig(address="local", quiet=True)):
+    inside = os.environ["RAY_USAGE_STATS_ENABLED"]
+    rows = sum(table.num_rows for table in session.tables_of(session.dataset_of(pa.table({"n": [1, 2, 3]}), 2)))
+after = state()
+changed = [name for name in {*before[0], *after[0]} if before[0].get(name) != after[0].get(name)]
+print(json.dumps([inside, rows, changed, [one == other for one, other in zip(before[1:], after[1:])]]))
+"""
+
+
+def test_after_a_session_the_process_is_as_it_was() -> None:
+    env = {name: value for name, value in os.environ.items() if name not in session.ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", SESSION_IN_A_NOTEBOOK], capture_output=True, text=True, env=env)
+    assert json.loads(done.stdout) == ["0", 3, [], [True] * 5], done.stderr
 
 
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:

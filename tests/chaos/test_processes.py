@@ -133,7 +133,7 @@ def test_a_head_that_stops_when_all_is_scored_keeps_nobody_waiting(scene: Scene,
         for child in stopped:
             child.suspend()
         assert stopped and process.wait(60) == 0, scene.said()
-    assert '"scored": 400' in scene.said() and "left without a goodbye" in scene.said(), scene.said()
+    assert '"scored": 400' in scene.said() and "without a clean shutdown" in scene.said(), scene.said()
     scene.require_same_table("SIGSTOP of the gcs_server when all is scored")
 
 
