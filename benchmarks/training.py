@@ -33,9 +33,9 @@ from crackvae.images.synthetic import write_images
 from crackvae.model.network import ModelSpec, Network, kl_to_prior, pooled, squared_error
 from crackvae.model.runtime import has_fast_bf16
 from crackvae.training.driver import train
-from crackvae.training.loop import CRACK_PIXEL_WEIGHT, TILE_WEIGHT, _steps
+from crackvae.training.loop import CRACK_PIXEL_WEIGHT, TILE_WEIGHT, training_steps
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
-from crackvae.training.synthetic_cracks import damage, draw, draw_random
+from crackvae.training.synthetic_cracks import add_synthetic_cracks, draw, draw_random
 
 N_IMAGES, BATCH = 1024, 64
 # Where the hardware has no bf16 one step of so few images says how slow it is, and takes long enough.
@@ -79,7 +79,7 @@ def plain_loop(dataset: Dataset[Any], recipe: str) -> Iterator[None]:
             segmentation = torch.zeros(())
             clean = shown = tiles.unsqueeze(1).float() / 255
             if drawings:
-                damaged = damage(tiles, drawings, draw_random(chance, BATCH, drawings, 128))
+                damaged = add_synthetic_cracks(tiles, drawings, draw_random(chance, BATCH, drawings, 128))
                 clean, shown = damaged.clean_B1PP.contiguous(), damaged.input_B1PP.contiguous()
             output = network(shown, torch.randn(BATCH, 128))
             if drawings:
@@ -97,14 +97,14 @@ def plain_loop(dataset: Dataset[Any], recipe: str) -> Iterator[None]:
 
 def our_loop(tiles_TPP: np.ndarray, recipe: str, precision: str, batch: int = BATCH) -> Iterator[None]:
     """The steps that a worker takes; one step an item."""
-    how = TrainSettings(
+    settings = TrainSettings(
         epochs=1000, batch=batch, learning_rate=1e-3, schedule=False, beta=1e-6, precision=precision, seed=0,
         drawings=draw(0, 128, 200) if recipe == "repair" else None,
     )  # fmt: skip
     torch.manual_seed(0)
-    state = State.new(Network(spec(recipe)).to(memory_format=torch.channels_last), how)
-    for epoch in range(1, how.epochs):
-        for _ in _steps(state, TrainingTiles.held(tiles_TPP), how, Worker(), epoch):
+    state = State.new(Network(spec(recipe)).to(memory_format=torch.channels_last), settings)
+    for epoch in range(1, settings.epochs):
+        for _ in training_steps(state, TrainingTiles.in_memory(tiles_TPP), settings, Worker(), epoch):
             yield
 
 

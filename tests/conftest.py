@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crackvae import evaluation, session
+from crackvae import evaluation
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
 from crackvae.images.manifest import partition
 from crackvae.images.synthetic import draw_image, write_images
@@ -26,7 +26,7 @@ from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
 from crackvae.scoring import actors, nightly, verb
 from crackvae.storage import fileio, filesystems, tables
-from crackvae.training import driver, tile_loader
+from crackvae.training import driver, fit, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
 torch.set_num_threads(1)
@@ -178,14 +178,15 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         nodes=lambda: [node],
         cluster_resources=lambda: node["Resources"],
         remote=lambda *made, **_: _Here(made[0]) if made else _Here,
-        train=driver.ray.train,
+        train=fit.ray.train,
     )
-    for module in (driver, tile_loader):
+    for module in (driver, fit, tile_loader):
         monkeypatch.setattr(module, "ray", here)
+    for module in (fit, tile_loader):
         monkeypatch.setattr(module, "on_this_node", dict)
-    monkeypatch.setattr(session, "ray_session", lambda config: nullcontext())
-    monkeypatch.setattr(session, "require_resources", lambda workers, gpu: None)
-    monkeypatch.setattr(driver, "_scaling", lambda config: driver.ScalingConfig(num_workers=0))
+    monkeypatch.setattr(driver, "ray_session", lambda config: nullcontext())
+    monkeypatch.setattr(driver, "require_resources", lambda workers, gpu: None)
+    monkeypatch.setattr(fit, "_scaling", lambda plan: fit.ScalingConfig(num_workers=0))
     monkeypatch.setattr(tile_loader, "decode_all", lambda images, decode: decode(images))
 
 

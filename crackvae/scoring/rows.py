@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from crackvae.images.decoded import tiles_of
 from crackvae.model.heads import LATENT_NORM
+from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import Scorer
 from crackvae.storage import tables
 
@@ -32,11 +33,8 @@ def score_decoded(
     """
     scores_TS = score(tiles_of(decoded, scorer.model.spec.input_px))
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
-    per_image = np.split(scores_TS, np.cumsum(tiles_N)[:-1])
-    nothing_S = np.full(1 + len(extra_heads), np.nan, np.float32)
-    scores_NS = np.array([scores.max(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
-    means_NS = np.array([scores.mean(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32)
-    scores_N, corners = scores_NS[:, 0], _worst_corners(decoded, per_image)
+    found = image_scores(scores_TS, tiles_N)
+    scores_N, corners = found.max_NS[:, 0], _worst_corners(decoded, found.worst_N)
     threshold = np.float32(scorer.calibration.threshold)
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
@@ -45,23 +43,24 @@ def score_decoded(
         "p_value": pa.array(scorer.calibration.p_values(scores_N, tiles_N)),
         "threshold": pa.array(np.full(n, threshold)),
         "flagged": pa.array(scores_N > threshold),
-        "tile_scores": pa.array([scores[:, 0].tolist() for scores in per_image], pa.list_(pa.float32())),
+        "tile_scores": pa.array([scores[:, 0].tolist() for scores in found.tiles_TS], pa.list_(pa.float32())),
         "worst_x": pa.array([x for x, _ in corners], pa.int32()),
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
-        "latent_norm": pa.array(np.full(n, np.nan, np.float32) if latent_norm is None else means_NS[:, latent_norm]),
+        "latent_norm": pa.array(
+            np.full(n, np.nan, np.float32) if latent_norm is None else found.mean_NS[:, latent_norm]
+        ),
     }
     rows = pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
     for number, name in enumerate(extra_heads, start=1):
         if name != LATENT_NORM:
-            rows = rows.append_column(f"score_{name}", pa.array(scores_NS[:, number]))
+            rows = rows.append_column(f"score_{name}", pa.array(found.max_NS[:, number]))
     return rows
 
 
-def _worst_corners(decoded: pa.Table, per_image: list[np.ndarray]) -> list[tuple[int, int]]:
+def _worst_corners(decoded: pa.Table, worst_N: np.ndarray) -> list[tuple[int, int]]:
     """Left and top edge [px] of the worst tile of each image; 0, 0 where an image has none."""
-    worst_N = [int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image]
     edges_N = zip(decoded["xs"].to_pylist(), decoded["ys"].to_pylist(), worst_N, strict=True)
     return [_corner(xs, ys, worst) for xs, ys, worst in edges_N]
 

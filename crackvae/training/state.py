@@ -1,4 +1,4 @@
-"""What a training is told, what it changes, and the checkpoint that keeps this: all that its steps work on. No Ray.
+"""What a training run is given, what it changes, and the checkpoint that stores the latter. No Ray.
 
 Shape letters: T tiles, P side of a tile at the input [px].
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
@@ -25,9 +26,9 @@ class Losses:
     """Means over tiles.
 
     Attributes:
-        squared_error: between the reconstruction and the tile without its drawn cracks [squared grey level].
+        squared_error: between the reconstruction and the tile without its synthetic cracks [squared grey level].
         kl: divergence of the posterior from the prior [nats].
-        segmentation: of the drawn cracks [nats]; 0 for a model without a segmenter.
+        segmentation: of the synthetic cracks [nats]; 0 for a model without a segmenter.
         loss: squared_error + beta * kl + segmentation.
     """
 
@@ -39,14 +40,14 @@ class Losses:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images gave.
+    """Results of one pass over the training images.
 
     Attributes:
-        epoch: from 1.
-        train: of the steps of this epoch, with sampled z.
-        val: after it, with z = mu.
-        seconds: of the steps alone.
-        images_per_s: tiles trained on a second, over all workers.
+        epoch: counted from 1.
+        train: mean losses of the steps of this epoch, with sampled z.
+        val: validation losses after the epoch, with z = mu.
+        seconds: duration of the training steps alone.
+        images_per_s: training tiles per second, over all workers.
     """
 
     epoch: int
@@ -63,6 +64,9 @@ class Epoch:
         return {"epoch": self.epoch, **losses, "seconds": self.seconds, "images_per_s": self.images_per_s}
 
 
+_EPOCHS = TypeAdapter(list[Epoch])
+
+
 def best_of(epochs: Sequence[Epoch]) -> Epoch:
     """The first epoch with the lowest validation loss."""
     return min(epochs, key=lambda epoch: epoch.val.loss)
@@ -70,15 +74,16 @@ def best_of(epochs: Sequence[Epoch]) -> Epoch:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train: all that train_epochs() needs besides network and tiles.
+    """Everything that train_epochs() needs besides the network and the tiles.
 
     Attributes:
-        drawings: cracks to draw on the tiles and to reconstruct them without; None to show them as they are.
-        augment: without drawings, turn, mirror and expose the tiles by chance; with drawings that is always done.
-        clip_norm: longest gradient over all weights, longer ones are shortened to it; None for any length.
-        patience: stop after so many epochs without a lower validation loss; None to train to the end.
-        schedule: the learning rate rises and falls; otherwise it stays.
+        schedule: whether the learning rate follows a warm-up and a cosine decay; otherwise it is constant.
+        beta: weight of the KL divergence.
         precision: of the passes through the network, auto, bf16 or fp32; weights and losses stay float32.
+        drawings: cracks and blemishes to add to the tiles; None to train on the tiles as they are.
+        augment: without drawings, random rotation, flip and exposure; with drawings these are always applied.
+        clip_norm: maximum gradient norm over all weights; None for no limit.
+        patience: stop after this many epochs without a lower validation loss; None to run all epochs.
     """
 
     epochs: int
@@ -96,37 +101,42 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Worker:
-    """Which worker this is, and of how many."""
+    """Rank of a data-parallel worker, the number of workers, and the device it computes on."""
 
     rank: int = 0
     world: int = 1
     device: str = "cpu"
 
+    @property
+    def share(self) -> slice:
+        """This worker's share of a batch: every `world`-th tile."""
+        return slice(self.rank, None, self.world)
+
 
 @dataclass(frozen=True)
 class TrainingTiles:
-    """The tiles to train on, in windows that fit into memory one after the other.
+    """The tiles of an epoch, in windows of which each fits into memory.
 
     Attributes:
-        n: tiles of an epoch.
-        windows: uint8 (T, P, P) each, of an epoch; the same for every worker.
+        n: number of tiles per epoch.
+        windows: epoch number to arrays of uint8 (T, P, P); the same for every worker.
     """
 
     n: int
     windows: Callable[[int], Iterable[np.ndarray]]
 
     @classmethod
-    def held(cls, tiles_TPP: np.ndarray) -> "TrainingTiles":
-        """All in memory: one window."""
+    def in_memory(cls, tiles_TPP: np.ndarray) -> "TrainingTiles":
+        """All tiles in a single window."""
         return cls(len(tiles_TPP), lambda epoch: (tiles_TPP,))
 
 
 @dataclass
 class State:
-    """What training changes, and all that a checkpoint has to hold.
+    """What training changes: the content of a checkpoint.
 
-    All chance of an epoch is a function of seed and number, and the learning rate is one of the step: neither has a
-    state to be kept, and a run that goes on takes the steps of an unbroken one.
+    Randomness is a function of the seed and the epoch, and the learning rate one of the step. Neither has a state of
+    its own, so a resumed run takes the same steps as an uninterrupted one.
     """
 
     network: torch.nn.Module
@@ -134,12 +144,12 @@ class State:
     epochs: list[Epoch] = field(default_factory=list)
 
     @classmethod
-    def new(cls, network: torch.nn.Module, how: TrainSettings) -> "State":
-        """Before the first epoch. `network` is a Network or its data-parallel wrapper."""
-        return cls(network, torch.optim.Adam(network.parameters(), lr=how.learning_rate))
+    def new(cls, network: torch.nn.Module, settings: TrainSettings) -> "State":
+        """The state before the first epoch. `network` is a Network or its data-parallel wrapper."""
+        return cls(network, torch.optim.Adam(network.parameters(), lr=settings.learning_rate))
 
-    def checkpoint(self) -> bytes:
-        """The state as a file, in numbers and texts only."""
+    def to_checkpoint(self) -> bytes:
+        """The state as a file that holds only numbers and strings."""
         file = io.BytesIO()
         state = {
             "format": CHECKPOINT_FORMAT,
@@ -150,11 +160,11 @@ class State:
         torch.save(state, file)
         return file.getvalue()
 
-    def go_on_from(self, checkpoint: bytes) -> None:
-        """Take up the state of a checkpoint.
+    def load_checkpoint(self, checkpoint: bytes) -> None:
+        """Replace this state by that of a checkpoint.
 
         Raises:
-            ModelError: it is damaged or of another version.
+            ModelError: the checkpoint is damaged or has another format.
         """
         state, self.epochs = read_checkpoint(checkpoint)
         unwrapped(self.network).load_state_dict(state["network"])
@@ -162,10 +172,10 @@ class State:
 
 
 def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], list[Epoch]]:
-    """The states of network and optimiser, on the CPU, and the epochs so far. A stranger's file runs no code.
+    """States of network and optimizer, on the CPU, and the completed epochs. Loading runs no code from the file.
 
     Raises:
-        ModelError: it is damaged or of another version.
+        ModelError: the checkpoint is damaged or has another format.
     """
     try:
         state = numbers_in(checkpoint)
@@ -174,20 +184,21 @@ def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], list[Epoch]]:
                 f"a checkpoint has format {state['format']}, and this crackvae reads {CHECKPOINT_FORMAT}: "
                 "delete the folder of the run, and train again."
             )
-        epochs = [Epoch(**row | {part: Losses(**row[part]) for part in ("train", "val")}) for row in state["epochs"]]
+        epochs = _EPOCHS.validate_python(state["epochs"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            "the last checkpoint of the run is damaged: delete that file, and the run goes on from the one before, "
-            "or delete its folder, and it starts again."
+            "the last checkpoint of the run is damaged: delete that file to resume from the one before, "
+            "or delete the folder to start again."
         ) from error
     return state, epochs
 
 
-def is_over(epochs: Sequence[Epoch], how: TrainSettings) -> bool:
-    """Whether all epochs are done, or the validation loss has not fallen for as long as patience allows."""
-    if len(epochs) >= how.epochs:
+def is_over(epochs: Sequence[Epoch], settings: TrainSettings) -> bool:
+    """Whether all epochs are done, or the validation loss has not fallen for `patience` epochs."""
+    if len(epochs) >= settings.epochs:
         return True
-    return how.patience is not None and len(epochs) > 0 and len(epochs) - best_of(epochs).epoch >= how.patience
+    patience = settings.patience
+    return patience is not None and len(epochs) > 0 and len(epochs) - best_of(epochs).epoch >= patience
 
 
 def unwrapped(network: torch.nn.Module) -> Network:

@@ -1,5 +1,7 @@
-"""[Ray] The tiles of a training: decoded once and held in the object store where they fit; where they do not, decoded
-anew in every epoch, window by window and ahead of the workers.
+"""[Ray] Loads the tiles of a training run.
+
+They are decoded once into the object store if they fit there; otherwise they are decoded again in every epoch, in
+windows that are prepared ahead of the workers.
 
 Shape letters: N images, T tiles, P side of a tile at the input [px].
 """
@@ -13,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from crackvae.config import TrainConfig
 from crackvae.console import progress, say
 from crackvae.errors import ManifestError, UnreadableImage
 from crackvae.images.decoded import decode_images
@@ -24,26 +25,21 @@ from crackvae.session import dataset_of, on_this_node, tables_of
 from crackvae.storage import fileio
 from crackvae.training.state import TrainingTiles
 
+# Images per block of the decoding stage.
 DECODE_BLOCK_IMAGES = 256
-
-
-# Share of the smallest node's object store that the tiles may take; validation tiles and checkpoints need some too.
-HELD_SHARE = 0.5
-
-
-# Streamed, three windows are on their way at most: one is trained on, one waits, one is decoded.
-WINDOWS_AT_ONCE = 3
-
-
-# Tasks that decode one window together, at most.
-TASKS_A_WINDOW = 8
+# Share of the smallest node's object store that the tiles may use; validation tiles and checkpoints need some too.
+IN_MEMORY_SHARE = 0.5
+# At most this many windows exist at a time: one is trained on, one is ready, one is being decoded.
+CACHED_WINDOWS = 3
+# Maximum number of tasks that decode one window.
+TASKS_PER_WINDOW = 8
 
 
 def tile_counts(images: pa.Table, spec: ModelSpec) -> np.ndarray:
-    """TrainingTiles of each image of a manifest, int (N,), from its width and height.
+    """Number of tiles of each image of a manifest, int (N,), from its width and height.
 
     Raises:
-        ManifestError: an image would be too many tiles (named).
+        ManifestError: an image has too many tiles (named).
     """
     counts = []
     for image in images.select(["image", "height", "width"]).to_pylist():
@@ -55,58 +51,65 @@ def tile_counts(images: pa.Table, spec: ModelSpec) -> np.ndarray:
     return np.array(counts, dtype=np.int64)
 
 
-def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig) -> tuple[np.ndarray, pa.Table]:
-    """All tiles of the images, decoded once on the cluster: uint8 (T, P, P); and the images as decoded, without tiles.
+def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, *, quiet: bool) -> tuple[np.ndarray, pa.Table]:
+    """Decode all tiles of the images once, on the cluster.
+
+    Returns:
+        the tiles, uint8 (T, P, P), and the decoded images without their tiles.
 
     Raises:
         ManifestError: images that cannot be read (named).
     """
     tiles: list[np.ndarray] = []
-    rows = _decoded(images, split, spec, config, lambda column: tiles.append(_joined(column, spec)))
+    rows = _decoded(images, split, spec, lambda column: tiles.append(_joined(column, spec)), quiet=quiet)
     return np.concatenate(tiles), rows
 
 
-def training_tiles(images: pa.Table, spec: ModelSpec, config: TrainConfig) -> Callable[[], TrainingTiles]:
-    """What gives a worker its tiles; every image has been decoded once by then, so that none fails later.
+def training_tiles(
+    images: pa.Table, spec: ModelSpec, batch: int, seed: int, *, quiet: bool
+) -> Callable[[], TrainingTiles]:
+    """A function that loads the training tiles on a worker. Decodes every image once, so that none fails later.
+
+    Args:
+        batch, seed: of the training.
 
     Raises:
         ManifestError: images that cannot be read (named).
     """
     counts_N = tile_counts(images, spec)
-    tile_bytes = spec.input_px**2
-    needed, room = int(counts_N.sum()) * tile_bytes, int(HELD_SHARE * _smallest_store_bytes())
+    n_tiles, tile_bytes = int(counts_N.sum()), spec.input_px**2
+    needed, available = n_tiles * tile_bytes, int(IN_MEMORY_SHARE * _smallest_store_bytes())
     size = (
-        f"{counts_N.sum()} training tiles take {needed / 1e6:.1f} MB, the object store has room for {room / 1e6:.1f} MB"
+        f"{n_tiles} training tiles need {needed / 1e6:.1f} MB, the object store has {available / 1e6:.1f} MB for them"
     )
-    if needed <= room:
-        say(f"{size}: decoded once and held", quiet=config.quiet)
-        tiles_TPP, _ = decoded_tiles(images, "train", spec, config)
-        return partial(_held, [ray.put(tiles_TPP)])
-    window_tiles = max(config.batch, room // WINDOWS_AT_ONCE // tile_bytes)
-    say(f"{size}: decoded anew in every epoch, {window_tiles} tiles at a time", quiet=config.quiet)
-    _decoded(images, "train", spec, config, lambda column: None)
-    cache = ray.remote(_WindowCache).options(**on_this_node())
+    if needed <= available:
+        say(f"{size}: decoded once and kept in memory", quiet=quiet)
+        tiles_TPP, _ = decoded_tiles(images, "train", spec, quiet=quiet)
+        return partial(_in_memory, [ray.put(tiles_TPP)])
+    window_tiles = max(batch, available // CACHED_WINDOWS // tile_bytes)
+    say(f"{size}: decoded again in every epoch, {window_tiles} tiles at a time", quiet=quiet)
+    _decoded(images, "train", spec, lambda column: None, quiet=quiet)
+    actor = ray.remote(_WindowCache).options(**on_this_node())
     read = fileio.image_reader()  # here, because the actor does not know which S3 server this process uses
-    feeder = cache.remote(images, counts_N, window_tiles, spec, config.seed, read)
-    return partial(_streamed, feeder, int(counts_N.sum()))
+    return partial(_streamed, actor.remote(images, counts_N, window_tiles, spec, seed, read), n_tiles)
 
 
-def _held(reference: list[Any]) -> TrainingTiles:
-    return TrainingTiles.held(ray.get(reference[0]))
+def _in_memory(reference: list[Any]) -> TrainingTiles:
+    return TrainingTiles.in_memory(ray.get(reference[0]))
 
 
-def _streamed(feeder: Any, n: int) -> TrainingTiles:
+def _streamed(window_cache: Any, n: int) -> TrainingTiles:
     def windows(epoch: int) -> Iterator[np.ndarray]:
-        number, ahead = 0, feeder.window.remote(epoch, 0)
+        number, ahead = 0, window_cache.window.remote(epoch, 0)
         while parts := ray.get(ahead):
-            number, ahead = number + 1, feeder.window.remote(epoch, number + 1)
+            number, ahead = number + 1, window_cache.window.remote(epoch, number + 1)
             yield np.concatenate(ray.get(parts))
 
     return TrainingTiles(n, windows)
 
 
 class _WindowCache:
-    """Has the windows decoded, once for all workers; on the driver's node, which outlives the workers."""
+    """Ray actor on the driver's node: starts the decoding of each window, once for all workers."""
 
     def __init__(
         self,
@@ -122,10 +125,10 @@ class _WindowCache:
         self.windows: dict[tuple[int, int], list[Any]] = {}
 
     def window(self, epoch: int, number: int) -> list[Any]:
-        """The parts of a window, uint8 (T, P, P) each; none after the last."""
+        """References to the parts of a window, uint8 (T, P, P) each; none after the last window."""
         if (epoch, number) not in self.windows:
             self.windows[epoch, number] = self._decode(epoch, number)
-            while len(self.windows) > WINDOWS_AT_ONCE:
+            while len(self.windows) > CACHED_WINDOWS:
                 del self.windows[next(iter(self.windows))]
         return self.windows[epoch, number]
 
@@ -133,15 +136,15 @@ class _WindowCache:
         windows = windows_of(self.counts_N, self.window_tiles, self.seed, epoch)
         if number >= len(windows):
             return []
-        decode = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_tiles_of)  # the workers hold the CPUs
-        parts = np.array_split(windows[number], min(TASKS_A_WINDOW, len(windows[number])))
+        decode = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_tiles_of)  # the CPUs are reserved by the workers
+        parts = np.array_split(windows[number], min(TASKS_PER_WINDOW, len(windows[number])))
         return [decode.remote(self.images.take(pa.array(part)), self.spec, self.read) for part in parts]
 
 
 def windows_of(counts_N: np.ndarray, window_tiles: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Images of each window of an epoch: all images in an order drawn for it, cut where a window is full.
+    """Numbers of the images in each window of an epoch: all images in the random order of that epoch.
 
-    A window has `window_tiles` tiles at most, or those of one image.
+    A window has at most `window_tiles` tiles, or the tiles of one image.
     """
     order_N = np.random.default_rng([seed, epoch]).permutation(len(counts_N))
     windows, first, tiles = [], 0, 0
@@ -166,12 +169,12 @@ def _joined(column: pa.ChunkedArray, spec: ModelSpec) -> np.ndarray:
 
 
 def _decoded(
-    images: pa.Table, split: str, spec: ModelSpec, config: TrainConfig, take: Callable[[pa.ChunkedArray], None]
+    images: pa.Table, split: str, spec: ModelSpec, take: Callable[[pa.ChunkedArray], None], *, quiet: bool
 ) -> pa.Table:
-    """Decode all images on the cluster and hand their tiles to `take`; the images as decoded, without tiles."""
+    """Decode all images on the cluster and pass their tiles to `take`; returns the decoded images without tiles."""
     decode = partial(decode_images, tiling=spec, read=fileio.image_reader())
     rows = []
-    with progress(f"decode {split}", images.num_rows, "images", quiet=config.quiet) as bar:
+    with progress(f"decode {split}", images.num_rows, "images", quiet=quiet) as bar:
         for decoded in decode_all(listing_of(images), decode):
             take(decoded["tiles"])
             rows.append(decoded.drop_columns(["tiles"]))
@@ -182,7 +185,7 @@ def _decoded(
 
 
 def decode_all(images: pa.Table, decode: Any) -> Iterator[pa.Table]:
-    """All that Ray Data knows about the images of a training."""
+    """Decode the images with Ray Data."""
     dataset = dataset_of(images, DECODE_BLOCK_IMAGES)
     yield from tables_of(dataset.map_batches(decode, batch_size=None, batch_format="pyarrow"))
 
@@ -192,7 +195,7 @@ def _require_read(decoded: pa.Table, split: str, n: int) -> None:
     if bad:
         raise ManifestError(
             f"{len(bad)} of {n} images of {split} cannot be read, the first {bad[0]['image']}: "
-            f"{bad[0]['error']}. Bring them back, or partition again."
+            f"{bad[0]['error']}. Restore them, or partition again."
         )
 
 

@@ -17,14 +17,14 @@ from crackvae.training.checkpoints import Checkpoints
 
 RUN = """
 import sys
-from crackvae import progress
+from crackvae import console
 from crackvae.cli import main
-progress.SILENCE_S = 4.0
+console.SILENCE_S = 4.0
 sys.exit(main(sys.argv[1:]))
 """
 EPOCHS = 20
 SMALL = ["--input-px=32", "--channels=4,8", "--latent-dim=4", "--segmenter=8,8,8", "--tile-px=64", "--stride-px=48"]
-HOW = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32", "--learning-rate=1e-3"]
+SETTINGS = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32", "--learning-rate=1e-3"]
 # A kill comes so long after the first checkpoint, in a training of some seconds.
 LATE_S = 3.0
 
@@ -45,7 +45,7 @@ class Training:
         return Checkpoints(f"{self.model}.training")
 
     def flags(self, *more: object) -> list[object]:
-        return ["train", "--manifest", self.manifest, "--model", self.model, *SMALL, *HOW, *more]
+        return ["train", "--manifest", self.manifest, "--model", self.model, *SMALL, *SETTINGS, *more]
 
     @property
     def log(self) -> Path:

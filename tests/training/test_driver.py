@@ -40,14 +40,14 @@ from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
 from crackvae.storage import tables
 from crackvae.storage.lock import locked
-from crackvae.training import checkpoints, tile_loader
-from crackvae.training.checkpoints import Checkpoints, with_run
+from crackvae.training import tile_loader
+from crackvae.training.checkpoints import Checkpoints, run_folder, with_run
 from crackvae.training.driver import train
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks import draw
 
-HOW = TrainSettings(epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)
+SETTINGS = TrainSettings(epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)
 MODEL_FILES = ["calibration.json", "loss.png", "model.json", "reference.json", "training.json", "vae_concrete.pth"]
 
 
@@ -76,14 +76,14 @@ def kill_when(ready: Callable[[], bool], killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session", "in_process")
-def test_two_workers_one_of_which_is_killed_in_epoch_two_take_the_steps_of_one_worker(
+def test_two_workers_of_which_one_is_killed_take_the_same_steps_as_one_worker(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    kept, killed, done = Checkpoints(str(tmp_path / "model.training")), list[int](), list[list[int]]()
+    checkpoints, killed, done = Checkpoints(str(tmp_path / "model.training")), list[int](), list[list[int]]()
 
     def in_epoch_two() -> bool:
-        return bool(kept.epochs()) and not done.append(kept.epochs())
+        return bool(checkpoints.epochs()) and not done.append(checkpoints.epochs())
 
     killer = threading.Thread(target=kill_when, args=(in_epoch_two, killed), daemon=True)
     killer.start()
@@ -94,11 +94,11 @@ def test_two_workers_one_of_which_is_killed_in_epoch_two_take_the_steps_of_one_w
     tables = [listing_of(load_manifest(str(manifest)).images(split, "non_crack")) for split in ("train", "val")]
     decoded = [itertools.chain.from_iterable(t["tiles"].to_pylist() for t in decode_images(x, spec)) for x in tables]
     tiles, val = (np.frombuffer(bytearray(b"".join(part)), np.uint8).reshape(-1, 32, 32) for part in decoded)
-    how = replace(HOW, drawings=draw(0, 32, len(tiles)))
+    settings = replace(SETTINGS, drawings=draw(0, 32, len(tiles)))
     torch.manual_seed(0)
-    state = State.new(Network(spec), how)
-    held = TrainingTiles.held(tiles)
-    one = [epoch.row() for epoch in train_epochs(state, held, val, how, Worker(), lambda tiles: None)]
+    state = State.new(Network(spec), settings)
+    in_memory = TrainingTiles.in_memory(tiles)
+    one = [epoch.row() for epoch in train_epochs(state, in_memory, val, settings, Worker(), lambda tiles: None)]
     two = written_by(tmp_path / "model")["epochs"]
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert outcome.summary["best_epoch"] == min(two, key=lambda epoch: epoch["val_loss"])["epoch"]
@@ -108,7 +108,7 @@ def test_two_workers_one_of_which_is_killed_in_epoch_two_take_the_steps_of_one_w
 
 
 @pytest.mark.usefixtures("train_in_process")
-def test_a_run_whose_checkpoint_cannot_be_written_keeps_the_earlier_ones_and_goes_on_to_the_model_of_an_unbroken_one(
+def test_a_run_whose_checkpoint_cannot_be_written_keeps_the_earlier_ones_and_resumes_to_the_same_model(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, folder = config(manifest, tmp_path / "broken", epochs=3), tmp_path / "broken.training"
@@ -133,7 +133,7 @@ def test_a_run_whose_checkpoint_cannot_be_written_keeps_the_earlier_ones_and_goe
 
 
 @pytest.mark.usefixtures("train_in_process")
-def test_a_diverging_run_says_the_mend_and_goes_on_with_it_from_the_last_good_epoch(
+def test_a_diverging_run_says_how_to_fix_it_and_resumes_from_the_last_good_epoch(
     manifest: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=r"the gradient is \w+ in epoch 1: lower --learning-rate"):
@@ -151,13 +151,13 @@ def test_a_diverging_run_says_the_mend_and_goes_on_with_it_from_the_last_good_ep
 
 
 @pytest.mark.usefixtures("train_in_process")
-def test_tiles_that_do_not_fit_are_streamed_and_learned_from_all_the_same(
+def test_tiles_that_do_not_fit_into_memory_are_streamed(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tile_loader, "HELD_SHARE", 3 * 50 * 32**2 / tile_loader._smallest_store_bytes())
+    monkeypatch.setattr(tile_loader, "IN_MEMORY_SHARE", 3 * 50 * 32**2 / tile_loader._smallest_store_bytes())
     train(config(manifest, tmp_path / "model", quiet=False))
     printed = capsys.readouterr().err
-    assert "decoded anew in every epoch, 50 tiles at a time" in printed
+    assert "decoded again in every epoch, 50 tiles at a time" in printed
     assert "epoch 2/2: loss " in printed and " images/s, 0:00 min left" in printed
     assert len(written_by(tmp_path / "model")["epochs"]) == 2
     with Image.open(tmp_path / "model" / "loss.png") as curve:
@@ -165,12 +165,12 @@ def test_tiles_that_do_not_fit_are_streamed_and_learned_from_all_the_same(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_windows_are_decoded_by_tasks_of_ray(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, settings = load_manifest(str(manifest)).images("train", "non_crack"), config(manifest, tmp_path)
+def test_windows_are_decoded_by_tasks_of_ray(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_manifest(str(manifest)).images("train", "non_crack")
     spec = small_spec()
-    held = tile_loader.training_tiles(images, spec, settings)()
-    monkeypatch.setattr(tile_loader, "HELD_SHARE", (3 * 50 * 32**2 + 1) / tile_loader._smallest_store_bytes())
-    streamed = tile_loader.training_tiles(images, spec, settings)()
+    held = tile_loader.training_tiles(images, spec, 16, 0, quiet=True)()
+    monkeypatch.setattr(tile_loader, "IN_MEMORY_SHARE", (3 * 50 * 32**2 + 1) / tile_loader._smallest_store_bytes())
+    streamed = tile_loader.training_tiles(images, spec, 16, 0, quiet=True)()
     windows = list(streamed.windows(1))
     assert streamed.n == held.n == images.num_rows
     assert [len(window) for window in windows] == [50, 50, 50, held.n - 150]
@@ -189,11 +189,11 @@ def test_windows_hold_every_image_once_in_an_order_of_their_epoch() -> None:
 
 
 def test_the_best_checkpoint_and_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Checkpoints(str(tmp_path / "run"))
-    assert kept.last() is None
+    checkpoints = Checkpoints(str(tmp_path / "run"))
+    assert checkpoints.last() is None
     for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
-        kept.keep(epoch, best, b"%d" % epoch)
-    assert kept.epochs() == [2, 4] and kept.last() == b"4"
+        checkpoints.save(epoch, best, b"%d" % epoch)
+    assert checkpoints.epochs() == [2, 4] and checkpoints.last() == b"4"
     real = os.replace
 
     def full_disk(*_: object) -> None:
@@ -201,19 +201,21 @@ def test_the_best_checkpoint_and_the_last_are_kept(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        kept.keep(5, 5, b"5")
+        checkpoints.save(5, 5, b"5")
     monkeypatch.setattr(os, "replace", real)
-    assert kept.epochs() == [2, 4] and kept.last() == b"4" and len(list((tmp_path / "run").iterdir())) == 2
+    assert (
+        checkpoints.epochs() == [2, 4] and checkpoints.last() == b"4" and len(list((tmp_path / "run").iterdir())) == 2
+    )
 
 
-def test_checkpoints_lie_in_object_storage_as_on_a_disk(bucket: pafs.FileSystem) -> None:
+def test_checkpoints_work_in_object_storage_as_on_a_disk(bucket: pafs.FileSystem) -> None:
     bucket.create_dir("bucket/models/site.training")
-    folder = checkpoints.folder_of("s3://bucket/models/site?region=eu-central-1")
+    folder = run_folder("s3://bucket/models/site?region=eu-central-1")
     assert folder == "s3://bucket/models/site.training?region=eu-central-1"
-    kept = Checkpoints("s3://bucket/models/site.training")
+    checkpoints = Checkpoints("s3://bucket/models/site.training")
     for epoch in (1, 2, 3):
-        kept.keep(epoch, 1, b"%d" % epoch)
-    assert kept.epochs() == [1, 3] and kept.read(1) == b"1"
+        checkpoints.save(epoch, 1, b"%d" % epoch)
+    assert checkpoints.epochs() == [1, 3] and checkpoints.read(1) == b"1"
 
 
 def test_a_run_is_written_by_one_training_at_a_time(manifest: Path, tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def wait_for(line: str, log: Path, process: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.mark.ray
-def test_elastic_workers_go_on_when_a_node_leaves_and_when_it_comes_back_and_end_with_ctrl_c(
+def test_elastic_training_continues_when_a_node_leaves_and_when_it_returns_and_ends_with_ctrl_c(
     manifest: Path, tmp_path: Path
 ) -> None:
     node = {"num_cpus": 1, "object_store_memory": 100_000_000}
@@ -294,10 +296,10 @@ def test_elastic_workers_go_on_when_a_node_leaves_and_when_it_comes_back_and_end
     log = tmp_path / "log"
     settings = config(manifest, tmp_path / "model", workers=(1, 2), epochs=999, quiet=False)
     script = (
-        "import signal\nfrom crackvae import training\nfrom crackvae.config import TrainConfig\n"
-        "training.RESIZE_S = 1.0\n"
+        "import signal\nfrom crackvae.training import driver, fit\nfrom crackvae.config import TrainConfig\n"
+        "fit.RESIZE_INTERVAL_S = 1.0\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        f"training.train({settings!r})"
+        f"driver.train({settings!r})"
     )
     environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(HOUSE)}
     # Ray still counts a node that has just left, and tries a minute long to start a worker there.

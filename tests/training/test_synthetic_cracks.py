@@ -1,4 +1,4 @@
-"""Cracks and blemishes drawn on sound tiles."""
+"""Synthetic cracks and blemishes on sound tiles."""
 
 from dataclasses import fields, replace
 
@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from crackvae.training.synthetic_cracks import CRACK_SHARE, Damaged, Drawings, RandomDraws, damage, draw, draw_random
+from crackvae.training.synthetic_cracks import (
+    CRACK_SHARE,
+    Drawings,
+    RandomDraws,
+    TrainingBatch,
+    add_synthetic_cracks,
+    draw,
+    draw_random,
+)
 
 SIDE, BATCH = 64, 40
 PLAIN = torch.full((BATCH, SIDE, SIDE), 160, dtype=torch.uint8)
@@ -18,12 +26,12 @@ def drawings() -> Drawings:
     return draw(3, SIDE, 60)
 
 
-def chances_of(drawings: Drawings, seed: int = 0, batch: int = BATCH) -> RandomDraws:
+def draws_of(drawings: Drawings, seed: int = 0, batch: int = BATCH) -> RandomDraws:
     return draw_random(torch.Generator().manual_seed(seed), batch, drawings, SIDE)
 
 
-def damaged(drawings: Drawings, seed: int = 0) -> Damaged:
-    return damage(PLAIN, drawings, chances_of(drawings, seed))
+def batch_of(drawings: Drawings, seed: int = 0) -> TrainingBatch:
+    return add_synthetic_cracks(PLAIN, drawings, draws_of(drawings, seed))
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_something_else(drawings: Drawings) -> None:
@@ -40,7 +48,7 @@ def test_cracks_of_every_width_are_drawn(drawings: Drawings) -> None:
 
 
 def test_a_marked_pixel_is_darker_than_the_clean_tile_and_a_sound_tile_is_clean(drawings: Drawings) -> None:
-    made = damaged(drawings)
+    made = batch_of(drawings)
     cracked = made.mask_B1PP.bool()
     assert (made.input_B1PP[cracked] <= made.clean_B1PP[cracked] + 0.05).float().mean() > 0.98
     assert made.input_B1PP[cracked].mean() < 0.8 * made.clean_B1PP[cracked].mean()
@@ -50,32 +58,35 @@ def test_a_marked_pixel_is_darker_than_the_clean_tile_and_a_sound_tile_is_clean(
 
 
 def test_values_stay_pixels_and_about_half_of_the_tiles_are_cracked(drawings: Drawings) -> None:
-    made = [damaged(drawings, seed) for seed in range(10)]
+    made = [batch_of(drawings, seed) for seed in range(10)]
     for one in made:
         assert one.input_B1PP.min() >= 0 and one.input_B1PP.max() <= 1
         assert one.input_B1PP.shape == one.clean_B1PP.shape == one.mask_B1PP.shape == (BATCH, 1, SIDE, SIDE)
     assert float(torch.cat([one.is_cracked_B for one in made]).mean()) == pytest.approx(CRACK_SHARE, abs=0.1)
 
 
-def test_a_worker_draws_on_its_share_what_one_worker_would(drawings: Drawings) -> None:
-    whole, chances = damaged(drawings), chances_of(drawings)
+def test_a_worker_gives_its_share_the_cracks_that_a_single_worker_would(drawings: Drawings) -> None:
+    whole, draws = batch_of(drawings), draws_of(drawings)
     for rank in range(3):
-        mine = slice(rank, None, 3)
-        share = damage(PLAIN[mine], drawings, chances.of(mine))
+        share_of_batch = slice(rank, None, 3)
+        share = add_synthetic_cracks(PLAIN[share_of_batch], drawings, draws.of(share_of_batch))
         for name in ("input_B1PP", "clean_B1PP", "mask_B1PP", "is_cracked_B"):
-            assert torch.allclose(getattr(share, name), getattr(whole, name)[mine], atol=1e-6)
+            assert torch.allclose(getattr(share, name), getattr(whole, name)[share_of_batch], atol=1e-6)
 
 
-def test_every_tensor_of_the_chances_is_shared_out(drawings: Drawings) -> None:
-    share = chances_of(drawings).of(slice(0, 7))
+def test_every_tensor_of_the_draws_is_split_between_workers(drawings: Drawings) -> None:
+    share = draws_of(drawings).of(slice(0, 7))
     assert all(len(value) == 7 for one in fields(share) if isinstance(value := getattr(share, one.name), Tensor))
 
 
-def test_all_eight_orientations_are_told_apart(drawings: Drawings) -> None:
+def test_all_eight_orientations_differ(drawings: Drawings) -> None:
     tiles = torch.from_numpy(np.random.default_rng(0).integers(60, 200, (1, SIDE, SIDE)).astype(np.uint8))
-    chances = chances_of(drawings, batch=1)
-    plain = replace(chances, blemish_strength_B=torch.zeros(1), exposure_B=torch.ones(1))
-    seen = [damage(tiles, drawings, replace(plain, turns=(turn, 0, 0))).clean_B1PP for turn in range(8)]
+    draws = draws_of(drawings, batch=1)
+    plain = replace(draws, blemish_strength_B=torch.zeros(1), exposure_B=torch.ones(1))
+    seen = [
+        add_synthetic_cracks(tiles, drawings, replace(plain, orientations=(number, 0, 0))).clean_B1PP
+        for number in range(8)
+    ]
     assert torch.allclose(seen[0], tiles.unsqueeze(1) / 255)
     assert len({one.numpy().tobytes() for one in seen}) == 8
     assert all(one.sum() == pytest.approx(float(seen[0].sum()), rel=1e-5) for one in seen)

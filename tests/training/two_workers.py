@@ -8,12 +8,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from crackvae.model.network import ModelSpec, Network
-from crackvae.training.loop import _steps
+from crackvae.training.loop import training_steps
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks import draw
 
 BATCH, STEPS = 64, 20
-HOW = TrainSettings(
+SETTINGS = TrainSettings(
     epochs=2,
     batch=BATCH,
     learning_rate=1e-3,
@@ -36,13 +36,16 @@ def step_losses(rank: int, world: int) -> list[list[float]]:
     network: torch.nn.Module = Network(SPEC).to(memory_format=torch.channels_last)
     if world > 1:
         network = DistributedDataParallel(network)
-    state = State.new(network, HOW)
-    return [sums.tolist() for sums in _steps(state, TrainingTiles.held(tiles_TPP), HOW, Worker(rank, world), 1)]
+    state = State.new(network, SETTINGS)
+    return [
+        sums.tolist()
+        for sums in training_steps(state, TrainingTiles.in_memory(tiles_TPP), SETTINGS, Worker(rank, world), 1)
+    ]
 
 
-def joined(rank: int, world: int, meeting: str) -> list[list[float]]:
-    """The same as a member of a group that meets in a new file."""
-    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=world)
+def joined(rank: int, world: int, rendezvous: str) -> list[list[float]]:
+    """The same as a member of a process group with a new file as its rendezvous."""
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
     try:
         return step_losses(rank, world)
     finally:

@@ -1,0 +1,42 @@
+"""From the scores of tiles to the score of their image.
+
+Shape letters: N images, T tiles of all of them in order, S scores of each tile.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of the tiles, summed up for each image; NaN for an image without tiles.
+
+    Attributes:
+        tiles_TS: the scores of each image's tiles, one array (T, S) per image.
+        max_NS: float32 (N, S), the largest score of an image's tiles; one cracked tile is enough to inspect an image.
+        mean_NS: float32 (N, S).
+        worst_N: number of the tile with the largest first score, 0 for an image without tiles.
+    """
+
+    tiles_TS: list[np.ndarray]
+    max_NS: np.ndarray
+    mean_NS: np.ndarray
+    worst_N: np.ndarray
+
+
+def image_scores(scores_TS: np.ndarray, tiles_N: np.ndarray) -> ImageScores:
+    """Group the scores of tiles by image.
+
+    Args:
+        scores_TS: float32 (T, S).
+        tiles_N: number of tiles of each image.
+    """
+    per_image = np.split(scores_TS, np.cumsum(tiles_N)[:-1])
+    nothing_S = np.full(scores_TS.shape[1], np.nan, np.float32)
+    return ImageScores(
+        tiles_TS=per_image,
+        max_NS=np.array([scores.max(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32),
+        mean_NS=np.array([scores.mean(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32),
+        worst_N=np.array([int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image]),
+    )

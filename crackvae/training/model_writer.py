@@ -1,0 +1,123 @@
+"""Calibrates a trained network on its validation images and writes the model directory, whole or not at all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from torch import Tensor
+
+from crackvae.model import calibration
+from crackvae.model.artifact import Model, model_digest, model_files
+from crackvae.model.calibration import Calibration, percentile_threshold
+from crackvae.model.heads import LATENT_NORM
+from crackvae.model.image_scores import image_scores
+from crackvae.model.inference import score_tiles
+from crackvae.model.network import ModelSpec, Network
+from crackvae.monitoring import histograms
+from crackvae.reports import charts
+from crackvae.storage import fileio
+from crackvae.training.checkpoints import Checkpoints
+from crackvae.training.loop import VAL_BATCH
+from crackvae.training.state import Epoch, best_of, read_checkpoint
+
+CURVE_FILE = "loss.png"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network and the history of its training.
+
+    Attributes:
+        weights: of the epoch with the lowest validation loss.
+        epochs: all epochs.
+    """
+
+    spec: ModelSpec
+    weights: dict[str, Tensor]
+    epochs: list[Epoch]
+
+    @property
+    def model(self) -> Model:
+        """The network, ready to score."""
+        network = Network(self.spec)
+        network.load_state_dict(self.weights)
+        return Model(self.spec, network.eval(), model_digest(self.spec, self.weights))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per epoch."""
+        return pd.DataFrame([epoch.row() for epoch in self.epochs]).set_index("epoch")
+
+
+def trained_model(spec: ModelSpec, checkpoints: Checkpoints) -> TrainedModel:
+    """The result of a run whose last epoch has its checkpoint."""
+    _, epochs = read_checkpoint(checkpoints.read(checkpoints.epochs()[-1]))
+    state, _ = read_checkpoint(checkpoints.read(best_of(epochs).epoch))
+    return TrainedModel(spec, state["network"], epochs)
+
+
+@dataclass(frozen=True)
+class CalibratedModel:
+    """A model with its calibration.
+
+    Attributes:
+        reference: statistics of the calibration images, to compare later images with.
+    """
+
+    model: Model
+    calibration: Calibration
+    reference: histograms.NightHistograms
+
+
+def calibrated_on(
+    model: Model, val_TPP: np.ndarray, val_images: pa.Table, percentile: float, source: str = "val non_crack scores"
+) -> CalibratedModel:
+    """Set the threshold to a percentile of the scores of sound images.
+
+    Args:
+        val_TPP: uint8 (T, P, P), the tiles of all images in order.
+        val_images: the decoded images, as decoded_tiles() returns them.
+        source: what the scores belong to, for the description of the threshold.
+    """
+    counts_N = val_images["rows"].to_numpy() * val_images["cols"].to_numpy()
+    found = image_scores(score_tiles(model, val_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)), counts_N)
+    scores_N = found.max_NS[:, 0]
+    calibrated = Calibration(
+        scores_N=np.sort(scores_N),
+        groups=len(set(val_images["group"].to_pylist())),
+        level=f"{percentile:g}th percentile of {len(scores_N)} {source}",
+        threshold=percentile_threshold(scores_N, percentile),
+        model=model.digest,
+        leaky=model.spec.leaky,
+    )
+    for name, values in (("score", scores_N), ("latent_norm", found.mean_NS[:, 1])):
+        val_images = val_images.append_column(name, pa.array(values))
+    return CalibratedModel(model, calibrated, histograms.reference_of(val_images, calibrated))
+
+
+def training_summary(trained: TrainedModel, calibrated: CalibratedModel) -> dict[str, Any]:
+    """What a verb reports about a trained model."""
+    best, spec = best_of(trained.epochs), trained.spec
+    return {
+        "digest": calibrated.model.digest,
+        "leaky": spec.leaky,
+        "head": spec.head,
+        "best_epoch": best.epoch,
+        "val_loss": best.val.loss,
+        "threshold": calibrated.calibration.threshold,
+        "level": calibrated.calibration.level,
+        "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in trained.epochs])), 1),
+    }
+
+
+def write_model(model_dir: str, trained: TrainedModel, calibrated: CalibratedModel, training: dict[str, Any]) -> None:
+    """Write the model directory; `training` is the content of training.json."""
+    files = {
+        histograms.REFERENCE_FILE: histograms.histograms_file(calibrated.reference),
+        calibration.FILE: calibration.calibration_file(calibrated.calibration),
+        CURVE_FILE: charts.loss_curve(trained.table),
+        **model_files(trained.spec, trained.weights, training),
+    }
+    fileio.write_folder(model_dir, files)
