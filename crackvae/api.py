@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import os
+import re
+import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -142,11 +144,13 @@ def function_of(name: str) -> Callable[..., results.Result]:
     signature = signature_of(name)
 
     def call(**given: Any) -> results.Result:
-        try:
-            (signature.bind_partial if given.get("resume") else signature.bind)(**given)
-        except TypeError as error:
-            unknown = next((key for key in given if key not in signature.parameters), "")
-            raise TypeError(f"{name}() {error}{suggestion(unknown, signature.parameters)}") from None
+        for key in given:
+            if key not in signature.parameters:
+                near = suggestion(key, signature.parameters)
+                raise TypeError(f"{name}() got an unexpected keyword argument {key!r}{near}")
+        missing = [one.name for one in fields(VERBS[name].config) if is_required(one) and one.name not in given]
+        if missing and not given.get("resume"):  # a run that is resumed has its own settings
+            raise TypeError(f"{name}() is missing the keyword argument {' and '.join(map(repr, missing))}")
         return run(name, settings_of(name, given))
 
     call.__name__ = call.__qualname__ = name
@@ -205,18 +209,21 @@ def _parameter_type(annotation: Any) -> Any:
 def documentation_of(name: str) -> str:
     """Docstring of the function of a verb."""
     verb = VERBS[name]
-    settings = "\n".join(f"    {one.name}: {one.metadata['help']}." for one in ordered_fields(verb.config))
+    settings = "\n".join(_entry(one.name, one.metadata["help"]) for one in ordered_fields(verb.config))
     raises: tuple[type[CrackvaeError], ...] = (errors.ConfigError, *verb.errors)
-    raised = "\n".join(f"    {one.__name__}: {_first_sentence(one)}" for one in raises)
-    example = "\n".join(f"    >>> {line}" for line in ("import crackvae", *verb.example))
+    raised = "\n".join(_entry(one.__name__, (inspect.getdoc(one) or "").splitlines()[0]) for one in raises)
+    returned = _entry(verb.result.__name__, f"with {', '.join(one.name for one in fields(verb.result))}")
+    example = "\n".join(f"    >>> {line}" for line in verb.example)
     return (
-        f"{inspect.getdoc(verb.config)}\n\nArgs:\n{settings}\n\nReturns:\n    {verb.result.__name__}: "
-        f"{', '.join(one.name for one in fields(verb.result))}.\n\nRaises:\n{raised}\n\nExample:\n{example}\n"
+        f"{inspect.getdoc(verb.config)}\n\nArgs:\n{settings}\n\nReturns:\n{returned}\n\nRaises:\n{raised}\n\n"
+        f"Example:\n{example}\n"
     )
 
 
-def _first_sentence(error: type[CrackvaeError]) -> str:
-    return (inspect.getdoc(error) or "").splitlines()[0]
+def _entry(name: str, text: str) -> str:
+    """One argument, error or result in a docstring; a flag in its text becomes the argument of that name."""
+    text = re.sub(r"--([a-z0-9][a-z0-9-]*)", lambda found: found[1].replace("-", "_"), text).rstrip(".")
+    return textwrap.fill(f"{name}: {text}.", 110, initial_indent=" " * 4, subsequent_indent=" " * 8)
 
 
 def read_scores(
@@ -237,10 +244,10 @@ def read_scores(
         StorageError: the folder holds no scores table, or a part of it is damaged.
 
     Example:
-        >>> import crackvae
         >>> rows = crackvae.read_scores("scores", ["image", "score", "flagged"]).to_pandas()
     """
     from crackvae.storage import tables, uris
+    from crackvae.storage.filesystems import s3_server
 
     folder = uris.absolute(os.fspath(scores))
     wanted = list(tables.SCORES_SCHEMA.names if columns is None else columns)
@@ -250,10 +257,7 @@ def read_scores(
                 f"columns: the scores table has no column {name!r}{suggestion(name, tables.SCORES_SCHEMA.names)}. "
                 f"Known: {', '.join(tables.SCORES_SCHEMA.names)}."
             )
-
-    def read(_: config.VerbConfig) -> "pa.Table":
+    with s3_server(s3_endpoint):
         if not tables.list_parts(folder):
             raise errors.StorageError(f"{folder} holds no scores table: check the path.")
         return tables.read_scores(folder, wanted)
-
-    return uris.with_s3_endpoint(read)(config.VerbConfig(s3_endpoint=s3_endpoint))

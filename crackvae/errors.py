@@ -1,32 +1,32 @@
-"""Every error that a user can mend.
+"""User-facing errors.
 
 CrackvaeError                 one line on the terminal, exit code 2
-├── ConfigError               a flag or a setting has a value that means nothing
+├── ConfigError               a flag or a setting has an invalid value
 ├── StorageError              a file or a bucket cannot be listed, read or written
 │   ├── OutputExists          something would be overwritten
-│   └── FolderInUse           another run writes into it
-├── ArchiveError              a .zip that is broken, or that tries to leave its folder
-├── UnreadableImage           the bytes of one image are bad; becomes a row, never ends a job
+│   └── FolderInUse           another run is writing to the folder
+├── ArchiveError              a .zip is damaged, or would extract outside its folder
+├── UnreadableImage           an image is damaged; becomes a row of the scores table, never ends a job
 ├── ManifestError             a manifest, a label or a group is wrong
-│   └── LeakError             the same picture or group on both sides of a split
+│   └── LeakError             the same image or group is on both sides of a split
 ├── ModelError                a model directory is missing, altered or of another version
-├── CalibrationError          the sound images cannot carry the promise that is asked for
+├── CalibrationError          the sound images are too few for the requested guarantee
 ├── ClusterError              Ray or one of its nodes failed
-└── LimitBroken               a job ended and broke a limit of its own settings
+└── LimitBroken               a job finished and exceeded one of its limits
 
-The message of each says what was found, where, and what to do next. Anything else that is raised is a bug and
-keeps its traceback (exit code 1).
+Each message says what was found, where, and how to fix it. Any other exception is a bug and keeps its traceback
+(exit code 1).
 """
 
 from typing import Any
 
 
 class CrackvaeError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base class of all user-facing errors."""
 
 
 class ConfigError(CrackvaeError):
-    """A flag or a setting has a value that means nothing."""
+    """A flag or a setting has an invalid value."""
 
 
 class StorageError(CrackvaeError):
@@ -38,15 +38,15 @@ class OutputExists(StorageError):
 
 
 class FolderInUse(StorageError):
-    """Another run writes into a folder that takes one at a time."""
+    """Another run is writing to a folder that allows one at a time."""
 
 
 class ArchiveError(CrackvaeError):
-    """A .zip that is broken, or that tries to leave its folder."""
+    """A .zip is damaged, or would extract outside its folder."""
 
 
 class UnreadableImage(CrackvaeError):
-    """The bytes of one image are bad; becomes a row of the scores table, never ends a job."""
+    """An image is damaged; becomes a row of the scores table, never ends a job."""
 
 
 class ManifestError(CrackvaeError):
@@ -54,7 +54,7 @@ class ManifestError(CrackvaeError):
 
 
 class LeakError(ManifestError):
-    """The same picture or group on both sides of a split."""
+    """The same image or group is on both sides of a split."""
 
 
 class ModelError(CrackvaeError):
@@ -62,7 +62,7 @@ class ModelError(CrackvaeError):
 
 
 class CalibrationError(CrackvaeError):
-    """The sound images cannot carry the promise that is asked for."""
+    """The sound images are too few for the requested guarantee."""
 
 
 class ClusterError(CrackvaeError):
@@ -70,10 +70,10 @@ class ClusterError(CrackvaeError):
 
 
 class LimitBroken(CrackvaeError):
-    """A job ended and broke a limit of its own settings.
+    """A job finished and exceeded one of its limits.
 
     Attributes:
-        outcome: what the job returns where it keeps its limits; its work is done and written.
+        outcome: the result of the verb; all its work is done and written.
     """
 
     def __init__(self, message: str, outcome: Any) -> None:
