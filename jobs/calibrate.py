@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/calibrate.py ...`, as `crackvae calibrate ...`."""
+"""`ray job submit --working-dir . -- python jobs/calibrate.py ...` is the same as `crackvae calibrate ...`."""
 
 import sys
 

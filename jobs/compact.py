@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/compact.py ...`, as `crackvae compact ...`."""
+"""`ray job submit --working-dir . -- python jobs/compact.py ...` is the same as `crackvae compact ...`."""
 
 import sys
 

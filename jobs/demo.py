@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/demo.py ...`, as `crackvae demo ...`."""
+"""`ray job submit --working-dir . -- python jobs/demo.py ...` is the same as `crackvae demo ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/evaluate.py ...`, as `crackvae evaluate ...`."""
+"""`ray job submit --working-dir . -- python jobs/evaluate.py ...` is the same as `crackvae evaluate ...`."""
 
 import sys
 

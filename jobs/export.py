@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/export.py ...`, as `crackvae export ...`."""
+"""`ray job submit --working-dir . -- python jobs/export.py ...` is the same as `crackvae export ...`."""
 
 import sys
 

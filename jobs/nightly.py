@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/nightly.py ...`, as `crackvae nightly ...`."""
+"""`ray job submit --working-dir . -- python jobs/nightly.py ...` is the same as `crackvae nightly ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/partition.py ...`, as `crackvae partition ...`."""
+"""`ray job submit --working-dir . -- python jobs/partition.py ...` is the same as `crackvae partition ...`."""
 
 import sys
 

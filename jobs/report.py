@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/report.py ...`, as `crackvae report ...`."""
+"""`ray job submit --working-dir . -- python jobs/report.py ...` is the same as `crackvae report ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/score.py ...`, as `crackvae score ...`."""
+"""`ray job submit --working-dir . -- python jobs/score.py ...` is the same as `crackvae score ...`."""
 
 import sys
 

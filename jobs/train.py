@@ -1,4 +1,4 @@
-"""Submit with `ray job submit --working-dir . -- python jobs/train.py ...`, as `crackvae train ...`."""
+"""`ray job submit --working-dir . -- python jobs/train.py ...` is the same as `crackvae train ...`."""
 
 import sys
 

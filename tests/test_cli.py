@@ -1,4 +1,4 @@
-"""The command: one line for a user's mistake, tables and one JSON line for an answer, and the exit code."""
+"""The command: one line for a usage error, tables and one JSON line for a result, and the exit code."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from crackvae.storage import fileio
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line on standard error of a call that a user got wrong."""
+    """The one line on standard error of a call with a usage error."""
     try:
         code = main([str(argument) for argument in arguments])
     except SystemExit as stop:
@@ -77,7 +77,7 @@ def test_flags_win_over_the_toml_file(drawn: Path, tmp_path: Path, capsys: pytes
     assert summary["counts"]["external test"] == {"non_crack": 5, "crack": 5} and summary["leaky"] is True
 
 
-def test_a_mistake_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--images and --out must be given" in fails(capsys, "partition")
     assert "--nonsense" in fails(capsys, "score", "--nonsense", 3)
     assert "invalid int value: 'many'" in fails(capsys, "train", "--epochs", "many")
@@ -89,7 +89,27 @@ def test_a_mistake_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "unknown setting 'imagse'" in fails(capsys, "score", "--config", tmp_path / "typo.toml")
 
 
-def test_mistakes_with_files_are_one_line_each_with_the_mend(
+def test_a_wrong_verb_flag_or_key_suggests_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "scroe", "--images", "x")
+    assert line.startswith("crackvae: unknown verb 'scroe' (did you mean score?). Known: partition, train,")
+    assert "unknown argument --imags (did you mean --images?)" in fails(capsys, "score", "--imags=x")
+    assert "unknown argument --qq. See crackvae score --help." in fails(capsys, "score", "--qq")
+    (tmp_path / "typo.toml").write_text("learning-rat = 1e-3\n")
+    assert "'learning-rat' (did you mean learning_rate?)" in fails(capsys, "train", "--config", tmp_path / "typo.toml")
+
+
+def test_a_deleted_working_folder_matters_to_relative_paths_only(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    score = ("score", "--images", tmp_path / "none", "--model", model_dir, "--quiet", "--out")
+    assert "the current folder no longer exists, and --out is relative to it" in fails(capsys, *score, "scores")
+    assert "No such file or directory. Check the spelling" in fails(capsys, *score, tmp_path / "scores")
+
+
+def test_usage_errors_with_files_are_one_line_each_with_advice(
     drawn: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(tmp_path / "model", small_spec())
@@ -125,7 +145,7 @@ def test_a_model_of_another_version_is_one_line(
     assert "format 1 by another version" in line and "Train it again" in line
 
 
-def test_a_place_without_the_right_to_write_is_one_line(
+def test_a_folder_without_write_permission_is_one_line(
     drawn: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fileio, "open", refuse(errno.EACCES), raising=False)
@@ -154,7 +174,7 @@ def refuse(code: int) -> object:
     return refusing
 
 
-def test_a_uri_that_cannot_be_reached_is_one_line(
+def test_an_unreachable_uri_is_one_line(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -165,7 +185,7 @@ def test_a_uri_that_cannot_be_reached_is_one_line(
     assert "cannot list s3://bucket/night" in line and "credentials" in line
 
 
-def test_a_cluster_that_is_not_there_is_one_line(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_one_line(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "crackvae", "score", "--images", drawn, "--model", model_dir]
     flags = ["--out", tmp_path, "--address", "127.0.0.1:9", "--quiet"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
@@ -193,7 +213,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["partition", "--images", "x", "--out", "y"])
 
 
-def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_how_to_continue(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
@@ -205,25 +227,25 @@ def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
 def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_was(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tidied = []
+    cleaned = []
 
     def terminated(config: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not break off the tidying
-            tidied.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)  # a second one does not interrupt the cleanup
+            cleaned.append(True)
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("crackvae.images.manifest.partition", terminated)
-    assert main(["partition", "--images", "x", "--out", "y"]) == 143 and tidied == [True]
+    assert main(["partition", "--images", "x", "--out", "y"]) == 143 and cleaned == [True]
     assert "Run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(("times", "code"), [(2, 130), (3, -signal.SIGINT)])
-def test_of_two_ctrl_c_the_second_breaks_nothing_off_and_a_third_ends_at_once(
+def test_a_second_ctrl_c_does_not_interrupt_the_cleanup_and_a_third_ends_at_once(
     times: int, code: int, tmp_path: Path
 ) -> None:
     program = (
@@ -232,17 +254,17 @@ def test_of_two_ctrl_c_the_second_breaks_nothing_off_and_a_third_ends_at_once(
         "    try: time.sleep(60) if os.kill(os.getpid(), signal.SIGINT) else None\n"
         "    finally:\n"
         f"        for _ in range({times - 1}): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)\n"
-        "        print('tidied')\n"
+        "        print('cleaned up')\n"
         "manifest.partition = work; sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
     )
     env = os.environ | {"PYTHONPATH": str(HOUSE)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == code and "Traceback" not in done.stderr
-    assert ("tidied" in done.stdout) == (times == 2) and "A third Ctrl-C ends at once" in done.stderr
+    assert ("cleaned up" in done.stdout) == (times == 2) and "A third Ctrl-C ends at once" in done.stderr
 
 
 @pytest.mark.parametrize("reader", ["| head -c 1", "| cat"])
-def test_a_reader_that_leaves_and_a_terminal_in_ascii_end_no_verb_and_a_name_colours_none(
+def test_a_closed_pipe_or_an_ascii_terminal_does_not_end_a_verb_and_a_name_cannot_change_its_colours(
     reader: str, tmp_path: Path
 ) -> None:
     program = (
@@ -269,7 +291,7 @@ def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 @pytest.mark.ray
-def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_goes_on(
+def test_a_terminated_run_on_ray_writes_finished_rows_and_the_next_continues(
     drawn: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -287,7 +309,7 @@ def test_a_run_on_ray_that_is_terminated_writes_what_is_finished_and_the_next_go
     assert read_rows(tmp_path / "out").num_rows == 24 and not list((tmp_path / "out").glob("_lock*"))
 
 
-def test_a_submitted_job_may_not_write_into_the_folder_that_is_deleted_with_it(
+def test_a_submitted_job_may_not_write_into_its_own_temporary_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
@@ -299,7 +321,7 @@ def test_a_submitted_job_may_not_write_into_the_folder_that_is_deleted_with_it(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_demo_runs_every_verb_and_says_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_every_verb_and_prints_its_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--out", str(tmp_path), "--images", "200", "--epochs", "1", "--quiet"]) == 0
     *tables, last = capsys.readouterr().out.splitlines()
     summary = json.loads(last)

@@ -1,3 +1,5 @@
+"""Settings: what is accepted, what is refused with which message, and how flags and TOML files are read."""
+
 import json
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path

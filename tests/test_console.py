@@ -1,4 +1,4 @@
-"""What the command shows: no name steers a terminal, tables fit it, and a reader who leaves stops nothing."""
+"""Output on the terminal: names cannot control it, tables fit it, and a closed pipe stops nothing."""
 
 import io
 import os
@@ -26,7 +26,7 @@ def test_invisible_characters_are_spelled_out() -> None:
     assert visible("Brücke 7, 橋.jpg") == "Brücke 7, 橋.jpg"
 
 
-def test_a_name_in_a_table_cannot_colour_the_terminal() -> None:
+def test_a_name_in_a_table_cannot_change_terminal_colours() -> None:
     text = tables_text({"most \x1b[1msuspicious": NIGHT}, None)
     assert "\x1b" not in text and "\x07" not in text and "⟨U+001B⟩[31mred⟨U+0007⟩.jpg" in text
 
@@ -45,12 +45,12 @@ def test_a_file_or_a_pipe_gets_whole_paths() -> None:
     assert NIGHT["image"][0] in tables_text({"night": NIGHT}, None)
 
 
-def test_the_names_of_rows_are_a_column_and_an_empty_table_says_so() -> None:
+def test_row_names_are_a_column_and_an_empty_table_says_so() -> None:
     text = tables_text({"report": pd.DataFrame({"value": ["p.html", 3]}, index=["page", "n"]), "none": NIGHT[:0]}, 80)
     assert text.splitlines()[3:5] == ["page  p.html", "n     3"] and text.endswith("none\n(none)")
 
 
-def test_a_terminal_without_the_letters_gets_their_codes() -> None:
+def test_characters_that_a_terminal_cannot_show_are_escaped() -> None:
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     write(ascii_only, "Brücke ⟨U+001B⟩\n")
     ascii_only.seek(0)
@@ -58,7 +58,7 @@ def test_a_terminal_without_the_letters_gets_their_codes() -> None:
 
 
 @pytest.mark.parametrize("descriptor", [1, 2])
-def test_a_reader_who_leaves_changes_neither_the_work_nor_its_exit_code(descriptor: int) -> None:
+def test_a_closed_pipe_changes_neither_the_work_nor_its_exit_code(descriptor: int) -> None:
     code = (
         "import sys; from crackvae import console\n"
         f"stream = sys.stdout if {descriptor} == 1 else sys.stderr\n"

@@ -1,3 +1,5 @@
+"""Progress on a terminal, in a log file, and when there is none."""
+
 import threading
 
 import pytest
@@ -7,7 +9,7 @@ from crackvae.console import LOG_INTERVAL_S, progress, say
 
 
 class Clock:
-    """Time [s] that passes only where a test says so."""
+    """A clock [s] that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -23,7 +25,7 @@ def clock(monkeypatch) -> Clock:
     return stopped
 
 
-def test_a_log_file_gets_a_line_an_interval_and_one_at_the_end(clock, capsys):
+def test_a_log_file_gets_a_line_per_interval_and_one_at_the_end(clock, capsys):
     with progress("read", 100, "images", quiet=False) as bar:
         first = capsys.readouterr().err
         for _ in range(100):
@@ -37,7 +39,7 @@ def test_a_log_file_gets_a_line_an_interval_and_one_at_the_end(clock, capsys):
     assert last.count("\n") <= 1
 
 
-def test_quick_work_gets_a_line_at_its_start_and_one_at_its_end(clock, capsys):
+def test_short_work_gets_a_line_at_its_start_and_one_at_its_end(clock, capsys):
     with progress("read", 1000, "images", quiet=False) as bar:
         for _ in range(1000):
             bar.update()
@@ -47,7 +49,7 @@ def test_quick_work_gets_a_line_at_its_start_and_one_at_its_end(clock, capsys):
     assert "\r" not in written.err
 
 
-def test_a_line_says_the_rate_and_the_time_that_is_left(clock, capsys):
+def test_a_line_shows_the_rate_and_the_time_left(clock, capsys):
     with progress("score", 300, "images", quiet=False) as bar:
         clock.now_s += 20
         bar.update(100)
@@ -62,7 +64,7 @@ def test_quiet_writes_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_one_moving_line(clock, capsys, monkeypatch):
+def test_a_terminal_gets_one_line_that_is_updated(clock, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with progress("read", 10, "images", quiet=False) as bar:
         for _ in range(10):
@@ -72,7 +74,7 @@ def test_a_terminal_gets_one_moving_line(clock, capsys, monkeypatch):
     assert written.count("\r") >= 10 and written.count("\n") == 1
 
 
-def test_progress_starts_no_thread_that_would_outlive_it(monkeypatch):
+def test_progress_leaves_no_thread_behind(monkeypatch):
     monkeypatch.setattr(tqdm, "monitor", None)
     monkeypatch.setattr(tqdm, "monitor_interval", 10)
     before = set(threading.enumerate())
@@ -81,7 +83,7 @@ def test_progress_starts_no_thread_that_would_outlive_it(monkeypatch):
         assert set(threading.enumerate()) == before
 
 
-def test_work_that_fails_keeps_its_error_and_what_was_done(clock, capsys):
+def test_work_that_fails_keeps_its_error_and_its_progress(clock, capsys):
     def work() -> None:
         with progress("read", 10, "images", quiet=False) as bar:
             bar.update(2)
@@ -92,6 +94,6 @@ def test_work_that_fails_keeps_its_error_and_what_was_done(clock, capsys):
     assert "2/10" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_line_to_the_person_who_waits_goes_to_standard_error(capsys):
+def test_a_line_to_the_user_goes_to_standard_error(capsys):
     say("90 images", quiet=False)
     assert capsys.readouterr() == ("", "90 images\n")
