@@ -115,7 +115,7 @@ def _shortened(text: str, size: int) -> str:
 # Seconds between progress updates in a log file, and on a terminal.
 LOG_INTERVAL_S = 10.0
 TERMINAL_INTERVAL_S = 0.2
-# Seconds without a message from the workers of a training before the user is told.
+# Seconds without a message or a block from the workers before the user is told, and again after as many more.
 SILENCE_S = 60.0
 
 

@@ -1,4 +1,4 @@
-"""Score a labelled split through the pipeline, then metrics and predictions; and calibrate a model on sound images."""
+"""The verb `evaluate`: score a labelled split, then compute metrics and write predictions."""
 
 import json
 import time
@@ -25,7 +25,7 @@ from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_images
 
-# Images of each label whose maps are compared with masks: 500 of METU's size are 100 MB of map.
+# Images of each label whose anomaly maps are compared with masks: 500 of METU's size are 100 MB of maps.
 MAX_MAPS = 500
 
 
@@ -38,21 +38,21 @@ PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cr
 
 @filesystems.with_s3_endpoint
 def evaluate(config: EvaluateConfig) -> Result:
-    """RecordedModel a model on a split of the internal set and, where the manifest has one, on the external set.
+    """Evaluate a model on a split of the internal set and, if the manifest has one, on the external set.
 
     Returns:
         Result with, for each set, the table of figures with 95 % intervals and the confusion matrix.
 
     Raises:
-        OutputExists, ManifestError, ModelError, StorageError, ClusterError: with the mend.
+        OutputExists, ManifestError, ModelError, StorageError, ClusterError: the message says how to fix it.
     """
     started = time.perf_counter()
     out = uris.absolute(config.out)
     fileio.require_new(out, "--out")
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
-    others = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
-    scored = score_all(listing_of(images), scorer, config, others).drop_columns(tables.MEASURES_SCHEMA.names)
+    extra_heads = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
+    scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(tables.MEASURES_SCHEMA.names)
     require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> Result:
     shown: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys(images["set"].to_pylist()):
         title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
-        sets[name], figures = _judge_set(scored.filter(pc.field("set") == name), scorer, others, config)
+        sets[name], figures = _evaluate_set(scored.filter(pc.field("set") == name), scorer, extra_heads, config)
         shown |= {f"{title}: {what}": table for what, table in figures.items()}
     summary = {
         "verb": "evaluate",
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> Result:
 
 
 def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:
-    """Rows of the manifest to judge: the internal split, then the external set if there is one."""
+    """Rows of the manifest to evaluate: the internal split, then the external set if there is one."""
     sets = [manifest.images(config.split), manifest.images("test", image_set="external")]
     sets = [images for images in sets if images.num_rows]
     for images in sets:
@@ -96,12 +96,12 @@ def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:
     return images
 
 
-def _judge_set(
-    rows: pa.Table, scorer: Scorer, others: tuple[str, ...], config: EvaluateConfig
+def _evaluate_set(
+    rows: pa.Table, scorer: Scorer, extra_heads: tuple[str, ...], config: EvaluateConfig
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """What metrics.json says of one set, and the tables for people."""
-    figures, counts = _judge(rows, scorer.calibration.threshold, config)
-    ranked = _rank(rows, scorer.model.spec.head, figures, others, config)
+    """The entry of one set in metrics.json, and its tables for people."""
+    figures, counts = _metrics(rows, scorer.calibration.threshold, config)
+    ranked = _heads(rows, scorer.model.spec.head, figures, extra_heads, config)
     result = {
         "images": rows.num_rows,
         "promised_false_alarm_rate": scorer.calibration.promise(pc.sum(pc.equal(rows["label"], "non_crack")).as_py()),
@@ -115,13 +115,13 @@ def _judge_set(
         "each head, and one line of numpy": _side_by_side(ranked),
     }
     if config.masks:
-        pixels = _judge_pixels(rows, scorer, config)
+        pixels = _evaluate_pixels(rows, scorer, config)
         result["pixels"] = pixels["value"].to_dict()
         shown["anomaly maps against the masks"] = pixels
     return result, shown
 
 
-def _judge_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.DataFrame:
+def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.DataFrame:
     """Pixel figures of the cracked images that have a mask and of as many sound ones, up to MAX_MAPS of each."""
     masks = {PurePosixPath(place).stem: place for place in list_images(config.masks).images["image"].to_pylist()}
     names = {label: rows.filter(pc.field("label") == label)["image"].to_pylist() for label in ("crack", "non_crack")}
@@ -145,17 +145,17 @@ def _judge_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.
 
 
 def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> dict[str, bytes | memoryview]:
-    """The page of this evaluation, unless it is not wanted."""
+    """The page of this evaluation, unless --no-report."""
     if config.no_report:
         return {}
-    how = ReportConfig(evaluation=config.out, out=PAGE_FILE, model=config.model, quiet=config.quiet)
+    settings = ReportConfig(evaluation=config.out, out=PAGE_FILE, model=config.model, quiet=config.quiet)
     with progress("report", 1, "page", quiet=config.quiet) as bar:
-        html = evaluation_page(scored, summary, how).html
+        html = evaluation_page(scored, summary, settings).html
         bar.update(1)
     return {PAGE_FILE: html}
 
 
-def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _metrics(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     scored = metrics.Scored(
         is_crack_N=rows["label"].to_numpy() == "crack",
         scores_N=rows["score"].to_numpy(),
@@ -166,20 +166,20 @@ def _judge(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd
     return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
 
 
-def _rank(
-    rows: pa.Table, own: str, figures: pd.DataFrame, others: tuple[str, ...], config: EvaluateConfig
+def _heads(
+    rows: pa.Table, own: str, figures: pd.DataFrame, extra_heads: tuple[str, ...], config: EvaluateConfig
 ) -> dict[str, pd.DataFrame]:
     """Ranking figures of the model's own head, of its other heads and of the baseline, on the same images."""
     is_crack_N, groups_N = rows["label"].to_numpy() == "crack", rows["group"].to_numpy()
     ranked = {own: figures.loc[list(metrics.RANKING_NAMES)]}
-    for head in others:
+    for head in extra_heads:
         scores_N = rows[f"score_{head}"].to_numpy()
         ranked[head] = metrics.ranking_with_intervals(is_crack_N, scores_N, groups_N, config.resamples, config.seed)
     return ranked
 
 
 def _side_by_side(ranked: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One column a head, each cell a value with its interval, for people."""
+    """One column per head, each cell a value with its interval, for people."""
     return pd.DataFrame(
         {
             head: [f"{row.value:.4f} ({row.low:.4f}-{row.high:.4f})" for row in table.itertuples()]

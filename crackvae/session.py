@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crackvae.config import ClusterConfig
-from crackvae.console import say
+from crackvae.console import SILENCE_S, say
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
 
 # Without a finished block for this long [s] the cluster is stuck; the slowest block, 128 photographs, takes minutes.
@@ -31,8 +31,6 @@ STALL_S = 1800
 CONNECT_S = 10
 # And to disconnect; the local cluster of a busy machine ends within 10 s.
 DISCONNECT_S = 30.0
-# After this long without a block the user is told, and again each time as much has passed [s].
-SILENCE_S = 60.0
 # Ray's own default, shown where no session is known; never opened.
 LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
 # In the folder of logs: what Ray itself prints in the driver.

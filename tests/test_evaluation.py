@@ -165,7 +165,7 @@ def test_one_image_of_each_group_is_judged_and_calibrated_on(drawn: Path, tmp_pa
     rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
     assert sorted(rows["group"]) == sorted(set(images["group"]))
     outcome = calibrate(CalibrateConfig(model=str(model), manifest=str(manifest), one_per_group=True, quiet=True))
-    assert outcome.summary["n"] == outcome.summary["groups"] and "one a group" in outcome.summary["level"]
+    assert outcome.summary["n"] == outcome.summary["groups"] and "one per group" in outcome.summary["level"]
 
 
 def test_the_promised_false_alarm_rate_stands_beside_the_realised_one(

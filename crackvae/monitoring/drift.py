@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from crackvae.errors import ModelError
+from crackvae.images.decoded import CAMERA
 from crackvae.model.calibration import Calibration
 from crackvae.monitoring.comparisons import (
     MIN_NIGHTS,
@@ -21,7 +22,7 @@ from crackvae.monitoring.comparisons import (
     compare_unreadable,
     worst_level,
 )
-from crackvae.monitoring.histograms import CAMERA, NightHistograms, Tally
+from crackvae.monitoring.histograms import NightHistograms, Tally
 
 # Names in tables for the whole night, and for images outside any group.
 ALL, ROOT = "all images", "(no group)"

@@ -17,14 +17,12 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import ModelError, StorageError
+from crackvae.images.decoded import CAMERA
 from crackvae.model.calibration import Calibration
 from crackvae.storage.fileio import exists, read_bytes
 from crackvae.storage.uris import join
 
 REFERENCE_FILE = "reference.json"
-
-
-CAMERA = ("brightness", "contrast", "sharpness")
 
 
 # The same edges for every model, far finer than any relevant change: 4 grey levels, steps of 8 %, steps of 0.01.

@@ -1,8 +1,6 @@
 """Calibrate a model on sound images that it was not trained on."""
 
-import csv
-import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,8 @@ import pyarrow.compute as pc
 
 from crackvae import metrics
 from crackvae.config import CalibrateConfig
-from crackvae.errors import ManifestError, StorageError
+from crackvae.console import say
+from crackvae.errors import StorageError
 from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model import calibration
@@ -21,10 +20,9 @@ from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
+from crackvae.scoring.verdicts import ExcludedCracks, find_cracks, without_cracks
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
-
-# ------------------------------------------------------------------------------------------------- calibrate
 
 
 @filesystems.with_s3_endpoint
@@ -35,36 +33,28 @@ def calibrate(config: CalibrateConfig) -> Result:
         Result with the table `calibration`.
 
     Raises:
-        CalibrationError: the images cannot carry the promise; calibration.json stays as it was.
-        StorageError, ManifestError, ModelError, ClusterError: with the mend.
+        CalibrationError: too few images for the requested guarantee; calibration.json stays as it was.
+        StorageError, ManifestError, ModelError, ClusterError: the message says how to fix it.
     """
     model_dir = uris.absolute(config.model)
     model = load_model(model_dir)
-    if config.manifest:
-        manifest = load_manifest(config.manifest)
-        images, leaky, source = listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack"
-    else:
-        images, leaky, source = _sound_images(config.images), False, "sound image"
-    calibration.require_enough(images.num_rows)
-    blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=leaky)
-    scored = score_all(images, Scorer(model, blank), config)
-    left_out = scored.filter(pc.field("status") != "scored").num_rows
-    if config.manifest or left_out == scored.num_rows:
-        require_scored(scored)
-    scored = scored.filter(pc.field("status") == "scored")
-    if config.one_per_group:
-        scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
-        source = f"{source} (one a group)"
-        calibration.require_enough(scored.num_rows)
-    every_threshold, _ = _threshold(np.sort(scored["score"].to_numpy()), config, source)
-    scored, judged = _without_cracks(scored, config.verdicts)
+    sound = _sound_images(config)
+    calibration.require_enough(sound.images.num_rows)
+    cracks = find_cracks(sound.images["image"], config.verdicts) if config.verdicts else set()
+    blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=sound.leaky)
+    scored, left_out = _scored(sound, Scorer(model, blank), config)
+    source = f"{sound.source} (one per group)" if config.one_per_group else sound.source
+    threshold_before, _ = _threshold(np.sort(scored["score"].to_numpy()), config, source)
+    scored, excluded = without_cracks(scored, cracks, sound.images["image"])
     scores_N = np.sort(scored["score"].to_numpy())
     threshold, level = _threshold(scores_N, config, source)
-    if judged["dropped"]:
-        level += f", {judged['dropped']} that a person called cracks left out"
+    if excluded.dropped:
+        level += f", {excluded.dropped} excluded: labelled crack by a reviewer"
+    if excluded.not_found:
+        say(f"{excluded.not_found} images labelled crack are no calibration images", quiet=config.quiet)
     groups = len(set(scored["group"].to_pylist()))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
-    # The reference first: between the two writes it is the one that nobody decides by.
+    # The reference first: no decision depends on it, should this process end between the two writes.
     reference = histograms.histograms_file(histograms.reference_of(scored, made))
     fileio.write_bytes(uris.join(model_dir, histograms.REFERENCE_FILE), reference)
     fileio.write_bytes(uris.join(model_dir, calibration.FILE), calibration.calibration_file(made))
@@ -76,17 +66,65 @@ def calibrate(config: CalibrateConfig) -> Result:
         "level": level,
         "threshold": threshold,
         "left_out": left_out,
-        "verdicts": judged | {"threshold_before": every_threshold} if config.verdicts else {},
-        "leaky": leaky or model.spec.leaky,
+        "verdicts": excluded.counts() | {"threshold_before": threshold_before} if config.verdicts else {},
+        "leaky": sound.leaky or model.spec.leaky,
     }
-    table = pd.DataFrame(
-        {"value": [len(scores_N), groups, level, threshold]}, index=["n", "groups", "level", "threshold"]
-    )
-    shown = {"calibration": table}
-    if config.verdicts:
-        changed = {**judged, "threshold with them": every_threshold, "threshold without them": threshold}
-        shown |= {"verdicts": pd.DataFrame({"value": list(changed.values())}, index=list(changed))}
-    return Result(summary, shown)
+    return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
+
+
+def _tables(made: Calibration, excluded: ExcludedCracks | None, threshold_before: float) -> dict[str, pd.DataFrame]:
+    """The new calibration, and what verdicts have changed in it, for people."""
+    values = {"n": len(made.scores_N), "groups": made.groups, "level": made.level, "threshold": made.threshold}
+    shown = {"calibration": pd.DataFrame({"value": list(values.values())}, index=list(values))}
+    if excluded:
+        changed = {
+            **excluded.counts(),
+            "threshold with them": threshold_before,
+            "threshold without them": made.threshold,
+        }
+        shown["verdicts"] = pd.DataFrame({"value": list(changed.values())}, index=list(changed))
+    return shown
+
+
+@dataclass(frozen=True)
+class _SoundImages:
+    """Images to calibrate on.
+
+    Attributes:
+        images: LISTING_SCHEMA and group.
+        leaky: whether some may have copies among the training images.
+        source: what they are, in words.
+        all_needed: whether none may be missing.
+    """
+
+    images: pa.Table
+    leaky: bool
+    source: str
+    all_needed: bool
+
+
+def _sound_images(config: CalibrateConfig) -> _SoundImages:
+    """The sound validation images of a manifest, or all images of a folder, grouped by folder."""
+    if config.manifest:
+        manifest = load_manifest(config.manifest)
+        return _SoundImages(listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack", True)
+    found = list_images(config.images)
+    if not found.images.num_rows:
+        raise StorageError(f"{found.source} holds no images ({found.skipped} other files): check --images.")
+    return _SoundImages(with_groups(found, "parent"), False, "sound image", False)
+
+
+def _scored(sound: _SoundImages, scorer: Scorer, config: CalibrateConfig) -> tuple[pa.Table, int]:
+    """Rows of the images that could be scored, or of one per group; and the number of those that could not."""
+    scored = score_all(sound.images, scorer, config)
+    left_out = scored.filter(pc.field("status") != "scored").num_rows
+    if sound.all_needed or left_out == scored.num_rows:
+        require_scored(scored)
+    scored = scored.filter(pc.field("status") == "scored")
+    if config.one_per_group:
+        scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
+        calibration.require_enough(scored.num_rows)
+    return scored, left_out
 
 
 def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:
@@ -94,63 +132,6 @@ def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tu
     if config.max_false_alarm is None:
         level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
         return percentile_threshold(scores_N, config.percentile), level
-    sure = f" with confidence {config.confidence:g}" if config.confidence else " on average"
-    level = f"at most {config.max_false_alarm:g} false alarms{sure}, from {len(scores_N)} {source} scores"
+    confidence = f" with confidence {config.confidence:g}" if config.confidence else " on average"
+    level = f"at most {config.max_false_alarm:g} false alarms{confidence}, from {len(scores_N)} {source} scores"
     return conformal_threshold(scores_N, config.max_false_alarm, config.confidence), level
-
-
-def _without_cracks(scored: pa.Table, file: str) -> tuple[pa.Table, dict[str, int]]:
-    """The rows without those that a person called cracks, and how many images the file calls so."""
-    cracks = read_cracks(file) if file else set()
-    is_crack = pc.is_in(scored["image"], pa.array(sorted(cracks), pa.string()))
-    dropped = int(pc.sum(is_crack).as_py() or 0)
-    return scored.filter(pc.invert(is_crack)), {"called_cracks": len(cracks), "dropped": dropped}
-
-
-def _sound_images(place: str) -> pa.Table:
-    """Listing of a place that holds sound concrete only, grouped by folder."""
-    found = list_images(place)
-    if not found.images.num_rows:
-        raise StorageError(f"{found.source} holds no images ({found.skipped} other files): check --images.")
-    return with_groups(found, "parent")
-
-
-VERDICTS = ("crack", "sound", "unsure")
-
-
-def read_verdicts(place: str) -> dict[str, str]:
-    """The verdict on each image: crack, sound or unsure.
-
-    Columns other than image and verdict are not read, and rows without a verdict are skipped, so the file may have been
-    through a spreadsheet.
-
-    Raises:
-        StorageError: not there.
-        ManifestError: not such a file, a verdict of another name, or two verdicts on one image.
-    """
-    data = fileio.read_bytes(place)
-    try:
-        text = data.decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{place} is no CSV in UTF-8 ({error}): download it from the page again.") from error
-    if not rows and not text.startswith("image,"):
-        raise ManifestError(f"{place} holds no verdicts: download verdicts.csv from a page of crackvae.")
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.get("image") is None or row.get("verdict") is None:
-            raise ManifestError(
-                f"{place}: row {number} lacks the columns image and verdict: "
-                "download verdicts.csv from a page of crackvae, or save it with commas."
-            )
-        image, verdict = row["image"], row["verdict"].strip()
-        if verdict and verdict not in VERDICTS:
-            raise ManifestError(f"{place}: {verdict!r} on {image} is not one of {', '.join(VERDICTS)}: mend the file.")
-        if verdict and found.setdefault(image, verdict) != verdict:
-            raise ManifestError(f"{place}: {image} is called {found[image]} and {verdict}: keep one of the two rows.")
-    return found
-
-
-def read_cracks(place: str) -> set[str]:
-    """The images that a person called cracks. Raises as read_verdicts() does."""
-    return {image for image, verdict in read_verdicts(place).items() if verdict == "crack"}

@@ -21,8 +21,8 @@ from crackvae.errors import CrackvaeError
 from crackvae.images.manifest import load_manifest
 from crackvae.model.inference import load_scorer
 from crackvae.scoring import verb
-from crackvae.scoring.calibrate import read_verdicts
 from crackvae.scoring.compaction import finish_compaction
+from crackvae.scoring.verdicts import read_verdicts
 from crackvae.storage import fileio, tables
 
 # A cut at some byte, and some bytes written over others.

@@ -11,7 +11,8 @@ from conftest import HOSTILE_NAMES
 from crackvae.config import CalibrateConfig, ReportConfig
 from crackvae.reports import page
 from crackvae.reports.verb import report
-from crackvae.scoring.calibrate import calibrate, read_verdicts
+from crackvae.scoring.calibrate import calibrate
+from crackvae.scoring.verdicts import read_verdicts
 
 MAX_PAGE_BYTES = 15_000_000
 
@@ -202,7 +203,7 @@ def test_calibrate_leaves_out_what_was_called_a_crack_on_the_page_and_says_what_
     outcome = calibrate(CalibrateConfig(model=str(model), images=images, verdicts=str(verdicts), quiet=True))
     assert outcome.summary["n"] == 69 - 3 and outcome.summary["verdicts"]["dropped"] == 3
     assert outcome.summary["threshold"] < outcome.summary["verdicts"]["threshold_before"]
-    assert "3 that a person called cracks left out" in outcome.summary["level"]
+    assert "3 excluded: labelled crack by a reviewer" in outcome.summary["level"]
     assert "threshold with them" in outcome.tables["verdicts"].index
 
 
