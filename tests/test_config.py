@@ -63,8 +63,12 @@ def test_a_setting_without_a_default_must_be_given(config_class):
 @pytest.mark.parametrize(
     ("config_class", "settings", "message"),
     [
-        (PartitionConfig, {"labels": {"heil": "non_crack"}}, r"labels=heil=non_crack must map .* Try --labels"),
-        (PartitionConfig, {"labels": {"a": "non_crack", "b": "crack", "c": "maybe"}}, "and to nothing else"),
+        (PartitionConfig, {"labels": {"Riss": "crack"}}, r"labels=Riss=crack must map .* Try --labels"),
+        (
+            PartitionConfig,
+            {"labels": {"a": "non_crack", "b": "crack", "c": "maybe"}},
+            "must map folders to non_crack or crack",
+        ),
         (PartitionConfig, {"labels": {}}, "labels= must map"),
         (PartitionConfig, {"external": (5,)}, "external=5 must be two counts, such as"),
         (PartitionConfig, {"external": (1, 2, 3)}, "external=1,2,3 must be two counts"),

@@ -38,7 +38,7 @@ def with_preset(values: dict[str, Any]) -> dict[str, Any]:
 class PartitionConfig(VerbConfig):
     """Split labelled images by group into train, val and test, and an external set; report leaks between them."""
 
-    images: Location = setting("folder, .zip or URI with one subfolder per label")
+    images: Location = setting("folder, .zip or URI with one subfolder per label; sound images alone will do")
     out: Location = setting("folder to write manifest.parquet to")
     labels: dict[str, str] = setting(
         "FOLDER=LABEL,... with LABEL non_crack or crack",
@@ -72,9 +72,9 @@ class PartitionConfig(VerbConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        if set(self.labels.values()) != {"non_crack", "crack"}:
+        if "non_crack" not in self.labels.values() or set(self.labels.values()) - {"non_crack", "crack"}:
             yield (
-                f"labels={flag_text(self.labels)} must map folders to non_crack and to crack, and to nothing else. "
+                f"labels={flag_text(self.labels)} must map folders to non_crack or crack, at least one to non_crack. "
                 "Try --labels Negative=non_crack,Positive=crack."
             )
         for name in ("non_crack_split", "crack_split"):

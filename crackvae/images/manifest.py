@@ -72,9 +72,11 @@ def partition(config: PartitionConfig) -> Result:
     names = [uris.relative(image, found.root) for image in found.images["image"].to_pylist()]
     if not names:
         raise ManifestError(f"{found.root} holds no images ({found.skipped} other files): check --images.")
-    labels = [label_of(name, config.labels) for name in names]
-    _check_sizes(Counter(labels), config.external)
+    labels = _labels_of(names, config)
+    external = _external_size(Counter(labels), config)
     say(f"{len(names)} images in {found.root}", quiet=config.quiet)
+    if "crack" not in labels:
+        say("no image is labelled crack: the manifest holds sound images alone, for training", quiet=config.quiet)
     prints, left_out = _fingerprints(found.images, quiet=config.quiet)
     kept = [number for number, one in enumerate(prints) if one is not None]
     table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
@@ -82,7 +84,7 @@ def partition(config: PartitionConfig) -> Result:
     pictures = same_picture(np.stack([one.thumb_SS for one in readable]))
     groups, merged = groups_of(table["name"].to_pylist(), pictures, config)
     is_crack = np.array([labels[k] == "crack" for k in kept])
-    sides = deal(groups, is_crack, _needs(is_crack, config), str(config.seed))
+    sides = deal(groups, is_crack, _needs(is_crack, external, config), str(config.seed))
     leaks, leaking = _leaks(sides, np.array([one.sha256 for one in readable]), pictures)
     leaky = config.group_by == "none" and not config.groups
     if leaking and not leaky:
@@ -120,6 +122,21 @@ def partition(config: PartitionConfig) -> Result:
     )
 
 
+def _labels_of(names: list[str], config: PartitionConfig) -> list[str]:
+    """The label of every image.
+
+    Raises:
+        ManifestError: an image has no label, or two.
+    """
+    if not any(part in config.labels for name in names for part in PurePosixPath(name).parts[:-1]):
+        raise ManifestError(
+            f"{config.images} has no folder with the name of a label ({', '.join(config.labels)}): name it with "
+            "--labels FOLDER=non_crack, or, if nobody has labelled these images, fit a model to them with "
+            "crackvae adapt --images."
+        )
+    return [label_of(name, config.labels) for name in names]
+
+
 def label_of(name: str, labels: dict[str, str]) -> str:
     """The label, non_crack or crack, of the one folder on the path that has the name of a label.
 
@@ -137,15 +154,22 @@ def label_of(name: str, labels: dict[str, str]) -> str:
     return found.pop()
 
 
-def _check_sizes(counts: Counter[str], external: Sequence[int]) -> None:
+def _external_size(counts: Counter[str], config: PartitionConfig) -> tuple[int, ...]:
+    """Number of non_crack and crack images of the external set, which is left out if no image is labelled crack.
+
+    Raises:
+        ManifestError: too few images.
+    """
+    external = config.external if counts["crack"] or not config.external[1] else (0, 0)
     for label, wanted in zip(("non_crack", "crack"), external, strict=True):
-        if counts[label] <= wanted:
+        if counts[label] <= wanted and (label == "non_crack" or counts["crack"]):
             raise ManifestError(
                 f"{counts['non_crack']} non_crack and {counts['crack']} crack images are too few for an external set "
                 f"of {external[0]} non_crack and {external[1]} crack. Give --external 0,0, or smaller counts."
                 if counts[label]
                 else f"no image is labelled {label}: check --images, and --labels FOLDER=non_crack,FOLDER=crack."
             )
+    return external
 
 
 def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
@@ -176,9 +200,9 @@ def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | 
 # ----------------------------------------------------------------------------------------------------- splits
 
 
-def _needs(is_crack: np.ndarray, config: PartitionConfig) -> dict[str, list[int]]:
+def _needs(is_crack: np.ndarray, external_size: Sequence[int], config: PartitionConfig) -> dict[str, list[int]]:
     """Requested number of non_crack and crack images of each side."""
-    external = list(config.external)
+    external = list(external_size)
     n_sound, n_crack = int((~is_crack).sum()) - external[0], int(is_crack.sum()) - external[1]
     val = [round(n_sound * config.non_crack_split[1] / 100), round(n_crack * config.crack_split[0] / 100)]
     test = [round(n_sound * config.non_crack_split[2] / 100), n_crack - val[1]]
@@ -224,7 +248,7 @@ def deal(groups: np.ndarray, is_crack: np.ndarray, needs: dict[str, list[int]], 
 
 
 def _check_sides(sides: np.ndarray, is_crack: np.ndarray, n_groups: int, external: list[int]) -> None:
-    needed = [("train", False), ("val", False), ("test", False), ("test", True)]
+    needed = [("train", False), ("val", False), ("test", False)] + [("test", True)] * bool(is_crack.any())
     needed += [("external", label) for label, wanted in zip((False, True), external, strict=True) if wanted]
     for side, label in needed:
         if not ((is_crack == label) & (sides == side)).any():

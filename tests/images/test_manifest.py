@@ -444,10 +444,23 @@ def test_an_existing_manifest_is_not_overwritten(images):
     pd.testing.assert_frame_equal(rows, rows_of(images, out=str(images.parent / "again")))
 
 
-@pytest.mark.parametrize("label", ["crack", "non_crack"])
-def test_a_set_without_one_of_the_labels_is_refused(images, label):
-    shutil.rmtree(images / label)
-    assert_refused(ManifestError, f"no image is labelled {label}: check --images, and --labels", config_of(images))
+def test_a_set_without_sound_images_is_refused(images):
+    shutil.rmtree(images / "non_crack")
+    assert_refused(ManifestError, "no image is labelled non_crack: check --images, and --labels", config_of(images))
+
+
+def test_sound_images_alone_are_split_without_an_external_set(images):
+    shutil.rmtree(images / "crack")
+    rows = rows_of(images, external=(5_000, 15_000))
+    assert rows["side"].value_counts().to_dict() == {"train": 48, "val": 6, "test": 6}
+    rows = rows_of(images, out=str(images.parent / "again"), external=(10, 0), labels={"non_crack": "non_crack"})
+    assert rows["side"].value_counts().to_dict() == {"train": 40, "external": 10, "val": 5, "test": 5}
+
+
+def test_images_without_any_label_name_adapt(images):
+    shutil.rmtree(images / "crack")
+    (images / "non_crack").rename(images / "march")
+    assert_refused(ManifestError, r"no folder with the name of a label .*crackvae adapt --images", config_of(images))
 
 
 def test_too_few_images_for_the_splits_are_refused_with_what_could_be_changed(images):
