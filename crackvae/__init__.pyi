@@ -64,7 +64,7 @@ def partition(
     """Split labelled images by group into train, val and test, and an external set; report leaks between them.
 
     Args:
-        images: folder, .zip or URI with one subfolder per label.
+        images: folder, .zip or URI with one subfolder per label; sound images alone will do.
         out: folder to write manifest.parquet to.
         labels: FOLDER=LABEL,... with LABEL non_crack or crack.
         external: images of the external set: NON_CRACK,CRACK.
