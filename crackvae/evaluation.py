@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import EvaluateConfig, ReportConfig
+from crackvae.config import EvaluateConfig
 from crackvae.console import progress
 from crackvae.errors import ManifestError
 from crackvae.images import decoding
@@ -19,6 +19,7 @@ from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.reports.evaluation_page import evaluation_page
+from crackvae.reports.page import PageSettings
 from crackvae.reports.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
@@ -148,9 +149,8 @@ def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> 
     """The page of this evaluation, unless --no-report."""
     if config.no_report:
         return {}
-    settings = ReportConfig(evaluation=config.out, out=PAGE_FILE, model=config.model, quiet=config.quiet)
     with progress("report", 1, "page", quiet=config.quiet) as bar:
-        html = evaluation_page(scored, summary, settings).html
+        html = evaluation_page(scored, summary, PageSettings(model_dir=config.model)).html
         bar.update(1)
     return {PAGE_FILE: html}
 

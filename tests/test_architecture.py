@@ -39,7 +39,7 @@ ONLY_IN = {  # library: the modules that may import it
         "reports.views",
     },
     "jinja2": {"reports.page"},
-    "matplotlib": {"reports.charts"},
+    "matplotlib": {"reports.charts", "reports.curves"},
     "skimage": {"reports.crack_size", "reports.views"},
     "torch": {
         "images.tiles",

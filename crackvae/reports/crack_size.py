@@ -1,4 +1,4 @@
-"""Length and width of what an anomaly map shows as a crack, in pixels of the image it belongs to.
+"""Length and width of the cracks in an anomaly map, in pixels of the image.
 
 Shape letters: H, W rows and columns of an image; K pixels of a skeleton.
 """
@@ -10,41 +10,41 @@ from scipy import ndimage
 from skimage.measure import label
 from skimage.morphology import remove_small_holes, skeletonize
 
-# A trace ends where the residual falls to half of its peak nearby: the half-maximum width of a line's profile is its
-# width for any line wider than the blur of the camera.
+# A trace ends where the residual falls to half of its local peak: the full width at half maximum of a profile equals
+# the width of any line wider than the blur of the camera.
 HALF_MAXIMUM = 0.5
 
 
-# Side of the neighbourhood in which that peak is taken [px]: wider than the widest crack of METU (about 30 px).
+# Side of the neighbourhood of the local peak [px]: wider than the widest crack of METU (about 30 px).
 PEAK_PX = 41
 
 
-# The peak must stand this many robust standard deviations above the image's median residual; Gaussian noise does so
-# once in a billion pixels.
+# A peak must exceed the median residual of the image by this many robust standard deviations; Gaussian noise does so
+# in one of a billion pixels.
 MIN_SIGMAS = 6.0
 
 
-# Nor may it be fainter than this share of the brightness: a map that is 0 nearly everywhere has no deviation.
+# Lowest peak, as a share of the brightness: a map that is 0 nearly everywhere has no deviation.
 MIN_ANOMALY = 0.04
 
 
-# Robust standard deviation of a Gaussian from its median absolute deviation.
+# Standard deviation of a Gaussian divided by its median absolute deviation.
 SIGMAS_PER_MAD = 1.4826
 
 
-# Shorter traces are grain, not cracks [px]; a guess: a tenth of a METU image.
+# Shorter traces count as texture [px]; a guess: a tenth of the side of a METU image.
 MIN_LENGTH_PX = 23.0
 
 
-# A line of length L and width w covers L^2 / (L / w) pixels: L / w is at least this; a disc has 2.5 by its diagonal.
+# Lowest ratio of length L to width w: a line covers L^2 / (L / w) pixels; a disc has a ratio of 2.5 by its diagonal.
 MIN_ELONGATION = 4.0
 
 
-# Holes in a trace up to this size [px] are rubble inside the crack, around which a skeleton would run in rings.
+# Holes in a trace up to this size [px] are filled: the skeleton would form rings around them.
 MAX_HOLE_PX = 16
 
 
-# Length of a digital line from its straight steps, its diagonal steps, and the corners between the two kinds.
+# Length of a digital line from its straight steps, its diagonal steps and the corners between them.
 # Source: Vossepoel & Smeulders, Vector code probability and metrication error (1982).
 STRAIGHT_PX, DIAGONAL_PX, CORNER_PX = 0.980, 1.406, -0.091
 
@@ -54,12 +54,12 @@ _EIGHT = np.ones((3, 3), int)
 
 @dataclass(frozen=True)
 class CrackSize:
-    """How much crack a trace holds.
+    """Size of a traced crack.
 
     Attributes:
-        length_px: of all branches together.
-        mean_width_px, max_width_px: across the skeleton; 0 where there is no crack.
-        pieces: parts that do not touch.
+        length_px: total length of all branches.
+        mean_width_px, max_width_px: width normal to the skeleton; 0 without a crack.
+        pieces: number of connected components.
     """
 
     length_px: float
@@ -69,13 +69,13 @@ class CrackSize:
 
 
 def trace(anomaly_HW: np.ndarray) -> np.ndarray:
-    """Pixels of an anomaly map that a crack covers.
+    """Pixels of an anomaly map that belong to a crack.
 
-    Scale-free, so it needs no calibration of single pixels: where a peak stands out of the image's own residuals, the
-    pixels above half of it. It finds something in nearly every image; measure only what is flagged.
+    The limits are relative to the residuals of the image, so no calibration of pixels is needed: around each peak that
+    stands out, the pixels above half of it. Nearly every image has such peaks; measure flagged images only.
 
     Args:
-        anomaly_HW: float (H, W), residual or darkness, not negative.
+        anomaly_HW: non-negative residual or darkness, float (H, W).
 
     Returns:
         bool (H, W).
@@ -90,7 +90,7 @@ def trace(anomaly_HW: np.ndarray) -> np.ndarray:
 
 
 def _lines(crack_HW: np.ndarray) -> np.ndarray:
-    """The pieces that are long and thin: a bug hole is as round as it is large."""
+    """The connected components that are long and thin; bug holes are round."""
     pieces_HW, n = ndimage.label(crack_HW, _EIGHT)
     boxes = ndimage.find_objects(pieces_HW)
     diagonals = np.array([np.hypot(*(side.stop - side.start for side in box)) for box in boxes])
@@ -99,18 +99,19 @@ def _lines(crack_HW: np.ndarray) -> np.ndarray:
     return np.asarray(np.r_[False, keep][pieces_HW])
 
 
-def touching(crack_HW: np.ndarray, place_HW: np.ndarray) -> np.ndarray:
-    """The pieces of a trace that reach into a place, whole; bool (H, W) all."""
+def touching(crack_HW: np.ndarray, region_HW: np.ndarray) -> np.ndarray:
+    """The complete components of a trace that touch a region; all arrays bool (H, W)."""
     pieces_HW, n = ndimage.label(crack_HW, _EIGHT)
-    reaches = np.bincount(pieces_HW[place_HW & crack_HW], minlength=n + 1) > 0
+    reaches = np.bincount(pieces_HW[region_HW & crack_HW], minlength=n + 1) > 0
     return np.asarray(reaches[pieces_HW])
 
 
 def crack_size(crack_HW: np.ndarray) -> CrackSize:
     """Length and width of a traced crack.
 
-    Length is that of the skeleton, with the half width that a skeleton loses at each free end. Mean width is area over
-    length; maximal width twice the largest distance from the skeleton to a pixel outside, right to a pixel.
+    The length is that of the skeleton plus the half width that a skeleton loses at each free end. The mean width is the
+    area divided by the length; the maximum width is twice the largest distance from the skeleton to the background,
+    accurate to one pixel.
 
     Args:
         crack_HW: bool (H, W).
@@ -121,7 +122,7 @@ def crack_size(crack_HW: np.ndarray) -> CrackSize:
     inside_HW = ndimage.distance_transform_edt(np.pad(filled_HW, 1))[1:-1, 1:-1]
     skeleton_HW = _without_spurs(skeletonize(filled_HW), inside_HW)
     ends_HW = skeleton_HW & (_neighbours(skeleton_HW) <= 1)
-    # A pixel's centre lies half a pixel inside its edge.
+    # The centre of a pixel lies half a pixel inside its edge.
     widths_K = 2 * inside_HW[skeleton_HW] - 1
     length_px = _length(skeleton_HW) + float((inside_HW[ends_HW] - 0.5).sum())
     pieces = int(label(filled_HW, connectivity=2).max())
@@ -130,13 +131,13 @@ def crack_size(crack_HW: np.ndarray) -> CrackSize:
 
 
 def _neighbours(skeleton_HW: np.ndarray) -> np.ndarray:
-    """Number of skeleton pixels among the eight around each pixel."""
+    """Number of skeleton pixels among the eight neighbours of each pixel."""
     around_HW = ndimage.convolve(skeleton_HW.astype(np.int8), _EIGHT.astype(np.int8), mode="constant")
     return np.asarray(around_HW - skeleton_HW)
 
 
 def _length(skeleton_HW: np.ndarray) -> float:
-    """Sum over the steps between neighbouring pixels; a diagonal that two straight steps go around is no step."""
+    """Sum over the steps between neighbouring pixels; a diagonal bypassed by two straight steps is not counted."""
     s = np.pad(skeleton_HW, 1)
     straight, diagonal = np.zeros(s.shape, np.int8), np.zeros(s.shape, np.int8)
     down, right = s[:-1] & s[1:], s[:, :-1] & s[:, 1:]
@@ -156,7 +157,7 @@ def _length(skeleton_HW: np.ndarray) -> float:
 
 
 def _without_spurs(skeleton_HW: np.ndarray, inside_HW: np.ndarray) -> np.ndarray:
-    """Cut branches that end inside the crack's own width: they come from a rough edge, not from a fork."""
+    """Remove branches shorter than the local width of the crack: they come from rough edges, not from forks."""
     forks_HW = skeleton_HW & (_neighbours(skeleton_HW) >= 3)
     if not forks_HW.any():
         return skeleton_HW

@@ -1,17 +1,17 @@
-"""The rows that belong to one night: those of its run, and of runs that were killed before they had a page."""
+"""The rows of one night: those of its run, and of earlier runs that were killed before they had a page."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import StorageError
 from crackvae.storage import fileio, tables, uris
 
-# All that the page needs of a row; tile scores of a million photographs would not fit into memory.
+# The columns that the page needs; the tile scores of a million photographs would not fit into memory.
 COLUMNS = [
     *("image", "group", "status", "error", "width", "height", "score", "p_value", "threshold", "flagged"),
     *("rows", "cols", "worst_x", "worst_y", "model", "run"),
@@ -25,71 +25,122 @@ ALL_RUNS = "all"
 MAX_SUMMARIES = 60
 
 
-@dataclass(frozen=True)
-class Night:
-    """Rows of one night and what is known about it.
+class DriftRow(BaseModel):
+    """One comparison of a night; `usual` is missing in summaries of early versions."""
+
+    group: str
+    measure: str
+    value: float | str | None
+    usual: float | str | None = None
+    verdict: str
+
+
+class DriftSummary(BaseModel):
+    """The drift of a night, as `nightly` adds it to the summary of the run."""
+
+    verdict: str
+    causes: list[str] = []
+    where: str = ""
+    rows: list[DriftRow] = []
+
+
+class RunSummary(BaseModel):
+    """What the page needs of `_summary-<run>.json`.
 
     Attributes:
-        run: name of the run that ended the night.
-        rows: COLUMNS, one row an image.
-        interrupted: runs whose rows are here too, because they were killed before they could write a page.
-        summary: of the run, or {} where it was killed.
-        summaries: of the last runs, oldest first.
-        damaged: summaries that cannot be read.
-        of_other_models: rows of other models than that of the last row; left out, their scores mean other things.
+        images: URI that was scored.
+        finished_before: images listed that earlier runs had finished.
+        level: the rule that set the threshold, in words.
+    """
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    run: str
+    listed: int
+    scored: int
+    unreadable: int
+    unreachable: int
+    flagged: int
+    finished_before: int = 0
+    skipped_files: int = 0
+    images: str = ""
+    model: str = ""
+    model_dir: str = ""
+    leaky: bool = False
+    threshold: float = float("nan")
+    level: str = ""
+    seconds: float | None = None
+    images_per_s: float | None = None
+    drift: DriftSummary | None = None
+
+
+@dataclass(frozen=True)
+class NightResults:
+    """Rows of one night, with the summaries of its run and of earlier runs.
+
+    Attributes:
+        run: name of the last run of the night.
+        rows: COLUMNS, one row per image.
+        interrupted: killed runs whose rows are included, because no page has shown them.
+        summary: of the run, or None if it was killed.
+        summaries: of the latest runs, oldest first.
+        damaged: number of summaries that cannot be read.
+        of_other_models: number of rows left out because another model scored them; scores of models are not comparable.
     """
 
     run: str
     rows: pa.Table
     interrupted: list[str]
-    summary: dict[str, Any]
-    summaries: list[dict[str, Any]]
+    summary: RunSummary | None
+    summaries: list[RunSummary]
     damaged: int
     of_other_models: int
 
 
-def read_night(scores: str, run: str) -> Night:
-    """Rows of one run, and of the runs directly before it that were interrupted.
+def read_night(scores: str, run: str) -> NightResults:
+    """Rows of one run, and of the interrupted runs directly before it.
 
     Args:
-        run: name of a run, "" for the latest that has rows, or "all" for the latest row of every image.
+        scores: folder of a scores table.
+        run: name of a run, "" for the latest run with rows, or "all" for the latest row of every image.
 
     Raises:
-        StorageError: no rows, no such run, or a part is damaged.
+        StorageError: no rows, no such run, or a damaged part.
     """
     parts = tables.list_parts(scores)
     if not parts:
         raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
-    ended = _ended(scores)
+    ended = _ended_runs(scores)
     if run not in ("", ALL_RUNS, *ended, *parts):
         raise StorageError(
             f"{scores} holds no run {run}: it has {', '.join(list(parts)[-3:])} and {len(parts)} in all."
         )
     chosen = run or max(parts)
-    shown = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
+    included = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
     summaries, damaged = _summaries(scores, [name for name in ended if name <= chosen or run == ALL_RUNS])
-    places = [place for name in shown for place in parts[name]]
-    rows = pa.concat_tables(map(_compact, tables.each_part(places, COLUMNS))).unify_dictionaries()
-    others = 0
-    if len(shown) > 1:
+    part_uris = [uri for name in included for uri in parts[name]]
+    rows = pa.concat_tables(map(_dictionary_encoded, tables.each_part(part_uris, COLUMNS))).unify_dictionaries()
+    n_other = 0
+    if len(included) > 1:
         of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
-        others = rows.num_rows - total(of_model)
+        n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
     if run == ALL_RUNS:
-        return Night(ALL_RUNS, rows, [], {}, summaries, damaged, others)
-    summary = next((one for one in summaries if one["run"] == chosen), {})
-    return Night(chosen, rows, [name for name in shown if name != chosen], summary, summaries, damaged, others)
+        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other)
+    summary = next((one for one in summaries if one.run == chosen), None)
+    interrupted = [name for name in included if name != chosen]
+    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other)
 
 
-def _compact(rows: pa.Table) -> pa.Table:
-    """A part of a table: what is the same in many of a million rows is kept once."""
+def _dictionary_encoded(rows: pa.Table) -> pa.Table:
+    """A part with its repetitive columns dictionary-encoded, so that a million rows fit into memory."""
     for name in ("model", "run", "status", "error", "group"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
     return rows
 
 
 def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[str]:
-    """The chosen run and, before it, those directly before it that never ended: no page has shown their images."""
+    """The chosen run and the runs directly before it that never ended: no page has shown their images."""
     earlier = [name for name in sorted(parts) if name < chosen]
     n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
     return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
@@ -97,27 +148,27 @@ def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[
 
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
-    return bool(_runs_of_night(tables.list_parts(scores), run, _ended(scores)))
+    return bool(_runs_of_night(tables.list_parts(scores), run, _ended_runs(scores)))
 
 
-def _ended(scores: str) -> list[str]:
-    """Names of the runs that came to their end, oldest first: a summary is the last thing that a run writes."""
+def _ended_runs(scores: str) -> list[str]:
+    """Names of the completed runs, oldest first: a run writes its summary last."""
     names = [name for name in fileio.list_files(scores) if name.startswith("_summary-") and name.endswith(".json")]
     return sorted(name.removeprefix("_summary-").removesuffix(".json") for name in names)
 
 
-def _summaries(scores: str, runs: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """Summaries of the last of these runs, oldest first, and how many of them are damaged."""
-    found, damaged = [], 0
+def _summaries(scores: str, runs: list[str]) -> tuple[list[RunSummary], int]:
+    """Summaries of the latest of these runs, oldest first, and the number of damaged ones."""
+    valid: list[RunSummary] = []
+    damaged = 0
     for run in runs[-MAX_SUMMARIES:]:
         try:
-            summary = json.loads(fileio.read_bytes(uris.join(scores, f"_summary-{run}.json")))
-            found.append(summary | {"run": str(summary["run"])})
-        except (ValueError, KeyError, TypeError):
+            valid.append(RunSummary.model_validate_json(fileio.read_bytes(uris.join(scores, f"_summary-{run}.json"))))
+        except ValidationError:
             damaged += 1
-    return found, damaged
+    return valid, damaged
 
 
-def total(column: pa.ChunkedArray) -> int:
-    """Sum of a column of numbers, or number of its true values; 0 where it is empty."""
+def total(column: Any) -> int:
+    """Sum of a column of numbers, or number of its true values; 0 for an empty column."""
     return int(pc.sum(column).as_py() or 0)

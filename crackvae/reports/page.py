@@ -1,4 +1,4 @@
-"""One HTML file from a template: escaped text, its own style and script, and a policy that forbids the network."""
+"""Rendering of self-contained HTML pages: escaped text, inline style and script, no network access."""
 
 import base64
 import hashlib
@@ -15,22 +15,22 @@ import numpy as np
 import crackvae
 from crackvae.console import visible
 from crackvae.model.artifact import Model
-from crackvae.model.heads import BASELINE
+from crackvae.model.heads import BASELINE, HEADS
 from crackvae.model.inference import RecordedModel
 from crackvae.reports import charts, views
 from crackvae.reports.crack_size import CrackSize
 from crackvae.reports.views import Box, ImageView, View
 
-# A page stays well under 15 MB: bytes of all its small and all its large pictures, before base64 adds a third.
+# A page stays well under 15 MB: total size of its small and its large pictures [bytes], before base64 adds a third.
 SMALL_PICTURES_BYTES, LARGE_PICTURES_BYTES = 6_000_000, 3_000_000
 
 
-# One picture need not be larger; a METU image takes 5 to 12 kB.
+# Upper limit of a single picture [bytes]; a METU image takes 5 to 12 kB.
 MAX_SMALL_BYTES, MAX_LARGE_BYTES = 40_000, 500_000
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A measured number, short; – where there is none."""
+    """A measured number with few digits; – for NaN or None."""
     if value is None or value != value:
         return "–"
     if isinstance(value, (int, np.integer)) or (abs(value) >= 1000 and float(value).is_integer()):
@@ -39,30 +39,30 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(value: float, digits: int = 3) -> str:
-    """A share in per cent, with enough digits for a rare event."""
+    """A share in per cent, with enough digits for rare events."""
     return "–" if value != value else f"{100 * value:.{digits}g} %"
 
 
-# How the field writes what the tables call by a name of a column.
+# Display names of columns.
 _NAMES = {"roc_auc": "ROC-AUC", "f1": "F1", BASELINE: "one line of numpy"}
 
 
 def figure_name(name: str) -> str:
-    """The name of a figure in words: recall at 1 % false alarms."""
+    """Display name of a metric, such as "recall at 1 % false alarms"."""
     return _NAMES.get(name) or visible(name).replace("_", " ").replace("%", " %")
 
 
 def scorer_name(name: str) -> str:
-    """The name of a head or of another method in words."""
+    """Display name of a head or of another method."""
     return _NAMES.get(name) or str(name).replace("_", " ")
 
 
 def crack_text(crack: CrackSize | None, mm_per_px: float | None) -> str:
-    """What a traced crack measures, in pixels and, where the scale is known, in millimetres."""
+    """Size of a traced crack in pixels and, if the scale is known, in millimetres."""
     if crack is None:
         return ""
     if not crack.pieces:
-        return "no line stands out of the map"
+        return "no line stands out from the map"
 
     def size(length_px: float, digits: int) -> str:
         text = f"{length_px:.{digits}f} px"
@@ -75,9 +75,30 @@ def crack_text(crack: CrackSize | None, mm_per_px: float | None) -> str:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageSettings:
+    """What a page shows.
+
+    Attributes:
+        model_dir: model directory, or "" for the one that the scores name.
+        n_worst: images in the review queue, or in each gallery of an evaluation.
+        n_unflagged: images in the random sample of unflagged images.
+        n_photographs: photographs that are shown whole, with every tile.
+        mm_per_px: scale of the images, or None.
+        full_size_folder: folder of full-size pictures beside the page, or "".
+    """
+
+    model_dir: str = ""
+    n_worst: int = 48
+    n_unflagged: int = 12
+    n_photographs: int = 4
+    mm_per_px: float | None = None
+    full_size_folder: str = ""
+
+
 @dataclass
 class Thumbnail:
-    """One picture of the page: its bytes as a URI, its size, and the box drawn on it."""
+    """One picture of the page: its data URI, its size [px] and the box drawn on it."""
 
     title: str
     src: str
@@ -88,16 +109,16 @@ class Thumbnail:
 
 @dataclass
 class Thumbnails:
-    """Encodes the pictures of one page, each within its share of the page's size.
+    """Encodes the pictures of one page, each within its share of the size limit.
 
     Attributes:
-        n: pictures that will be encoded at most.
-        top: value with the brightest colour in every anomaly map.
+        n: largest number of pictures that will be encoded.
+        vmax: upper end of the colour scale of all anomaly maps.
         large: whether these are whole photographs.
     """
 
     n: int
-    top: float
+    vmax: float
     large: bool = False
     max_bytes: int = field(init=False)
 
@@ -105,21 +126,21 @@ class Thumbnails:
         total, most = (LARGE_PICTURES_BYTES, MAX_LARGE_BYTES) if self.large else (SMALL_PICTURES_BYTES, MAX_SMALL_BYTES)
         self.max_bytes = min(most, total // max(1, self.n))
 
-    def shot(self, title: str, pixels: np.ndarray, box: Box | None = None) -> Thumbnail:
-        """One picture, uint8 (h, w) or (h, w, 3)."""
+    def picture(self, title: str, pixels: np.ndarray, box: Box | None = None) -> Thumbnail:
+        """Encode one picture, uint8 (h, w) or (h, w, 3)."""
         height, width = pixels.shape[:2]
         return Thumbnail(title, views.data_uri(pixels, self.max_bytes), width, height, box)
 
     def anomaly(self, view: View, box: Box | None, title: str = "anomaly map") -> list[Thumbnail]:
-        """The anomaly map of a view over its picture; nothing without a model."""
+        """The anomaly map of a view over its picture; empty without a model."""
         if view.anomaly_hw is None:
             return []
-        return [self.shot(title, charts.anomaly_overlay(view.picture_hw, view.anomaly_hw, self.top), box)]
+        return [self.picture(title, charts.anomaly_overlay(view.picture_hw, view.anomaly_hw, self.vmax), box)]
 
     def pair(self, view: View, title: str) -> list[Thumbnail]:
-        """A picture and its anomaly map, both with the worst place boxed where one stands out."""
-        box = views.box_of(view, self.top)
-        return [self.shot(title, view.picture_hw, box), *self.anomaly(view, box)]
+        """A picture and its anomaly map, both with a box around the most anomalous region if it stands out."""
+        box = views.box_of(view, self.vmax)
+        return [self.picture(title, view.picture_hw, box), *self.anomaly(view, box)]
 
 
 @dataclass(frozen=True)
@@ -127,44 +148,49 @@ class Rendered:
     """A finished page.
 
     Attributes:
-        html: the file.
-        figures: what it shows, for the summary of the verb.
-        images: that it shows, in order.
-        model: that explained them, or None.
-        top: value with the brightest colour in its anomaly maps.
+        html: content of the file.
+        figures: counts of what it shows, for the summary of the verb.
+        images: the images that it shows, in order.
+        model: the model that explained them, or None.
+        vmax: upper end of the colour scale of its anomaly maps.
     """
 
     html: bytes
     figures: dict[str, Any]
     images: list[str]
     model: Model | None
-    top: float
+    vmax: float
 
 
-# Full-size pictures lie beside the page under numbers: an image's own name may be one that no disk takes.
+# Full-size pictures are numbered: the name of an image may not be a valid file name on every file system.
 FULL_SIZE_NAME = "{number:03d}-{kind}.png"
 
 
-def full_size_links(folder: str, number: int, seen: ImageView, judge: RecordedModel) -> list[tuple[str, str]]:
-    """Kind and relative place of the full-size pictures of the image that is shown as the `number`-th."""
-    if not folder or seen.whole is None:
+def full_size_links(folder: str, number: int, view: ImageView, recorded: RecordedModel) -> list[tuple[str, str]]:
+    """Kind and relative path of the full-size pictures of the image that is shown as the `number`-th."""
+    if not folder or view.whole is None:
         return []
-    kinds = ("picture", "reconstruction", "anomaly") if judge.model else ("picture",)
+    kinds = ("picture", "reconstruction", "anomaly") if recorded.model else ("picture",)
     return [(kind, f"{folder}/{FULL_SIZE_NAME.format(number=number, kind=kind)}") for kind in kinds]
 
 
-def shown_figures(looks: list[ImageView], judge: RecordedModel) -> dict[str, Any]:
-    """How much of what should be shown could be."""
+def colour_bar(vmax: float, recorded: RecordedModel) -> str:
+    """The colour scale of the anomaly maps, or "" without a model."""
+    return charts.colour_bar(vmax, HEADS[recorded.model.spec.head].unit, "scale") if recorded.model else ""
+
+
+def shown_figures(image_views: list[ImageView], recorded: RecordedModel) -> dict[str, Any]:
+    """Number of images shown, and of those without a picture or anomaly maps."""
     return {
-        "shown": len(looks),
-        "without_picture": sum(one.whole is None for one in looks),
-        "anomaly_maps": judge.model is not None,
-        "note": judge.why_not,
+        "shown": len(image_views),
+        "without_picture": sum(one.whole is None for one in image_views),
+        "anomaly_maps": recorded.model is not None,
+        "note": recorded.why_not,
     }
 
 
 def shared_folder(images: list[str]) -> str:
-    """The folder that all these images lie in, with its last slash; it need not be read again at each of them."""
+    """The deepest common folder of these images with a trailing slash, or ""; the page shows it once."""
     first, last = min(images, default=""), max(images, default="")
     same = [a == b for a, b in zip(first, last, strict=False)]
     common = first[: same.index(False) if False in same else len(same)]
@@ -172,17 +198,17 @@ def shared_folder(images: list[str]) -> str:
 
 
 def name_parts(image: str, folder: str) -> dict[str, str]:
-    """Folder (below `folder`) and file name of an image, safe to show."""
+    """Folder (relative to `folder`) and file name of an image, safe to display."""
     below, _, name = image.removeprefix(folder).rpartition("/")
     return {"folder": visible(f"{below}/" if below else ""), "file": visible(name), "whole": visible(image)}
 
 
 def render(template: str, **context: Any) -> bytes:
-    """The page. Its policy lets a browser run our one script, show pictures that are inside, and fetch nothing.
+    """Render a page. Its content security policy allows our script and embedded pictures, and no requests.
 
     Args:
         template: name of a file in templates/.
-        context: text is escaped wherever it is put in; charts are SVG made by us.
+        context: variables of the template; text is escaped, charts are our own SVG.
     """
     environment = _environment()
     assert environment.loader
@@ -200,7 +226,7 @@ def render(template: str, **context: Any) -> bytes:
 
 @cache
 def _environment() -> jinja2.Environment:
-    """The templates, compiled once a process."""
+    """The templates, compiled once per process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crackvae.reports"),
         autoescape=True,
@@ -220,17 +246,17 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _href(place: str) -> str:
-    """A relative link to a file beside the page; its name may hold any character."""
-    return "./" + quote(place)
+def _href(path: str) -> str:
+    """A relative link to a file beside the page; its name may contain any character."""
+    return "./" + quote(path)
 
 
 def when(run: str) -> str:
-    """The start of a run in words: 2026-11-23 22:22 UTC; the name itself where it is no time."""
+    """Start time of a run, such as 2026-11-23 22:22 UTC; the name itself if it is not a time."""
     match = re.fullmatch(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\d(_\d+)?", run)
     return f"{match[1]}-{match[2]}-{match[3]} {match[4]}:{match[5]} UTC" if match else visible(run)
 
 
 def as_json(row: dict[str, Any]) -> str:
-    """A row for the script: keeps every character of a file name, which an attribute of HTML would not."""
+    """A row for the script as JSON, which preserves every character of a file name."""
     return json.dumps({key: None if value != value else value for key, value in row.items()})

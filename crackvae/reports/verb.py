@@ -1,4 +1,4 @@
-"""The verb `report`: one self-contained HTML page of a night or of an evaluation. No Ray, no training."""
+"""The verb `report`: one self-contained HTML page of a night or of an evaluation. Does not use Ray."""
 
 import json
 import time
@@ -13,14 +13,14 @@ from crackvae.reports import views
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import has_rows, read_night
-from crackvae.reports.page import FULL_SIZE_NAME, Rendered
+from crackvae.reports.page import FULL_SIZE_NAME, PageSettings, Rendered
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, tables, uris
 
 __all__ = ["has_rows", "report"]
 
 
-# What `evaluate` writes into its folder; metrics.json is written last, so where it is the folder is whole.
+# Files that `evaluate` writes; metrics.json is written last, so its presence means that the folder is complete.
 METRICS_FILE, TABLE_FILE, PAGE_FILE = "metrics.json", "evaluation.parquet", "report.html"
 
 
@@ -35,26 +35,26 @@ EVALUATION_SCHEMA = pa.schema(
 
 
 def page_name(run: str) -> str:
-    """Name of the page of a run. The underscore keeps it out of the dataset that readers of the folder see."""
+    """Name of the page of a run. Readers of the folder as a dataset skip names that start with an underscore."""
     return f"_report-{run}.html"
 
 
 @filesystems.with_s3_endpoint
 def report(config: ReportConfig) -> Result:
-    """Write the page and, when asked for, PNGs of the shown images in full size beside it.
+    """Write the page and, with full_size, full-resolution PNGs of the images that it shows into a folder beside it.
 
     Raises:
-        StorageError: no scores or no evaluation there, or the page cannot be written.
+        StorageError: there are no scores or no evaluation, or the page cannot be written.
         ModelError: --model names another model than that of the scores.
     """
     started = time.perf_counter()
     out = uris.absolute(config.out)
     folder = f"{out.rsplit('/', 1)[-1].removesuffix('.html')}_files" if config.full_size else ""
     if config.scores:
-        rendered = night_page(read_night(uris.absolute(config.scores), config.run), config, folder)
+        rendered = night_page(read_night(uris.absolute(config.scores), config.run), _settings(config, folder))
     else:
         scored, summary = _read_evaluation(uris.absolute(config.evaluation))
-        rendered = evaluation_page(scored, summary, config, folder)
+        rendered = evaluation_page(scored, summary, _settings(config, folder))
     fileio.write_bytes(out, rendered.html)
     n_files = _write_full_size(out, folder, rendered) if folder else 0
     summary = {
@@ -69,23 +69,34 @@ def report(config: ReportConfig) -> Result:
     return Result(summary, {"report": table})
 
 
+def _settings(config: ReportConfig, folder: str) -> PageSettings:
+    return PageSettings(
+        model_dir=config.model,
+        n_worst=config.worst,
+        n_unflagged=config.passed,
+        n_photographs=config.photographs,
+        mm_per_px=config.mm_per_px,
+        full_size_folder=folder,
+    )
+
+
 def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
     """Table and summary of an evaluation."""
-    place = uris.join(folder, METRICS_FILE)
+    uri = uris.join(folder, METRICS_FILE)
     try:
-        summary = json.loads(fileio.read_bytes(place))
+        summary = json.loads(fileio.read_bytes(uri))
         summary["sets"], summary["model"], summary["threshold"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{place} is damaged ({error}): run crackvae evaluate again.") from error
+        raise StorageError(f"{uri} is damaged ({error}): run crackvae evaluate again.") from error
     return tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_extra=True), summary
 
 
 def _write_full_size(out: str, folder: str, rendered: Rendered) -> int:
-    """PNGs of every shown image; returns how many."""
-    place = uris.join(out[: -len(out.rsplit("/", 1)[-1])].rstrip("/") or "/", folder)
+    """Write the PNGs of every shown image; returns their number."""
+    uri = uris.join(out[: -len(out.rsplit("/", 1)[-1])].rstrip("/") or "/", folder)
     n = 0
     for number, image in enumerate(rendered.images, start=1):
-        for kind, data in views.full_size(image, rendered.model, rendered.top):
-            fileio.write_bytes(uris.join(place, FULL_SIZE_NAME.format(number=number, kind=kind)), data)
+        for kind, data in views.full_size(image, rendered.model, rendered.vmax):
+            fileio.write_bytes(uris.join(uri, FULL_SIZE_NAME.format(number=number, kind=kind)), data)
             n += 1
     return n

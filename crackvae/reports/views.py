@@ -1,4 +1,4 @@
-"""Pictures of single images for the page: read, explained by the model, reduced to thumbnails.
+"""Pictures of single images for the page: decoded, explained by the model and reduced to thumbnails.
 
 Shape letters: H, W rows and columns of an image; h, w of a thumbnail.
 """
@@ -22,36 +22,36 @@ from crackvae.reports import charts
 from crackvae.reports.crack_size import CrackSize, crack_size, touching, trace
 from crackvae.storage import fileio, uris
 
-# Longest side of a thumbnail [px]: a METU image is shown as it is.
+# Longest side of a thumbnail and of a whole photograph [px]: a METU image is shown at its own resolution.
 THUMBNAIL_PX, PHOTOGRAPH_PX = 320, 1280
 
 
-# Of a large photograph the worst tile is shown with this many tile sides around it.
+# Side of the neighbourhood of the worst tile of a photograph, in tile sides.
 NEIGHBOURHOOD_TILES = 2.5
 
 
-# No box where the map nowhere reaches this share of the page's brightest colour: there is no place to point at.
+# A map that stays below this share of the colour scale gets no box: nothing in it stands out.
 FAINT_SHARE = 0.15
 
 
-# The densest place is looked for among this share of the pixels, the most anomalous ones: a score is their mean.
+# Share of the most anomalous pixels among which the densest region is searched: a score is their mean.
 DENSE_SHARE = 0.02
 
 
-# Side of the box around the worst place, as a share of the picture it is drawn on.
+# Side of the box around the most anomalous region, as a share of the picture.
 BOX_SHARE = 0.24
 
 
 WEBP_QUALITY = 78
 
 
-# Tried one after the other until a thumbnail is small enough.
-SMALLER = (1.0, 0.75, 0.5, 0.33, 0.2)
+# Scale factors that are tried in turn until a thumbnail is small enough.
+SCALES = (1.0, 0.75, 0.5, 0.33, 0.2)
 
 
 @dataclass(frozen=True)
 class Box:
-    """A place in a picture, as shares of its width and height."""
+    """A region of a picture, as shares of its width and height."""
 
     left: float
     top: float
@@ -61,13 +61,13 @@ class Box:
 
 @dataclass(frozen=True)
 class View:
-    """One picture with what the model makes of it, all in thumbnail size.
+    """One picture with its reconstruction and anomaly map, all in thumbnail size.
 
     Attributes:
         picture_hw: uint8.
         reconstruction_hw: uint8, or None without a model.
-        anomaly_hw: float32, or None without a model; of the pixels that share one here the largest value.
-        box: the worst place, or None where it is not known.
+        anomaly_hw: float32, max-pooled, or None without a model.
+        box: the most anomalous region, or None if unknown.
     """
 
     picture_hw: np.ndarray
@@ -78,13 +78,13 @@ class View:
 
 @dataclass(frozen=True)
 class ImageView:
-    """One row of a table as a person looks at it.
+    """The pictures of one row of a scores table.
 
     Attributes:
-        problem: why there is no picture, or what is wrong with it; "" for nearly every image.
-        whole: the whole image; of a photograph without the model's part.
-        near: the worst tile of a photograph and what is around it, or None for an image of one tile.
-        crack: size of what the map of an image of one tile shows, or None.
+        problem: why there is no picture, or ""; it completes the sentence "This image ...".
+        whole: the whole image; for a photograph, without reconstruction and map.
+        near: the neighbourhood of the worst tile of a photograph, or None for an image of one tile.
+        crack: size of the crack in a flagged image of one tile, or None.
     """
 
     problem: str
@@ -94,16 +94,16 @@ class ImageView:
 
     @property
     def closest(self) -> View | None:
-        """The view that shows the worst place best."""
+        """The view that shows the most anomalous region best."""
         return self.near or self.whole
 
 
-def look(row: dict[str, Any], model: Model | None) -> ImageView:
-    """Read one image and explain it; of a photograph only the neighbourhood of its worst tile is explained.
+def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
+    """Read one image and explain it; of a photograph, only the neighbourhood of its worst tile.
 
     Args:
-        row: of the scores table: image, width, height, rows, cols, worst_x, worst_y, flagged.
-        model: the one that gave the score, or None where it is not at hand.
+        row: row of the scores table: image, width, height, rows, cols, worst_x, worst_y, flagged.
+        model: the model of the score, or None if it is not available.
     """
     try:
         pixels_HW = decoding.decode(fileio.read_image(row["image"]))
@@ -113,7 +113,7 @@ def look(row: dict[str, Any], model: Model | None) -> ImageView:
         return ImageView(f"can no longer be fetched: {uris.reason(error)}", None, None, None)
     height, width = pixels_HW.shape
     if (row["width"], row["height"]) != (width, height):
-        return ImageView("was replaced by another picture since it was scored", None, None, None)
+        return ImageView("has been replaced by another picture since it was scored", None, None, None)
     if model is None:
         return ImageView("", View(_reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None, None)
     if row["rows"] * row["cols"] == 1:
@@ -129,19 +129,19 @@ def look(row: dict[str, Any], model: Model | None) -> ImageView:
 
 
 def _explained(pixels_HW: np.ndarray, model: Model) -> tuple[View, np.ndarray]:
-    """A view with its worst place boxed, and the anomaly map at the image's own resolution."""
+    """A view with a box around its most anomalous region, and the anomaly map at full resolution."""
     explanation = explain(model, pixels_HW)
     anomaly_HW = explanation.anomaly_HW
     return View(
         _reduced(pixels_HW, THUMBNAIL_PX),
         _reduced(explanation.reconstruction_HW, THUMBNAIL_PX),
-        _largest(anomaly_HW, THUMBNAIL_PX),
-        _worst_place(anomaly_HW),
+        _max_pooled(anomaly_HW, THUMBNAIL_PX),
+        _worst_region(anomaly_HW),
     ), anomaly_HW
 
 
-def _worst_place(anomaly_HW: np.ndarray) -> Box:
-    """A box of BOX_SHARE around the place where the anomaly is densest, wholly inside the picture."""
+def _worst_region(anomaly_HW: np.ndarray) -> Box:
+    """A box of BOX_SHARE around the densest part of the anomaly map, entirely inside the picture."""
     height, width = anomaly_HW.shape
     box_h, box_w = max(1, round(BOX_SHARE * height)), max(1, round(BOX_SHARE * width))
     excess_HW = np.maximum(anomaly_HW - np.quantile(anomaly_HW, 1 - DENSE_SHARE), 0)
@@ -159,26 +159,26 @@ def _reduced(pixels_HW: np.ndarray, side_px: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _largest(anomaly_HW: np.ndarray, side_px: int) -> np.ndarray:
-    """An anomaly map in the size of _reduced(): the largest value in each place, so that a thin crack stays bright."""
+def _max_pooled(anomaly_HW: np.ndarray, side_px: int) -> np.ndarray:
+    """An anomaly map in the size of _reduced(), max-pooled so that a thin crack stays bright."""
     height, width = anomaly_HW.shape
     block = -(-max(height, width) // side_px)
     if block == 1:
         return anomaly_HW
-    largest = block_reduce(anomaly_HW, block, np.max)
+    pooled = block_reduce(anomaly_HW, block, np.max)
     image = Image.new("L", (width, height))
     image.thumbnail((side_px, side_px))
-    return np.asarray(Image.fromarray(largest).resize(image.size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(pooled).resize(image.size, Image.Resampling.BILINEAR))
 
 
-def box_of(view: View, top: float) -> Box | None:
-    """The box of a view, unless its map is so faint in colours up to `top` that it would surround nothing."""
-    is_faint = view.anomaly_hw is not None and float(view.anomaly_hw.max()) < FAINT_SHARE * top
+def box_of(view: View, vmax: float) -> Box | None:
+    """The box of a view; None if nothing in its map stands out on a colour scale up to `vmax`."""
+    is_faint = view.anomaly_hw is not None and float(view.anomaly_hw.max()) < FAINT_SHARE * vmax
     return None if is_faint else view.box
 
 
-def shared_top(views: list[View]) -> float:
-    """One scale for the anomaly maps of a page: most of the worst places reach its end, and they stay comparable."""
+def shared_vmax(views: list[View]) -> float:
+    """Upper end of the colour scale of a page: most of its maps reach it, and all of them remain comparable."""
     peaks = [float(np.quantile(view.anomaly_hw, 0.999)) for view in views if view.anomaly_hw is not None]
     return max(float(np.quantile(peaks, 0.6)), 1e-9) if peaks else 1.0
 
@@ -188,13 +188,13 @@ def shared_top(views: list[View]) -> float:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A large photograph with everything that its tiles say.
+    """A photograph of several tiles, shown whole.
 
     Attributes:
-        view: whole, at PHOTOGRAPH_PX.
+        view: the whole photograph at PHOTOGRAPH_PX.
         tile_scores: float (rows, cols).
         worst: left edge, top edge [px], score and thumbnail (uint8) of the worst tiles, worst first.
-        crack: size of what the map shows in and from the tiles above the threshold, or None without such a tile.
+        crack: size of the cracks that touch a tile above the threshold, or None without such a tile.
     """
 
     view: View
@@ -203,8 +203,8 @@ class Photograph:
     crack: CrackSize | None
 
 
-def photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | None:
-    """Explain a whole photograph; None where its picture is no longer the one scored, which look() has said already."""
+def view_photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | None:
+    """Explain a whole photograph; None if its picture has changed, which view_image() has already reported."""
     try:
         pixels_HW = decoding.decode(fileio.read_image(row["image"]))
         if pixels_HW.shape != (row["height"], row["width"]):
@@ -221,12 +221,12 @@ def photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | 
         worst.append((x, y, float(explanation.tile_scores[tile_row, col]), _reduced(tile_HW, THUMBNAIL_PX)))
     height, width = pixels_HW.shape
     box = Box(worst[0][0] / width, worst[0][1] / height, side / width, side / height)
-    view = View(_reduced(pixels_HW, PHOTOGRAPH_PX), None, _largest(explanation.anomaly_HW, PHOTOGRAPH_PX), box)
+    view = View(_reduced(pixels_HW, PHOTOGRAPH_PX), None, _max_pooled(explanation.anomaly_HW, PHOTOGRAPH_PX), box)
     return Photograph(view, explanation.tile_scores, worst, _measured(explanation, side, row["threshold"]))
 
 
 def _measured(explanation: Explanation, side: int, threshold: float) -> CrackSize | None:
-    """Size of the cracks that touch a tile above the threshold: elsewhere a trace is grain that nobody flagged."""
+    """Size of the cracks that touch a tile above the threshold: traces elsewhere are mostly surface texture."""
     flagged_HW = np.zeros(explanation.anomaly_HW.shape, bool)
     for tile_row, col in np.argwhere(explanation.tile_scores > threshold):
         y, x = explanation.ys[tile_row], explanation.xs[col]
@@ -240,14 +240,14 @@ def _measured(explanation: Explanation, side: int, threshold: float) -> CrackSiz
 
 
 def data_uri(pixels: np.ndarray, max_bytes: int) -> str:
-    """A picture to put into a page, made smaller until it takes at most `max_bytes` (unless it is tiny already).
+    """A picture as a data URI, scaled down until it takes at most `max_bytes`, or to the smallest of SCALES.
 
     Args:
         pixels: uint8 (h, w) or (h, w, 3).
     """
     image = Image.fromarray(pixels)
     data = b""
-    for share in SMALLER:
+    for share in SCALES:
         size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
         file = io.BytesIO()
         smaller = image if share == 1 else image.resize(size, Image.Resampling.BOX)
@@ -258,15 +258,15 @@ def data_uri(pixels: np.ndarray, max_bytes: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
 
 
-def full_size(image: str, model: Model | None, top: float) -> Iterator[tuple[str, bytes]]:
-    """The image and, with a model, its reconstruction and anomaly map as PNGs at its own resolution, by kind."""
+def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[str, bytes]]:
+    """The image and, with a model, its reconstruction and anomaly map as full-resolution PNGs, by kind."""
     try:
         pixels_HW = decoding.decode(fileio.read_image(image))
         yield "picture", _png(pixels_HW)
         if model is not None:
             explanation = explain(model, pixels_HW)
             yield "reconstruction", _png(explanation.reconstruction_HW)
-            yield "anomaly", _png(charts.anomaly_overlay(pixels_HW, explanation.anomaly_HW, top))
+            yield "anomaly", _png(charts.anomaly_overlay(pixels_HW, explanation.anomaly_HW, vmax))
     except (UnreadableImage, OSError):
         return
 

@@ -16,7 +16,7 @@ from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
-from crackvae.reports import charts
+from crackvae.reports import curves
 from crackvae.storage import fileio
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
@@ -117,7 +117,7 @@ def write_model(model_dir: str, trained: TrainedModel, calibrated: CalibratedMod
     files = {
         histograms.REFERENCE_FILE: histograms.histograms_file(calibrated.reference),
         calibration.FILE: calibration.calibration_file(calibrated.calibration),
-        CURVE_FILE: charts.loss_curve(trained.table),
+        CURVE_FILE: curves.loss_curve(trained.table),
         **model_files(trained.spec, trained.weights, training),
     }
     fileio.write_folder(model_dir, files)

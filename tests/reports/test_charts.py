@@ -7,22 +7,22 @@ import re
 import numpy as np
 from PIL import Image
 
-from crackvae.reports import charts
+from crackvae.reports import charts, curves
 
 
 def test_a_thinned_curve_keeps_both_ends_of_every_step_that_can_be_seen() -> None:
     rng = np.random.default_rng(0)
     alarms_K = np.maximum(np.sort(rng.random(20_000)), 1e-4)
     misses_K = np.maximum(np.round(1 - np.linspace(0, 1, 20_000), 2), 1e-4)
-    x, y = charts._thinned(alarms_K, misses_K)
+    x, y = curves._thinned(alarms_K, misses_K)
     assert len(x) < 2_000 and (x[0], y[0], x[-1], y[-1]) == (alarms_K[0], misses_K[0], alarms_K[-1], misses_K[-1])
     drawn = np.interp(np.log(alarms_K), np.log(x), y)
-    assert np.abs(np.log10(drawn) - np.log10(misses_K)).max() < 1.5 / charts.DOTS_A_DECADE
+    assert np.abs(np.log10(drawn) - np.log10(misses_K)).max() < 1.5 / curves.POINTS_PER_DECADE
 
 
 def test_the_recall_axis_spreads_what_a_good_model_has_at_its_end() -> None:
     curve = (np.array([0, 0.01, 1]), np.array([0, 0.999, 1]))
-    svg = charts.roc({"crack": curve}, (0.01, 0.999), n_sound=1000, n_crack=4000, name="roc")
+    svg = curves.roc({"crack": curve}, (0.01, 0.999), n_sound=1000, n_crack=4000, name="roc")
     assert all(f">{recall}</text>" in svg for recall in ("0", "0.9", "0.99", "0.999", "1"))
 
 

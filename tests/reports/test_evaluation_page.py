@@ -12,6 +12,7 @@ import pytest
 from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
 from crackvae.reports.evaluation_page import evaluation_page
+from crackvae.reports.page import PageSettings
 from crackvae.reports.verb import EVALUATION_SCHEMA, report
 from crackvae.storage import tables
 
@@ -21,9 +22,8 @@ def read(judged: Path) -> tuple[pa.Table, dict[str, object]]:
     return table, json.loads((judged / "metrics.json").read_text())
 
 
-def page_of(scored: pa.Table, summary: dict[str, object], **settings: object) -> str:
-    config = ReportConfig(evaluation="unused", out="unused.html", **{"worst": 6} | settings)
-    return evaluation_page(scored, summary, config).html.decode()
+def page_of(scored: pa.Table, summary: dict[str, object], n_worst: int = 6) -> str:
+    return evaluation_page(scored, summary, PageSettings(n_worst=n_worst)).html.decode()
 
 
 def section(html: str, name: str) -> str:
@@ -65,7 +65,7 @@ def test_the_worst_miss_of_each_set_leads_the_page_before_any_figure(judged: Pat
 
 
 def test_every_card_has_original_reconstruction_and_anomaly_map(judged: Path) -> None:
-    html = page_of(*read(judged), worst=4)
+    html = page_of(*read(judged), n_worst=4)
     kinds = [len(re.findall(f'alt="{kind} of', html)) for kind in ("original", "reconstruction", "anomaly map")]
     assert kinds[0] == kinds[1] == kinds[2] > 8
 
@@ -76,7 +76,7 @@ def test_every_scorer_that_the_figures_name_has_a_column_and_every_other_score_a
     summary["sets"]["internal"]["one_line_of_numpy"] = {"roc_auc": one}
     summary["sets"]["internal"]["others"] = {"mean & <b>": {"roc_auc": one | {"value": 0.654321}, "special": one}}
     chance = pa.array(np.random.default_rng(0).normal(size=scored.num_rows))
-    html = page_of(scored.append_column("baseline", chance), summary, worst=1)
+    html = page_of(scored.append_column("baseline", chance), summary, n_worst=1)
     figures = section(html, "internal-figures")
     assert "one line of numpy" in figures and "0.1235" in figures and "0.6543" in figures and "special" in figures
     assert "mean &amp; &lt;b&gt;" in figures and "<b>mean" not in figures
@@ -85,10 +85,10 @@ def test_every_scorer_that_the_figures_name_has_a_column_and_every_other_score_a
 
 def test_groups_that_fail_together_are_listed_and_single_images_are_not(judged: Path) -> None:
     scored, summary = read(judged)
-    assert "worst groups" not in page_of(scored, summary, worst=0).lower()
+    assert "worst groups" not in page_of(scored, summary, n_worst=0).lower()
     walls = pa.array([f"wall-{n % 3}" for n in range(scored.num_rows)])
     column = scored.schema.get_field_index("group")
-    html = page_of(scored.set_column(column, "group", walls), summary, worst=0)
+    html = page_of(scored.set_column(column, "group", walls), summary, n_worst=0)
     rows = re.findall(
         r"<td>(wall-\d)</td><td class=\"n\">(\d+)</td><td class=\"n\">(\d+) of (\d+)</td><td class=\"n\">(\d+) of",
         section(html + "<h2", "external-groups"),

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,18 +12,21 @@ import pyarrow.compute as pc
 import pytest
 from conftest import read_rows, small_spec, write_model
 
-from crackvae.config import ReportConfig, ScoreConfig
+from crackvae.config import ScoreConfig
 from crackvae.errors import ModelError, StorageError
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import has_rows, read_night
+from crackvae.reports.page import PageSettings
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, tables
 
+# The counts that every summary of a run has.
+EMPTY = dict.fromkeys(("listed", "scored", "unreadable", "unreachable", "flagged"), 0)
 
-def page_of(scores: Path, run: str = "", **settings: object) -> str:
-    few: dict[str, object] = {"worst": 6, "passed": 2, "photographs": 0}
-    config = ReportConfig(scores=str(scores), out="unused.html", run=run, **few | settings)
-    return night_page(read_night(str(scores), run), config).html.decode()
+
+def page_of(scores: Path, run: str = "", **settings: Any) -> str:
+    few: dict[str, Any] = {"n_worst": 6, "n_unflagged": 2, "n_photographs": 0}
+    return night_page(read_night(str(scores), run), PageSettings(**few | settings)).html.decode()
 
 
 def rows_in(html: str) -> list[dict[str, object]]:
@@ -49,18 +53,18 @@ def test_the_counts_reconcile(scored_night: Path) -> None:
 def test_counts_that_do_not_add_up_are_said_to_be_wrong(copied: Path) -> None:
     (summary,) = copied.glob("_summary-*.json")
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"listed": 99}))
-    assert "these do not add up" in page_of(copied)
+    assert "these numbers do not add up" in page_of(copied)
 
 
 def test_the_queue_holds_the_lowest_p_values_first_and_equal_ones_by_score(scored_night: Path) -> None:
-    shown = rows_in(page_of(scored_night, worst=10, passed=0))
+    shown = rows_in(page_of(scored_night, n_worst=10, n_unflagged=0))
     scored = read_rows(scored_night).filter(pc.field("status") == "scored").to_pylist()
     expected = sorted(scored, key=lambda row: (row["p_value"], -row["score"]))[:10]
     assert [row["image"] for row in shown] == [row["image"] for row in expected]
 
 
 def test_the_sample_of_passed_images_is_unflagged_and_the_same_whenever_it_is_made(scored_night: Path) -> None:
-    first, again = (rows_in(page_of(scored_night, worst=0, passed=3)) for _ in range(2))
+    first, again = (rows_in(page_of(scored_night, n_worst=0, n_unflagged=3)) for _ in range(2))
     assert len(first) == 3 and not any(row["flagged"] for row in first)
     assert [row["image"] for row in first] == [row["image"] for row in again]
 
@@ -69,7 +73,7 @@ def test_only_the_pictures_that_are_shown_are_opened(scored_night: Path, monkeyp
     opened: list[str] = []
     read = fileio.read_image
     monkeypatch.setattr(fileio, "read_image", lambda image: opened.append(image) or read(image))
-    html = page_of(scored_night, worst=5, passed=3, photographs=1)
+    html = page_of(scored_night, n_worst=5, n_unflagged=3, n_photographs=1)
     assert set(opened) - {row["image"] for row in rows_in(html)} <= set(photographs(scored_night))
     assert len(opened) == 5 + 3 + 1
 
@@ -80,7 +84,7 @@ def photographs(scores: Path) -> list[str]:
 
 
 def test_photographs_are_shown_whole_with_their_tiles_and_their_cracks_in_pixels(scored_night: Path) -> None:
-    text = text_of(page_of(scored_night, photographs=2))
+    text = text_of(page_of(scored_night, n_photographs=2))
     assert "2 of the scored images are photographs" in text and "photograph-1.png" in text
     assert re.search(r"230 × 220 px, 5 × 5 tiles, \d+ above the threshold; p = \S+ Crack: ", text)
     assert not re.search(r"\d mm\b", text)
@@ -92,12 +96,12 @@ def test_in_a_photograph_without_a_tile_above_the_threshold_nothing_is_measured(
     part.unlink()
     high = read_rows_with(rows, threshold=pa.array(np.full(rows.num_rows, 9, np.float32)))
     tables.write_part(str(copied), high, rows["run"][0].as_py(), 0)
-    text = text_of(page_of(copied, photographs=2))
-    assert text.count("0 above the threshold") == 2 == text.count("so nothing is measured")
+    text = text_of(page_of(copied, n_photographs=2))
+    assert text.count("0 above the threshold") == 2 == text.count("so no crack is measured")
 
 
 def test_millimetres_come_only_with_a_scale(scored_night: Path) -> None:
-    html = page_of(scored_night, mm_per_px=0.5, photographs=2, worst=20)
+    html = page_of(scored_night, mm_per_px=0.5, n_photographs=2, n_worst=20)
     sizes = re.findall(r"length (\d+) px \(([\d.,]+) mm\)", html)
     assert sizes and all(
         float(mm.replace(",", "")) == pytest.approx(0.5 * float(px), rel=0.02, abs=0.5) for px, mm in sizes
@@ -112,8 +116,8 @@ def test_unreadable_images_are_listed_with_their_reasons(scored_night: Path) -> 
 def test_flagged_images_stand_beside_what_the_threshold_promised(scored_night: Path) -> None:
     # 49 of the 99 made-up calibration scores lie above the threshold: (1 + 49) / (99 + 1), of 67 images of one tile.
     text = text_of(page_of(scored_night))
-    assert re.search(r"if all were sound\s*3[345]\s*2\d to 4\d in 95 %", text)
-    assert re.search(r"\d+ of 67 images of one tile are flagged. The promised false-alarm rate is 5[01] %", text)
+    assert re.search(r"expected if all sound\s*3[345]\s*2\d to 4\d \(95 %\)", text)
+    assert re.search(r"\d+ of 67 images of one tile are flagged. At the calibrated false-alarm rate of 5[01] %", text)
 
 
 def test_a_picture_that_is_gone_or_replaced_says_so_and_the_page_is_written(copied: Path) -> None:
@@ -124,12 +128,12 @@ def test_a_picture_that_is_gone_or_replaced_says_so_and_the_page_is_written(copi
     part.unlink()
     rows = rows.set_column(0, "image", names)
     tables.write_part(str(copied), rows, rows["run"][0].as_py(), 0)
-    html = page_of(copied, worst=3, passed=0)
+    html = page_of(copied, n_worst=3, n_unflagged=0)
     assert html.count("can no longer be fetched: No such file or directory") == 3 and "no picture" in html
     part.unlink()
     replaced = read_rows_with(rows, image=pa.array(gone), width=pa.array(np.full(len(gone), 65, np.int32)))
     tables.write_part(str(copied), replaced, rows["run"][0].as_py(), 0)
-    assert "was replaced by another picture since it was scored" in page_of(copied, worst=3, passed=0)
+    assert "has been replaced by another picture since it was scored" in page_of(copied, n_worst=3, n_unflagged=0)
 
 
 def read_rows_with(rows: pa.Table, **columns: pa.Array) -> pa.Table:
@@ -149,7 +153,7 @@ def test_without_its_model_the_page_has_pictures_but_no_maps_and_says_why(copied
 def test_another_model_is_refused(scored_night: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", small_spec(seed=4))
     with pytest.raises(ModelError, match="is not the model of these scores"):
-        page_of(scored_night, model=str(other))
+        page_of(scored_night, model_dir=str(other))
 
 
 def test_a_folder_without_scores_and_a_run_that_is_not_there_are_refused(scored_night: Path, tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def split_into_runs(scores: Path, *names: str) -> pa.Table:
 
 def test_what_an_interrupted_run_had_scored_is_on_the_page_of_the_run_that_ended(copied: Path) -> None:
     rows = split_into_runs(copied, "20260101T000000_0", "20260102T000000_0", "20260103T000000_0")
-    summary = {"run": "20260101T000000_0", "scored": 1, "flagged": 0}
+    summary = EMPTY | {"run": "20260101T000000_0", "scored": 1}
     (copied / "_summary-20260101T000000_0.json").write_text(json.dumps(summary))
     night = read_night(str(copied), "")
     assert night.run == "20260103T000000_0" and night.interrupted == ["20260102T000000_0"]
@@ -183,7 +187,7 @@ def test_what_an_interrupted_run_had_scored_is_on_the_page_of_the_run_that_ended
 
 def test_after_a_run_that_ended_there_is_nothing_to_show_for_a_run_without_rows(copied: Path) -> None:
     split_into_runs(copied, "20260101T000000_0")
-    (copied / "_summary-20260101T000000_0.json").write_text(json.dumps({"run": "20260101T000000_0"}))
+    (copied / "_summary-20260101T000000_0.json").write_text(json.dumps(EMPTY | {"run": "20260101T000000_0"}))
     assert not has_rows(str(copied), "20260104T000000_0")
 
 
@@ -199,13 +203,13 @@ def test_of_several_rows_of_an_image_the_last_one_counts(copied: Path) -> None:
 
 
 def test_the_trend_needs_two_runs_and_leaves_out_a_damaged_summary(copied: Path) -> None:
-    assert "The last runs into this folder" not in page_of(copied)
+    assert "The latest runs in this folder" not in page_of(copied)
     for day in (1, 2):
-        summary = {"run": f"2026010{day}T000000_0", "scored": 10, "flagged": day, "unreadable": 0}
+        summary = EMPTY | {"run": f"2026010{day}T000000_0", "scored": 10, "flagged": day}
         (copied / f"_summary-2026010{day}T000000_0.json").write_text(json.dumps(summary))
     (copied / "_summary-20260103T000000_0.json").write_text("{half")
     html = page_of(copied)
-    assert "The last runs into this folder" in html and "1 damaged run summaries" in text_of(html)
+    assert "The latest runs in this folder" in html and "1 damaged run summaries" in text_of(html)
 
 
 def test_drift_is_shown_where_the_summary_has_it_and_nowhere_else(copied: Path) -> None:

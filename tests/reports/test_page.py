@@ -43,7 +43,7 @@ class Visit:
         return list(self.tab.evaluate(script))
 
     def here(self) -> str:
-        return str(self.tab.evaluate("JSON.parse(document.querySelector('.card.here').dataset.row).image"))
+        return str(self.tab.evaluate("JSON.parse(document.querySelector('.card.current').dataset.row).image"))
 
     def download(self, place: Path) -> Path:
         with self.tab.expect_download() as download:
@@ -113,7 +113,7 @@ def test_the_queue_filters_by_group_path_and_verdict(visit: Visit) -> None:
     assert visit.shown() == [image for image in everything if "/bridge-1/" in image] != []
     visit.tab.select_option("#group", "")
     visit.tab.fill("#text", "PHOTOGRAPH")
-    assert len(visit.shown()) == 2 and visit.tab.inner_text("#progress").startswith("2 shown, 0 of 69 judged")
+    assert len(visit.shown()) == 2 and visit.tab.inner_text("#progress").startswith("2 shown, 0 of 69 reviewed")
     visit.tab.fill("#text", "no such image")
     assert visit.shown() == [] and visit.tab.is_visible("#nothing")
     visit.tab.fill("#text", "")
@@ -159,7 +159,7 @@ def test_typing_in_the_search_field_judges_nothing(visit: Visit) -> None:
     visit.tab.keyboard.press("j")
     visit.tab.keyboard.press("/")
     visit.tab.keyboard.type("csu")
-    assert "0 of 69 judged" in visit.tab.inner_text("#progress")
+    assert "0 of 69 reviewed" in visit.tab.inner_text("#progress")
 
 
 def test_verdicts_come_back_with_every_character_of_a_name(visit: Visit, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_verdicts_outlive_the_tab_and_can_be_loaded_elsewhere(visit: Visit, brow
     assert elsewhere.inner_text("#progress").startswith("0 of")
     elsewhere.set_input_files("#load", saved)
     elsewhere.wait_for_function("document.querySelector('#progress').textContent.startsWith('3 of')")
-    assert "3 of 3 verdicts" in elsewhere.inner_text("#told")
+    assert "3 of 3 verdicts" in elsewhere.inner_text("#message")
     assert list(read_verdicts(str(saved))) == first
     elsewhere.context.close()
 
@@ -279,6 +279,6 @@ def test_every_file_of_the_templates_is_in_the_package() -> None:
     shipped = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
         "crackvae.reports"
     ]
-    report = HOUSE / "crackvae" / "report"
-    files = [path.relative_to(report) for path in (report / "templates").iterdir()]
+    package = HOUSE / "crackvae" / "reports"
+    files = [path.relative_to(package) for path in (package / "templates").iterdir()]
     assert files and all(any(fnmatch(str(file), pattern) for pattern in shipped) for file in files)

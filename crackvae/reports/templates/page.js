@@ -1,5 +1,5 @@
-// The page's only script: theme, enlarging, moving by keyboard, and the review queue (sort, filter, verdicts).
-// The rows lie in the page as JSON in data-row, so that every character of a file name survives.
+// The script of the page: theme, enlarged pictures, keyboard navigation, and the review queue (sort, filter, verdicts).
+// Rows are stored as JSON in data-row, which preserves every character of a file name.
 "use strict";
 
 const VERDICTS = ["crack", "sound", "unsure"];
@@ -7,12 +7,12 @@ const KEYS = { c: "crack", s: "sound", u: "unsure" };
 const COLUMNS = ["image", "group", "score", "p_value", "flagged", "verdict", "run", "model"];
 
 const byId = (id) => document.getElementById(id);
-const place = `crackvae/${document.body.dataset.page}`;
+const prefix = `crackvae/${document.body.dataset.page}`;
 
-// A page from disk may not be allowed to keep anything; then it works without.
-const keep = {
-  read(name) { try { return JSON.parse(localStorage.getItem(`${place}/${name}`)); } catch { return null; } },
-  write(name, value) { try { localStorage.setItem(`${place}/${name}`, JSON.stringify(value)); } catch { /* full or forbidden */ } },
+// Browsers may deny storage to pages opened from disk; the page then works without it.
+const storage = {
+  read(name) { try { return JSON.parse(localStorage.getItem(`${prefix}/${name}`)); } catch { return null; } },
+  write(name, value) { try { localStorage.setItem(`${prefix}/${name}`, JSON.stringify(value)); } catch { /* full or denied */ } },
 };
 
 // ---------------------------------------------------------------- theme
@@ -27,18 +27,18 @@ byId("theme").addEventListener("click", () => {
     : document.documentElement.dataset.theme === "dark";
   const theme = isDark ? "light" : "dark";
   showTheme(theme);
-  keep.write("theme", theme);
+  storage.write("theme", theme);
 });
-showTheme(keep.read("theme"));
+showTheme(storage.read("theme"));
 
-// ---------------------------------------------------------------- enlarging
+// ---------------------------------------------------------------- enlarged pictures
 
 const zoom = byId("zoom");
 
 function enlarge(item) {
-  const shots = item.querySelectorAll(".shot");
-  if (!shots.length) return;
-  zoom.querySelector(".zoomed").replaceChildren(...[...shots].map((shot) => shot.cloneNode(true)));
+  const thumbnails = item.querySelectorAll(".thumbnail");
+  if (!thumbnails.length) return;
+  zoom.querySelector(".zoomed").replaceChildren(...[...thumbnails].map((thumbnail) => thumbnail.cloneNode(true)));
   const name = item.querySelector(".name");
   if (name) {
     const about = document.createElement("p");
@@ -67,16 +67,16 @@ const rows = new Map(all.map((card) => [card, JSON.parse(card.dataset.row)]));
 const inQueue = all.filter((card) => card.parentElement === cards);
 const galleries = [...document.querySelectorAll(".gallery .item")];
 const rank = new Map(inQueue.map((card, index) => [card, index]));
-let here = null;
+let current = null;
 
 const verdictOf = (card) => card.dataset.verdict || "";
 const visibleItems = () => (cards ? [...cards.children].filter((card) => !card.hidden) : galleries);
 
 function goTo(card) {
-  if (here) { here.classList.remove("here"); here.removeAttribute("aria-current"); }
-  here = card;
+  if (current) { current.classList.remove("current"); current.removeAttribute("aria-current"); }
+  current = card;
   if (!card) return;
-  card.classList.add("here");
+  card.classList.add("current");
   card.setAttribute("aria-current", "true");
   card.focus({ preventScroll: true });
   card.scrollIntoView({ block: "nearest" });
@@ -85,28 +85,28 @@ function goTo(card) {
 
 function step(by) {
   const shown = visibleItems();
-  const at = shown.indexOf(here);
+  const at = shown.indexOf(current);
   const next = shown[at < 0 ? 0 : Math.min(Math.max(at + by, 0), shown.length - 1)];
   if (next) goTo(next);
 }
 
-function give(card, verdict) {
+function showVerdict(card, verdict) {
   if (verdict) card.dataset.verdict = verdict; else delete card.dataset.verdict;
   for (const button of card.querySelectorAll("[data-verdict]")) {
     button.setAttribute("aria-pressed", String(button.dataset.verdict === verdict));
   }
 }
 
-function keepVerdicts() {
-  keep.write("verdicts", Object.fromEntries(all.filter(verdictOf).map((card) => [rows.get(card).image, verdictOf(card)])));
-  tellProgress();
+function storeVerdicts() {
+  storage.write("verdicts", Object.fromEntries(all.filter(verdictOf).map((card) => [rows.get(card).image, verdictOf(card)])));
+  showProgress();
 }
 
-function tellProgress() {
+function showProgress() {
   const done = inQueue.filter(verdictOf).length;
   const cracks = inQueue.filter((card) => verdictOf(card) === "crack").length;
   const shown = visibleItems().length, hidden = shown < inQueue.length ? `${shown} shown, ` : "";
-  byId("progress").textContent = `${hidden}${done} of ${inQueue.length} judged, ${cracks} crack${cracks === 1 ? "" : "s"}`;
+  byId("progress").textContent = `${hidden}${done} of ${inQueue.length} reviewed, ${cracks} crack${cracks === 1 ? "" : "s"}`;
 }
 
 function sortCards() {
@@ -126,34 +126,34 @@ function filterCards() {
   const group = byId("group").value, state = byId("state").value, text = byId("text").value.toLowerCase();
   for (const card of inQueue) {
     const row = rows.get(card), verdict = verdictOf(card);
-    const fits = (!group || `=${row.group}` === group)
+    const matches = (!group || `=${row.group}` === group)
       && (!state || (state === "open" ? !verdict : state === "flagged" ? row.flagged : verdict === state))
       && (!text || row.image.toLowerCase().includes(text));
-    card.hidden = !fits;
+    card.hidden = !matches;
   }
   byId("nothing").hidden = visibleItems().length > 0;
-  tellProgress();
+  showProgress();
 }
 
 function showView(view) {
   cards.classList.toggle("dense", view === "dense");
   byId("view").value = view;
-  keep.write("view", view);
+  storage.write("view", view);
 }
 
-function judge(card, verdict) {
-  give(card, verdict);
-  keepVerdicts();
+function assignVerdict(card, verdict) {
+  showVerdict(card, verdict);
+  storeVerdicts();
 }
 
-function tell(text) {
-  byId("told").textContent = text;
-  byId("told").hidden = false;
+function showMessage(text) {
+  byId("message").textContent = text;
+  byId("message").hidden = false;
 }
 
 // ---------------------------------------------------------------- verdicts.csv
 
-// A cell that a spreadsheet would run as a formula gets an apostrophe; paths of images begin with / or a scheme.
+// Cells that a spreadsheet would evaluate as a formula get an apostrophe; image paths start with / or a scheme.
 function cell(value) {
   const text = value === null || value === undefined ? "" : String(value);
   const safe = /^[=+\-@\t\r\n＝＋－＠]/.test(text) && typeof value === "string" ? `'${text}` : text;
@@ -198,12 +198,12 @@ function parseCsv(text) {
 async function load(file) {
   const [names, ...lines] = parseCsv((await file.text()).replace(/^\uFEFF/, ""));
   const image = names ? names.indexOf("image") : -1, verdict = names ? names.indexOf("verdict") : -1;
-  if (image < 0 || verdict < 0) { tell(`${file.name} has no columns image and verdict: load a verdicts.csv of this page.`); return; }
+  if (image < 0 || verdict < 0) { showMessage(`${file.name} has no columns image and verdict: load a verdicts.csv that was downloaded from this page.`); return; }
   const given = new Map(lines.map((line) => [line[image], line[verdict]]));
   const found = all.filter((card) => VERDICTS.includes(given.get(rows.get(card).image)));
-  for (const card of found) give(card, given.get(rows.get(card).image));
-  keepVerdicts();
-  tell(`${found.length} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
+  for (const card of found) showVerdict(card, given.get(rows.get(card).image));
+  storeVerdicts();
+  showMessage(`${found.length} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
 }
 
 // ---------------------------------------------------------------- start
@@ -212,27 +212,27 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest(".verdict button");
   if (!button) return;
   const card = button.closest(".card");
-  judge(card, verdictOf(card) === button.dataset.verdict ? "" : button.dataset.verdict);
+  assignVerdict(card, verdictOf(card) === button.dataset.verdict ? "" : button.dataset.verdict);
 });
 
-function pressed(event) {
+function onKeyDown(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
   if (event.key === "j" || (event.key === "ArrowRight" && zoom.open)) step(1);
   else if (event.key === "k" || (event.key === "ArrowLeft" && zoom.open)) step(-1);
-  else if (here && event.key === "z") { if (zoom.open) zoom.close(); else enlarge(here); }
+  else if (current && event.key === "z") { if (zoom.open) zoom.close(); else enlarge(current); }
   else if (cards && event.key === "/") byId("text").focus();
   else if (cards && event.key === "v") showView(cards.classList.contains("dense") ? "" : "dense");
-  else if (cards && here && event.key in KEYS) { judge(here, KEYS[event.key]); step(1); }
-  else if (cards && here && event.key === "x") judge(here, "");
+  else if (cards && current && event.key in KEYS) { assignVerdict(current, KEYS[event.key]); step(1); }
+  else if (cards && current && event.key === "x") assignVerdict(current, "");
   else return;
   event.preventDefault();
 }
 
-if (cards || galleries.length) document.addEventListener("keydown", pressed);
+if (cards || galleries.length) document.addEventListener("keydown", onKeyDown);
 if (cards) {
-  for (const [image, verdict] of Object.entries(keep.read("verdicts") || {})) {
-    for (const card of all) if (rows.get(card).image === image) give(card, verdict);
+  for (const [image, verdict] of Object.entries(storage.read("verdicts") || {})) {
+    for (const card of all) if (rows.get(card).image === image) showVerdict(card, verdict);
   }
   for (const id of ["group", "state"]) byId(id).addEventListener("change", filterCards);
   byId("text").addEventListener("input", filterCards);
@@ -240,6 +240,6 @@ if (cards) {
   byId("download").addEventListener("click", download);
   byId("load").addEventListener("change", (event) => { if (event.target.files.length) load(event.target.files[0]); event.target.value = ""; });
   byId("view").addEventListener("change", () => showView(byId("view").value));
-  showView(keep.read("view") || "");
-  tellProgress();
+  showView(storage.read("view") || "");
+  showProgress();
 }
