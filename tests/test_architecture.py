@@ -57,6 +57,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.model_writer",
         "training.state",
         "training.synthetic_cracks",
+        "training.validation",
     },
     "onnx": {"model.onnx", "model.runtime", "model.export"},
     "onnxruntime": {"model.onnx", "model.runtime", "model.export"},

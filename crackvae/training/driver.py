@@ -32,6 +32,7 @@ from crackvae.training.model_writer import calibrated_on, trained_model, trainin
 from crackvae.training.state import TrainSettings, is_over
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
 from crackvae.training.tile_loader import decoded_tiles, tile_counts, training_tiles
+from crackvae.training.validation import validate_on_synthetic_cracks
 
 
 @filesystems.with_s3_endpoint
@@ -41,7 +42,7 @@ def train(config: TrainConfig) -> Result:
     An interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
 
     Returns:
-        Result with the table `epochs`.
+        Result with the tables `epochs` and that of the validation on synthetic cracks.
 
     Raises:
         OutputExists, ManifestError, LeakError, ModelError, CalibrationError, ClusterError, FolderInUse, ConfigError:
@@ -66,11 +67,13 @@ def train(config: TrainConfig) -> Result:
             trained_on = hardware(gpu=config.gpu)
         trained = trained_model(spec, checkpoints)
         calibrated = calibrated_on(trained.model, val_TPP, val_images, config.percentile)
+        validation = validate_on_synthetic_cracks(trained.model, val_TPP, calibrated.calibration.threshold)
         summary = {
             "verb": "train",
             "model": model_dir,
             "images": images.num_rows,
             **training_summary(trained, calibrated),
+            "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
@@ -83,7 +86,7 @@ def train(config: TrainConfig) -> Result:
         }
         write_model(model_dir, trained, calibrated, training)
         fileio.delete_folder(folder)
-    return Result(summary, {"epochs": trained.table})
+    return Result(summary, {"epochs": trained.table} | validation.table())
 
 
 @contextlib.contextmanager

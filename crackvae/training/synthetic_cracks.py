@@ -93,6 +93,16 @@ class RandomDraws:
         tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.type is Tensor}
         return replace(self, **{name: tensor[share] for name, tensor in tensors.items()})
 
+    def cracks_only(self) -> "RandomDraws":
+        """The same cracks, one on every tile, without blemishes and with the exposure of the tile."""
+        nothing_B = torch.zeros_like(self.exposure_B)
+        return replace(
+            self,
+            is_cracked_B=torch.ones_like(self.is_cracked_B),
+            exposure_B=nothing_B + 1,
+            blemish_strength_B=nothing_B,
+        )
+
 
 def draw_random(generator: torch.Generator, batch: int, drawings: Drawings, side_px: int) -> RandomDraws:
     """Draw all random parameters of the synthetic cracks and blemishes of one batch."""

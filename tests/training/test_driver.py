@@ -22,7 +22,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from crackvae.cli import main
-from crackvae.config import EvaluateConfig, TrainConfig
+from crackvae.config import EvaluateConfig, PartitionConfig, TrainConfig
 from crackvae.errors import (
     ClusterError,
     ConfigError,
@@ -34,7 +34,8 @@ from crackvae.errors import (
 )
 from crackvae.evaluation import evaluate
 from crackvae.images.decoded import decode_images
-from crackvae.images.manifest import listing_of, load_manifest
+from crackvae.images.manifest import listing_of, load_manifest, partition
+from crackvae.images.synthetic import draw_image
 from crackvae.model.artifact import load_model
 from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
@@ -246,6 +247,34 @@ def calibrated_like_the_pipeline(manifest: Path, tmp_path: Path) -> None:
     kept = load_scorer(str(tmp_path / "model")).calibration
     assert kept.scores_N == pytest.approx(sound, rel=1e-5)  # the driver has more threads than an actor
     assert kept.threshold == np.float32(np.percentile(kept.scores_N, 95))
+
+
+@pytest.mark.usefixtures("train_in_process")
+def test_sound_images_alone_are_enough_and_validation_names_its_cracks_synthetic(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "non_crack").symlink_to(drawn / "non_crack")
+    partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path / "data"), quiet=True))
+    result = train(config(tmp_path / "data" / "manifest.parquet", tmp_path / "model"))
+    validation = result.summary["validation"]
+    assert validation["cracks"] == "synthetic" and validation["tiles"] == 24
+    assert 0 <= validation["recall"] <= 1 and 0 <= validation["roc_auc"] <= 1
+    assert written_by(tmp_path / "model")["validation"] == validation
+    assert any("no real crack was used" in title for title in result.tables)
+
+
+@pytest.mark.usefixtures("train_in_process")
+def test_photographs_larger_than_a_tile_are_cut_into_training_tiles(tmp_path: Path) -> None:
+    (tmp_path / "images" / "non_crack").mkdir(parents=True)
+    for number in range(40):
+        surface, _ = draw_image(0, number, False, 200)
+        Image.fromarray(surface).save(tmp_path / "images" / "non_crack" / f"{number}.png")
+    images, data = str(tmp_path / "images"), str(tmp_path / "data")
+    partition(PartitionConfig(images=images, out=data, non_crack_split=(40, 50, 10), quiet=True))
+    train(config(tmp_path / "data" / "manifest.parquet", tmp_path / "model", epochs=1))
+    written = written_by(tmp_path / "model")
+    assert written["images"] == 16 and written["validation"]["tiles"] == 300 < 20 * 4 * 4
 
 
 def test_an_existing_model_is_never_overwritten(manifest: Path, tmp_path: Path) -> None:

@@ -90,3 +90,9 @@ def test_all_eight_orientations_differ(drawings: Drawings) -> None:
     assert torch.allclose(seen[0], tiles.unsqueeze(1) / 255)
     assert len({one.numpy().tobytes() for one in seen}) == 8
     assert all(one.sum() == pytest.approx(float(seen[0].sum()), rel=1e-5) for one in seen)
+
+
+def test_cracks_only_puts_a_crack_on_every_tile_and_changes_nothing_else(drawings: Drawings) -> None:
+    made = add_synthetic_cracks(PLAIN, drawings, draws_of(drawings).cracks_only())
+    assert made.is_cracked_B.all() and torch.allclose(made.clean_B1PP, torch.tensor(160 / 255))
+    assert (made.input_B1PP < made.clean_B1PP).flatten(1).any(dim=1).all()
