@@ -1,4 +1,4 @@
-"""Drift on drawn nights: sound ones raise no alarm, and what has changed is named."""
+"""Drift on synthetic nights: ordinary nights raise no alarm, and changes are named."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from crackvae.monitoring.histograms import NightHistograms, count, reference_of
 
 SIDE = 64
 N_REFERENCE, N_POOL, N_CRACKS, N_NIGHT = 800, 1600, 150, 600
-# Share of images with a crack on an ordinary night, in the tests that have any.
+# Share of cracked images on an ordinary night.
 CRACKS = 0.05
 
 
@@ -30,13 +30,13 @@ def grey(number: int, *, is_crack: bool) -> np.ndarray:
 
 
 def darkest_share(pixels_HW: np.ndarray) -> float:
-    """A stand-in for the network: how far the darkest 2 % lie below the median."""
+    """Stands in for the network: the distance of the darkest 2 % from the median."""
     low, median = np.percentile(pixels_HW, [2, 50])
     return float((median - low) / 255)
 
 
 def rows_of(images: list[np.ndarray], group: str = "", threshold: float = np.inf) -> pa.Table:
-    """What scoring says of images, with the stand-ins for the network."""
+    """Scored rows of images, with the stand-ins for the network."""
     seen = [measures(pixels_HW) for pixels_HW in images]
     scores = np.array([darkest_share(pixels_HW) for pixels_HW in images], np.float32)
     return pa.table(
@@ -54,7 +54,7 @@ def rows_of(images: list[np.ndarray], group: str = "", threshold: float = np.inf
 
 
 class Site:
-    """Drawn images of one site, its calibration, and nights made of them."""
+    """Synthetic images of one site, its calibration, and nights composed of them."""
 
     def __init__(self) -> None:
         self.reference_images = [grey(number, is_crack=False) for number in range(N_REFERENCE)]
@@ -132,57 +132,57 @@ def painted(pixels_HW: np.ndarray) -> np.ndarray:
 
 
 def test_fifty_sound_nights_raise_no_alarm(site: Site) -> None:
-    levels = [site.judge(site.night(seed)).level for seed in range(50)]
+    levels = [site.drift(site.night(seed)).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
 def test_fifty_ordinary_nights_with_the_cracks_that_a_site_has_raise_no_alarm(site: Site) -> None:
-    levels = [site.judge(site.night(seed, CRACKS), history=site.ordinary).level for seed in range(50)]
+    levels = [site.drift(site.night(seed, CRACKS), history=site.ordinary).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
-def test_three_times_as_many_cracks_are_an_alarm_and_named(site: Site) -> None:
-    found = [site.judge(site.night(seed, 3 * CRACKS), history=site.ordinary) for seed in range(50)]
+def test_three_times_as_many_cracks_are_an_alarm_with_their_cause(site: Site) -> None:
+    found = [site.drift(site.night(seed, 3 * CRACKS), history=site.ordinary) for seed in range(50)]
     assert {(one.level, one.causes) for one in found} == {("alarm", ("more cracks",))}
 
 
 @pytest.mark.parametrize("n_before", [0, 1, 2])
-def test_until_three_nights_tell_what_is_usual_a_night_is_held_to_what_sound_images_promise(
+def test_before_three_nights_the_flagged_share_is_compared_with_that_expected_of_sound_images(
     site: Site, n_before: int
 ) -> None:
-    assert site.judge(site.night(1), history=site.ordinary[:n_before]).level != "alarm"
-    found = site.judge(site.night(1, 3 * CRACKS), history=site.ordinary[:n_before])
+    assert site.drift(site.night(1), history=site.ordinary[:n_before]).level != "alarm"
+    found = site.drift(site.night(1, 3 * CRACKS), history=site.ordinary[:n_before])
     assert (found.level, found.causes) == ("alarm", ("more cracks",))
 
 
 def test_a_few_nights_full_of_cracks_do_not_become_usual(site: Site) -> None:
     burst = [site.night(2000 + seed, 4 * CRACKS) for seed in range(3)]
-    found = site.judge(site.night(3, 3 * CRACKS), history=site.ordinary + burst)
+    found = site.drift(site.night(3, 3 * CRACKS), history=site.ordinary + burst)
     assert (found.level, found.causes) == ("alarm", ("more cracks",))
-    assert site.judge(site.night(3, CRACKS), history=site.ordinary + burst).level != "alarm"
+    assert site.drift(site.night(3, CRACKS), history=site.ordinary + burst).level != "alarm"
 
 
-def test_nights_that_differ_by_more_than_chance_widen_what_is_usual() -> None:
+def test_overdispersed_nights_widen_the_prediction_interval() -> None:
     rng, alarms = np.random.default_rng(8), {"alike": 0, "apart": 0}
     for _ in range(300):
-        for kind, images in (("alike", np.inf), ("apart", 60)):  # of which the share of a night's cracks is drawn
+        for kind, images in (("alike", np.inf), ("apart", 60)):  # effective number of images of the drawn share
             shares = np.full(15, 0.1) if images == np.inf else rng.beta(0.1 * images, 0.9 * images, 15)
             *past, tonight = [(int(rng.binomial(600, share)), 600) for share in shares]
             alarms[kind] += compare_share("flagged", *tonight, (760, 800), past, Limits()).level == "alarm"
-    # Chance lets 0.3 pass of 300; the spread of 14 nights is itself known to a quarter, which lets more pass.
+    # 0.3 of 300 are expected; the spread of 14 nights has a standard error of a quarter, which adds some.
     assert alarms["alike"] <= 3 and alarms["apart"] <= 9
 
 
 def test_a_site_with_many_cracks_every_night_is_ordinary_there(site: Site) -> None:
     history = [site.night(3000 + seed, 5 * CRACKS) for seed in range(5)]
-    assert site.judge(site.night(4, 5 * CRACKS), history=history).level == "ok"
-    fewer = site.judge(site.night(4), history=history)
+    assert site.drift(site.night(4, 5 * CRACKS), history=history).level == "ok"
+    fewer = site.drift(site.night(4), history=history)
     assert (fewer.level, fewer.causes) == ("watch", ("fewer flagged",))
 
 
-def test_a_group_is_compared_with_its_own_nights_and_a_new_one_with_those_of_all(site: Site) -> None:
+def test_a_group_is_compared_with_its_own_nights_and_a_new_one_with_those_of_all_groups(site: Site) -> None:
     def night(seed: int, **cracks: float) -> NightHistograms:
         parts = []
         for number, (name, share) in enumerate(cracks.items()):
@@ -219,16 +219,16 @@ def test_a_group_is_compared_with_its_own_nights_and_a_new_one_with_those_of_all
     ],
 )
 @pytest.mark.parametrize("share_cracked", [0.0, CRACKS])
-def test_what_changed_is_an_alarm_and_named(
+def test_a_change_is_an_alarm_with_its_cause(
     site: Site, change: Callable[[np.ndarray], np.ndarray], cause: str, share_cracked: float
 ) -> None:
     n_cracked = round(share_cracked * N_NIGHT)
     images = [*site.sound[: N_NIGHT - n_cracked], *site.cracked[:n_cracked]]
-    found = site.judge(site.count(site.rows([change(pixels_HW) for pixels_HW in images])))
+    found = site.drift(site.count(site.rows([change(pixels_HW) for pixels_HW in images])))
     assert (found.level, found.causes[0]) == ("alarm", cause), found
 
 
-def test_a_change_in_one_group_is_seen_in_that_group(site: Site) -> None:
+def test_a_change_in_one_group_is_reported_for_that_group(site: Site) -> None:
     night = site.count(
         pa.concat_tables(
             [
@@ -255,11 +255,11 @@ def test_a_group_that_the_calibration_knows_is_compared_with_its_own_images(site
     assert compare(night, unknown, site.calibration, Limits())["tunnel"].causes == ("darker",)
 
 
-def test_unreadable_files_are_an_alarm_when_there_are_surely_too_many(site: Site) -> None:
+def test_unreadable_files_are_an_alarm_when_significantly_above_the_limit(site: Site) -> None:
     rows = site.rows(site.sound[:300])
     for n_unreadable, level in ((0, "ok"), (3, "ok"), (16, "watch"), (60, "alarm")):
         status = pa.array(["unreadable"] * n_unreadable + ["scored"] * (300 - n_unreadable))
-        found = site.judge(site.count(rows.drop_columns(["status"]).append_column("status", status)))
+        found = site.drift(site.count(rows.drop_columns(["status"]).append_column("status", status)))
         assert found.level == level, n_unreadable
     assert found.causes == ("unreadable files",)
 
@@ -267,8 +267,8 @@ def test_unreadable_files_are_an_alarm_when_there_are_surely_too_many(site: Site
 def test_limits_are_settings(site: Site) -> None:
     dark = site.count(site.rows([dimmed(pixels_HW) for pixels_HW in site.sound[:200]]))
     loose = Limits(psi=(50.0, 99.0), ks=(0.9, 0.95))
-    assert (site.judge(dark).level, site.judge(dark, loose).level) == ("alarm", "ok")
-    assert site.judge(dark, Limits(min_images=201)).level == "few"
+    assert (site.drift(dark).level, site.drift(dark, loose).level) == ("alarm", "ok")
+    assert site.drift(dark, Limits(min_images=201)).level == "few"
 
 
 def test_a_night_counted_in_pieces_is_the_night_counted_whole(site: Site) -> None:
@@ -278,13 +278,13 @@ def test_a_night_counted_in_pieces_is_the_night_counted_whole(site: Site) -> Non
     assert histograms.histograms_file(pieces) == histograms.histograms_file(whole)
 
 
-def test_nights_of_different_calibrations_do_not_compare(site: Site) -> None:
+def test_nights_of_different_calibrations_are_not_compared(site: Site) -> None:
     other = replace(site.night(1), model="another")
     with pytest.raises(ModelError, match="another model or calibration"):
         compare(other, site.reference, site.calibration, Limits())
 
 
-def test_the_promised_interval_holds_for_the_share_of_calibrations_it_is_meant_for() -> None:
+def test_the_prediction_interval_has_its_nominal_coverage_over_calibrations() -> None:
     rng, outside = np.random.default_rng(5), 0
     for _ in range(2000):
         scores = np.sort(rng.random(200)).astype(np.float32)
@@ -292,11 +292,11 @@ def test_the_promised_interval_holds_for_the_share_of_calibrations_it_is_meant_f
         flagged = int((rng.random(300).astype(np.float32) > threshold).sum())
         found = compare_share("flagged", flagged, 300, (190, 200), (), Limits())
         outside += found.level != "ok"
-    # 1 in 1000 on either side; 2,000 draws give 4, and 14 or more once in 20,000 times.
+    # 1 in 1000 on either side: 4 of 2,000 are expected, and 14 or more have a probability of 1 in 20,000.
     assert outside < 14
 
 
-def test_psi_of_equal_histograms_is_chance_alone() -> None:
+def test_psi_of_equal_distributions_is_within_sampling_error() -> None:
     rng, beyond = np.random.default_rng(2), 0
     edges = np.linspace(-2, 2, 41)
     for _ in range(500):
@@ -311,5 +311,5 @@ def test_another_jpeg_quality_is_no_alarm(site: Site) -> None:
         Image.fromarray(pixels_HW).save(file, "JPEG", quality=90)
         return np.asarray(Image.open(file))
 
-    found = site.judge(site.count(site.rows([encoded(pixels_HW) for pixels_HW in site.sound[:600]])))
+    found = site.drift(site.count(site.rows([encoded(pixels_HW) for pixels_HW in site.sound[:600]])))
     assert found.level != "alarm", found

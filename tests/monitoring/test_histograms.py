@@ -1,4 +1,4 @@
-"""Histograms of a night: counted by group, written whole, refused when altered."""
+"""Histograms of a night: counted by group, written atomically, refused when altered."""
 
 import json
 from pathlib import Path
@@ -53,13 +53,13 @@ def test_a_value_on_the_threshold_counts_below_it_as_it_is_not_flagged() -> None
     assert above.sum() == reference.whole.flagged == 9
 
 
-def test_groups_beyond_the_limit_count_in_the_whole_night_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_beyond_the_limit_count_only_in_the_whole_night(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histograms, "MAX_GROUPS", 2)
     night = count(rows(["a", "b", "c"], [0.1] * 3), EDGES, "m") + count(rows(["d"], [0.1]), EDGES, "m")
     assert set(night.groups) == {"a", "b"} and night.whole.images == 4
 
 
-def test_a_file_says_what_was_counted_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+def test_a_file_round_trips_and_an_altered_or_damaged_one_is_refused(tmp_path: Path) -> None:
     night = count(rows(["a", "b"], [0.1, 0.9]), EDGES, "m")
     place = tmp_path / "night.json"
     place.write_bytes(histograms_file(night, run="r"))
@@ -76,7 +76,7 @@ def test_a_file_says_what_was_counted_and_a_changed_one_is_refused(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("in_process")
-def test_calibrate_keeps_a_reference_and_score_counts_every_image_by_it(drawn: Path, tmp_path: Path) -> None:
+def test_calibrate_writes_a_reference_and_score_counts_every_image_with_its_edges(drawn: Path, tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "model", small_spec()))
     assert load_reference(model, "any") is None
     calibrate(CalibrateConfig(model=model, images=str(drawn / "non_crack"), quiet=True))

@@ -1,4 +1,4 @@
-"""What those who watch a run see: metrics that equal the table, rules that Prometheus takes, one-line logs."""
+"""Telemetry of a run: metrics that equal the table, valid Prometheus rules, one-line logs."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from crackvae.monitoring.telemetry import StageClock, log_event
 from crackvae.storage import fileio, filesystems
 
 WATCH = HOUSE / "cluster" / "watch"
-# Seconds that Ray may take to hand its metrics to the agent, on a busy machine.
+# Timeout for Ray to export its metrics, on a busy machine [s].
 SCRAPE_S = 120
 
 
 def exposition(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Samples of our metrics in the text format of Prometheus, by name and our own labels."""
+    """Samples of our metrics from the Prometheus text format, by name and our own labels."""
     samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for line in text.splitlines():
         match = re.fullmatch(r"(ray_crackvae_\w+?)\{(.*)\} (\S+)", line)
@@ -38,7 +38,7 @@ def exposition(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float
 
 
 def read_at_the_second_try(image: str) -> bytes:
-    """Storage that is busy the first time, for images whose number ends in 7."""
+    """Storage that fails the first time for images whose number ends in 7."""
     tries = iter([OSError("HTTP status 503, slow down"), None])
 
     def once() -> bytes:
@@ -50,7 +50,7 @@ def read_at_the_second_try(image: str) -> bytes:
 
 
 def score_and_wait(images: str, model: str, out: str, port: int) -> None:
-    """Score in a session with an agent, and stay connected until somebody has looked."""
+    """Score in a session with a metrics agent, and stay connected until standard input is closed."""
     import ray
 
     from crackvae.config import ScoreConfig
@@ -75,7 +75,7 @@ def score_and_wait(images: str, model: str, out: str, port: int) -> None:
 
 
 def scraped(port: int, images: int, retries: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """What the agent of the node answers once it has heard of the last image."""
+    """The samples of the agent of the node once they include the last image."""
     deadline = time.monotonic() + SCRAPE_S
     samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     while time.monotonic() < deadline:
@@ -167,12 +167,12 @@ def known_names() -> set[str]:
 
 
 @pytest.mark.parametrize("place", ["alerts.yaml", "dashboard.json", "../../docs/operate.md"])
-def test_rules_dashboard_and_run_book_name_metrics_that_exist(place: str) -> None:
+def test_rules_dashboard_and_operations_guide_name_metrics_that_exist(place: str) -> None:
     named = names_in((WATCH / place).read_text())
     assert named and named <= known_names()
 
 
-def test_the_run_book_documents_every_metric_and_every_alert() -> None:
+def test_the_operations_guide_documents_every_metric_and_every_alert() -> None:
     text = (HOUSE / "docs" / "operate.md").read_text()
     assert known_names() <= names_in(text)
     groups = yaml.safe_load((WATCH / "alerts.yaml").read_text())["groups"]
@@ -181,7 +181,7 @@ def test_the_run_book_documents_every_metric_and_every_alert() -> None:
         assert rule["annotations"]["summary"] and rule["labels"]["severity"] in ("page", "look")
 
 
-def test_prometheus_takes_the_alert_rules() -> None:
+def test_the_alert_rules_pass_promtool() -> None:
     promtool = shutil.which("promtool")
     if not promtool:
         pytest.skip("promtool is not installed: apt-get install prometheus")

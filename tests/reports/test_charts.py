@@ -1,4 +1,4 @@
-"""Curves that stay true where they are thinned, and charts that compare."""
+"""Thinned curves keep their shape, and tile grids share their colour scale."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 from crackvae.reports import charts, curves
 
 
-def test_a_thinned_curve_keeps_both_ends_of_every_step_that_can_be_seen() -> None:
+def test_a_thinned_curve_keeps_both_ends_of_every_visible_step() -> None:
     rng = np.random.default_rng(0)
     alarms_K = np.maximum(np.sort(rng.random(20_000)), 1e-4)
     misses_K = np.maximum(np.round(1 - np.linspace(0, 1, 20_000), 2), 1e-4)
@@ -20,13 +20,13 @@ def test_a_thinned_curve_keeps_both_ends_of_every_step_that_can_be_seen() -> Non
     assert np.abs(np.log10(drawn) - np.log10(misses_K)).max() < 1.5 / curves.POINTS_PER_DECADE
 
 
-def test_the_recall_axis_spreads_what_a_good_model_has_at_its_end() -> None:
+def test_the_recall_axis_magnifies_the_range_near_1() -> None:
     curve = (np.array([0, 0.01, 1]), np.array([0, 0.999, 1]))
     svg = curves.roc({"crack": curve}, (0.01, 0.999), n_sound=1000, n_crack=4000, name="roc")
     assert all(f">{recall}</text>" in svg for recall in ("0", "0.9", "0.99", "0.999", "1"))
 
 
-def test_grids_of_one_page_share_their_scale_so_that_a_sound_photograph_stays_dark() -> None:
+def test_tile_grids_of_one_page_share_their_scale() -> None:
     def brightest(tile_scores: np.ndarray) -> int:
         svg = charts.tile_grid(tile_scores, threshold=0.5, highest=1.0, name="t")
         tiles = re.search(r'href="data:image/png;base64,([^"]*)"', svg)

@@ -1,4 +1,4 @@
-"""Cracks of known size, drawn as polygons: their length and width come back."""
+"""Measured length and width of cracks of known size, drawn as polygons."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from PIL import Image, ImageDraw
 
 from crackvae.reports.crack_size import crack_size, touching, trace
 
-FINE = 4  # subpixels a pixel
+FINE = 4  # subpixels per pixel
 
 
 def drawn_line(angle_deg: float, width_px: float, length_px: float, curvature: float = 0.0) -> np.ndarray:
-    """Share of each pixel that an arc of known length and width covers, float (400, 400)."""
+    """Coverage of each pixel by an arc of known length and width, float (400, 400)."""
     along = np.linspace(-0.5, 0.5, 200) * length_px
     bend = along * curvature
     xs, ys = (along, 0 * along) if not curvature else (np.sin(bend) / curvature, (1 - np.cos(bend)) / curvature)
@@ -27,7 +27,7 @@ def drawn_line(angle_deg: float, width_px: float, length_px: float, curvature: f
 
 @pytest.mark.parametrize("curvature", [0.0, 1 / 150, 1 / 60])
 @pytest.mark.parametrize("angle_deg", [0, 12, 22.5, 45, 60, 90, 133, 170])
-def test_a_crack_of_3_px_by_200_px_measures_so_at_any_angle_and_curvature(angle_deg: float, curvature: float) -> None:
+def test_a_crack_of_3_px_by_200_px_is_measured_at_any_angle_and_curvature(angle_deg: float, curvature: float) -> None:
     covered_HW = drawn_line(angle_deg, 3, 200, curvature)
     rough_HW = covered_HW * 0.4 + np.random.default_rng(0).normal(0, 0.02, covered_HW.shape)
     for size in (crack_size(covered_HW >= 0.5), crack_size(trace(np.abs(rough_HW)))):
@@ -36,7 +36,7 @@ def test_a_crack_of_3_px_by_200_px_measures_so_at_any_angle_and_curvature(angle_
 
 
 @pytest.mark.parametrize("width_px", [1.5, 2, 4, 6, 10])
-def test_other_widths_are_right_to_a_pixel(width_px: float) -> None:
+def test_other_widths_are_accurate_to_one_pixel(width_px: float) -> None:
     for angle_deg in (0, 30, 77):
         size = crack_size(trace(drawn_line(angle_deg, width_px, 200, 1 / 150) * 0.4))
         assert size.mean_width_px == pytest.approx(width_px, abs=1)
@@ -50,27 +50,27 @@ def test_two_cracks_are_two_pieces_and_their_lengths_add_up() -> None:
     assert size.pieces == 2 and size.length_px == pytest.approx(400, rel=0.1)
 
 
-def test_only_the_cracks_that_reach_into_a_place_are_kept_and_they_are_kept_whole() -> None:
+def test_cracks_that_touch_a_region_are_kept_completely_and_others_are_removed() -> None:
     line_HW = drawn_line(0, 3, 200) >= 0.5
     other_HW = np.roll(line_HW, 60, axis=0)
-    place_HW = np.zeros(line_HW.shape, bool)
-    place_HW[180:220, 110:130] = True
-    assert np.array_equal(touching(line_HW | other_HW, place_HW), line_HW)
+    region_HW = np.zeros(line_HW.shape, bool)
+    region_HW[180:220, 110:130] = True
+    assert np.array_equal(touching(line_HW | other_HW, region_HW), line_HW)
 
 
-def test_a_fork_counts_all_its_branches() -> None:
+def test_the_length_of_a_fork_includes_all_branches() -> None:
     crossed = (drawn_line(0, 3, 200) >= 0.5) | (drawn_line(90, 3, 200) >= 0.5)
     assert crack_size(crossed).length_px == pytest.approx(400, rel=0.1)
 
 
-def test_round_holes_and_grain_are_no_crack() -> None:
+def test_round_holes_and_grain_are_not_traced() -> None:
     y, x = np.mgrid[:300, :300]
     holes_HW = np.hypot(y - 80, x - 90) < 15
     residual_HW = np.random.default_rng(1).normal(0, 0.02, (300, 300)) + 0.5 * holes_HW
     assert not trace(np.abs(residual_HW)).any()
 
 
-def test_nothing_measures_nothing() -> None:
+def test_an_empty_map_measures_zero() -> None:
     size = crack_size(np.zeros((50, 50), bool))
     assert (size.length_px, size.mean_width_px, size.max_width_px, size.pieces) == (0, 0, 0, 0)
     assert not trace(np.zeros((50, 50), np.float32)).any()

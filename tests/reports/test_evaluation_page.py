@@ -1,4 +1,4 @@
-"""The page of an evaluation: the worst miss first, every scorer's figures, and the groups that fail together."""
+"""The page of an evaluation: the worst miss first, the metrics of every scorer, and groups with many errors."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def test_every_scorer_that_the_figures_name_has_a_column_and_every_other_score_a
     assert figures.count(">baseline</text>") == 2
 
 
-def test_groups_that_fail_together_are_listed_and_single_images_are_not(judged: Path) -> None:
+def test_groups_with_errors_are_listed_and_single_images_are_not(judged: Path) -> None:
     scored, summary = read(judged)
     assert "worst groups" not in page_of(scored, summary, n_worst=0).lower()
     walls = pa.array([f"wall-{n % 3}" for n in range(scored.num_rows)])
@@ -97,13 +97,13 @@ def test_groups_that_fail_together_are_listed_and_single_images_are_not(judged: 
     assert len(rows) == 3 and wrong == sorted(wrong, reverse=True)
 
 
-def test_the_page_can_be_made_again_from_the_folder(judged: Path, tmp_path: Path) -> None:
+def test_report_reproduces_the_page_from_the_folder(judged: Path, tmp_path: Path) -> None:
     outcome = report(ReportConfig(evaluation=str(judged), out=str(tmp_path / "again.html"), quiet=True))
     assert (tmp_path / "again.html").read_bytes() == (judged / "report.html").read_bytes()
     assert outcome.summary["anomaly_maps"] is True and outcome.summary["without_picture"] == 0
 
 
-def test_a_folder_that_is_no_evaluation_is_refused(judged: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_an_evaluation_is_refused(judged: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"metrics\.json"):
         report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))
     (tmp_path / "metrics.json").write_text("{}")

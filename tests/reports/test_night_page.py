@@ -1,4 +1,4 @@
-"""The page of a night: what it counts, what it shows first, what it opens, and what it says when something is gone."""
+"""The page of a night: its counts, the order of its images, the files it opens, and missing pictures."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def page_of(scores: Path, run: str = "", **settings: Any) -> str:
 
 
 def rows_in(html: str) -> list[dict[str, object]]:
-    """The rows behind the cards, in the order of the page."""
+    """The rows of the cards, in the order of the page."""
     import html as entities
 
     return [json.loads(entities.unescape(data)) for data in re.findall(r'data-row="([^"]*)"', html)]
@@ -42,7 +42,7 @@ def text_of(html: str) -> str:
 
 @pytest.fixture
 def copied(scored_night: Path, tmp_path: Path) -> Path:
-    """The scores of the night in a folder of this test's own."""
+    """A copy of the scores of the night for one test."""
     return Path(shutil.copytree(scored_night, tmp_path / "scores"))
 
 
@@ -50,7 +50,7 @@ def test_the_counts_reconcile(scored_night: Path) -> None:
     assert "71 listed = 69 scored + 2 unreadable + 0 unreachable." in text_of(page_of(scored_night))
 
 
-def test_counts_that_do_not_add_up_are_said_to_be_wrong(copied: Path) -> None:
+def test_counts_that_do_not_add_up_are_reported(copied: Path) -> None:
     (summary,) = copied.glob("_summary-*.json")
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"listed": 99}))
     assert "these numbers do not add up" in page_of(copied)
@@ -63,7 +63,7 @@ def test_the_queue_holds_the_lowest_p_values_first_and_equal_ones_by_score(score
     assert [row["image"] for row in shown] == [row["image"] for row in expected]
 
 
-def test_the_sample_of_passed_images_is_unflagged_and_the_same_whenever_it_is_made(scored_night: Path) -> None:
+def test_the_random_sample_is_unflagged_and_reproducible(scored_night: Path) -> None:
     first, again = (rows_in(page_of(scored_night, n_worst=0, n_unflagged=3)) for _ in range(2))
     assert len(first) == 3 and not any(row["flagged"] for row in first)
     assert [row["image"] for row in first] == [row["image"] for row in again]
@@ -113,14 +113,14 @@ def test_unreadable_images_are_listed_with_their_reasons(scored_night: Path) -> 
     assert "empty file" in text and "not an image in one of the formats" in text and "&lt;b&gt;text.jpg" in text
 
 
-def test_flagged_images_stand_beside_what_the_threshold_promised(scored_night: Path) -> None:
+def test_the_number_of_flagged_images_is_beside_the_expected_one(scored_night: Path) -> None:
     # 49 of the 99 made-up calibration scores lie above the threshold: (1 + 49) / (99 + 1), of 67 images of one tile.
     text = text_of(page_of(scored_night))
     assert re.search(r"expected if all sound\s*3[345]\s*2\d to 4\d \(95 %\)", text)
     assert re.search(r"\d+ of 67 images of one tile are flagged. At the calibrated false-alarm rate of 5[01] %", text)
 
 
-def test_a_picture_that_is_gone_or_replaced_says_so_and_the_page_is_written(copied: Path) -> None:
+def test_missing_and_replaced_pictures_are_reported_on_the_page(copied: Path) -> None:
     rows = read_rows(copied)
     gone = rows["image"].to_pylist()
     names = pa.array([f"{name}.gone" for name in gone])
@@ -164,7 +164,7 @@ def test_a_folder_without_scores_and_a_run_that_is_not_there_are_refused(scored_
 
 
 def split_into_runs(scores: Path, *names: str) -> pa.Table:
-    """The rows of the one run there, dealt out to runs of these names; no summaries are left."""
+    """Distribute the rows of the only run to runs of these names, and delete its summary."""
     rows = read_rows(scores)
     for path in [*scores.glob("*.parquet"), *scores.glob("_summary-*")]:
         path.unlink()
@@ -174,7 +174,7 @@ def split_into_runs(scores: Path, *names: str) -> pa.Table:
     return rows
 
 
-def test_what_an_interrupted_run_had_scored_is_on_the_page_of_the_run_that_ended(copied: Path) -> None:
+def test_rows_of_an_interrupted_run_are_on_the_page_of_the_next_completed_run(copied: Path) -> None:
     rows = split_into_runs(copied, "20260101T000000_0", "20260102T000000_0", "20260103T000000_0")
     summary = EMPTY | {"run": "20260101T000000_0", "scored": 1}
     (copied / "_summary-20260101T000000_0.json").write_text(json.dumps(summary))
@@ -185,13 +185,13 @@ def test_what_an_interrupted_run_had_scored_is_on_the_page_of_the_run_that_ended
     assert has_rows(str(copied), "20260104T000000_0") and read_night(str(copied), "all").rows.num_rows == rows.num_rows
 
 
-def test_after_a_run_that_ended_there_is_nothing_to_show_for_a_run_without_rows(copied: Path) -> None:
+def test_a_run_without_rows_after_a_completed_run_has_no_page(copied: Path) -> None:
     split_into_runs(copied, "20260101T000000_0")
     (copied / "_summary-20260101T000000_0.json").write_text(json.dumps(EMPTY | {"run": "20260101T000000_0"}))
     assert not has_rows(str(copied), "20260104T000000_0")
 
 
-def test_of_several_rows_of_an_image_the_last_one_counts(copied: Path) -> None:
+def test_the_last_of_several_rows_of_an_image_counts(copied: Path) -> None:
     rows = split_into_runs(copied, "20260101T000000_0")
     later = read_rows_with(
         rows.slice(0, 5), run=pa.array(["20260102T000000_0"] * 5), score=pa.array(np.full(5, 9, np.float32))
@@ -212,7 +212,7 @@ def test_the_trend_needs_two_runs_and_leaves_out_a_damaged_summary(copied: Path)
     assert "The latest runs in this folder" in html and "1 damaged run summaries" in text_of(html)
 
 
-def test_drift_is_shown_where_the_summary_has_it_and_nowhere_else(copied: Path) -> None:
+def test_drift_is_shown_if_the_summary_contains_it(copied: Path) -> None:
     assert "Drift" not in page_of(copied)
     rows = [
         {"group": "<i>", "measure": "blur", "value": 0.25, "usual": 0.5, "verdict": "alarm"},

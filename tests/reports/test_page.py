@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing goes out, nothing hostile runs, and the review queue does what it says."""
+"""The page in a browser: no requests, no injected scripts, and the functions of the review queue."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def night_html(scored_night: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class Visit:
-    """One open page and all that it did that it should not."""
+    """An open page with its console messages and requests."""
 
     def __init__(self, tab: Any) -> None:
         self.tab, self.complaints, self.requests = tab, [], []
@@ -70,7 +70,7 @@ def test_the_page_opens_from_disk_without_an_error_or_a_request_and_stays_small(
     assert visit.tab.evaluate(broken) == 0 and visit.tab.evaluate("document.images.length") > 100
 
 
-def test_nothing_in_the_page_could_reach_the_network_or_run_a_script_of_others(browser: Any, night_html: Path) -> None:
+def test_the_policy_blocks_requests_and_injected_scripts(browser: Any, night_html: Path) -> None:
     tab = browser.new_page()
     tab.goto(night_html.as_uri())
     fetched = "fetch('http://127.0.0.1:9/').then(() => 'sent', error => String(error))"
@@ -84,7 +84,7 @@ def test_nothing_in_the_page_could_reach_the_network_or_run_a_script_of_others(b
     tab.close()
 
 
-def test_hostile_names_are_text_and_nothing_more(visit: Visit) -> None:
+def test_hostile_names_are_shown_as_text(visit: Visit) -> None:
     text = visit.tab.inner_text("main")
     assert "<script>alert(1)</script>.jpg" in text and "<img src=x onerror=alert(2)>" in text
     assert "turned⟨U+202E⟩gpj.exe.jpg" in text and "line⟨U+000A⟩break.jpg" in text and "{{ 7*7 }}&amp;.jpg" in text
@@ -124,12 +124,12 @@ def test_the_queue_filters_by_group_path_and_verdict(visit: Visit) -> None:
     assert visit.shown() == everything[1:]
 
 
-def test_the_keyboard_moves_judges_and_enlarges(visit: Visit, tmp_path: Path) -> None:
+def test_the_keyboard_navigates_assigns_verdicts_and_enlarges(visit: Visit, tmp_path: Path) -> None:
     images = visit.shown()
     press = visit.tab.keyboard.press
     press("j")
     assert visit.here() == images[0]
-    press("c")  # judged, and on to the next
+    press("c")  # assigns a verdict and moves on
     assert visit.here() == images[1]
     press("s")
     press("u")
@@ -155,14 +155,14 @@ def test_the_dense_view_shows_more_images_at_once_and_is_remembered(visit: Visit
     assert visit.tab.evaluate(count) >= 4 * large
 
 
-def test_typing_in_the_search_field_judges_nothing(visit: Visit) -> None:
+def test_typing_in_the_search_field_assigns_no_verdict(visit: Visit) -> None:
     visit.tab.keyboard.press("j")
     visit.tab.keyboard.press("/")
     visit.tab.keyboard.type("csu")
     assert "0 of 69 reviewed" in visit.tab.inner_text("#progress")
 
 
-def test_verdicts_come_back_with_every_character_of_a_name(visit: Visit, tmp_path: Path) -> None:
+def test_verdicts_round_trip_with_every_character_of_a_name(visit: Visit, tmp_path: Path) -> None:
     visit.tab.keyboard.press("j")
     for _ in visit.shown():
         visit.tab.keyboard.press("c")
@@ -171,7 +171,7 @@ def test_verdicts_come_back_with_every_character_of_a_name(visit: Visit, tmp_pat
     assert {Path(image).name for image in read if "/odd/" in image} >= {name.split("/")[-1] for name in HOSTILE_NAMES}
 
 
-def test_verdicts_outlive_the_tab_and_can_be_loaded_elsewhere(visit: Visit, browser: Any, tmp_path: Path) -> None:
+def test_verdicts_survive_a_reload_and_can_be_loaded_elsewhere(visit: Visit, browser: Any, tmp_path: Path) -> None:
     first = visit.shown()[:3]
     for key in "jcsu":
         visit.tab.keyboard.press(key)
@@ -266,7 +266,7 @@ def test_names_are_shown_below_the_folder_that_they_share() -> None:
     assert page.name_parts("/a/b/c/1.jpg", "/a/b/") == {"folder": "c/", "file": "1.jpg", "whole": "/a/b/c/1.jpg"}
 
 
-def test_the_start_of_a_run_is_said_in_words() -> None:
+def test_the_start_time_of_a_run_is_formatted() -> None:
     assert page.when("20261123T222229_314982") == "2026-11-23 22:22 UTC" and page.when("my run") == "my run"
 
 

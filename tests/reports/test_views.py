@@ -1,11 +1,11 @@
-"""Where the box on a picture lies, and where there is none."""
+"""The box around the most anomalous region of a picture."""
 
 import numpy as np
 
 from crackvae.reports.views import View, _worst_region, box_of
 
 
-def test_the_box_surrounds_the_thin_crack_that_made_the_score_not_a_wide_dim_stain() -> None:
+def test_the_box_surrounds_a_thin_crack_and_not_a_wide_faint_stain() -> None:
     anomaly_HW = np.zeros((200, 200), np.float32)
     anomaly_HW[:90, :90] = 0.1
     anomaly_HW[150:152, 120:180] = 0.5
