@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crackvae.config.common import PERCENTILE, ScoringConfig, VerbConfig
 from crackvae.config.settings import Location, flag, flag_text, group_by_problem, is_date, limit_of, setting, time_of
@@ -99,7 +100,9 @@ class ScoreConfig(ScoringConfig):
 class NightlyConfig(ScoreConfig):
     """Score new images, compare the night with the calibration and summarise it; exit code 2 if a limit is broken."""
 
-    night: str = setting("date that the runs count towards, YYYY-MM-DD; default: today in UTC", "")
+    night: str = setting("date that the runs count towards, YYYY-MM-DD; default: today in --time-zone", "")
+    time_zone: str = setting("time zone of the date of a night, such as Europe/London", "UTC")
+    min_images: int = setting("fewer scored images of this night break the limit", 0, ge=0)
     fail_on: Literal["watch", "alarm"] = setting("level of drift that breaks the limit: watch or alarm", "alarm")
     drift_psi: tuple[float, ...] = setting(
         "population stability index in excess of random variation: WATCH,ALARM",
@@ -136,6 +139,10 @@ class NightlyConfig(ScoreConfig):
         yield from super()._problems()
         if self.night and not is_date(self.night):
             yield f"night={self.night} is not a date: write it as 2026-11-23."
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            yield f"time_zone={self.time_zone} is not a time zone: write it as UTC or Europe/London."
         for name in ("drift_psi", "drift_ks", "drift_unreadable"):
             watch, alarm = getattr(self, name)
             if watch > alarm:

@@ -106,11 +106,10 @@ class _GroupComparer:
             comparisons += [compare_unreadable(tally.statuses.get("unreadable", 0), tally.images, self.limits)]
         if tally.scored >= self.limits.min_images:
             comparisons += self._compared(tally, usual, [one for one in past if one.scored])
-        if not comparisons:
-            return Drift("few", (), tally.images, own, ())
-        return Drift(
-            worst_level(one.level for one in comparisons), _causes(comparisons), tally.images, own, tuple(comparisons)
-        )
+        level = worst_level(one.level for one in comparisons)
+        if level == "ok" and tally.scored < self.limits.min_images:
+            level = "few"  # readable files are not sound images
+        return Drift(level, _causes(comparisons), tally.images, own, tuple(comparisons))
 
     def _compared(self, tally: Tally, usual: Tally, past: Sequence[Tally]) -> list[Comparison]:
         edges, limits, scores_N = self.reference.edges, self.limits, self.calibration.scores_N

@@ -30,16 +30,16 @@ COUNT_ROWS = 5_000
 WRITE_AGE_S = 60.0
 
 
-def drift_name(run: str) -> str:
-    """Name of the histograms file of a run, beside its summary."""
-    return f"_drift-{run}.json"
+def drift_name(run: str, night: str = "") -> str:
+    """Name of the histograms file of a run, beside its summary; with the night that the run belongs to, if any."""
+    return f"_drift-{run}@{night}.json" if night else f"_drift-{run}.json"
 
 
 class RunHistograms:
-    """Counts the measures of a run and keeps `_drift-<run>.json` up to date; also written on leaving the context."""
+    """Counts the measures of a run and keeps its `_drift-` file up to date; also written on leaving the context."""
 
-    def __init__(self, out: str, run: str, reference: NightHistograms | None) -> None:
-        self.uri, self.run, self.reference = uris.join(out, drift_name(run)), run, reference
+    def __init__(self, out: str, run: str, reference: NightHistograms | None, night: str = "") -> None:
+        self.uri, self.run, self.reference = uris.join(out, drift_name(run, night)), run, reference
         self._night: NightHistograms | None = None
         self._waiting: list[pa.Table] = []
         self._since = time.monotonic()
@@ -148,10 +148,10 @@ class StageClock:
 
 
 def emit_drift_metrics(level: int, ks: Mapping[str, float], unreadable: float) -> None:
-    """Export the drift level of a night (0 ok, 1 watch, 2 alarm), distances by measure and the unreadable share."""
+    """Export the drift level of a night (-2 none to 2 alarm), distances by measure and the unreadable share."""
     if not ray.is_initialized():
         return
-    Gauge("crackvae_drift_level", "Drift level of the night: 0 ok, 1 watch, 2 alarm.").set(level)
+    Gauge("crackvae_drift_level", "Drift of the night: -2 no images, -1 too few, 0 ok, 1 watch, 2 alarm.").set(level)
     distance = Gauge("crackvae_drift_ks", "Kolmogorov-Smirnov distance from the calibration.", ("measure",))
     for measure, value in ks.items():
         distance.set(value, {"measure": measure})

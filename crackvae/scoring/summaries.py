@@ -1,6 +1,7 @@
 """Summaries of runs and nights: what is written as JSON, and what is accepted when it is read again."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,21 +59,17 @@ def write_summary(summary: ScoreSummary) -> None:
     fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
 
 
-class GroupVerdict(BaseModel):
-    """The verdict on one group of a night that a later night reads."""
-
-    model_config = ConfigDict(frozen=True)
+class _GroupVerdict(BaseModel):
+    """What a later night reads of the verdict on one group."""
 
     level: str
     causes: list[str]
 
 
-class NightDrift(BaseModel):
-    """The verdicts on a night; the first is that on all images."""
+class _NightDrift(BaseModel):
+    """What a later night reads of a verdict; the first group is that of all images."""
 
-    model_config = ConfigDict(frozen=True)
-
-    groups: list[GroupVerdict]
+    groups: list[_GroupVerdict]
 
 
 class NightSummary(BaseModel):
@@ -80,9 +77,19 @@ class NightSummary(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    started: datetime | None = None  # files of before 0.2 do not say
     runs: list[str]
     runs_of_another_calibration: list[str]
-    drift: NightDrift
+    drift: _NightDrift
+
+    def all_runs(self) -> set[str]:
+        """Every run of the night."""
+        return {*self.runs, *self.runs_of_another_calibration}
+
+    def is_ordinary(self, causes: frozenset[str]) -> bool:
+        """Whether the night had images, and no alarm for a cause other than these."""
+        groups = self.drift.groups
+        return bool(groups) and (groups[0].level != "alarm" or causes.issuperset(groups[0].causes))
 
 
 def read_night_summary(path: str) -> NightSummary:
@@ -95,7 +102,5 @@ def read_night_summary(path: str) -> NightSummary:
         return NightSummary.model_validate_json(fileio.read_bytes(path))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StorageError(
-            f"{path} is damaged ({where + ': ' if where else ''}{first['msg']}): move it away and run again."
-        ) from error
+        field = ".".join(map(str, first["loc"])) or "content"
+        raise StorageError(f"{path} is damaged ({field}: {first['msg']}): move it away and run again.") from error

@@ -49,8 +49,13 @@ def score(config: ScoreConfig) -> Result:
         release_memory()  # the page of a million images needs as much memory as scoring them did
         write_page(run.summary, model=config.model, quiet=config.quiet)
     if run.broken_limit:
-        raise LimitBroken(run.broken_limit, run.outcome())
-    return run.outcome()
+        raise LimitBroken(run.broken_limit, run.result())
+    return run.result()
+
+
+def page_path(out: str, run: str) -> str:
+    """Path of the page of a run, beside its table."""
+    return uris.join(out, reports.page_name(run))
 
 
 def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> None:
@@ -74,22 +79,27 @@ class ScoredRun:
     worst: pd.DataFrame
     broken_limit: str
 
-    def outcome(self) -> Result:
+    def result(self) -> Result:
         """The summary and the table to print."""
         title = f"most suspicious{' (leaky model)' if self.summary.leaky else ''}"
         return Result(self.summary.as_json(), {title: self.worst})
 
 
-def score_images(config: ScoreConfig) -> ScoredRun:
-    """score() without the page, and without raising for a broken limit."""
+def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
+    """score() without the page, and without raising for a broken limit.
+
+    Args:
+        night: that the run belongs to, for nightly().
+    """
     started = time.perf_counter()
-    out = uris.absolute(config.out)
-    scorer = load_scorer(config.model)
+    out, model_dir = uris.absolute(config.out), uris.absolute(config.model)
+    scorer = load_scorer(model_dir)
     with ExitStack() as stack:
         work = _start(config, out, scorer, stack)
         table = RunTable(out, work.run)
         if work.to_score:
-            _write_rows(work, table, uris.absolute(config.model), scorer, quiet=config.quiet)
+            histograms = RunHistograms(out, work.run, load_reference(model_dir, scorer.model.digest), night)
+            _write_rows(work, table, histograms, quiet=config.quiet)
         assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
         csv = write_missing_csvs(out) if "csv" in config.format else []
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
@@ -110,9 +120,9 @@ def score_images(config: ScoreConfig) -> ScoredRun:
             threshold=scorer.calibration.threshold,
             level=scorer.calibration.level,
             promised_false_alarm_rate=scorer.calibration.promise(max(1, table.statuses["scored"])),
-            model_dir=uris.absolute(config.model),
+            model_dir=model_dir,
             csv=csv,
-            report="" if config.no_report or not nights.has_rows(out, work.run) else _page_path(out, work.run),
+            report="" if config.no_report or not nights.has_rows(out, work.run) else page_path(out, work.run),
             seconds=round(seconds, 1),
             images_per_s=round(table.n / seconds, 1),
         )
@@ -121,10 +131,6 @@ def score_images(config: ScoreConfig) -> ScoredRun:
         say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
-
-
-def _page_path(out: str, run: str) -> str:
-    return uris.join(out, reports.page_name(run))
 
 
 @dataclass(frozen=True)
@@ -179,9 +185,8 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
 
 
-def _write_rows(work: _Work, table: RunTable, model_dir: str, scorer: Scorer, *, quiet: bool) -> None:
+def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, *, quiet: bool) -> None:
     """Write, count and report every row as it comes; what has come is written after an error too."""
-    histograms = RunHistograms(table.out, work.run, load_reference(model_dir, scorer.model.digest))
     metrics = RunMetrics(work.to_score)
     with work.connection, progress("score", work.to_score, "images", quiet=quiet) as bar, histograms, table:
         for rows in work.rows:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,8 @@ def test_a_night_counts_what_an_interrupted_run_of_it_has_scored(drawn: Path, ca
     images = night_of(drawn, tmp_path / "night", 120, 180)
     assert main(["score", "--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out")]) == 0
     night_of(drawn, images, 180, 240)
-    summary = nightly(config(images, calibrated, tmp_path / "out")).summary
+    today = datetime.now(UTC).date().isoformat()
+    summary = nightly(config(images, calibrated, tmp_path / "out", night=today)).summary
     assert (summary["images"], summary["score"]["scored"], len(summary["runs"])) == (120, 60, 2)
 
 
@@ -161,10 +163,10 @@ def test_the_share_flagged_is_compared_with_the_ordinary_nights_before(
 def test_while_another_run_holds_the_table_nothing_is_judged_or_written(
     drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def held(settings: object) -> Result:
+    def held(settings: object, night: str) -> Result:
         raise StorageError("is being written by another run")
 
-    monkeypatch.setattr(module, "score", held)
+    monkeypatch.setattr(module, "score_images", held)
     with pytest.raises(StorageError, match="another run"):
         nightly(config(drawn, calibrated, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -194,6 +196,6 @@ def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, mo
 def test_a_damaged_file_of_histograms_is_named(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 180)
     run = nightly(config(images, calibrated, tmp_path / "out")).summary["runs"][0]
-    (tmp_path / "out" / drift_name(run)).write_text("{}")
-    with pytest.raises(StorageError, match=drift_name(run)):
+    (tmp_path / "out" / drift_name(run, "2026-11-23")).write_text("{}")
+    with pytest.raises(StorageError, match=drift_name(run, "2026-11-23")):
         nightly(config(images, calibrated, tmp_path / "out"))

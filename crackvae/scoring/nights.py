@@ -1,0 +1,122 @@
+"""Which runs belong to which night, told from the files beside a scores table. No Ray."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from crackvae.monitoring.drift import ORDINARY
+from crackvae.monitoring.histograms import NightHistograms, load_histograms
+from crackvae.monitoring.telemetry import drift_name
+from crackvae.scoring.summaries import NightSummary, read_night_summary
+from crackvae.storage import fileio, uris
+from crackvae.storage.tables import RUN_TIME
+
+# Ordinary nights whose share of flagged images is usual: two weeks have every weekday twice.
+N_NIGHTS = 14
+# A default date that was judged this long ago is that of another night: a job at half past midnight has the same date
+# in UTC twice where the clocks go forward.
+SAME_NIGHT = timedelta(hours=12)
+_NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
+_RUN = re.compile(r"_drift-(?P<run>[^@]+)(@(?P<night>[^@]+))?\.json")
+
+
+def nightly_name(night: str) -> str:
+    """Name of the file with the verdict on a night, beside the summaries of its runs."""
+    return f"_nightly-{night}.json"
+
+
+def default_night(out: str, now: datetime) -> str:
+    """The date of `now`, or the next one whose night was not judged SAME_NIGHT ago or longer."""
+    judged = set(fileio.list_files(out))
+    date = now.date()
+    while nightly_name(date.isoformat()) in judged:
+        started = read_night_summary(uris.join(out, nightly_name(date.isoformat()))).started
+        if started is None or now - started < SAME_NIGHT:
+            break
+        date += timedelta(days=1)
+    return date.isoformat()
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The histograms of a night.
+
+    Attributes:
+        histograms: of all its images; None where nothing was counted for this calibration.
+        runs: those that they come from.
+        skipped: its runs that were counted for another calibration, which cannot be compared.
+    """
+
+    histograms: NightHistograms | None
+    runs: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+class Nights:
+    """The nights of a folder of scores. A night is a set of runs, whatever other nights there are.
+
+    A run of `nightly` carries the name of its night in the name of its histograms. A run of `score` belongs to the
+    night of the date on which it started, unless the verdict on another night names it.
+
+    Args:
+        reference: histograms of the calibration images.
+        zone: of the date of a run of `score`.
+    """
+
+    def __init__(self, out: str, reference: NightHistograms, zone: ZoneInfo) -> None:
+        self.out, self.reference, self.zone = out, reference, zone
+        names = fileio.list_files(out)
+        self.judged = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
+        runs = [match for name in names if (match := _RUN.fullmatch(name))]
+        self._night_of_run = {match["run"]: match["night"] or "" for match in runs}
+
+    def counted(self, night: str) -> Counted:
+        """The histograms of all runs of a night."""
+        return self._sum(self.runs_of(night))
+
+    def runs_of(self, night: str) -> list[str]:
+        """Names of the runs of a night that have counted images, earliest first."""
+        named = self._read(night).all_runs() if night in self.judged else set()
+        stamped = {run for run, stamp in self._night_of_run.items() if stamp == night}
+        dated = {run for run, stamp in self._night_of_run.items() if not stamp and self._date_of(run) == night}
+        if dated - named:
+            dated = dated.difference(*(self._read(other).all_runs() for other in self.judged if other != night))
+        return sorted((named | stamped | dated) & self._night_of_run.keys())
+
+    def without_verdict(self) -> list[str]:
+        """Nights of which `nightly` has scored images without coming to a verdict: it was killed."""
+        return sorted({night for night in self._night_of_run.values() if night} - set(self.judged))
+
+    def ordinary_before(self, night: str) -> list[NightHistograms]:
+        """The last judged nights before this one in which neither camera nor surface had changed, latest first."""
+        ordinary: list[NightHistograms] = []
+        for before in reversed([one for one in self.judged if one < night]):
+            if self._read(before).is_ordinary(ORDINARY):
+                histograms = self.counted(before).histograms
+                ordinary += [histograms] if histograms else []
+            if len(ordinary) == N_NIGHTS:
+                break
+        return ordinary
+
+    def _date_of(self, run: str) -> str:
+        try:
+            started = datetime.strptime(run, RUN_TIME).replace(tzinfo=UTC)
+        except ValueError:  # not a name of ours
+            return ""
+        return started.astimezone(self.zone).date().isoformat()
+
+    def _sum(self, runs: Iterable[str]) -> Counted:
+        total, taken, skipped = None, list[str](), list[str]()
+        for run in runs:
+            counted = load_histograms(uris.join(self.out, drift_name(run, self._night_of_run[run])))
+            if counted.same_edges(self.reference):
+                total = total + counted if total else counted
+                taken.append(run)
+            else:
+                skipped.append(run)
+        return Counted(total, tuple(taken), tuple(skipped))
+
+    def _read(self, night: str) -> NightSummary:
+        return read_night_summary(uris.join(self.out, nightly_name(night)))
