@@ -87,7 +87,7 @@ class Site:
             )
         )
 
-    def judge(
+    def drift(
         self, night: NightHistograms, limits: Limits | None = None, history: Sequence[NightHistograms] = ()
     ) -> Drift:
         return compare(night, self.reference, self.calibration, limits or Limits(), history)[ALL]
