@@ -302,9 +302,9 @@ def evaluate(
 
 def score(
     *,
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     model: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "scores",
     since: str = "",
     prefix: str = "",
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
@@ -324,8 +324,8 @@ def score(
     """Score every image once; each image ends in one row of the scores table, whatever happens to it.
 
     Args:
-        images: folder, .zip or URI of images; with wildcards (2026-*/); or @FILE, a text or Parquet list of
-            images.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
+            Parquet list of images.
         model: model directory written by train.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
@@ -390,10 +390,12 @@ def compact(*, scores: str | os.PathLike[str], quiet: bool = False, s3_endpoint:
 
 def nightly(
     *,
-    images: str | os.PathLike[str],
-    model: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    model: str | os.PathLike[str],
     night: str = "",
+    time_zone: str = "UTC",
+    min_images: int = 0,
     fail_on: Literal["watch", "alarm"] = "alarm",
     drift_psi: Sequence[float] = (0.1, 0.25),
     drift_ks: Sequence[float] = (0.1, 0.2),
@@ -420,11 +422,13 @@ def nightly(
     """Score new images, compare the night with the calibration and summarise it; exit code 2 if a limit is broken.
 
     Args:
-        images: folder, .zip or URI of images; with wildcards (2026-*/); or @FILE, a text or Parquet list of
-            images.
-        model: model directory written by train.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
-        night: date that the runs count towards, YYYY-MM-DD; default: today in UTC.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
+            Parquet list of images.
+        model: model directory written by train.
+        night: date that the runs count towards, YYYY-MM-DD; default: today in time_zone.
+        time_zone: time zone of the date of a night, such as Europe/London.
+        min_images: fewer scored images of this night break the limit.
         fail_on: level of drift that breaks the limit: watch or alarm.
         drift_psi: population stability index in excess of random variation: WATCH,ALARM.
         drift_ks: Kolmogorov-Smirnov distance in excess of random variation: WATCH,ALARM.

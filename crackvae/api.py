@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from crackvae import config, errors, results
-from crackvae.config.settings import Location, suggestion
+from crackvae.config.settings import Location, Locations, suggestion
 from crackvae.errors import CrackvaeError, LimitBroken
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ def _parameter_type(annotation: Any) -> Any:
     """The type that a function accepts: a path also as os.PathLike, a tuple also as a list."""
     if annotation == Location:
         return str | os.PathLike[str]
+    if annotation == Locations:
+        return str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     if typing.get_origin(annotation) is Annotated:
         return typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is tuple:

@@ -189,7 +189,7 @@ class NightlyResult(Result):
         night: date of the night.
         out: folder of the scores table.
         images: number of images scored for this night, over all its runs.
-        level: drift of the night.
+        level: drift of the night: ok, watch or alarm; few or none if too few images were compared.
         causes: what the drift looks like: a darker camera, more cracks, ...
         broken: limits that the night broke, in words.
         page: path or URI of the page; "" if none was written.

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import HOUSE, read_rows, small_spec, write_model
 
-from crackvae import cli
+from crackvae import cli, results
 from crackvae.cli import VERBS, main
+from crackvae.cli.parser import parse
 from crackvae.storage import fileio
 
 
@@ -80,7 +82,8 @@ def test_flags_win_over_the_toml_file(drawn: Path, tmp_path: Path, capsys: pytes
 def test_a_usage_error_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--images and --out must be given" in fails(capsys, "partition")
     assert "--nonsense" in fails(capsys, "score", "--nonsense", 3)
-    assert "invalid int value: 'many'" in fails(capsys, "train", "--epochs", "many")
+    assert "argument --epochs: 'many' is not a whole number. See" in fails(capsys, "train", "--epochs", "many")
+    assert "argument --external: 'x' is not a list. See" in fails(capsys, "partition", "--external", "x")
     assert "head=best is not one of mse, top" in fails(
         capsys, "train", "--manifest", "m", "--model", "m", "--head", "best"
     )
@@ -192,6 +195,45 @@ def test_an_unreachable_cluster_is_one_line(drawn: Path, model_dir: Path, tmp_pa
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("crackvae score: no Ray cluster at 127.0.0.1:9")
     assert "Traceback" not in done.stderr
+
+
+def test_plain_arguments_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = parse(["score", "a.jpg", "--images", "c,d/", "--quiet", "b/", "--images", "e"])
+    assert chosen == {"verb": "score", "config": None, "quiet": True, "images": ["a.jpg", "b/", "c,d/", "e"]}
+    assert "unknown argument b. See" in fails(capsys, "compact", "--scores", "a", "b")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_images_and_folders_are_scored_into_the_default_folder_and_the_page_is_named_last(
+    drawn: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(drawn / "crack", tmp_path / "b [1]")
+    first = shutil.copy(drawn / "non_crack" / next(iter(sorted(os.listdir(drawn / "non_crack")))), tmp_path / "a.jpg")
+    opened: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda page: not opened.append(page))
+    assert main(["score", "a.jpg", "b [1]/", str(first), "--model", str(model_dir), "--open"]) == 0
+    captured = capsys.readouterr()
+    *_, page, blank, last = captured.out.splitlines()
+    summary = json.loads(last)
+    assert captured.err.splitlines()[0].startswith(f"writing to {tmp_path / 'scores'} (--out")
+    assert summary["listed"] == 61 and summary["images"] == f"{tmp_path / 'a.jpg'} and 2 more"
+    assert page == f"page: {Path(summary['report']).as_uri()}" and blank == "" and opened == [page[6:]]
+    assert set(read_rows(tmp_path / "scores")["group"].to_pylist()) == {"", "b [1]"}
+
+
+@pytest.mark.parametrize("page", ["", "s3://bucket/page.html", "/tmp/page.html"])
+def test_a_page_that_no_browser_opens_is_one_line(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    cli._open_page("report", results.ReportResult({}, {}, page, 0))
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and ("no page" in line if not page else "copy the page" in line)
 
 
 @pytest.mark.usefixtures("in_process")

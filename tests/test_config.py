@@ -30,7 +30,7 @@ REQUIRED = {
     TrainConfig: {"manifest": "m.parquet", "model": "model"},
     CalibrateConfig: {"model": "model", "manifest": "m.parquet"},
     EvaluateConfig: {"manifest": "m.parquet", "model": "model", "out": "out"},
-    ScoreConfig: {"images": "set", "model": "model", "out": "out"},
+    ScoreConfig: {"images": ("set",), "model": "model"},
     DemoConfig: {},
 }
 VERBS = list(REQUIRED)
@@ -140,10 +140,12 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (TrainConfig, {"epochs": True}, "epochs=True must be a whole number"),
         (TrainConfig, {"learning_rate": "1e-3"}, "learning_rate='1e-3' must be a number"),
         (TrainConfig, {"gpu": 1}, "gpu=1 must be True or False"),
-        (TrainConfig, {"channels": 32}, "channels=32 must be a tuple"),
+        (TrainConfig, {"channels": 32}, "channels=32 must be a list"),
         (TrainConfig, {"channels": (32, 0.5)}, r"channels=\(32, 0.5\) must be a whole number"),
-        (PartitionConfig, {"labels": "crack"}, "labels='crack' must be a dictionary"),
-        (ScoreConfig, {"images": 3}, "images=3 must be text"),
+        (PartitionConfig, {"labels": "crack"}, "labels='crack' must be a table"),
+        (ScoreConfig, {"images": 3}, "images=3 must be a list"),
+        (ScoreConfig, {"images": ()}, "images= must name at least one image or folder"),
+        (ScoreConfig, {"model": 3}, "model=3 must be text"),
         (ScoreConfig, {"s3_endpoint": "http://me:secret@host:9"}, "s3_endpoint contains a user name or password"),
     ],
 )
@@ -317,6 +319,13 @@ def test_lists_and_tables_may_be_written_as_their_flags_are(tmp_path):
     text = 'external = "10,20"\nlabels = "a=crack,b=non_crack"\nseed = "7"'
     expected = {"external": (10, 20), "labels": {"a": "crack", "b": "non_crack"}, "seed": 7}
     assert read(tmp_path, text, PartitionConfig) == expected
+
+
+def test_several_paths_are_a_list_and_their_commas_do_not_separate(tmp_path):
+    assert read(tmp_path, 'images = "a,b.jpg"', ScoreConfig) == {"images": ("a,b.jpg",)}
+    assert read(tmp_path, 'images = ["a,b.jpg", "c/"]', ScoreConfig) == {"images": ("a,b.jpg", "c/")}
+    with pytest.raises(ConfigError, match="images = 3 is wrong: a list"):
+        read(tmp_path, "images = 3", ScoreConfig)
 
 
 def test_keys_may_have_dashes_like_flags(tmp_path):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from crackvae import api
@@ -17,7 +18,7 @@ from crackvae.api import VERBS
 from crackvae.cli.parser import EXIT_USER, parse
 from crackvae.config import VerbConfig, flag, read_settings
 from crackvae.config.settings import is_location
-from crackvae.console import say, tables_text, terminal_width, write
+from crackvae.console import say, tables_text, terminal_width, visible, write
 from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
 from crackvae.results import Result
 
@@ -40,9 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
+    show_page = chosen.pop("open", False)
     try:
         settings = settings_of(verb, chosen)
         _check_working_folder(verb, settings)
+        _announce_output(settings)
         result = api.run(verb, settings)
     except CrackvaeError as error:
         if isinstance(error, LimitBroken):
@@ -56,6 +59,8 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
         say(f"crackvae {verb}: interrupted. Run the same command again to continue.", quiet=False)
         return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
     _print(result)
+    if show_page:
+        _open_page(verb, result)
     return EXIT_DONE
 
 
@@ -128,10 +133,36 @@ def _check_working_folder(verb: str, settings: VerbConfig) -> None:
 def _is_relative(settings: VerbConfig, name: str) -> bool:
     """Whether a setting is a path below the current folder."""
     value = getattr(settings, name, "") if is_location(type(settings), name) else ""
-    return bool(value) and "://" not in value and not os.path.isabs(value.removeprefix("@"))
+    paths = value if isinstance(value, tuple) else (value,)
+    return any(path and "://" not in path and not os.path.isabs(path.removeprefix("@")) for path in paths)
+
+
+def _announce_output(settings: VerbConfig) -> None:
+    """Say where a verb writes, if that is its default folder below the current one."""
+    for one in fields(settings):
+        if one.name == "out" and not api.is_required(one) and settings.out == one.default:  # type: ignore[attr-defined]
+            say(f"writing to {os.path.abspath(str(one.default))} (--out chooses another folder)", quiet=settings.quiet)
 
 
 def _print(result: Result) -> None:
-    """Tables for people, then the summary as one JSON line, always the last."""
+    """Tables for people and the address of the page, then the summary as one JSON line, always the last."""
     shown = tables_text(result.tables, terminal_width(sys.stdout))
-    write(sys.stdout, f"\n{shown}\n\n{json.dumps(result.summary, allow_nan=False)}\n")
+    page = _page_of(result)
+    address = f"\n\npage: {visible(page)}" if page else ""
+    write(sys.stdout, f"\n{shown}{address}\n\n{json.dumps(result.summary, allow_nan=False)}\n")
+
+
+def _page_of(result: Result) -> str:
+    """Address of the page as a browser takes it, or ""."""
+    page: str = getattr(result, "page", "")
+    return page if not page or "://" in page else Path(page).as_uri()
+
+
+def _open_page(verb: str, result: Result) -> None:
+    import webbrowser  # rarely needed
+
+    page = _page_of(result)
+    if not page:
+        say(f"crackvae {verb}: there is no page to open.", quiet=False)
+    elif not page.startswith("file://") or not webbrowser.open(page):
+        say(f"crackvae {verb}: no browser here opens {page}: copy the page to a machine with one.", quiet=False)

@@ -45,7 +45,7 @@ def demo(config: DemoConfig) -> Result:
         )
         evaluated = evaluate(EvaluateConfig(manifest=manifest, model=str(model), out=str(evaluation), quiet=quiet))
         scored = score(
-            ScoreConfig(images=str(night), model=str(model), out=str(scores), format=("parquet", "csv"), quiet=quiet)
+            ScoreConfig(images=(str(night),), model=str(model), out=str(scores), format=("parquet", "csv"), quiet=quiet)
         )
     paths = {
         "drawn images": labelled,

@@ -4,12 +4,21 @@ import argparse
 import sys
 import typing
 from collections.abc import Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from typing import Any
 
 import crackvae
-from crackvae.api import VERBS, default_of, is_required, ordered_fields
-from crackvae.config.settings import annotation_of, flag, flag_text, parse_value, suggestion
+from crackvae.api import VERBS, Verb, default_of, is_required, ordered_fields
+from crackvae.config.settings import (
+    annotation_of,
+    choices_of,
+    flag,
+    flag_text,
+    is_location,
+    parse_value,
+    suggestion,
+    type_name,
+)
 from crackvae.console import say, write
 
 EXIT_USER = 2
@@ -28,48 +37,83 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The verb and the given flags; a usage error ends the process with one line and exit code 2."""
-    parser = Parser(prog="crackvae", description=_description(), allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    by_verb = {verb: _add_verb(verbs, verb) for verb in VERBS}
+    parser, by_verb = parsers()
     # Top-level flags take no value, so that the first word is the verb.
     word = next((one for one in arguments if not one.startswith("-")), None)
     if word is not None and word not in VERBS:
         parser.error(f"unknown verb {word!r}{suggestion(word, VERBS)}. Known: {', '.join(VERBS)}")
-    chosen, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        own = by_verb[chosen.verb]
-        name = unknown[0].split("=")[0]
-        own.error(f"unknown argument {name}{suggestion(name, [flag for flag in own._option_string_actions if flag])}")
-    return vars(chosen)
+    known, rest = parser.parse_known_args(arguments)
+    chosen = vars(known)
+    own, name = by_verb[chosen["verb"]], positional_of(VERBS[chosen["verb"]])
+    plain = [*chosen.pop("plain", []), *(one for one in rest if not one.startswith("-"))]
+    unknown = next((one.split("=")[0] for one in rest if one.startswith("-") or not name), None)
+    if unknown is not None:
+        own.error(f"unknown argument {unknown}{suggestion(unknown, list(own._option_string_actions))}")
+    if plain and name:
+        _add_plain(own, chosen, name, plain)
+    return chosen
 
 
-def _description() -> str:
-    return (crackvae.__doc__ or "").splitlines()[0]
+def _add_plain(parser: Parser, chosen: dict[str, Any], name: str, plain: list[str]) -> None:
+    """Plain arguments, which may stand before and after flags, in the setting that they belong to."""
+    if annotation_of(VERBS[chosen["verb"]].config, name) is str:
+        if len(plain) > 1 or name in chosen:
+            parser.error(f"{parser.prog.rpartition(' ')[2]} takes one {name}, and not {plain[-1]} as well")
+        chosen[name] = plain[0]
+    else:
+        chosen[name] = [*plain, *chosen.get(name, [])]
 
 
-def _add_verb(verbs: Any, verb: str) -> Parser:
-    config_class = VERBS[verb].config
-    text = (config_class.__doc__ or "").strip()
-    one: Parser = verbs.add_parser(verb, help=text.splitlines()[0], description=text, allow_abbrev=False)
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the command, and those of its verbs."""
+    parser = Parser(prog="crackvae", description=(crackvae.__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    return parser, {name: _add_verb(verbs, name, verb) for name, verb in VERBS.items()}
+
+
+def positional_of(verb: Verb) -> str:
+    """The setting that plain arguments belong to, or ""."""
+    return next((one.name for one in fields(verb.config) if one.metadata["positional"]), "")
+
+
+def _add_verb(verbs: Any, name: str, verb: Verb) -> Parser:
+    text = (verb.config.__doc__ or "").strip()
+    positional = positional_of(verb)
+    usage = f"crackvae {name} {f'[{positional.upper()} ...] ' if positional else ''}[flags]"
+    one: Parser = verbs.add_parser(name, help=text.splitlines()[0], description=text, usage=usage, allow_abbrev=False)
+    if positional:
+        one.add_argument("plain", nargs="*", metavar=positional.upper(), help=f"same as {flag(positional)}")
     one.add_argument("--config", metavar="FILE.toml", help="read settings from a file; flags override it")
-    for config_field in ordered_fields(config_class):
-        _add_flag(one, config_field, annotation_of(config_class, config_field.name))
+    for config_field in ordered_fields(verb.config):
+        _add_flag(one, config_field, verb.config)
+    if "page" in verb.result.__dataclass_fields__:
+        one.add_argument("--open", action="store_true", help="open the page in a browser", default=argparse.SUPPRESS)
     return one
 
 
-def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", annotation: Any) -> None:
-    options: dict[str, Any] = {"dest": config_field.name, "default": argparse.SUPPRESS}
-    text = config_field.metadata["help"].replace("%", "%%")
+def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", config_class: type) -> None:
+    name, annotation = config_field.name, annotation_of(config_class, config_field.name)
+    text = config_field.metadata["help"].replace("%", "%%") + _default_text(config_field)
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
     if annotation is bool:
-        parser.add_argument(flag(config_field.name), action="store_true", help=text, **options)
-        return
+        parser.add_argument(flag(name), action="store_true", **options)
+    elif is_location(config_class, name):
+        action = "store" if annotation is str else "append"
+        parser.add_argument(flag(name), action=action, metavar="PATH", **options)
+    else:
+        metavar = "|".join(filter(None, choices_of(annotation))) or type_name(annotation).upper()
+        parser.add_argument(flag(name), type=_reader(annotation), metavar=metavar, **options)
 
-    def parse_text(value: str) -> Any:
-        return parse_value(annotation, value)
 
-    parse_text.__name__ = getattr(annotation, "__name__", str(annotation))  # argparse names it in its error message
-    parser.add_argument(flag(config_field.name), type=parse_text, help=text + _default_text(config_field), **options)
+def _reader(annotation: Any) -> Any:
+    def read(text: str) -> Any:
+        try:
+            return parse_value(annotation, text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {type_name(annotation)}") from None
+
+    return read
 
 
 def _default_text(config_field: "Field[Any]") -> str:

@@ -6,7 +6,17 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from crackvae.config.common import PERCENTILE, ScoringConfig, VerbConfig
-from crackvae.config.settings import Location, flag, flag_text, group_by_problem, is_date, limit_of, setting, time_of
+from crackvae.config.settings import (
+    Location,
+    Locations,
+    flag,
+    flag_text,
+    group_by_problem,
+    is_date,
+    limit_of,
+    setting,
+    time_of,
+)
 
 # Calibration takes logarithms of a rate and of its complement.
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
@@ -64,11 +74,15 @@ class EvaluateConfig(ScoringConfig):
 class ScoreConfig(ScoringConfig):
     """Score every image once; each image ends in one row of the scores table, whatever happens to it."""
 
-    images: Location = setting(
-        "folder, .zip or URI of images; with wildcards (2026-*/); or @FILE, a text or Parquet list of images"
+    images: Locations = setting(
+        "image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or Parquet list "
+        "of images",
+        lengths=range(1, 2**31),
+        must="name at least one image or folder",
+        positional=True,
     )
     model: Location = setting("model directory written by train")
-    out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time")
+    out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time", "scores")
     since: str = setting(
         "only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00]", ""
     )
@@ -100,6 +114,7 @@ class ScoreConfig(ScoringConfig):
 class NightlyConfig(ScoreConfig):
     """Score new images, compare the night with the calibration and summarise it; exit code 2 if a limit is broken."""
 
+    out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time")
     night: str = setting("date that the runs count towards, YYYY-MM-DD; default: today in --time-zone", "")
     time_zone: str = setting("time zone of the date of a night, such as Europe/London", "UTC")
     min_images: int = setting("fewer scored images of this night break the limit", 0, ge=0)

@@ -17,6 +17,8 @@ from crackvae.errors import ConfigError
 
 # A local path or a URI. In Python an os.PathLike is accepted too.
 Location = Annotated[str, "a path or a URI"]
+# One or several of them. In Python a single one is accepted too; a flag may be repeated.
+Locations = Annotated[tuple[str, ...], "paths or URIs"]
 
 
 def setting(
@@ -30,6 +32,7 @@ def setting(
     lengths: Collection[int] | None = None,
     must: str = "",
     why: str = "",
+    positional: bool = False,
 ) -> Any:
     """A field of a settings class; without a default it is required.
 
@@ -40,8 +43,10 @@ def setting(
         lengths: allowed lengths of a tuple.
         must: the requirement in words, where the bounds alone do not say it: "be two counts, such as 5,15".
         why: reason or advice that ends the error message.
+        positional: whether the command also accepts it as plain arguments, without its flag.
     """
     metadata = {"help": text, "bounds": _Bounds(gt, ge, lt, le), "lengths": lengths, "must": must, "why": why}
+    metadata["positional"] = positional
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -107,8 +112,8 @@ def annotation_of(config_class: type, name: str) -> Any:
 
 
 def is_location(config_class: type, name: str) -> bool:
-    """Whether a setting is a path or a URI."""
-    return typing.get_type_hints(config_class, include_extras=True).get(name) == Location
+    """Whether a setting is a path or a URI, or several."""
+    return typing.get_type_hints(config_class, include_extras=True).get(name) in (Location, Locations)
 
 
 def is_optional(annotation: Any) -> bool:
@@ -127,6 +132,8 @@ def _converted(annotation: Any, value: Any) -> Any:
     origin = typing.get_origin(annotation) or annotation
     if value is None:
         return None
+    if origin is tuple and typing.get_args(annotation)[0] is str and isinstance(value, str | os.PathLike):
+        return (os.fspath(value),)
     if origin is tuple and isinstance(value, tuple | list):
         return tuple(_converted(typing.get_args(annotation)[0], item) for item in value)
     if origin is dict and isinstance(value, Mapping):
@@ -135,11 +142,18 @@ def _converted(annotation: Any, value: Any) -> Any:
         return os.fspath(value)
     if (origin is bool) == isinstance(value, bool) and isinstance(value, _PYTHON_TYPES.get(origin, ())):
         return origin(value)
-    names = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple", dict: "a dictionary"}
-    raise TypeError(names.get(origin, "text"))
+    names = {bool: "True or False", str: "text", typing.Literal: "text"}
+    raise TypeError(names.get(origin, f"a {type_name(annotation)}"))
 
 
 _PYTHON_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+
+
+def type_name(annotation: Any) -> str:
+    """The type of a setting in words."""
+    origin = typing.get_origin(annotation) or annotation
+    names = {int: "whole number", float: "number", str: "text", tuple: "list", dict: "table"}
+    return names.get(origin, "text")
 
 
 def _problem(config_field: "Field[Any]", annotation: Any, value: Any) -> str:
@@ -253,8 +267,12 @@ def read_settings(file: str, config_class: type) -> dict[str, Any]:
                 f"--config {file}: unknown setting {key!r}{suggestion(name, known)}. Known: {', '.join(sorted(known))}."
             )
         try:
-            settings[name] = _toml_value(annotation_of(config_class, name), value)
-        except ValueError as error:
+            annotation = annotation_of(config_class, name)
+            if is_location(config_class, name) and annotation is not str:  # the comma is a character of paths
+                settings[name] = _converted(annotation, value)
+            else:
+                settings[name] = _toml_value(annotation, value)
+        except (ValueError, TypeError) as error:
             raise ConfigError(f"--config {file}: {name} = {value!r} is wrong: {error}.") from error
     return settings
 

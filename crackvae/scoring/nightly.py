@@ -57,7 +57,7 @@ def nightly(config: NightlyConfig) -> Result:
     night = config.night or default_night(out, now)
     if not config.night and night != now.date().isoformat():
         say(f"the night of {now.date()} was judged more than 12 h ago: this is that of {night}", quiet=config.quiet)
-    log_event("night started", night=night, images=config.images, out=out, model=scorer.model.digest)
+    log_event("night started", night=night, images=list(config.images), out=out, model=scorer.model.digest)
     with ray_session(config):  # one for all steps, so that Prometheus gets the verdict from the same process
         scored = score_images(config, night)
         run, counts = scored.summary.run, scored.summary.as_json()

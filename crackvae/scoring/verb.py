@@ -27,7 +27,7 @@ from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import ScoreSummary, write_summary
 from crackvae.storage import fileio, filesystems, tables, uris
-from crackvae.storage.listing import list_images
+from crackvae.storage.listing import list_paths
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.tables import new_run
 
@@ -157,7 +157,7 @@ class _Work:
 
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
     """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
-    found = list_images(config.images, time_of(config.since), config.prefix)
+    found = list_paths(config.images, time_of(config.since), config.prefix)
     listed = found.images.num_rows
     if not listed and not found.passed_over:
         raise StorageError(

@@ -6,7 +6,7 @@ its name and some 30 more, where a Python object for each would cost 400.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -19,7 +19,7 @@ from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
 from crackvae.storage.lists import listed_files
 from crackvae.storage.patterns import matches, split_pattern
-from crackvae.storage.uris import absolute, join, parent, relative
+from crackvae.storage.uris import absolute, common_folder, join, parent, relative
 from crackvae.storage.walk import chunks, files
 
 LISTING_SCHEMA = pa.schema(
@@ -85,6 +85,23 @@ def list_images(path: str, since: datetime | None = None, prefix: str = "") -> L
     return Listing(root, kept, skipped, source, images.num_rows - kept.num_rows)
 
 
+def list_paths(paths: Sequence[str], since: datetime | None = None, prefix: str = "") -> Listing:
+    """list_images() of one or several paths, in one listing; an image that two of them contain is listed once.
+
+    Its root is the folder that all paths have in common. `prefix` applies to each path by itself.
+    """
+    listings = [list_images(path, since, prefix) for path in paths]
+    if len(listings) == 1:
+        return listings[0]
+    return Listing(
+        common_folder([one.root for one in listings]),
+        _sorted_once(pa.concat_tables([one.images for one in listings])),
+        sum(one.skipped for one in listings),
+        f"{listings[0].source} and {len(paths) - 1} more",
+        sum(one.passed_over for one in listings),
+    )
+
+
 def _found(path: str, prefix: str) -> tuple[str, Iterable[File]]:
     """The root of a path and the files below it; of a folder only its subfolder, if the prefix names one."""
     root, pattern = split_pattern(path)
@@ -130,6 +147,10 @@ def _table(found: Iterable[File]) -> pa.Table:
         return LISTING_SCHEMA.empty_table()
     images = pa.concat_tables(parts)
     del parts
+    return _sorted_once(images)
+
+
+def _sorted_once(images: pa.Table) -> pa.Table:
     images = images.take(pc.sort_indices(images["image"])).combine_chunks()
     names = images["image"]
     if images.num_rows > 1:

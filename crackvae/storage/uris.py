@@ -5,9 +5,10 @@ never part of one: they come from the environment of each process, so that no ta
 """
 
 import errno
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
@@ -75,6 +76,16 @@ def parent(path: str) -> str:
     """The folder of a file; options of a URI stay at its end."""
     bare, options = without_options(path)
     return str(PurePosixPath(path).parent) if is_local(path) else bare.rpartition("/")[0] + options
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The deepest folder that contains all paths or is one of them; "" if they are on different storage."""
+    split = [without_options(path)[0].split("/") for path in paths]
+    common = list(itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False)))
+    folder = "/".join(parts[0] for parts in common)
+    if is_local(paths[0]):
+        return folder or ("/" if common else "")
+    return folder if len(common) > 2 else ""  # s3: and the bucket
 
 
 def relative(image: str, root: str) -> str:

@@ -184,7 +184,7 @@ def test_an_unreachable_image_comes_again(
     listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
     listed[-1]["image"] = str(night / "vanished.jpg")
     longer = Listing(real.root, pa.Table.from_pylist(listed, schema=real.images.schema), real.skipped)
-    monkeypatch.setattr(verb, "list_images", lambda *_: longer)
+    monkeypatch.setattr(verb, "list_paths", lambda *_: longer)
     first = score(config(night, model_dir, tmp_path / "out")).summary
     assert (first["unreachable"], first["listed"]) == (1, len(listed))
     shutil.copy(night / "000.jpg", night / "vanished.jpg")

@@ -13,7 +13,8 @@ from hypothesis import settings
 from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.fileio import read_image
-from crackvae.storage.listing import LISTING_SCHEMA, list_images
+from crackvae.storage.listing import LISTING_SCHEMA, list_images, list_paths
+from crackvae.storage.uris import common_folder, relative
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -283,3 +284,40 @@ def test_a_prefix_keeps_what_a_whole_listing_would_keep_of_it(tmp_path, prefix):
 def test_an_image_takes_less_than_200_bytes_of_a_listing(tmp_path):
     listing = list_images(str(put(tmp_path, *(f"bridge-{n % 7}/{n:07d}.jpg" for n in range(500)))))
     assert listing.images.nbytes / 500 < len(str(tmp_path)) + 100
+
+
+def test_several_paths_are_one_listing_below_their_common_folder(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.jpg", "b/2.jpg", "b/notes.txt", "c.jpg")
+    paths = [str(tmp_path / name) for name in ("a", "b", "c.jpg", "b/2.jpg")]
+    found = list_paths(paths)
+    listed = [relative(name, found.root) for name in found.images["image"].to_pylist()]
+    assert listed == ["a/1.jpg", "b/2.jpg", "c.jpg"]
+    assert (found.root, found.skipped) == (str(tmp_path), 1)
+    assert found.source == f"{tmp_path / 'a'} and 3 more"
+    assert list_paths(paths[:1]) == list_images(paths[0])
+    with pytest.raises(StorageError, match="none: No such file"):
+        list_paths([paths[0], str(tmp_path / "none")])
+
+
+def test_a_prefix_applies_to_each_of_several_paths(tmp_path: Path) -> None:
+    put(tmp_path, "a/x1.jpg", "b/x2.jpg", "b/y.jpg")
+    found = list_paths([str(tmp_path / "a"), str(tmp_path / "b")], prefix="x")
+    assert found.images.num_rows == 2 and found.passed_over == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder"),
+    [
+        (["/d/a", "/d/b/c.jpg"], "/d"),
+        (["/d/a", "/d/a/b"], "/d/a"),
+        (["/d/a", "/d/ab"], "/d"),
+        (["/a", "/b"], "/"),
+        (["s3://one/n/a", "s3://one/n/b"], "s3://one/n"),
+        (["s3://one/a", "s3://one/b?region=eu"], "s3://one"),
+        (["s3://one/a", "s3://two/a"], ""),
+        (["s3://one/a", "/a"], ""),
+        (["/a", "s3://one/a"], ""),
+    ],
+)
+def test_the_common_folder_of_paths(paths: list[str], folder: str) -> None:
+    assert common_folder(paths) == folder
