@@ -1,11 +1,15 @@
-# `make demo` and `make test` each set up .venv when it is missing or older than pyproject.toml.
+# Every target sets up .venv first when it is missing or older than pyproject.toml or constraints.txt.
 PYTHON ?= python3
-# Taken first and exactly: without a version pip would fetch gigabytes of CUDA packages. See the README for a GPU.
+# torch is installed first: an unpinned torch would bring gigabytes of CUDA libraries. See the README for a GPU.
 TORCH ?= torch==2.13.0
+# Only `make lock` needs it.
+UV ?= uv==0.13.8
 
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+FAST := not ray and not browser and not server and not package and not slow
 
-.PHONY: install demo test test-ray test-rest lint chaos format clean
+.PHONY: install demo test test-fast test-ray test-rest coverage lint chaos format lock clean
 
 install: .venv/.installed
 
@@ -22,12 +26,21 @@ demo: install
 test: lint
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray test-rest
 
-# Tests that need Ray mostly wait for its processes, so the others run beside them.
+# What a change is tried with while it is written: no Ray, no browser, no server, nothing slow; under a minute on two cores.
+test-fast: install
+	$(PYTEST) -m "$(FAST)" --numprocesses=2
+
+# Tests on Ray mostly wait for its processes, so the others run at the same time.
 test-ray: install
-	$(BIN)/python -m pytest -m ray
+	$(PYTEST) -m ray
 
 test-rest: install
-	$(BIN)/python -m pytest -m "not ray"
+	$(PYTEST) -m "not ray"
+
+# Line and branch coverage of the fast tests; writes benchmarks/results/coverage-DATE.json.
+coverage: install
+	$(PYTEST) -m "$(FAST)" --numprocesses=2 --cov=crackvae --cov-branch --cov-report=term --cov-report=json:.coverage.json
+	$(BIN)/python benchmarks/coverage.py .coverage.json
 
 lint: install
 	$(BIN)/ruff check .
@@ -35,14 +48,23 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml crackvae jobs cluster
 
-# Hundreds of rounds of faults, some of them for a minute; writes benchmarks/results/chaos-DATE.json and its table.
+# Hundreds of rounds of injected faults, about an hour; writes benchmarks/results/chaos-DATE.json and its table in the docs.
 chaos: install
-	CRACKVAE_CHAOS=long $(BIN)/python -m pytest tests/chaos
+	CRACKVAE_CHAOS=long $(PYTEST) tests/chaos
 	$(BIN)/python tests/chaos/rounds.py
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Resolve constraints.txt again. Versions that still fit are kept: add UPGRADE=--upgrade for the newest of all,
+# or UPGRADE='--upgrade-package ray' for the newest of one.
+lock: install
+	$(BIN)/pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra fuzz --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --no-annotate --no-header --quiet $(UPGRADE) --output-file constraints.txt
+	sed -i '1i # Exact versions of everything that crackvae and its tests install, resolved on Python 3.11; written by `make lock`.' \
+		constraints.txt
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

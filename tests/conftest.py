@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 from PIL import Image
+from ray_head import Head, ray_head
 
 from crackvae import evaluation
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
@@ -80,14 +81,27 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
+# A fixture that starts something, and the marker of the tests that use it.
+MARKER_OF = {
+    "head": "ray",
+    "cluster": "ray",
+    "browser": "browser",
+    "running": "server",  # S3
+    "proxy": "server",  # S3 behind a proxy that injects faults
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`-m "not ray"` leaves out what needs a Ray session or a cluster; the long round of faults is `make chaos`."""
+    """Mark tests by the fixtures that they use; drop the long round of faults except in `make chaos`."""
     left_out = [] if IS_LONG else [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if {"ray_session", "cluster"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker("ray")
+        for fixture, marker in MARKER_OF.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+        if "chaos" in item.path.parts:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -191,12 +205,18 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """The one Ray session of the test run: two CPUs of this machine, and a GPU in name only."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """The one Ray head of the test run: two CPUs of this machine, and a GPU in name only."""
+    with ray_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def ray_session(head: Head) -> Iterator[None]:
+    """This process as a driver on the one Ray head."""
     import ray
 
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(address="local", num_cpus=2, num_gpus=1, **quiet)
+    ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

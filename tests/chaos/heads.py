@@ -1,26 +1,24 @@
-"""Ray heads, the commands that run on them, and the processes of both that tests kill and stop."""
+"""The commands that run on a Ray head while tests of faults kill and stop processes."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import HOUSE, score_in_process
+from conftest import score_in_process
+from ray_head import end_all, environment
 from rounds import Played, compared
 
 from crackvae.config import ScoreConfig
 from crackvae.scoring import verb
 
-BIN = Path(sys.executable).parent
 # Small blocks and parts, so that a death meets a run with some parts written and some rows on their way.
 RUN = """
 import sys
@@ -30,90 +28,8 @@ from crackvae.scoring import actors, run_table
 actors.BLOCK_IMAGES, run_table.PART_ROWS, session.SILENCE_S, session.DISCONNECT_S = 8, 24, 4.0, 10.0
 sys.exit(main(sys.argv[1:]))
 """
-# A run that neither ends nor fails within this many seconds is stuck; within these a head has started.
-STUCK_S, START_S = 500, 200
-
-
-@dataclass(frozen=True)
-class Head:
-    """A Ray head: its address, and the process that ends with all of it."""
-
-    address: str
-    process: subprocess.Popen[bytes]
-    scratch: Path
-
-    def workers(self, *names: str) -> list[psutil.Process]:
-        """Its workers that live, those with one of the names if any is given; not the agents, with which it ends."""
-        found = self.titled("ray::")
-        return [one for title, one in found if "Agent" not in title and any(name in title for name in names or ("",))]
-
-    def titled(self, start: str) -> list[tuple[str, psutil.Process]]:
-        """Its processes whose title begins so."""
-        found = []
-        with suppress(psutil.Error):  # it ended while we looked
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                title = " ".join(child.cmdline())
-                if title.startswith(start):
-                    found.append((title, child))
-        return found
-
-    def daemons(self, name: str) -> list[psutil.Process]:
-        """Its processes of that name or title: raylet, gcs_server, ray::RuntimeEnvAgent."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if name in (child.name(), *child.cmdline()[:1])]
-
-    def scorers(self) -> list[psutil.Process]:
-        """The actors that score."""
-        return self.workers("ImageScorer")
-
-
-@contextmanager
-def ray_head(folder: Path, *more: str, scratch: Path | None = None) -> Iterator[Head]:
-    """A Ray head with two CPUs; and what ends with it.
-
-    Args:
-        folder: for its log.
-        more: flags of `ray start`.
-        scratch: its temporary folder; the paths of sockets in it limit its length.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    scratch = scratch or Path(f"/tmp/crackvae-chaos-{os.getpid()}-{port}")
-    flags = ["--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={scratch}", *more]
-    log = folder / f"head-{port}.log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [BIN / "ray", "start", *flags, "--include-dashboard=false", "--disable-usage-stats"],
-            stdout=file,
-            stderr=file,
-            env=_environment(),
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + START_S
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield Head(f"127.0.0.1:{port}", process, scratch)
-    finally:
-        end_all(process)
-        if not os.path.ismount(scratch):  # a small disk goes with all that is on it
-            subprocess.run(["rm", "-rf", scratch], check=True)
-
-
-def _environment(address: str = "") -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}
-    return env | {"RAY_ADDRESS": address} if address else env
-
-
-def end_all(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started, and all that it started."""
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-    process.kill()
-    process.wait()
+# A run that neither ends nor fails within this many seconds is stuck.
+STUCK_S = 500
 
 
 @contextmanager
@@ -131,7 +47,7 @@ def command(flags: Sequence[object], log: Path, address: str, run: str = RUN) ->
             [sys.executable, "-c", run, *map(str, flags)],
             stdout=file,
             stderr=file,
-            env=_environment(address),
+            env=environment(address),
             start_new_session=True,
         )
     try:
@@ -203,12 +119,6 @@ def link_night(drawn: Path, folder: Path) -> Path:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no image")
     return folder
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

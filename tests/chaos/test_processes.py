@@ -16,7 +16,8 @@ import heads
 import psutil
 import pytest
 from conftest import IS_LONG
-from heads import STUCK_S, Head, Scene, ray_head, rows_of
+from heads import STUCK_S, Scene, rows_of
+from ray_head import Head, ray_head
 from rounds import compared
 
 KILLED = ("driver", "actor", "worker")
@@ -27,7 +28,7 @@ EARLY_S = 10.0
 LATE_S = 0.5
 
 # Fixtures: pytest takes those that it finds in a module.
-head, night, wanted, scene = heads.head, heads.night, heads.wanted, heads.scene
+night, wanted, scene = heads.night, heads.wanted, heads.scene
 pytestmark = pytest.mark.ray
 
 

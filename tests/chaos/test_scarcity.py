@@ -10,7 +10,8 @@ from pathlib import Path
 import heads
 import psutil
 import pytest
-from heads import STUCK_S, Head, Scene, command, ray_head
+from heads import STUCK_S, Scene, command
+from ray_head import Head, ray_head
 
 # Memory cgroups of Linux, version 2 and 1: where they lie, and the names of their limit and of their count of kills.
 CGROUPS = (
@@ -37,7 +38,7 @@ time.sleep(3600)
 """
 
 # Fixtures: pytest takes those that it finds in a module.
-head, night, wanted, scene = heads.head, heads.night, heads.wanted, heads.scene
+night, wanted, scene = heads.night, heads.wanted, heads.scene
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 

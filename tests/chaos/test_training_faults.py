@@ -5,10 +5,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import heads
 import psutil
 import pytest
-from heads import STUCK_S, Head, command
+from heads import STUCK_S, command
+from ray_head import Head
 from rounds import Played
 
 from crackvae.errors import ModelError
@@ -29,7 +29,6 @@ SETTINGS = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32
 LATE_S = 3.0
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
-head = heads.head
 
 
 @dataclass(frozen=True)
