@@ -1,4 +1,4 @@
-"""Keep the coverage of the fast tests as a dated result: python benchmarks/coverage.py COVERAGE.json (`make coverage`)."""
+"""Keep the coverage of the fast tests as a dated result: python benchmarks/coverage.py FILE.json (`make coverage`)."""
 
 import json
 import sys

@@ -45,9 +45,10 @@ def test_a_cluster_that_a_run_starts_for_itself_has_no_dashboard(monkeypatch: py
     monkeypatch.setattr(session, "_resources", lambda: "none")
     for name in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.delenv(name, raising=False)
-    session._connect(ClusterConfig(quiet=True))
+    with session._environment():
+        session._connect(ClusterConfig(quiet=True))
+        assert "runtime_env" not in started[0] and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert started[0]["include_dashboard"] is False and started[0]["address"] == "local"
-    assert "runtime_env" not in started[0] and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 def test_no_container_has_the_rights_of_root() -> None:
