@@ -23,14 +23,14 @@ install: .venv/.installed
 demo: install
 	$(BIN)/crackvae demo
 
-test: lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray test-rest
+# Tests on Ray mostly wait for its processes, so lint and the other tests run at the same time.
+test: install
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray lint test-rest
 
 # What a change is tried with while it is written: no Ray, no browser, no server, nothing slow; under a minute on two cores.
 test-fast: install
 	$(PYTEST) -m "$(FAST)" --numprocesses=2
 
-# Tests on Ray mostly wait for its processes, so the others run at the same time.
 test-ray: install
 	$(PYTEST) -m ray
 
