@@ -130,6 +130,29 @@ class Explanation:
 
 
 @torch.inference_mode()
+def explain_tiles(model: Model, tiles_TPP: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reconstruct and score tiles.
+
+    Args:
+        tiles_TPP: uint8 (T, P, P).
+
+    Returns:
+        Reconstructions in [0, 1] and anomaly maps of the model's head, float32 (T, P, P), and scores, float32 (T,).
+    """
+    head = model.spec.head
+    reconstructions_TPP = np.empty(tiles_TPP.shape, np.float32)
+    maps_TPP = np.empty_like(reconstructions_TPP)
+    scores_T = np.empty(len(tiles_TPP), np.float32)
+    for start in range(0, len(tiles_TPP), EXPLAIN_BATCH):
+        B = slice(start, start + EXPLAIN_BATCH)
+        input_B1PP = to_input(torch.from_numpy(np.array(tiles_TPP[B])))
+        output = model.network(input_B1PP)
+        reconstructions_TPP[B] = output.reconstruction_B1PP.squeeze(1).numpy()
+        maps_TPP[B] = HEADS[head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
+        scores_T[B] = scores_of(head, input_B1PP, output).numpy()
+    return reconstructions_TPP, maps_TPP, scores_T
+
+
 def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
     """Reconstruction and anomaly map of one image, stitched from its tiles.
 
@@ -141,19 +164,10 @@ def explain(model: Model, pixels_HW: np.ndarray) -> Explanation:
     """
     spec = model.spec
     tiles = cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px)
-    seen_TPP = np.empty(tiles.pixels_TPP.shape, np.float32)
-    maps_TPP = np.empty_like(seen_TPP)
-    scores_T = np.empty(len(seen_TPP), np.float32)
     with one_thread():
-        for start in range(0, len(seen_TPP), EXPLAIN_BATCH):
-            B = slice(start, start + EXPLAIN_BATCH)
-            input_B1PP = to_input(torch.from_numpy(np.array(tiles.pixels_TPP[B])))
-            output = model.network(input_B1PP)
-            seen_TPP[B] = output.reconstruction_B1PP.squeeze(1).numpy()
-            maps_TPP[B] = HEADS[spec.head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
-            scores_T[B] = scores_of(spec.head, input_B1PP, output).numpy()
+        reconstructions_TPP, maps_TPP, scores_T = explain_tiles(model, tiles.pixels_TPP)
     height, width = pixels_HW.shape
-    grey_HW = stitch(seen_TPP, tiles, height, width) * 255
+    grey_HW = stitch(reconstructions_TPP, tiles, height, width) * 255
     anomaly_HW = stitch(maps_TPP, tiles, height, width)
     scores = scores_T.reshape(tiles.rows, tiles.cols)
     return Explanation(grey_HW.round().clip(0, 255).astype(np.uint8), anomaly_HW, scores, tiles.xs, tiles.ys)
