@@ -35,8 +35,10 @@ from crackvae.errors import StorageError as StorageError
 from crackvae.results import CalibrateResult as CalibrateResult
 from crackvae.results import CompactResult as CompactResult
 from crackvae.results import DemoResult as DemoResult
+from crackvae.results import DoctorResult as DoctorResult
 from crackvae.results import EvaluateResult as EvaluateResult
 from crackvae.results import ExportResult as ExportResult
+from crackvae.results import InfoResult as InfoResult
 from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
 from crackvae.results import ReportResult as ReportResult
@@ -539,6 +541,48 @@ def export(
 
     Example:
         >>> crackvae.export(model="model", out="model.onnx").largest_difference
+    """
+
+def info(*, path: str | os.PathLike[str], quiet: bool = False, s3_endpoint: str = "") -> InfoResult:
+    """Describe a model, a scores table or a manifest in about ten lines, and verify that it is intact.
+
+    Args:
+        path: model directory, folder of a scores table, or manifest.parquet.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        InfoResult: with summary, tables, kind, path.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ManifestError: A manifest, a label or a group is wrong.
+
+    Example:
+        >>> crackvae.info(path="model").summary["threshold"]
+    """
+
+def doctor(*, out: str | os.PathLike[str] = ".", quiet: bool = False, s3_endpoint: str = "") -> DoctorResult:
+    """Check what this machine has and lacks for the other verbs; exit code 2 if anything needs attention.
+
+    Args:
+        out: folder that results will be written to; its disk and permissions are checked.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        DoctorResult: with summary, tables, found, advice.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        LimitBroken: A job finished and exceeded one of its limits.
+
+    Example:
+        >>> crackvae.doctor().found
     """
 
 def demo(

@@ -110,6 +110,20 @@ VERBS = {
         (errors.StorageError, errors.ModelError),
         ('crackvae.export(model="model", out="model.onnx").largest_difference',),
     ),
+    "info": Verb(
+        "crackvae.cli.info",
+        config.InfoConfig,
+        results.InfoResult,
+        (errors.StorageError, errors.ModelError, errors.ManifestError),
+        ('crackvae.info(path="model").summary["threshold"]',),
+    ),
+    "doctor": Verb(
+        "crackvae.cli.doctor",
+        config.DoctorConfig,
+        results.DoctorResult,
+        (errors.LimitBroken,),
+        ("crackvae.doctor().found",),
+    ),
     "demo": Verb(
         "crackvae.cli.demo",
         config.DemoConfig,

@@ -249,3 +249,29 @@ class DemoResult(Result):
 
     folder: str
     score: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InfoResult(Result):
+    """Result of `info`.
+
+    Attributes:
+        kind: model, scores or manifest.
+        path: its absolute path or URI.
+    """
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """Result of `doctor`.
+
+    Attributes:
+        found: what was found, by check.
+        advice: one line for each check that needs attention.
+    """
+
+    found: dict[str, str]
+    advice: list[str]

@@ -50,6 +50,7 @@ ONLY_IN = {  # library: the modules that may import it
         "model.export",
         "model.onnx",
         "model.runtime",
+        "cli.doctor",
         "scoring.actors",
         "training.driver",
         "training.fit",
@@ -153,4 +154,4 @@ def test_no_error_is_swallowed(path: Path) -> None:
 def test_each_verb_that_can_run_on_a_cluster_has_a_job() -> None:
     from crackvae.cli import VERBS
 
-    assert {path.stem for path in (HOUSE / "jobs").glob("*.py")} == set(VERBS)
+    assert {path.stem for path in (HOUSE / "jobs").glob("*.py")} == set(VERBS) - {"info", "doctor"}

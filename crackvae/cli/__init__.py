@@ -45,7 +45,7 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     try:
         settings = settings_of(verb, chosen)
         _check_working_folder(verb, settings)
-        _announce_output(settings)
+        _announce_output(verb, settings)
         result = api.run(verb, settings)
     except CrackvaeError as error:
         if isinstance(error, LimitBroken):
@@ -137,10 +137,10 @@ def _is_relative(settings: VerbConfig, name: str) -> bool:
     return any(path and "://" not in path and not os.path.isabs(path.removeprefix("@")) for path in paths)
 
 
-def _announce_output(settings: VerbConfig) -> None:
+def _announce_output(verb: str, settings: VerbConfig) -> None:
     """Say where a verb writes, if that is its default folder below the current one."""
     for one in fields(settings):
-        if one.name == "out" and not api.is_required(one) and settings.out == one.default:  # type: ignore[attr-defined]
+        if one.name == "out" and verb != "doctor" and not api.is_required(one) and settings.out == one.default:  # type: ignore[attr-defined]
             say(f"writing to {os.path.abspath(str(one.default))} (--out chooses another folder)", quiet=settings.quiet)
 
 

@@ -1,7 +1,7 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
 from crackvae.config.common import ClusterConfig, ScoringConfig, VerbConfig
-from crackvae.config.output import ExportConfig, ReportConfig
+from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig
 from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
 from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
@@ -20,8 +20,10 @@ __all__ = [
     "ClusterConfig",
     "CompactConfig",
     "DemoConfig",
+    "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "InfoConfig",
     "NightlyConfig",
     "PartitionConfig",
     "ReportConfig",

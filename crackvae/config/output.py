@@ -1,4 +1,4 @@
-"""Settings of the verbs that write a page or a file from what is there: report and export."""
+"""Settings of the verbs that show or convert what exists: report, export, info and doctor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,3 +46,17 @@ class ExportConfig(VerbConfig):
 
     model: Location = setting("model directory written by train")
     out: Location = setting("ONNX file to write; an existing file is replaced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig(VerbConfig):
+    """Describe a model, a scores table or a manifest in about ten lines, and verify that it is intact."""
+
+    path: Location = setting("model directory, folder of a scores table, or manifest.parquet", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(VerbConfig):
+    """Check what this machine has and lacks for the other verbs; exit code 2 if anything needs attention."""
+
+    out: Location = setting("folder that results will be written to; its disk and permissions are checked", ".")

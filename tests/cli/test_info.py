@@ -1,0 +1,80 @@
+"""`crackvae info`: what a model, a scores table or a manifest is, in about ten lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import crackvae
+from crackvae.cli import main
+from crackvae.model import calibration
+
+
+def described(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[list[str], dict[str, object]]:
+    """The lines of the table, and the summary."""
+    assert main(["info", str(path)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.strip().splitlines()
+    return lines[3:-2], json.loads(lines[-1])
+
+
+def test_a_model_is_described_with_its_calibration(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, summary = described(capsys, model_dir)
+    assert 8 <= len(lines) <= 13
+    assert (summary["kind"], summary["head"], summary["threshold"]) == ("model", "crack", 0.02)
+    assert summary["calibration_images"] == 99 and summary["trained"] == "unknown" and len(summary["digest"]) == 64
+
+
+def test_a_model_without_a_calibration_says_how_to_make_one(tmp_path: Path, model_dir: Path) -> None:
+    for file in model_dir.iterdir():
+        if file.name != calibration.FILE:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert "Run crackvae calibrate --model" in crackvae.info(path=tmp_path).summary["threshold"]
+
+
+def test_an_altered_model_is_an_error(tmp_path: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in model_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(text.replace('"stride_px": 48', '"stride_px": 40'))
+    assert main(["info", str(tmp_path)]) == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_scores_table_is_counted_by_status(
+    drawn: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    scored = crackvae.score(
+        images=[drawn / "crack", tmp_path],
+        model=model_dir,
+        out=tmp_path / "scores",
+        max_unreadable="100%",
+        no_report=True,
+        quiet=True,
+    )
+    lines, summary = described(capsys, tmp_path / "scores")
+    assert 8 <= len(lines) <= 13 and (summary["kind"], summary["images"]) == ("scores", 61)
+    assert summary["status"] == {"scored": 60, "unreadable": 1} and summary["flagged"] == scored.flagged
+    assert summary["models"] == {scored.model[:12]: 61} and summary["last_run"] == scored.run
+    assert any("60 scored, 1 unreadable" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["", "manifest.parquet"])
+def test_a_manifest_or_its_folder_is_counted_by_split(
+    name: str, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, summary = described(capsys, manifest.parent / name)
+    assert 8 <= len(lines) <= 13 and summary["kind"] == "manifest" and summary["leaky"] is False
+    assert sum(summary["split"].values()) == summary["images"]
+    assert summary["split"]["external crack"] == 20 and summary["split"]["train non_crack"] > 0
+
+
+def test_anything_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tmp_path)]) == 2
+    assert "holds no model, no scores table and no manifest" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("x")
+    assert main(["info", str(tmp_path / "notes.txt")]) == 2 and main(["info", str(tmp_path / "none")]) == 2
+    assert main(["info"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 3 and captured.out == "" and "--path must be given" in captured.err
