@@ -101,6 +101,24 @@ def test_a_wrong_verb_flag_or_key_suggests_the_nearest(tmp_path: Path, capsys: p
     assert "'learning-rat' (did you mean learning_rate?)" in fails(capsys, "train", "--config", tmp_path / "typo.toml")
 
 
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("crackvae sc", {"score"}),
+        ("crackvae train --sched", {"--schedule"}),
+        ("crackvae train --schedule ", {"cosine", "constant"}),
+        ("crackvae score ph", {"photographs/"}),
+    ],
+)
+def test_a_shell_completes_verbs_flags_choices_and_paths(line: str, completions: set[str], tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    env = os.environ | {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SUPPRESS_SPACE": "1", "_ARGCOMPLETE_IFS": "\n"}
+    env |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "PYTHONPATH": str(HOUSE)}
+    env |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "completions")}
+    subprocess.run([sys.executable, "-m", "crackvae"], env=env, cwd=tmp_path, check=True)
+    assert set((tmp_path / "completions").read_text().split("\n")) == completions
+
+
 def test_a_deleted_working_folder_matters_to_relative_paths_only(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,8 @@
 """The command line of `crackvae`: one subcommand per verb, one flag per setting."""
 
 import argparse
+import importlib
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -38,9 +40,11 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The verb and the given flags; a usage error ends the process with one line and exit code 2."""
     parser, by_verb = parsers()
-    # Top-level flags take no value, so that the first word is the verb.
-    word = next((one for one in arguments if not one.startswith("-")), None)
-    if word is not None and word not in VERBS:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions, see docs/guide.md
+        argcomplete = importlib.import_module("argcomplete")
+        argcomplete.autocomplete(parser)  # ends the process
+    word = arguments[0] if arguments else "-"
+    if not word.startswith("-") and word not in VERBS:
         parser.error(f"unknown verb {word!r}{suggestion(word, VERBS)}. Known: {', '.join(VERBS)}")
     known, rest = parser.parse_known_args(arguments)
     chosen = vars(known)
@@ -102,8 +106,11 @@ def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", confi
         action = "store" if annotation is str else "append"
         parser.add_argument(flag(name), action=action, metavar="PATH", **options)
     else:
-        metavar = "|".join(filter(None, choices_of(annotation))) or type_name(annotation).upper()
-        parser.add_argument(flag(name), type=_reader(annotation), metavar=metavar, **options)
+        choices = [choice for choice in choices_of(annotation) if choice]
+        metavar = "|".join(choices) or type_name(annotation).upper()
+        added = parser.add_argument(flag(name), type=_reader(annotation), metavar=metavar, **options)
+        if choices:  # argparse need not know them: a wrong one is an error of the settings, also in a file
+            added.completer = lambda **_: choices  # type: ignore[attr-defined]
 
 
 def _reader(annotation: Any) -> Any:
