@@ -26,6 +26,7 @@ NO_TILES = np.empty(0, np.uint8)
 
 # Measured while decoding.
 CAMERA = ("brightness", "contrast", "sharpness")
+MEASURED = (*CAMERA, "clipped")
 
 
 # What decode_images() adds to the rows of a listing, for score_decoded() to use up.
@@ -36,7 +37,7 @@ DECODED_SCHEMA = pa.schema(
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
-        *(tables.MEASURES_SCHEMA.field(name) for name in CAMERA),
+        *(tables.MEASURED_SCHEMA.field(name) for name in MEASURED),
     ]
 )
 
@@ -84,7 +85,7 @@ def decode_images(
 def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
     """The row of a listed image of which nothing is known yet."""
     row = {name: image[name] for name in ("image", "group", "bytes", "modified", "error")} | dict.fromkeys(
-        CAMERA, np.nan
+        MEASURED, np.nan
     )
     return row | {
         "status": "unreadable",

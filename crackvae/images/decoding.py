@@ -25,6 +25,11 @@ MEASURED_LINES = 64
 SHARPNESS_LAGS_PX = (1, 4)
 
 
+# Pixels up to BLACK and from WHITE on show no surface: 16 is the black of video and 0.5 % of the light of white, 250 is
+# 96 % of it, where a sensor saturates and JPEG rings by a few levels.
+BLACK, WHITE = 16, 250
+
+
 # Refuse larger images by their header, before decoding: 100 Mpx is 100 MB of grey pixels in one worker.
 MAX_IMAGE_PX = 100_000_000
 
@@ -274,12 +279,14 @@ class Measures:
 
     Attributes:
         brightness: median grey level, 0 black to 255 white.
+        clipped: share of the pixels that are black or white, see BLACK and WHITE.
         contrast: distance of the 10th and 90th percentile, as a share of the median; a thin crack hardly moves it.
         sharpness: mean step between neighbouring pixels over that between pixels four apart. 1 for noise without any
             blur, 0.5 for a random walk, towards 0.25 the more the image is blurred; 1 where nothing changes at all.
     """
 
     brightness: float
+    clipped: float
     contrast: float
     sharpness: float
 
@@ -296,7 +303,9 @@ def measures(pixels_HW: np.ndarray) -> Measures:
     below_256 = np.cumsum(np.bincount(rows.ravel(), minlength=256) + np.bincount(columns.ravel(), minlength=256))
     low, median, high = (float(np.searchsorted(below_256, share * below_256[-1])) for share in (0.1, 0.5, 0.9))
     steps = [_mean_step(rows, lag) + _mean_step(columns, lag) for lag in SHARPNESS_LAGS_PX]
-    return Measures(median, (high - low) / max(1.0, median), steps[0] / steps[1] if steps[1] else 1.0)
+    clipped = 1 - (below_256[WHITE - 1] - below_256[BLACK]) / below_256[-1]
+    sharpness = steps[0] / steps[1] if steps[1] else 1.0
+    return Measures(median, float(clipped), (high - low) / max(1.0, median), sharpness)
 
 
 def _mean_step(lines_LN: np.ndarray, lag: int) -> float:

@@ -6,7 +6,10 @@ Shape letters: N calibration images, B scored images.
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -15,6 +18,9 @@ from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.storage.fileio import read_bytes
 from crackvae.storage.records import problems
 from crackvae.storage.uris import join
+
+if TYPE_CHECKING:
+    from crackvae.model.tail import Tail
 
 FILE = "calibration.json"
 
@@ -25,6 +31,44 @@ MIN_IMAGES = 20
 
 # Coverage of the interval that is stated with a false-alarm rate.
 PROMISE_INTERVAL = 0.95
+
+
+# What a p-value rests on, in the column p_kind: sound images of at least as many tiles, sound tiles with a fitted tail,
+# sound tiles alone, or too few of them for any score to reach the level of the threshold.
+P_KINDS = ("photographs", "tiles+tail", "tiles", "none")
+
+
+# Tile scores kept with a calibration: 1 MB of JSON, or 80 photographs of 600 tiles.
+MAX_TILE_SCORES = 50_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The tiles of the calibration images.
+
+    Attributes:
+        tiles_N: int32 (N,), number of tiles of each image, in the order of Calibration.scores_N.
+        tile_scores_M: float32 (M,), scores of the tiles, at most about MAX_TILE_SCORES.
+        tile_groups_M: int32 (M,), number of the group of each tile.
+    """
+
+    tiles_N: np.ndarray
+    tile_scores_M: np.ndarray
+    tile_groups_M: np.ndarray
+
+    @classmethod
+    def of(cls, scores_N: np.ndarray, groups_N: np.ndarray, tile_scores: Sequence[np.ndarray]) -> "Sample":
+        """The sample of images with these scores, groups and tile scores, all in the same order."""
+        numbers_N = np.unique(groups_N, return_inverse=True)[1]
+        tiles_N = np.array([len(scores) for scores in tile_scores], np.int32)
+        # Whole images, spread evenly over all of them.
+        step = max(1, -(-int(tiles_N.sum()) // MAX_TILE_SCORES))
+        kept = range(0, len(tiles_N), step)
+        return cls(
+            tiles_N[np.argsort(scores_N, kind="stable")],
+            np.concatenate([tile_scores[k] for k in kept]).astype(np.float32),
+            np.repeat(numbers_N[::step], tiles_N[::step]).astype(np.int32),
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +82,7 @@ class Calibration:
         threshold: an image is flagged when its score is greater.
         model: digest of the model that computed the scores.
         leaky: whether copies of the sound images may be among the training images.
+        sample: their tiles; None in a calibration of an earlier version, whose images count as one tile each.
     """
 
     scores_N: np.ndarray
@@ -46,35 +91,53 @@ class Calibration:
     threshold: float
     model: str
     leaky: bool
+    sample: Sample | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of all attributes."""
         words = [self.groups, self.level, self.threshold, self.model, self.leaky]
-        return hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes()).hexdigest()
+        sha256 = hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes())
+        if self.sample:  # a calibration of an earlier version has none
+            for values in (self.sample.tiles_N, self.sample.tile_groups_M):
+                sha256.update(values.astype("<i4").tobytes())
+            sha256.update(self.sample.tile_scores_M.astype("<f4").tobytes())
+        return sha256.hexdigest()
 
-    def promise(self, n_images: int) -> dict[str, float]:
-        """Expected share of `n_images` exchangeable sound images that will be flagged, and its 95 % interval.
-
-        The rate above the k-th of N scores is Beta(N+1-k, k) distributed, whatever the model; the share of a finite
-        number of images is beta-binomial. The interval is wide if N or `n_images` is small, and too narrow if images of
-        one group are correlated.
-
-        Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
-        """
-        from scipy.stats import betabinom  # imported here: scoring actors import this module and do not need it
-
+    @cached_property
+    def rate(self) -> float:
+        """Expected false-alarm rate of the threshold on images like those of the calibration."""
         n = len(self.scores_N)
-        rank = int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))
-        if rank == 0:
-            return {"expected": 1.0, "low": 1.0, "high": 1.0}
-        low, high = betabinom.interval(PROMISE_INTERVAL, n_images, n + 1 - rank, rank)
-        return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
+        return (n + 1 - int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))) / (n + 1)
+
+    @cached_property
+    def _tail(self) -> "Tail | None":
+        from crackvae.model.tail import fit_tail  # imported here: images of one tile need neither it nor scipy.stats
+
+        if self.sample:
+            return fit_tail(self.sample.tile_scores_M, self.sample.tile_groups_M)
+        return fit_tail(self.scores_N, np.arange(len(self.scores_N)))
+
+    def _comparable(self, n_tiles: int) -> np.ndarray:
+        """Scores of the calibration images of at least `n_tiles` tiles, ascending."""
+        if n_tiles <= 1:
+            return self.scores_N
+        return self.scores_N[self.sample.tiles_N >= n_tiles] if self.sample else self.scores_N[:0]
+
+    def kind(self, n_tiles: int) -> str:
+        """What the p-value of an image of `n_tiles` tiles rests on: one of P_KINDS."""
+        if n_tiles <= 1 or (len(self._comparable(n_tiles)) + 1) * self.rate >= 1:
+            return "photographs"
+        if self._tail:
+            return "tiles+tail"
+        return "tiles" if (len(self.scores_N) + 1) * self.rate >= n_tiles else "none"
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
-        """Probability of a sound image scoring this high, for each image.
+        """Probability of a sound image of as many tiles scoring this high, for each image; see kind().
 
-        The p-value of an image of T tiles is min(1, T p), with p that of its worst tile (Bonferroni).
+        `photographs`: conformal, among calibration images of at least as many tiles. `tiles+tail`: by the tail of the
+        tile scores, Tail.p_values(). `tiles` and `none`: min(1, T p) with p of the worst tile (Bonferroni); with `none`
+        no score reaches the level of the threshold.
 
         Args:
             scores_B: float (B,), NaN for an image without a score.
@@ -85,10 +148,56 @@ class Calibration:
 
         Source: Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005), split conformal prediction.
         """
-        n = len(self.scores_N)
-        as_high = n - np.searchsorted(self.scores_N, scores_B.astype(np.float32), side="left")
-        p_values = np.minimum(1.0, tiles_B * (1 + as_high) / (n + 1))
-        return np.where(np.isnan(scores_B), np.nan, p_values)
+        scores_B, tiles_B = np.asarray(scores_B, np.float32), np.asarray(tiles_B)
+        p_B = np.full(len(scores_B), np.nan)
+        for n_tiles in np.unique(tiles_B[~np.isnan(scores_B)]):
+            chosen = (tiles_B == n_tiles) & ~np.isnan(scores_B)
+            kind = self.kind(int(n_tiles))
+            if kind == "tiles+tail":
+                assert self._tail, "kind() found one"
+                p_B[chosen] = self._tail.p_values(scores_B[chosen].astype(np.float64), tiles_B[chosen])
+            else:
+                sound_N, chances = (self._comparable(n_tiles), 1) if kind == "photographs" else (self.scores_N, n_tiles)
+                as_high = len(sound_N) - np.searchsorted(sound_N, scores_B[chosen], side="left")
+                p_B[chosen] = np.minimum(1.0, chances * (1 + as_high) / (len(sound_N) + 1))
+        return p_B
+
+    def flags(self, scores_B: np.ndarray, p_values_B: np.ndarray) -> np.ndarray:
+        """Whether each image is flagged: its score is above the threshold and its p-value at most the threshold's rate.
+
+        For an image of one tile the first implies the second.
+        """
+        with np.errstate(invalid="ignore"):
+            return (scores_B > np.float32(self.threshold)) & (p_values_B <= self.rate * (1 + 1e-9))
+
+    def promise(self, n_images: int, n_tiles: int = 1) -> dict[str, float]:
+        """Expected share of `n_images` sound images of `n_tiles` tiles that will be flagged, and its 95 % interval.
+
+        The images must be exchangeable with those of the calibration. The rate above the k-th of N scores is
+        Beta(N+1-k, k) distributed, whatever the model; the share of a finite number of images is beta-binomial. The
+        interval is wide if N or `n_images` is small, and too narrow if images of one group are correlated. By the tail
+        of the tile scores: Tail.flagged_share().
+
+        Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
+        """
+        from scipy.stats import betabinom  # imported here: scoring actors import this module and do not need it
+
+        kind = self.kind(n_tiles)
+        if kind == "tiles+tail":
+            assert self._tail, "kind() found one"
+            threshold = max(self.threshold, self._tail.threshold(n_tiles, self.rate))
+            return self._tail.flagged_share(n_images, n_tiles, threshold)
+        if kind == "none":
+            return {"expected": 0.0, "low": 0.0, "high": 0.0}
+        sound_N = self._comparable(n_tiles) if kind == "photographs" else self.scores_N
+        n = len(sound_N)
+        share = self.rate if kind == "photographs" else self.rate / n_tiles
+        at_least = n + 1 - math.floor(share * (n + 1) + 1e-9)
+        rank = max(at_least, int(np.searchsorted(sound_N, np.float32(self.threshold), side="right")))
+        if rank == 0:
+            return {"expected": 1.0, "low": 1.0, "high": 1.0}
+        low, high = betabinom.interval(PROMISE_INTERVAL, n_images, n + 1 - rank, rank)
+        return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
 
 
 def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
@@ -176,6 +285,12 @@ def calibration_file(calibration: Calibration) -> bytes:
         "leaky": calibration.leaky,
         "digest": calibration.digest,
     }
+    if calibration.sample:
+        content |= {
+            "tiles": calibration.sample.tiles_N.tolist(),
+            "tile_scores": [float(score) for score in calibration.sample.tile_scores_M],
+            "tile_groups": calibration.sample.tile_groups_M.tolist(),
+        }
     return json.dumps(content).encode()
 
 
@@ -189,10 +304,17 @@ class _CalibrationFile(BaseModel):
     model: str
     leaky: bool
     digest: str | None = None
+    tiles: list[int] | None = None
+    tile_scores: list[float] = []
+    tile_groups: list[int] = []
 
     def calibration(self) -> Calibration:
         scores_N = np.asarray(self.scores, np.float32)
-        return Calibration(scores_N, self.groups, self.level, self.threshold, self.model, self.leaky)
+        sample = None
+        if self.tiles is not None:
+            tile_scores_M = np.asarray(self.tile_scores, np.float32)
+            sample = Sample(np.asarray(self.tiles, np.int32), tile_scores_M, np.asarray(self.tile_groups, np.int32))
+        return Calibration(scores_N, self.groups, self.level, self.threshold, self.model, self.leaky, sample)
 
 
 def load_calibration(model_dir: str, model_digest: str) -> Calibration:

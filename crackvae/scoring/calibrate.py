@@ -15,7 +15,7 @@ from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model import calibration
 from crackvae.model.artifact import load_model
-from crackvae.model.calibration import Calibration, conformal_threshold, percentile_threshold
+from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
 from crackvae.results import Result
@@ -53,7 +53,8 @@ def calibrate(config: CalibrateConfig) -> Result:
     if excluded.not_found:
         say(f"{excluded.not_found} images labelled crack are no calibration images", quiet=config.quiet)
     groups = len(set(scored["group"].to_pylist()))
-    made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold)
+    sample = Sample.of(scored["score"].to_numpy(), scored["group"].to_numpy(), scored["tile_scores"].to_numpy())
+    made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold, sample=sample)
     # The reference first: no decision depends on it, should this process end between the two writes.
     reference = histograms.histograms_file(histograms.reference_of(scored, made))
     fileio.write_bytes(uris.join(model_dir, histograms.REFERENCE_FILE), reference)

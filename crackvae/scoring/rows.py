@@ -35,19 +35,21 @@ def score_decoded(
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
     found = image_scores(scores_TS, tiles_N)
     scores_N, corners = found.max_NS[:, 0], _worst_corners(decoded, found.worst_N)
-    threshold = np.float32(scorer.calibration.threshold)
+    p_values_N = scorer.calibration.p_values(scores_N, tiles_N)
+    kinds_N = ["" if np.isnan(p) else scorer.calibration.kind(n) for p, n in zip(p_values_N, tiles_N, strict=True)]
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
     columns = {name: decoded[name] for name in decoded.column_names if name not in ("xs", "ys", "tiles")} | {
         "score": pa.array(scores_N),
-        "p_value": pa.array(scorer.calibration.p_values(scores_N, tiles_N)),
-        "threshold": pa.array(np.full(n, threshold)),
-        "flagged": pa.array(scores_N > threshold),
+        "p_value": pa.array(p_values_N),
+        "threshold": pa.array(np.full(n, scorer.calibration.threshold, np.float32)),
+        "flagged": pa.array(scorer.calibration.flags(scores_N, p_values_N)),
         "tile_scores": pa.array([scores[:, 0].tolist() for scores in found.tiles_TS], pa.list_(pa.float32())),
         "worst_x": pa.array([x for x, _ in corners], pa.int32()),
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
+        "p_kind": pa.array(kinds_N, pa.string()),
         "latent_norm": pa.array(
             np.full(n, np.nan, np.float32) if latent_norm is None else found.mean_NS[:, latent_norm]
         ),

@@ -35,7 +35,7 @@ SCORES_SCHEMA = pa.schema(
     [
         ("image", pa.string()),
         ("group", pa.string()),
-        ("status", pa.string()),  # scored | unreadable | unreachable
+        ("status", pa.string()),  # scored | no_surface | unreadable | unreachable
         ("error", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -52,15 +52,21 @@ SCORES_SCHEMA = pa.schema(
         ("worst_y", pa.int32()),
         ("model", pa.string()),  # digest
         ("run", pa.string()),
+        ("brightness", pa.float32()),  # median grey level, 0 black to 255 white; NaN where an image is not decoded
+        ("clipped", pa.float32()),  # share of the pixels that are black, white or transparent; NaN likewise
+        ("p_kind", pa.string()),  # calibration.P_KINDS: what the p-value rests on
     ]
 )
+
+
+# Columns of SCORES_SCHEMA that tables of earlier versions lack, with the value that they are read with.
+ADDED_COLUMNS = {"brightness": float("nan"), "clipped": float("nan"), "p_kind": ""}
 
 
 # What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
 MEASURES_SCHEMA = pa.schema(
     [
-        ("brightness", pa.float32()),  # NaN where an image is not scored
-        ("contrast", pa.float32()),
+        ("contrast", pa.float32()),  # NaN where an image is not scored
         ("sharpness", pa.float32()),
         ("latent_norm", pa.float32()),  # also NaN where it was not computed
     ]
@@ -105,6 +111,7 @@ def parse_table(data: bytes, path: str, schema: pa.Schema, *, keep_extra: bool =
         table = pq.read_table(pa.BufferReader(data))
         if keep_extra:
             schema = pa.schema([*schema, *(field for field in table.schema if field.name not in schema.names)])
+        table = _with_added_columns(table, schema.names)
         return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StorageError(
@@ -209,11 +216,27 @@ def each_part(paths: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table
     schema = _score_columns(columns)
     for path in paths:
         try:
-            yield parse_file(path, lambda file: pq.read_table(file, columns=list(columns)).cast(schema))
+            yield parse_file(path, lambda file: _read_columns(file, schema))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StorageError(
                 f"{path} is not a whole part of a scores table ({reason(error)}): move it away and run again."
             ) from error
+
+
+def _read_columns(file: pa.NativeFile, schema: pa.Schema) -> pa.Table:
+    part = pq.ParquetFile(file)
+    missing = [name for name in schema.names if name not in part.schema_arrow.names and name not in ADDED_COLUMNS]
+    if missing:
+        raise ValueError(f"no column {missing[0]}")
+    return _with_added_columns(part.read(columns=schema.names), schema.names).select(schema.names).cast(schema)
+
+
+def _with_added_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """A table of an earlier version with the columns that it lacks."""
+    for name in names:
+        if name in ADDED_COLUMNS and name not in table.column_names:
+            table = table.append_column(name, pa.array([ADDED_COLUMNS[name]] * table.num_rows))
+    return table
 
 
 def _score_columns(columns: Sequence[str]) -> pa.Schema:

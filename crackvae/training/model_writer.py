@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
-from crackvae.model.calibration import Calibration, percentile_threshold
+from crackvae.model.calibration import Calibration, Sample, percentile_threshold
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
@@ -91,6 +91,7 @@ def calibrated_on(
         threshold=percentile_threshold(scores_N, percentile),
         model=model.digest,
         leaky=model.spec.leaky,
+        sample=Sample.of(scores_N, val_images["group"].to_numpy(), [scores[:, 0] for scores in found.tiles_TS]),
     )
     for name, values in (("score", scores_N), ("latent_norm", found.mean_NS[:, 1])):
         val_images = val_images.append_column(name, pa.array(values))
