@@ -77,7 +77,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     wheel, environment = request.param(folder), folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*map(str, pip), "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
     (environment / SITE_PACKAGES / "dependencies.pth").write_text(f"{DEPENDENCIES}\n")
     return Installed(wheel, environment)
 

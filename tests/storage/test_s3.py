@@ -16,8 +16,8 @@ from conftest import read_rows
 from s3_server import SECRET, Server, filesystem, upload
 
 from crackvae.cli import main
-from crackvae.config import CompactConfig, ConfigError, ScoreConfig
-from crackvae.errors import StorageError
+from crackvae.config import CompactConfig, ScoreConfig
+from crackvae.errors import ConfigError, StorageError
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, filesystems, listing, lock
