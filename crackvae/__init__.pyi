@@ -46,6 +46,7 @@ from crackvae.results import Result as Result
 from crackvae.results import ScoreResult as ScoreResult
 from crackvae.results import TrainResult as TrainResult
 
+__all__: list[str]
 __version__: str
 
 def partition(

@@ -41,7 +41,7 @@ def stub() -> str:
         "import os\nfrom collections.abc import Sequence\nfrom typing import Literal\n\nimport pyarrow as pa\n",
         *(f"from crackvae.errors import {name} as {name}" for name in ERRORS),
         *(f"from crackvae.results import {name} as {name}" for name in sorted(RESULTS)),
-        "\n__version__: str\n",
+        "\n__all__: list[str]\n__version__: str\n",
     ]
     for name in FUNCTIONS:
         doc = inspect.getdoc(getattr(crackvae, name)) or ""

@@ -26,8 +26,18 @@ from crackvae.console import say, write
 EXIT_USER = 2
 
 
+# Column in which help texts start, so that most flags fit beside their text [characters].
+HELP_COLUMN = 28
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a usage error in one line; argparse would fill the screen with the usage first."""
+
+    def __init__(self, **options: Any) -> None:
+        def formatter(prog: str) -> argparse.HelpFormatter:
+            return argparse.HelpFormatter(prog, max_help_position=HELP_COLUMN)
+
+        super().__init__(formatter_class=formatter, **options)
 
     def error(self, message: str) -> typing.NoReturn:
         say(f"{self.prog}: {message}. See {self.prog} --help.", quiet=False)
@@ -72,7 +82,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command, and those of its verbs."""
     parser = Parser(prog="crackvae", description=(crackvae.__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, title="verbs", metavar="VERB [flags]")
     return parser, {name: _add_verb(verbs, name, verb) for name, verb in VERBS.items()}
 
 
@@ -107,7 +117,7 @@ def _add_flag(parser: argparse.ArgumentParser, config_field: "Field[Any]", confi
         parser.add_argument(flag(name), action=action, metavar="PATH", **options)
     else:
         choices = [choice for choice in choices_of(annotation) if choice]
-        metavar = "|".join(choices) or type_name(annotation).upper()
+        metavar = "|".join(choices) or type_name(annotation).split()[-1].upper()
         added = parser.add_argument(flag(name), type=_reader(annotation), metavar=metavar, **options)
         if choices:  # argparse need not know them: a wrong one is an error of the settings, also in a file
             added.completer = lambda **_: choices  # type: ignore[attr-defined]
