@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A real cluster of several nodes on this machine, to try what one node cannot show:
-#   cluster/local.sh up N      a head that runs no work, and N worker nodes, with token authentication
-#   eval "$(cluster/local.sh env)"   what `ray job submit` needs to find the head and to be let in
-#   cluster/local.sh kill K    end worker node K at once, as a power cut would
-#   cluster/local.sh down      end all of it
-# As root each worker has a network namespace and an address of its own; otherwise the nodes differ by their ports.
-#   CRACKVAE_CPUS=1      CPUs of one worker node
-#   CRACKVAE_CLUSTER=    folder for the token, logs and process ids; default /tmp/crackvae-cluster
-#   CRACKVAE_SUBNET=10.213.7   the first three numbers of the addresses
+# A Ray cluster of several nodes on this machine, to test what a single node cannot:
+#   cluster/local.sh up N      start a head without CPUs and N worker nodes, with token authentication
+#   eval "$(cluster/local.sh env)"   set the address and the token for `ray job submit`
+#   cluster/local.sh kill K    kill worker node K at once, as a power failure would
+#   cluster/local.sh down      stop the cluster and delete its files
+# As root, each worker has its own network namespace and address; otherwise the nodes differ only in their ports.
+#   CRACKVAE_CPUS=1            CPUs of each worker node
+#   CRACKVAE_CLUSTER=          folder for the token, logs and process ids; default /tmp/crackvae-cluster
+#   CRACKVAE_SUBNET=10.213.7   first three numbers of the addresses
 set -euo pipefail
 
 state="${CRACKVAE_CLUSTER:-/tmp/crackvae-cluster}"
@@ -16,11 +16,11 @@ subnet="${CRACKVAE_SUBNET:-10.213.7}"
 here="$(cd "$(dirname "$0")/.." && pwd)"
 ray="${RAY:-$([ -x "$here/.venv/bin/ray" ] && echo "$here/.venv/bin/ray" || echo ray)}"
 bridge="crackvae${subnet##*.}"
-start_s=300  # a busy machine of two cores has taken more than 120
+start_s=300  # a busy machine with two cores has needed more than 120
 
 fail() { echo "local.sh: $*" >&2; exit 2; }
 
-# Free TCP ports, as many as asked for.
+# free_ports N: print N free TCP ports.
 free_ports() {
     python3 - "$1" <<'PY'
 import socket, sys
@@ -29,7 +29,7 @@ print(*(one.getsockname()[1] for one in kept))
 PY
 }
 
-# Network namespaces need root and a kernel that lets it; a container often has neither.
+# Network namespaces need root and kernel support, which containers often lack.
 can_have_namespaces() {
     [ "$(id -u)" = 0 ] && [ -z "${CRACKVAE_NO_NETNS:-}" ] && ip link add "$bridge" type bridge 2>/dev/null
 }
@@ -46,14 +46,14 @@ add_namespace() {
     ip -n "$name" link set eth0 up
 }
 
-# start NAME COMMAND...: in the background, in a process group of its own, with a log and a file of its process id.
+# start NAME COMMAND...: run in the background in a session of its own, with a log and a file with the process id.
 start() {
     local name="$1"; shift
     setsid "$@" >"$state/$name.log" 2>&1 </dev/null &
     echo $! >"$state/$name.pid"
 }
 
-# wait_for_nodes N AGENT: until N nodes are alive and the head's agent, which takes jobs, answers; else show why.
+# wait_for_nodes N AGENT: wait until N nodes are alive and the head's agent, which accepts jobs, answers; else show the logs.
 wait_for_nodes() {
     python3 - "$RAY_ADDRESS" "$state/token" "$1" "$2" "$start_s" <<'PY' && return
 import json, sys, time, urllib.error, urllib.request
@@ -66,7 +66,7 @@ def ask(url):
             return answer.read()
     except urllib.error.HTTPError as error:
         error.close()
-        return b"{}"  # it listens, which is all that the agent is asked for
+        return b"{}"  # any answer will do: it listens
     except OSError:
         return None
 
@@ -115,7 +115,7 @@ up() {
         flags=("--address=$ip:$gcs" --block --disable-usage-stats "--num-cpus=$cpus" --num-gpus=0)
         if [ -n "$netns" ]; then
             add_namespace "$k"
-            # All namespaces share the machine's name, which means 127.0.0.1: Gloo must be told where its peers are.
+            # All namespaces share the host name, which resolves to 127.0.0.1: Gloo must be told which interface to use.
             start "worker-$k" ip netns exec "$(namespace_of "$k")" env GLOO_SOCKET_IFNAME=eth0 \
                 "$ray" start "${flags[@]}" "--node-ip-address=$subnet.$((10 + k))"
         else
@@ -123,7 +123,7 @@ up() {
             start "worker-$k" "$ray" start "${flags[@]}" --node-ip-address="$ip" \
                 "--dashboard-agent-listen-port=$agent" "--metrics-export-port=$metrics"
         fi
-        wait_for_nodes $((k + 1)) "$head_agent"  # together they outran Ray's own time limit on a busy machine
+        wait_for_nodes $((k + 1)) "$head_agent"  # one by one: together they exceeded Ray's own time limit on a busy machine
     done
     cat >"$state/env" <<ENV
 export RAY_ADDRESS=$RAY_ADDRESS
@@ -135,8 +135,8 @@ ENV
     echo "$((n + 1)) nodes$([ -z "$netns" ] || echo " in network namespaces"); eval \"\$(cluster/local.sh env)\" to submit jobs"
 }
 
-# end NAME: a node and all that it has started, at once. A raylet starts its workers in groups of their own, so the node's
-# session is what they share; in a network namespace, that.
+# end NAME: kill a node and all its processes. A raylet starts its workers in process groups of their own, but they share
+# the node's session and, if there is one, its network namespace.
 end() {
     local pid processes namespace; pid="$(cat "$state/$1.pid")"
     processes="$(ps -o pid= --sid "$pid" || true)"
@@ -165,7 +165,7 @@ down() {
         done
         ip link delete "$bridge" 2>/dev/null || true
     fi
-    for _ in 1 2 3 4 5; do  # what has just ended may still be writing its last log
+    for _ in 1 2 3 4 5; do  # processes that are ending may still write their logs
         rm -rf "$state" 2>/dev/null && break
         sleep 0.2
     done

@@ -1,13 +1,14 @@
 """Fill the values of a site into the files of a cluster and print them.
 
-python cluster/render.py kuberay | kubectl apply -f -         rights, volume, network, settings, the nightly CronJob
+python cluster/render.py kuberay | kubectl apply -f -         permissions, volume, network, settings, a nightly CronJob
 python cluster/render.py rayjob-score | kubectl create -f -   one job now (or rayjob-train)
-python cluster/render.py raycronjob | kubectl apply -f -      instead of the CronJob, where the operator allows it
+python cluster/render.py raycronjob | kubectl apply -f -      instead of the CronJob, if the operator supports it
 python cluster/render.py aws > aws.yaml && ray up aws.yaml    (or gcp)
 python cluster/render.py nightly.toml                         settings of a night, for --config
 
-A name is a file beside this one without its ending. `${NAME}` stands for a value of values.env; a text that starts with
-`@` for the content of another file: `@file` its YAML, `@json:file` that as text, `@text:file` the file as it is.
+A name is that of a file in this folder or in kuberay/, without its extension. In such a file `${NAME}` stands for a
+value of values.env, and a string that starts with `@` includes another file: `@file` as YAML, `@json:file` as JSON
+text, `@text:file` as plain text.
 """
 
 import argparse
@@ -21,22 +22,22 @@ import yaml
 
 HERE = Path(__file__).parent
 KUBERAY = HERE / "kuberay"
-# What runs every night on Kubernetes.
+# Names that stand for several files.
 SETS = {"kuberay": ("base", "nightly-cronjob")}
 
 
 def main() -> int:
-    """Print what was asked for; exit code 2 for a name or a value that is not there."""
+    """Print the rendered file; exit code 2 for an unknown name or a missing value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="kuberay, rayjob-train, rayjob-score, raycronjob, aws, gcp or nightly.toml")
     parser.add_argument("--values", default=HERE / "values.env", type=Path, help="file of NAME=VALUE lines")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        values = read_values(given.values)
-        if given.name.endswith(".toml"):
-            print(fill(HERE / given.name, values), end="")
+        values = read_values(arguments.values)
+        if arguments.name.endswith(".toml"):
+            print(fill(HERE / arguments.name, values), end="")
         else:
-            names = SETS.get(given.name, (given.name,))
+            names = SETS.get(arguments.name, (arguments.name,))
             documents = [document for name in names for document in render(name, values)]
             print(yaml.safe_dump_all(documents, sort_keys=False, width=120), end="")
     except (OSError, KeyError, ValueError) as error:
@@ -45,22 +46,22 @@ def main() -> int:
     return 0
 
 
-def read_values(place: Path) -> dict[str, str]:
-    """NAME=VALUE lines; empty ones and comments are skipped."""
-    lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+def read_values(path: Path) -> dict[str, str]:
+    """Read NAME=VALUE lines; blank lines and comments are skipped."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     return {name: value for name, _, value in pairs}
 
 
 def render(name: str, values: dict[str, str]) -> list[Any]:
-    """The YAML documents of a file, filled in and with what they include."""
-    place = KUBERAY / f"{name}.yaml" if (KUBERAY / f"{name}.yaml").exists() else HERE / f"{name}.yaml"
-    return [_included(document, values) for document in yaml.safe_load_all(fill(place, values))]
+    """The YAML documents of a file, with values filled in and includes resolved."""
+    path = KUBERAY / f"{name}.yaml" if (KUBERAY / f"{name}.yaml").exists() else HERE / f"{name}.yaml"
+    return [_included(document, values) for document in yaml.safe_load_all(fill(path, values))]
 
 
-def fill(place: Path, values: dict[str, str]) -> str:
-    """The text of a file with its values. Raises KeyError for one that is not given."""
-    return Template(place.read_text(encoding="utf-8")).substitute(values)
+def fill(path: Path, values: dict[str, str]) -> str:
+    """The text of a file with its values filled in. Raises KeyError for a missing value."""
+    return Template(path.read_text(encoding="utf-8")).substitute(values)
 
 
 def _included(node: Any, values: dict[str, str]) -> Any:

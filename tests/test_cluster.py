@@ -377,7 +377,7 @@ def test_a_night_is_created_once_however_often_it_is_tried(
     assert [one.returncode for one in tries] == [0, 0]
     assert [one.stdout.strip() for one in tries] == [
         "created crackvae-nightly-2026-11-23",
-        "crackvae-nightly-2026-11-23 is there already: nothing to do",
+        "crackvae-nightly-2026-11-23 exists already: nothing to do",
     ]
     assert create(place, api, "--night", "2026-11-24").returncode == 0
     assert [one["metadata"]["name"][-10:] for one in kept] == ["2026-11-23", "2026-11-24"]
