@@ -304,6 +304,7 @@ def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_wa
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "code"), [(2, 130), (3, -signal.SIGINT)])
 def test_a_second_ctrl_c_does_not_interrupt_the_cleanup_and_a_third_ends_at_once(
     times: int, code: int, tmp_path: Path

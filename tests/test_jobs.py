@@ -8,6 +8,7 @@ import pytest
 from conftest import HOUSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", sorted((HOUSE / "jobs").glob("*.py")), ids=lambda path: path.stem)
 def test_a_job_is_the_verb_of_its_name(job: Path) -> None:
     done = subprocess.run([sys.executable, job, "--help"], capture_output=True, text=True, check=True)

@@ -553,6 +553,7 @@ def dealt(groups, is_crack, wanted, salt) -> np.ndarray:
         raise
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None)
 @given(groups_and_labels(), shares, st.text(max_size=3))
 def test_a_group_never_stands_on_two_sides(drawn_groups, wanted, salt):

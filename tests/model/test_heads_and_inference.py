@@ -239,6 +239,7 @@ def wall() -> np.ndarray:
     return np.random.default_rng(0).integers(150, 160, (PHOTO_H, PHOTO_W), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
 @pytest.mark.parametrize("bottom", [False, True], ids=["top", "bottom"])
 def test_a_crack_of_2_px_in_any_corner_of_a_photograph_raises_the_tile_of_that_corner(
@@ -304,6 +305,7 @@ print(peak / 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_photograph_of_24_megapixels_takes_a_worker_less_than_500_mb(
     tmp_path: Path, wall: np.ndarray, suffix: str

@@ -131,18 +131,21 @@ def painted(pixels_HW: np.ndarray) -> np.ndarray:
     return np.clip(middle + 0.3 * (pixels_HW - middle) + noise, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_fifty_sound_nights_raise_no_alarm(site: Site) -> None:
     levels = [site.drift(site.night(seed)).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
+@pytest.mark.slow
 def test_fifty_ordinary_nights_with_the_cracks_that_a_site_has_raise_no_alarm(site: Site) -> None:
     levels = [site.drift(site.night(seed, CRACKS), history=site.ordinary).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
+@pytest.mark.slow
 def test_three_times_as_many_cracks_are_an_alarm_with_their_cause(site: Site) -> None:
     found = [site.drift(site.night(seed, 3 * CRACKS), history=site.ordinary) for seed in range(50)]
     assert {(one.level, one.causes) for one in found} == {("alarm", ("more cracks",))}

@@ -37,6 +37,7 @@ def names_in(html: str) -> list[str]:
     return re.findall(r'title="([^"]*)"><span class="folder">', html)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gallery", "label", "flagged", "order"),
     [("missed", "crack", False, "ascending"), ("alarms", "non_crack", True, "descending")],
@@ -64,6 +65,7 @@ def test_the_worst_miss_of_each_set_leads_the_page_before_any_figure(judged: Pat
             assert 'Worst miss</h3>\n            <p class="note">None.</p>' in lead or "None." in lead
 
 
+@pytest.mark.slow
 def test_every_card_has_original_reconstruction_and_anomaly_map(judged: Path) -> None:
     html = page_of(*read(judged), n_worst=4)
     kinds = [len(re.findall(f'alt="{kind} of', html)) for kind in ("original", "reconstruction", "anomaly map")]

@@ -99,6 +99,7 @@ def test_compaction_changes_no_latest_row_however_the_rows_lie(
         assert max(pq.read_metadata(path).num_rows for path in folder.iterdir()) <= 2 * per_merged
 
 
+@pytest.mark.slow
 def test_a_death_after_any_step_leaves_a_table_that_reads_the_same_and_the_next_run_tidies_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_death_after_any_step_leaves_a_table_that_reads_the_same_and_the_next_
     assert survived > 15 and not died
 
 
+@pytest.mark.slow
 def test_a_sigkill_at_a_random_moment_leaves_a_table_that_reads_the_same_and_no_scratch(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

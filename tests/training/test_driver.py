@@ -108,6 +108,7 @@ def test_two_workers_of_which_one_is_killed_take_the_same_steps_as_one_worker(
     calibrated_like_the_pipeline(manifest, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_a_run_whose_checkpoint_cannot_be_written_keeps_the_earlier_ones_and_resumes_to_the_same_model(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -133,6 +134,7 @@ def test_a_run_whose_checkpoint_cannot_be_written_keeps_the_earlier_ones_and_res
         with_run({"resume": str(folder)})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_a_diverging_run_says_how_to_fix_it_and_resumes_from_the_last_good_epoch(
     manifest: Path, tmp_path: Path

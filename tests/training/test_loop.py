@@ -46,6 +46,7 @@ def run(settings: TrainSettings = SETTINGS, tiles: np.ndarray = TILES) -> tuple[
     return epochs, state.network
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_its_three_parts() -> None:
     epochs, _ = run(replace(SETTINGS, epochs=30, learning_rate=5e-3, schedule=True))
     assert epochs[-1].val.loss < epochs[0].val.loss / 2
@@ -162,6 +163,7 @@ def test_training_stops_when_validation_has_not_improved_for_as_long_as_patience
     assert not list(train_on(state, settings, noise)), "a run that has stopped does not continue when it is resumed"
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_have_the_same_losses_in_the_first_twenty_steps(tmp_path: Path) -> None:
     alone = np.array(two_workers.step_losses(rank=0, world=1))
     meeting = tmp_path / "meeting"

@@ -79,6 +79,7 @@ def test_every_tensor_of_the_draws_is_split_between_workers(drawings: Drawings) 
     assert all(len(value) == 7 for one in fields(share) if isinstance(value := getattr(share, one.name), Tensor))
 
 
+@pytest.mark.slow
 def test_all_eight_orientations_differ(drawings: Drawings) -> None:
     tiles = torch.from_numpy(np.random.default_rng(0).integers(60, 200, (1, SIDE, SIDE)).astype(np.uint8))
     draws = draws_of(drawings, batch=1)
