@@ -61,7 +61,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.validation",
     },
     "onnx": {"model.onnx", "model.runtime", "model.export"},
-    "onnxruntime": {"model.onnx", "model.runtime", "model.export"},
+    "onnxruntime": {"model.ort"},
     "pyarrow.fs": {"storage.uris", "storage.filesystems", "storage.fileio", "storage.walk", "storage.patterns"},
     "zipfile": {"storage.archive"},
     "pyarrow.parquet": {"storage.tables"},

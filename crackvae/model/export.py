@@ -8,7 +8,6 @@ from dataclasses import asdict
 
 import numpy as np
 import onnx
-import onnxruntime
 import pandas as pd
 import torch
 
@@ -18,6 +17,7 @@ from crackvae.images.tiles import resized
 from crackvae.model.heads import scores_of
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
+from crackvae.model.ort import onnxruntime
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, uris
 

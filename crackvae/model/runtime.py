@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import onnxruntime
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from crackvae.model.artifact import Model
 from crackvae.model.network import Network, Output, contrast
 from crackvae.model.onnx import network_graph
+from crackvae.model.ort import onnxruntime
 
 
 def release_memory() -> None:
