@@ -53,6 +53,7 @@ def partition(
     *,
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    exclude: Sequence[str] = (),
     labels: dict[str, str] = {"Negative": "non_crack", "Positive": "crack", "non_crack": "non_crack", "crack": "crack"},
     external: Sequence[int] = (5000, 15000),
     non_crack_split: Sequence[int] = (80, 10, 10),
@@ -69,6 +70,9 @@ def partition(
     Args:
         images: folder, .zip or URI with one subfolder per label; sound images alone will do.
         out: folder to write manifest.parquet to.
+        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
+            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
+            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         labels: FOLDER=LABEL,... with LABEL non_crack or crack.
         external: images of the external set: NON_CRACK,CRACK.
         non_crack_split: internal non_crack images in train,val,test [%].
@@ -191,6 +195,7 @@ def calibrate(
     model: str | os.PathLike[str],
     manifest: str | os.PathLike[str] = "",
     images: str | os.PathLike[str] = "",
+    exclude: Sequence[str] = (),
     percentile: float = 95.0,
     max_false_alarm: float | None = None,
     confidence: float | None = None,
@@ -211,6 +216,9 @@ def calibrate(
         model: model directory; its calibration.json is replaced.
         manifest: manifest.parquet whose val non_crack images are scored.
         images: alternatively, a folder, .zip or URI of sound images only.
+        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
+            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
+            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         percentile: percentile of the sound scores used as threshold.
         max_false_alarm: instead of percentile: the maximum share of sound images flagged, such as 0.01.
         confidence: confidence with which max_false_alarm holds, such as 0.95; default: it holds on average.
@@ -310,6 +318,7 @@ def score(
     out: str | os.PathLike[str] = "scores",
     since: str = "",
     prefix: str = "",
+    exclude: Sequence[str] = (),
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
     group_by: str = "parent",
     max_false_discovery: float | None = None,
@@ -333,6 +342,9 @@ def score(
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
+        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
+            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
+            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
@@ -408,6 +420,7 @@ def nightly(
     linger: int = 0,
     since: str = "",
     prefix: str = "",
+    exclude: Sequence[str] = (),
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
     group_by: str = "parent",
     max_false_discovery: float | None = None,
@@ -441,6 +454,9 @@ def nightly(
         linger: time to stay connected at the end so that Prometheus scrapes the last values [s].
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
+        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
+            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
+            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as

@@ -63,7 +63,7 @@ ONLY_IN = {  # library: the modules that may import it
     "onnx": {"model.onnx", "model.runtime", "model.export"},
     "onnxruntime": {"model.ort"},
     "pyarrow.fs": {"storage.uris", "storage.filesystems", "storage.fileio", "storage.walk", "storage.patterns"},
-    "zipfile": {"storage.archive"},
+    "zipfile": {"storage.archive", "storage.zip_names"},
     "pyarrow.parquet": {"storage.tables"},
     "argparse": {"cli.parser"},
 }

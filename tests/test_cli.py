@@ -17,7 +17,7 @@ from conftest import HOUSE, read_rows, small_spec, write_model
 from crackvae import cli, results
 from crackvae.cli import VERBS, main
 from crackvae.cli.parser import parse
-from crackvae.storage import fileio
+from crackvae.storage import fileio, filesystems
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -140,7 +140,7 @@ def test_usage_errors_with_files_are_one_line_each_with_advice(
     partition = ("partition", "--quiet", "--out", out, "--images")
     assert "No such file or directory. Check the spelling" in fails(capsys, *partition, tmp_path / "nowhere")
     assert "a path is empty" in fails(capsys, *partition, "")
-    assert "holds no images" in fails(capsys, *partition, tmp_path / "empty")
+    assert "contains no images" in fails(capsys, *partition, tmp_path / "empty")
     assert "--labels FOLDER=non_crack" in fails(capsys, *partition, drawn, "--labels", "A=non_crack,B=crack")
     assert "Give --external 0,0" in fails(capsys, *partition, drawn)
     assert "exists already" in fails(capsys, "partition", "--images", drawn, "--out", manifest.parent)
@@ -150,7 +150,7 @@ def test_usage_errors_with_files_are_one_line_each_with_advice(
     )
     score = ("score", "--quiet", "--out", out, "--images")
     assert "is no model directory" in fails(capsys, *score, drawn, "--model", tmp_path / "empty")
-    assert "holds no images" in fails(capsys, *score, tmp_path / "empty", "--model", model)
+    assert "contains no images" in fails(capsys, *score, tmp_path / "empty", "--model", model)
     assert "names no bucket" in fails(capsys, *score, "s3://", "--model", model)
     assert "cannot list http://host/x" in fails(capsys, *score, "http://host/x", "--model", model)
     assert not out.exists()
@@ -201,6 +201,8 @@ def test_an_unreachable_uri_is_one_line(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in (("ATTEMPTS", 1), ("FIRST_NOTICE_S", 1e9)):  # a slow machine would say what it waits for
+        monkeypatch.setattr(filesystems, name, value)
     nobody = "s3://bucket/night?region=eu-central-1&endpoint_override=127.0.0.1:9&scheme=http"
     line = fails(capsys, "score", "--images", nobody, "--model", model_dir, "--out", tmp_path)
     assert "cannot list s3://bucket/night" in line and "credentials" in line

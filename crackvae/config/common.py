@@ -7,6 +7,12 @@ from typing import Any, Literal
 from crackvae.config.settings import check, setting
 from crackvae.errors import ConfigError
 
+# Help text of --exclude; storage/exclusions.py has all that is always excluded.
+EXCLUDE = (
+    "names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths below --images. "
+    "Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*, $RECYCLE.BIN, "
+    "Thumbs.db, *.tmp, *.part and others"
+)
 # Rules of a percentile that becomes a threshold.
 PERCENTILE: dict[str, Any] = {"ge": 50, "lt": 100, "why": ": the published one is 95"}
 

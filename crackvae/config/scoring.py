@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from crackvae.config.common import PERCENTILE, ScoringConfig, VerbConfig
+from crackvae.config.common import EXCLUDE, PERCENTILE, ScoringConfig, VerbConfig
 from crackvae.config.settings import (
     Location,
     Locations,
@@ -30,6 +30,7 @@ class CalibrateConfig(ScoringConfig):
     model: Location = setting("model directory; its calibration.json is replaced")
     manifest: Location = setting("manifest.parquet whose val non_crack images are scored", "")
     images: Location = setting("alternatively, a folder, .zip or URI of sound images only", "")
+    exclude: tuple[str, ...] = setting(EXCLUDE, ())
     percentile: float = setting("percentile of the sound scores used as threshold", 95.0, **PERCENTILE)
     max_false_alarm: float | None = setting(
         "instead of --percentile: the maximum share of sound images flagged, such as 0.01", None, **RATE
@@ -87,6 +88,7 @@ class ScoreConfig(ScoringConfig):
         "only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00]", ""
     )
     prefix: str = setting("only images whose path below --images starts with this: 2026-11-2, or bridge-7/", "")
+    exclude: tuple[str, ...] = setting(EXCLUDE, ())
     format: tuple[Literal["parquet", "csv"], ...] = setting(
         "parquet, or parquet,csv", ("parquet",), must="be parquet or parquet,csv", why=": a rerun reads Parquet"
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from crackvae.config.common import PERCENTILE, ClusterConfig, VerbConfig
+from crackvae.config.common import EXCLUDE, PERCENTILE, ClusterConfig, VerbConfig
 from crackvae.config.settings import Location, flag_text, group_by_problem, setting
 
 Head = Literal["mse", "top", "dark", "crack", "evidence"]
@@ -39,6 +39,7 @@ class PartitionConfig(VerbConfig):
     """Split labelled images by group into train, val and test, and an external set; report leaks between them."""
 
     images: Location = setting("folder, .zip or URI with one subfolder per label; sound images alone will do")
+    exclude: tuple[str, ...] = setting(EXCLUDE, ())
     out: Location = setting("folder to write manifest.parquet to")
     labels: dict[str, str] = setting(
         "FOLDER=LABEL,... with LABEL non_crack or crack",

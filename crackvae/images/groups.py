@@ -14,17 +14,23 @@ from crackvae.config import PartitionConfig
 from crackvae.console import say
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio, listing, uris
+from crackvae.storage.unicode_forms import nfc
 
-# Names that are Python objects at any time.
+# Names that exist as Python objects at any time.
 GROUP_ROWS = 10_000
 
 
 def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
-    """Group of an image by its path: `none` (itself), `parent` (its folder, without labels) or a regular expression."""
+    """Group of an image by its path: `none` (itself), `parent` (its folder, without labels) or a regular expression.
+
+    Names and groups are in Unicode form NFC, so that a folder is one group however its name is stored.
+    """
+    name, group_by = nfc(name), nfc(group_by)
     if group_by == "none":
         return name
     if group_by == "parent":
-        return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in labels)
+        label_folders = set(map(nfc, labels))
+        return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in label_folders)
     match = re.search(group_by, name)
     if match is None:
         raise ManifestError(
@@ -35,7 +41,7 @@ def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
 
 
 def with_groups(found: listing.Listing, group_by: str) -> pa.Table:
-    """LISTING_SCHEMA and the group of each image by its path below the listed place."""
+    """LISTING_SCHEMA and the group of each image by its path below the listed folder."""
     images = found.images["image"]
     groups = [
         pa.array([group_of(uris.relative(image, found.root), group_by) for image in chunk.to_pylist()], pa.string())
@@ -48,7 +54,7 @@ def groups_of(names: list[str], pictures: np.ndarray, config: PartitionConfig) -
     """Group of every labelled image, and how many groups were merged because they share a picture.
 
     Args:
-        names: N paths below the listed place.
+        names: N paths below the listed folder.
         pictures: int (N,), number of the first image with the same picture.
 
     Raises:
@@ -70,28 +76,29 @@ def groups_of(names: list[str], pictures: np.ndarray, config: PartitionConfig) -
 
 
 def _groups_from_csv(names: list[str], config: PartitionConfig) -> list[str]:
-    place, column = config.groups, config.group_column
+    path, column = config.groups, config.group_column
     try:
-        rows = pd.read_csv(pa.BufferReader(fileio.read_bytes(place)), dtype=str, keep_default_na=False)
+        rows = pd.read_csv(pa.BufferReader(fileio.read_bytes(path)), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"{place} is no CSV table: {uris.reason(error)}. It needs the columns image and group."
+            f"{path} is not a CSV table: {uris.reason(error)}. It needs the columns image and group."
         ) from error
     column = column or ("group" if "group" in rows else rows.columns[-1])
     if "image" not in rows or column not in rows or column == "image":
         raise ManifestError(
-            f"{place} has the columns {', '.join(map(str, rows.columns))}: it needs image and "
+            f"{path} has the columns {', '.join(map(str, rows.columns))}: it needs image and "
             f"{'group' if column == 'image' else column}. Name the column of the groups: --group-column."
         )
-    say(f"groups: column {column} of {place}", quiet=config.quiet)
+    say(f"groups: column {column} of {path}", quiet=config.quiet)
+    rows["image"], rows[column] = rows["image"].map(nfc), rows[column].map(nfc)
     named = rows[["image", column]].drop_duplicates()["image"]
     if named.duplicated().any():
-        raise ManifestError(f"{place} gives {named[named.duplicated()].iloc[0]} two groups: keep one row an image.")
+        raise ManifestError(f"{path} gives {named[named.duplicated()].iloc[0]} two groups: keep one row per image.")
     group_of_image = dict(zip(rows["image"], rows[column], strict=True))
-    missing = [name for name in names if not group_of_image.get(name)]
+    missing = [name for name in names if not group_of_image.get(nfc(name))]
     if missing:
         raise ManifestError(
-            f"{len(missing)} of {len(names)} images have no group in {place}, the first {missing[0]}: "
-            "its column image must hold paths below --images."
+            f"{len(missing)} of {len(names)} images have no group in {path}, the first {missing[0]}: "
+            "its column image must contain paths below --images."
         )
-    return [group_of_image[name] for name in names]
+    return [group_of_image[nfc(name)] for name in names]

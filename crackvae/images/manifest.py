@@ -21,6 +21,7 @@ from crackvae.images.duplicates import Fingerprint, fingerprint, same_picture
 from crackvae.images.groups import groups_of
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, listing, tables, uris
+from crackvae.storage.unicode_forms import nfc
 
 FILE = "manifest.parquet"
 
@@ -68,10 +69,12 @@ def partition(config: PartitionConfig) -> Result:
     out = uris.absolute(config.out)
     place = uris.join(out, FILE)
     fileio.require_new(place, "--out")
-    found = listing.list_images(config.images)
-    names = [uris.relative(image, found.root) for image in found.images["image"].to_pylist()]
+    found = listing.list_images(config.images, exclude=config.exclude)
+    names = [nfc(uris.relative(image, found.root)) for image in found.images["image"].to_pylist()]
     if not names:
-        raise ManifestError(f"{found.root} holds no images ({found.skipped} other files): check --images.")
+        raise ManifestError(found.empty())
+    if found.excluded:
+        say(f"excluded: {found.exclusions()}", quiet=config.quiet)
     labels = _labels_of(names, config)
     external = _external_size(Counter(labels), config)
     say(f"{len(names)} images in {found.root}", quiet=config.quiet)
@@ -113,6 +116,7 @@ def partition(config: PartitionConfig) -> Result:
             "images": manifest.num_rows,
             "left_out": len(left_out),
             "skipped_files": found.skipped,
+            "excluded": found.excluded,
             "counts": counts.to_dict(orient="index"),
         },
         {
@@ -128,7 +132,8 @@ def _labels_of(names: list[str], config: PartitionConfig) -> list[str]:
     Raises:
         ManifestError: an image has no label, or two.
     """
-    if not any(part in config.labels for name in names for part in PurePosixPath(name).parts[:-1]):
+    folders = set(map(nfc, config.labels))
+    if not any(part in folders for name in names for part in PurePosixPath(name).parts[:-1]):
         raise ManifestError(
             f"{config.images} has no folder with the name of a label ({', '.join(config.labels)}): name it with "
             "--labels FOLDER=non_crack, or, if nobody has labelled these images, fit a model to them with "
@@ -144,7 +149,8 @@ def label_of(name: str, labels: dict[str, str]) -> str:
         name: path below the listed folder, `Negative/bridge-7/1.jpg` or `bridge-7/Negative/1.jpg`.
         labels: folder name to label.
     """
-    found = {labels[part] for part in PurePosixPath(name).parts[:-1] if part in labels}
+    label_of_folder = {nfc(folder): label for folder, label in labels.items()}
+    found = {label_of_folder[part] for part in PurePosixPath(nfc(name)).parts[:-1] if part in label_of_folder}
     if len(found) != 1:
         first = PurePosixPath(name).parts[0] if len(PurePosixPath(name).parts) > 1 else "no folder"
         raise ManifestError(

@@ -109,9 +109,9 @@ def _sound_images(config: CalibrateConfig) -> _SoundImages:
     if config.manifest:
         manifest = load_manifest(config.manifest)
         return _SoundImages(listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack", True)
-    found = list_images(config.images)
+    found = list_images(config.images, exclude=config.exclude)
     if not found.images.num_rows:
-        raise StorageError(f"{found.source} holds no images ({found.skipped} other files): check --images.")
+        raise StorageError(found.empty())
     return _SoundImages(with_groups(found, "parent"), False, "sound image", False)
 
 

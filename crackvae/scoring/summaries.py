@@ -26,6 +26,7 @@ class ScoreSummary(BaseModel):
     flagged: int
     images: str
     skipped_files: int
+    excluded: dict[str, int] = {}
     passed_over: int
     discoveries: int | None = None
     discoveries_file: str | None = None

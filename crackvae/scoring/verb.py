@@ -157,12 +157,12 @@ class _Work:
 
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
     """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
-    found = list_paths(config.images, time_of(config.since), config.prefix)
+    found = list_paths(config.images, time_of(config.since), config.prefix, config.exclude)
     listed = found.images.num_rows
-    if not listed and not found.passed_over:
-        raise StorageError(
-            f"{found.source or found.root} holds no images ({found.skipped} other files): check --images."
-        )
+    if not listed:
+        raise StorageError(found.empty())
+    if found.excluded:
+        say(f"excluded: {found.exclusions()}", quiet=config.quiet)
     fileio.require_writable(out)
     run = new_run(tables.list_parts(out))
     lock = stack.enter_context(locked(out, run, quiet=config.quiet))
@@ -177,8 +177,9 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         rows = connection.enter_context(closing(score_rows(todo, scorer, config, run)))
     names = found.images["image"] if config.max_false_discovery else None
     notes: dict[str, Any] = {
-        "images": found.source or found.root,
+        "images": found.source,
         "skipped_files": found.skipped,
+        "excluded": found.excluded,
         "passed_over": found.passed_over,
     }
     notes |= {"rows_with_an_older_threshold": older}

@@ -8,10 +8,12 @@ import re
 import stat
 import zipfile
 import zlib
+from datetime import UTC, datetime
 from typing import IO, NamedTuple
 
 from crackvae.errors import ArchiveError, UnreadableImage
-from crackvae.storage.filesystems import filesystem, retried
+from crackvae.storage import zip_names
+from crackvae.storage.filesystems import answered, filesystem
 from crackvae.storage.uris import is_local, reason, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
@@ -60,11 +62,10 @@ def entries(root: str) -> list[File]:
         StorageError, ArchiveError.
     """
     with storage_errors("read", root):
-        archive, modified = open_archive(root) if is_local(root) else retried(open_archive, root)
+        opened = open_archive(root) if is_local(root) else answered(open_archive, root)
     bare, options = without_options(root)
     files, seen = [], set()
-    for entry in archive.infolist():
-        name = entry.filename
+    for name, entry in opened.names:
         if name in seen:
             raise ArchiveError(f"{root} contains two entries named {name!r}: pack it again with one of them.")
         if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in name.replace("\\", "/").split("/"):
@@ -72,8 +73,8 @@ def entries(root: str) -> list[File]:
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise ArchiveError(f"{root} contains the link {name!r}: pack the file itself, not a link to it.")
         seen.add(name)
-        if not entry.is_dir():
-            files.append(File(f"{bare}!/{name}{options}", entry.file_size, modified, _problem(entry)))
+        if not name.endswith("/"):
+            files.append(File(f"{bare}!/{name}{options}", entry.file_size, _time_us(entry), _problem(entry)))
     return files
 
 
@@ -85,26 +86,68 @@ def _problem(entry: zipfile.ZipInfo) -> str:
     return ""
 
 
-def open_archive(path: str, endpoint: str | None = None) -> tuple[zipfile.ZipFile, int]:
-    """The archive and its modification time [µs]; one that changes while a job runs is opened again."""
+def _time_us(entry: zipfile.ZipInfo) -> int:
+    """Modification time of an entry [µs], which stands for its content: the archive around it may grow.
+
+    An archive stores local times, here read as UTC, in steps of two seconds. The rest is taken from the checksum, so
+    that another content of the same size and time has another modification time.
+    """
+    try:
+        time_s = int(datetime(*entry.date_time, tzinfo=UTC).timestamp())
+    except ValueError:  # a date such as the 0th of a month, which some programs write for none
+        time_s = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp())
+    return time_s * 1_000_000 + entry.CRC % 2_000_000
+
+
+class Archive:
+    """An open .zip.
+
+    Attributes:
+        names: names of the entries with `/` as separator, and what zipfile knows of each, in their order.
+    """
+
+    def __init__(self, file: zipfile.ZipFile) -> None:
+        self._file = file
+        entries = file.infolist()
+        names = zip_names.decoded(entries)
+        if not any("/" in name for name in names):  # some programs on Windows write backslashes, against the standard
+            names = [name.replace("\\", "/") for name in names]
+        self.names = list(zip(names, entries, strict=True))
+        self._by_name = dict(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def open(self, name: str) -> IO[bytes]:
+        return self._file.open(self._by_name[name])
+
+
+def open_archive(path: str, endpoint: str | None = None) -> Archive:
+    """The archive; one that changes while a job runs is opened again."""
     if is_local(path):
-        modified = os.stat(path).st_mtime_ns // 1000
+        modified = os.stat(path).st_mtime_ns
     else:
         store, key = filesystem(path, endpoint)
-        modified = (store.get_file_info(key).mtime_ns or 0) // 1000
-    return _cached(path, modified, endpoint), modified
+        modified = store.get_file_info(key).mtime_ns or 0
+    return _cached(path, modified, endpoint)
 
 
 @functools.lru_cache(maxsize=2)
-def _cached(path: str, modified: int, endpoint: str | None) -> zipfile.ZipFile:
+def _cached(path: str, modified: int, endpoint: str | None) -> Archive:
     """A directory of 40,000 entries takes 0.3 s to read, so each process keeps the last two."""
     try:
         if is_local(path):
-            return zipfile.ZipFile(path)
+            return Archive(zipfile.ZipFile(path))
         store, key = filesystem(path, endpoint)
-        return zipfile.ZipFile(store.open_input_file(key))
+        return Archive(zipfile.ZipFile(store.open_input_file(key)))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError) as error:
         raise ArchiveError(f"{path} is not a whole .zip archive: {reason(error)}. Copy it again.") from error
+
+
+def has_entry(path: str, name: str) -> bool:
+    """Whether an archive contains an entry of this name."""
+    with storage_errors("read", path):
+        return name in open_archive(path)
 
 
 def read_entry(path: str, name: str, limit: int, endpoint: str | None = None) -> bytes:
@@ -115,8 +158,7 @@ def read_entry(path: str, name: str, limit: int, endpoint: str | None = None) ->
         OSError: the archive or the entry no longer exists.
     """
     try:
-        archive, _ = open_archive(path, endpoint)
-        with archive.open(name) as stream:
+        with open_archive(path, endpoint).open(name) as stream:
             return read_at_most(stream, limit)
     except (*DAMAGED_ENTRY, ArchiveError) as error:
         raise UnreadableImage(f"damaged in its archive: {reason(error)}") from error

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive
-from crackvae.storage.filesystems import filesystem, retried, s3_endpoint
+from crackvae.storage.filesystems import answered, filesystem, retried, s3_endpoint
 from crackvae.storage.uris import is_local, join, reason, storage_errors
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
@@ -39,7 +39,7 @@ def exists(path: str) -> bool:
         if is_local(path):
             return os.path.lexists(path)
         store, key = filesystem(path)
-        return bool(retried(store.get_file_info, key).type != pafs.FileType.NotFound)
+        return bool(answered(store.get_file_info, key).type != pafs.FileType.NotFound)
 
 
 def is_folder(path: str) -> bool:
@@ -48,7 +48,7 @@ def is_folder(path: str) -> bool:
         return os.path.isdir(path)
     with storage_errors("look at", path):
         store, key = filesystem(path)
-        return bool(retried(store.get_file_info, key).type == pafs.FileType.Directory)
+        return bool(answered(store.get_file_info, key).type == pafs.FileType.Directory)
 
 
 def require_new(path: str, flag: str) -> None:
@@ -136,7 +136,7 @@ def read_bytes(path: str) -> bytes:
     with storage_errors("read", path):
         if is_local(path):
             return Path(path).read_bytes()
-        return retried(_read_remote, path)
+        return answered(_read_remote, path)
 
 
 def _read_remote(path: str) -> bytes:
@@ -160,7 +160,7 @@ def parse_file(path: str, parse: Callable[[pa.NativeFile], Result]) -> Result:
         with store.open_input_file(key) as file:
             return parse(file)
 
-    return parsed() if is_local(path) else retried(parsed)
+    return parsed() if is_local(path) else answered(parsed)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -244,6 +244,7 @@ def write_folder(path: str, files: Mapping[str, bytes | memoryview]) -> None:
 
 def require_writable(folder: str) -> None:
     """Raise StorageError now rather than after hours of scoring, if nothing can be written to a folder."""
+    exists(folder)  # storage that does not answer is noticed here, where a signal ends the wait
     probe = join(folder, f"_probe-{os.getpid()}")
     try:
         write_bytes(probe, os.urandom(PROBE_BYTES))  # a disk that compresses takes zeros when it is full
@@ -307,5 +308,5 @@ def list_files(folder: str) -> list[str]:
         if is_local(folder):
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if exists(folder) else []
         store, key = filesystem(folder)
-        infos = retried(store.get_file_info, pafs.FileSelector(key, allow_not_found=True))
+        infos = answered(store.get_file_info, pafs.FileSelector(key, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.File)

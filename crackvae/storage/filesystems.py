@@ -4,10 +4,13 @@ import functools
 import os
 import random
 import re
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +18,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from crackvae.config import VerbConfig
-from crackvae.errors import ConfigError
+from crackvae.console import say
+from crackvae.errors import ConfigError, CrackvaeError
 from crackvae.storage.uris import split_uri
 
 # Attempts and first pause [s] of a call to object storage; the pause doubles. S3 answers 503 for seconds, not minutes.
@@ -44,6 +48,18 @@ _REFUSED = re.compile(
 )
 
 
+# No call is repeated when it has failed for this long [s]: Google's client has then retried it by itself.
+RETRY_LIMIT_S = 30.0
+
+
+# After this long without an answer the terminal says what is being waited for, and again in growing intervals [s].
+FIRST_NOTICE_S = 8.0
+
+
+# Certificates of a company or of a test server, in the variable that all AWS clients read.
+CA_VARIABLE = "AWS_CA_BUNDLE"
+
+
 Result = TypeVar("Result")
 
 
@@ -59,15 +75,51 @@ def retried(call: Callable[Arguments, Result], *arguments: Arguments.args, **nam
     Each pause is randomly up to half longer or shorter, so that the workers of a night do not all return at once.
     What a server refuses (no such file, no permission) is not requested again.
     """
+    started = time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call(*arguments, **named)
         except (OSError, pa.ArrowException) as error:
-            if attempt == ATTEMPTS or isinstance(error, FileNotFoundError) or _REFUSED.search(str(error)):
+            is_final = isinstance(error, FileNotFoundError | pa.ArrowInvalid) or _REFUSED.search(str(error))
+            if is_final or attempt == ATTEMPTS or time.monotonic() - started > RETRY_LIMIT_S:
                 raise
             _count_retry()
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
+
+
+def answered(call: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+    """retried() for calls that change nothing: a signal ends the wait for the answer, and the terminal says how long.
+
+    Client libraries wait in C++, where Python handles no signal; so the main thread lets another thread wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return retried(call, *arguments, **named)
+    outcome: Future[Result] = Future()
+    threading.Thread(target=_fulfil, args=(outcome, partial(retried, call, *arguments, **named)), daemon=True).start()
+    started, notice_s = time.monotonic(), FIRST_NOTICE_S
+    while not outcome.done():
+        wait([outcome], min(notice_s, 1.0))  # in short steps, because a signal is only handled between them
+        waited_s = time.monotonic() - started
+        if not outcome.done() and waited_s >= notice_s:
+            say(f"waiting for {_name_of(arguments)}: no answer for {waited_s:.0f} s", quiet=False)
+            notice_s *= 2
+    return outcome.result()
+
+
+def _fulfil(outcome: "Future[Result]", call: Callable[[], Result]) -> None:
+    try:
+        outcome.set_result(call())
+    except (OSError, pa.ArrowException, CrackvaeError) as error:
+        outcome.set_exception(error)
+    finally:
+        if not outcome.done():  # a bug; this thread prints its traceback, too
+            outcome.set_exception(sys.exc_info()[1])
+
+
+def _name_of(arguments: Sequence[object]) -> str:
+    names = [one.base_dir if isinstance(one, pafs.FileSelector) else one for one in arguments]
+    return next((name for name in names if isinstance(name, str)), "object storage")
 
 
 _retries, _retries_lock = 0, threading.Lock()
@@ -175,8 +227,20 @@ def bucket(uri: str, endpoint: str | None = None) -> tuple[pafs.FileSystem, str]
     """File system of a URI's bucket, and the bucket's path in it."""
     address, _, options = split_uri(uri)
     if address.startswith("s3:"):
-        return _bucket(address, options, endpoint_options(s3_endpoint() if endpoint is None else endpoint))
-    return _bucket(address, options, f"retry_limit_seconds={GCS_RETRY_S}" if address[:2] == "gs" else "")
+        defaults = [endpoint_options(s3_endpoint() if endpoint is None else endpoint), _certificates()]
+        return _bucket(address, options, "&".join(filter(None, defaults)))
+    is_google = address.startswith(("gs:", "gcs:"))
+    return _bucket(address, options, f"retry_limit_seconds={GCS_RETRY_S}" if is_google else "")
+
+
+def _certificates() -> str:
+    """Option of an `s3://` URI for certificates other than the operating system's."""
+    file = os.environ.get(CA_VARIABLE, "")
+    if file and not os.path.isfile(file):
+        raise ConfigError(
+            f"{CA_VARIABLE}={file} is not a file: correct it, or unset it to use the system's certificates."
+        )
+    return f"tls_ca_file_path={quote(file, safe='')}" if file else ""
 
 
 def filesystem(uri: str, endpoint: str | None = None) -> tuple[pafs.FileSystem, str]:

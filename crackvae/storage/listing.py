@@ -6,10 +6,10 @@ its name and some 30 more, where a Python object for each would cost 400.
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
+from crackvae.storage.exclusions import OWN, Exclusions, is_own, kind_of, may_be_own
 from crackvae.storage.lists import listed_files
 from crackvae.storage.patterns import matches, split_pattern
-from crackvae.storage.uris import absolute, common_folder, join, parent, relative
-from crackvae.storage.walk import chunks, files
+from crackvae.storage.unicode_forms import existing_form, nfc
+from crackvae.storage.uris import absolute, common_folder, join, parent, relative, without_options
+from crackvae.storage.walk import SkippedFolder, chunks, files
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -32,109 +34,169 @@ LISTING_SCHEMA = pa.schema(
 )
 
 
-# Listed as images. HEIC and camera raw files are listed too, so that each becomes a row that says why.
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp"}
-
-
-UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
-
-
 @dataclass(frozen=True)
 class Listing:
-    """What was found below one path.
+    """What was found below one path. Every file below it is an image, is filtered out, or is counted as excluded.
 
     Attributes:
         root: the absolute path that names are relative to: what was listed, or the part of it before a wildcard.
         images: table of LISTING_SCHEMA, sorted by name, each image once.
-        skipped: files that are not images (by their ending, or hidden); counted so that nothing disappears.
-        source: what was listed, in its absolute form; "" for `root`.
-        passed_over: images that --since or --prefix excluded.
+        source: what was listed, in its absolute form.
+        excluded: number of other files, and of folders that were not entered, by kind.
+        examples: the first name of each of these kinds.
+        passed_over: images that --since or --prefix filtered out.
     """
 
     root: str
     images: pa.Table
-    skipped: int
-    source: str = ""
+    source: str
+    excluded: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     passed_over: int = 0
 
+    @property
+    def skipped(self) -> int:
+        """Number of files and folders that are excluded."""
+        return sum(self.excluded.values())
 
-def list_images(path: str, since: datetime | None = None, prefix: str = "") -> Listing:
+    def empty(self) -> str:
+        """The error message if there is no image."""
+        return f"{self.source} contains no images ({self.exclusions() or 'it is empty'}): check --images."
+
+    def exclusions(self) -> str:
+        """What is excluded, in one line: `2 hidden (.a.jpg, ...), 1 video (b.mp4)`; "" for nothing."""
+        return ", ".join(
+            f"{n} {kind} ({self.examples[kind]}{', ...' if n > 1 else ''})" for kind, n in self.excluded.items()
+        )
+
+
+def list_images(path: str, since: datetime | None = None, prefix: str = "", exclude: Sequence[str] = ()) -> Listing:
     """List every image below a folder, in a .zip, or below a URI; a single image is a list of one.
 
-    `*`, `?`, `[...]` and `**` are wildcards, unless a file of that very name exists. `@FILE` is a text file with one
-    image a line, or a Parquet table with a column of them; what it names is taken as an image whatever its ending, and
-    a relative name is relative to the folder of the list.
+    `*`, `?`, `[...]` and `**` are wildcards, unless a file or folder of that very name exists. `@FILE` is a text file
+    with one image a line, or a Parquet table with a column of them; what it names is taken as an image whatever its
+    ending, and a relative name is relative to the folder of the list. Names are compared in one Unicode form.
 
     Args:
         since: only images modified then or later; one whose time is not known stays.
         prefix: only images whose path below the listed one starts so, `2026-11-2` or `bridge-7/`.
+        exclude: patterns for names of files and folders, or, with a slash, for paths below the listed one.
 
     Raises:
-        StorageError: the path does not exist or cannot be listed.
+        StorageError: the path does not exist or cannot be listed, or `since` and `prefix` leave none of its images.
         ArchiveError: a .zip that is broken or whose entries leave its folder.
     """
-    if path.startswith("@") and not os.path.lexists(path):
-        source = "@" + absolute(path[1:])
-        root = parent(source[1:])
-        images, skipped = _table(listed_files(source[1:])), 0
-    else:
-        source = absolute(path)
-        root, found = _found(source, prefix)
-        images, skipped = _images_of(found, root)
-    kept = _kept(images, root, since, prefix)
-    return Listing(root, kept, skipped, source, images.num_rows - kept.num_rows)
+    return list_paths([path], since, prefix, exclude)
 
 
-def list_paths(paths: Sequence[str], since: datetime | None = None, prefix: str = "") -> Listing:
-    """list_images() of one or several paths, in one listing; an image that two of them contain is listed once.
+def list_paths(
+    paths: Sequence[str], since: datetime | None = None, prefix: str = "", exclude: Sequence[str] = ()
+) -> Listing:
+    """List one or several paths, each as list_images() does; an image that two of them contain is listed once.
 
-    Its root is the folder that all paths have in common. `prefix` applies to each path by itself.
+    The root is the folder that all paths have in common. `prefix` and `exclude` apply to each path by itself, and a
+    file that is excluded from two of them counts twice.
+
+    Raises:
+        As list_images(); filters must leave an image of one of the paths.
     """
-    listings = [list_images(path, since, prefix) for path in paths]
-    if len(listings) == 1:
-        return listings[0]
+    listings = [_listed(path, since, prefix, exclude) for path in paths]
+    found = listings[0] if len(listings) == 1 else _joined(listings)
+    n_images = found.images.num_rows + found.passed_over
+    if not found.images.num_rows and (n_images or prefix):
+        raise StorageError(_nothing_left(found.source, n_images, since, prefix))
+    return found
+
+
+def _joined(listings: Sequence[Listing]) -> Listing:
+    counts = Counter[str]()
+    for one in listings:
+        counts.update(one.excluded)
     return Listing(
-        common_folder([one.root for one in listings]),
-        _sorted_once(pa.concat_tables([one.images for one in listings])),
-        sum(one.skipped for one in listings),
-        f"{listings[0].source} and {len(paths) - 1} more",
-        sum(one.passed_over for one in listings),
+        root=common_folder([one.root for one in listings]),
+        images=_sorted_once(pa.concat_tables([one.images for one in listings])),
+        source=f"{listings[0].source} and {len(listings) - 1} more",
+        excluded=dict(sorted(counts.items())),
+        examples={kind: name for one in reversed(listings) for kind, name in one.examples.items()},
+        passed_over=sum(one.passed_over for one in listings),
     )
 
 
-def _found(path: str, prefix: str) -> tuple[str, Iterable[File]]:
+def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[str]) -> Listing:
+    left_out = Exclusions()
+    if path.startswith("@") and not os.path.lexists(path):
+        source = "@" + existing_form(absolute(path[1:]))
+        root = parent(source[1:])
+        images = _table(listed_files(source[1:]))
+    else:
+        source = absolute(path)
+        root, found = _found(source, prefix)
+        images = _table(_images(found, root, exclude, left_out))
+    kept = _kept(images, root, since, prefix)
+    excluded = dict(sorted(left_out.counts.items()))
+    return Listing(root, kept, source, excluded, left_out.first, images.num_rows - kept.num_rows)
+
+
+def _nothing_left(source: str, n_images: int, since: datetime | None, prefix: str) -> str:
+    filters = ([f"--prefix {prefix}"] if prefix else []) + ([f"--since {since:%Y-%m-%dT%H:%M}"] if since else [])
+    what = f"none of the {n_images} images found below {source}" if n_images else f"no image below {source}"
+    return f"{' and '.join(filters)} matches {what}: check its spelling and form."
+
+
+def _found(path: str, prefix: str) -> tuple[str, Iterable[File | SkippedFolder]]:
     """The root of a path and the files below it; of a folder only its subfolder, if the prefix names one."""
     root, pattern = split_pattern(path)
     if pattern:
-        matching = sorted(set(matches(root, pattern)))
-        if not matching:
+        matching = list(matches(root, pattern))
+        paths = _outermost({match for match in matching if isinstance(match, str)})
+        if not paths:
             raise StorageError(f"{path} matches nothing: check the wildcards in --images, or quote them in the shell.")
-        return root, itertools.chain.from_iterable(files(match) for match in matching)
+        skipped = (match for match in matching if isinstance(match, SkippedFolder))
+        return root, itertools.chain(skipped, *(files(path, is_named=False) for path in paths))
     folder = prefix.rpartition("/")[0]
-    if folder and not archive.is_archive(root) and ".." not in folder.split("/"):
+    if folder.isascii() and folder and not archive.is_archive(root) and ".." not in folder.split("/"):
         below = join(root, folder)
         return root, files(below) if fileio.is_folder(below) else ()
     return root, files(root)
 
 
-def _images_of(found: Iterable[File], root: str) -> tuple[pa.Table, int]:
-    skipped = 0
+def _outermost(paths: set[str]) -> list[str]:
+    """The paths that do not lie below another one, sorted; what lies below is listed with that."""
+    bare = {without_options(path)[0] for path in paths}
 
-    def images() -> Iterator[File]:
-        nonlocal skipped
-        for file in found:
-            if _is_image(relative(file.image, root)):
-                yield file
-            else:
-                skipped += 1
+    def is_below_another(path: str) -> bool:
+        above = without_options(path)[0].rpartition("/")[0]
+        while above:
+            if above in bare:
+                return True
+            above = above.rpartition("/")[0]
+        return False
 
-    return _table(images()), skipped
+    return sorted(path for path in paths if not is_below_another(path))
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES
+def _images(
+    found: Iterable[File | SkippedFolder], root: str, exclude: Sequence[str], left_out: Exclusions
+) -> Iterator[File]:
+    """The images among some files; what else there is is counted in `left_out`."""
+    perhaps_own, skipped = [], set[SkippedFolder]()
+    for file in found:
+        name = relative(file[0], root)
+        if isinstance(file, SkippedFolder):
+            if file not in skipped:  # several patterns may lead to it
+                left_out.add(file.kind, name)
+            skipped.add(file)
+        elif kind := kind_of(name, exclude):
+            left_out.add(kind, name)
+        elif may_be_own(file.image):
+            perhaps_own.append(file)
+        else:
+            yield file
+    for file in perhaps_own:
+        if file.image != root and is_own(file.image):
+            left_out.add(OWN, relative(file.image, root))
+        else:
+            yield file
 
 
 def _table(found: Iterable[File]) -> pa.Table:
@@ -167,6 +229,7 @@ def _kept(images: pa.Table, root: str, since: datetime | None, prefix: str) -> p
         is_old = pc.less(modified, pa.scalar(since, modified.type))
         images = images.filter(pc.invert(pc.and_(is_known, is_old)))
     if prefix:
-        names = (relative(name.as_py(), root) for name in images["image"])
-        images = images.filter(pa.array([name.startswith(prefix) for name in names], pa.bool_()))
+        names = (nfc(relative(name.as_py(), root)) for name in images["image"])
+        start = nfc(prefix)
+        images = images.filter(pa.array([name.startswith(start) for name in names], pa.bool_()))
     return images

@@ -8,6 +8,7 @@ from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import archive, tables
 from crackvae.storage.archive import File
 from crackvae.storage.fileio import read_bytes
+from crackvae.storage.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, is_local, join, parent, reason, storage_errors, without_options
 from crackvae.storage.walk import CHUNK_ROWS, chunks, local_file, remote_file
 
@@ -27,13 +28,14 @@ def listed_files(path: str) -> Iterator[File]:
     """
     names = _parquet_names(path) if without_options(path)[0].endswith(".parquet") else _text_names(path)
     folder = parent(path)
-    archives: dict[str, dict[str, File]] = {}
+    archives: dict[str, dict[str, File]] = {}  # by name in NFC
 
     def find(name: str) -> File:
         entry = archive.split_entry(name)
         if entry:
-            return archives[entry[0]].get(name, File(name))
+            return archives[entry[0]].get(nfc(name), File(name))
         with storage_errors("look at", name):
+            name = existing_form(name)
             if not is_local(name):
                 return remote_file(name)
             return local_file(name) if os.path.lexists(name) else File(name)
@@ -42,12 +44,13 @@ def listed_files(path: str) -> Iterator[File]:
         for number, chunk in enumerate(chunks(names)):
             try:
                 whole = [
-                    absolute(one if not is_local(one) or os.path.isabs(one) else join(folder, one)) for one in chunk
+                    absolute(one if not is_local(one) or os.path.isabs(one) else join(folder, one), is_listed=True)
+                    for one in chunk
                 ]
             except ConfigError as error:
                 raise ConfigError(f"@{path}, from line {number * CHUNK_ROWS + 1} on: {error}") from error
             for found in {entry[0] for entry in map(archive.split_entry, whole) if entry} - archives.keys():
-                archives[found] = {file.image: file for file in archive.entries(found)}
+                archives[found] = {nfc(file.image): file for file in archive.entries(found)}
             if all(is_local(one) for one in whole):
                 yield from map(find, whole)
             else:

@@ -20,8 +20,27 @@ from crackvae.errors import ConfigError, StorageError
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
-# Options such as `?region=eu-central-1` end a URI. The rest is taken literally: a key may contain `%`, `#` or `?`.
-_URI = re.compile(r"(?P<address>[a-z0-9]+://[^/?]*)/?(?P<key>.*?)(?P<options>\?[a-z_]+=[^/?]*)?", re.DOTALL)
+# Options that a URI may end with, `?region=eu-central-1&scheme=https`, and how pyarrow names them; no secrets.
+OPTIONS = {
+    "s3": (
+        "region",
+        "scheme",
+        "endpoint_override",
+        "tls_ca_file_path",
+        "tls_verify_certificates",
+        "allow_delayed_open",
+    ),
+    "gs": ("scheme", "endpoint_override", "retry_limit_seconds", "project_id"),
+    "abfs": ("enable_tls", "blob_storage_authority", "dfs_storage_authority", "tenant_id", "client_id"),
+}
+OPTIONS["s3"] += ("allow_bucket_creation", "allow_bucket_deletion")
+OPTIONS |= {"gcs": OPTIONS["gs"], "abfss": OPTIONS["abfs"]}
+
+
+# The rest of a URI is taken literally: a key may contain `%`, `#` or `?`, or what looks like an unknown option.
+_OPTION = rf"(?:{'|'.join(sorted({name for names in OPTIONS.values() for name in names}))})=[^?&]*"
+_URI = re.compile(rf"(?P<address>[a-z0-9]+://[^/?]*)/?(?P<key>.*?)(?P<options>\?{_OPTION}(?:&{_OPTION})*)?", re.DOTALL)
+_LOOKS_LIKE_OPTIONS = re.compile(r"\?(?:\w+=[^?&]*)(?:&\w+=[^?&]*)*\Z")
 
 
 # A colon in the address that no port number follows separates a name from its secret, which may contain a slash.
@@ -49,8 +68,15 @@ def is_local(path: str) -> bool:
     return not _SCHEME.match(path)
 
 
-def absolute(path: str) -> str:
-    """The path in the one form that tables contain: an absolute local path, or a URI without a trailing slash."""
+def absolute(path: str, *, is_listed: bool = False) -> str:
+    """The path in the one form that tables contain: an absolute local path, or a URI without a trailing slash.
+
+    Args:
+        is_listed: the path stands in a list of images, where a key may look as if it had options.
+
+    Raises:
+        ConfigError: no path at all, or a URI with an option that does not exist.
+    """
     if not path:  # an unset variable of a shell; the current folder is written as a dot
         raise ConfigError("a path is empty: give a folder, a file or a URI.")
     shown = os.fsencode(path).decode("utf-8", errors="backslashreplace")
@@ -63,7 +89,21 @@ def absolute(path: str) -> str:
     if path.startswith("file://"):
         with storage_errors("look at", path):
             path = pafs.FileSystem.from_uri(path)[1]
-    return os.path.abspath(os.path.expanduser(path)) if is_local(path) else "".join(without_options(path))
+    if is_local(path):
+        return os.path.abspath(os.path.expanduser(path))
+    if not is_listed:
+        _require_known_options(path)
+    return "".join(without_options(path))
+
+
+def _require_known_options(uri: str) -> None:
+    address, key, options = split_uri(uri)
+    known = OPTIONS.get(address.partition(":")[0], ())
+    text = options or (_LOOKS_LIKE_OPTIONS.search(f"{address}/{key}") or [""])[0]
+    names = [option.partition("=")[0] for option in text.removeprefix("?").split("&") if option]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown and known:
+        raise ConfigError(f"{uri}: {unknown} is not an option of a URI of this kind: it may have {', '.join(known)}.")
 
 
 def join(folder: str, name: str) -> str:

@@ -4,13 +4,14 @@ import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
 from crackvae.storage import archive
 from crackvae.storage.archive import File
-from crackvae.storage.filesystems import bucket, filesystem, retried
+from crackvae.storage.exclusions import LINK_LOOP, UNREADABLE_FOLDER
+from crackvae.storage.filesystems import answered, bucket, filesystem
 from crackvae.storage.uris import is_local, reason, split_uri, storage_errors
 
 # Rows that exist as Python objects at any time.
@@ -20,6 +21,41 @@ CHUNK_ROWS = 10_000
 Row = TypeVar("Row")
 
 
+class SkippedFolder(NamedTuple):
+    """A folder below the listed one that was not entered, and the kind of exclusion."""
+
+    path: str
+    kind: str
+
+
+class Folder(NamedTuple):
+    """A local folder on the way down from the listed one.
+
+    Attributes:
+        real: its path without symbolic links.
+        above: real paths of the folders through which it was reached, itself included.
+    """
+
+    path: str
+    real: str
+    above: frozenset[str]
+
+    @classmethod
+    def root(cls, path: str) -> "Folder":
+        real = os.path.realpath(path)
+        return cls(path, real, frozenset({real}))
+
+    def child(self, entry: "os.DirEntry[str]") -> "Folder | None":
+        """A folder in this one; None for a link to a folder above, which would never end.
+
+        Paths decide, not inode numbers: on some union and network mounts all folders have the same one.
+        """
+        real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(self.real, entry.name)
+        if real in self.above or f"{self.real}/".startswith(f"{real.rstrip('/')}/"):
+            return None
+        return Folder(entry.path, real, self.above | {real})
+
+
 def chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Lists of up to CHUNK_ROWS rows."""
     iterator = iter(rows)
@@ -27,42 +63,62 @@ def chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def files(path: str) -> Iterator[File]:
-    """Every file below a path, in no order; of a single file only itself."""
+def files(path: str, *, is_named: bool = True) -> Iterator[File | SkippedFolder]:
+    """Every file below a path, in no order; of a single file only itself.
+
+    Args:
+        is_named: the user named this path, so it is an error if it cannot be listed; else it is a skipped folder.
+    """
     if archive.is_archive(path):
         yield from archive.entries(path)
         return
     with storage_errors("list", path):
         if is_local(path):
-            yield from _local_files(path)
+            yield from _local_files(path, is_named=is_named)
         else:
             yield from _remote_files(path)
 
 
-def _local_files(root: str) -> Iterator[File]:
-    """Files below a local folder. Follows links, each folder once: pyarrow's own walk never leaves a loop of links."""
+def _local_files(root: str, *, is_named: bool) -> Iterator[File | SkippedFolder]:
+    """Files below a local folder, through links too. A folder that cannot be read is passed on as such."""
     if not os.path.isdir(root):
         os.lstat(root)  # raises if there is nothing
         yield local_file(root)
         return
-    folders, seen = [root], set()
+    folders = [Folder.root(root)]
     while folders:
         folder = folders.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if os.path.isdir(entry.path):  # entry.is_dir() raises on a link to itself
-                    folders.append(entry.path)
-                else:
-                    yield local_file(entry.path)
+        try:
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    if not is_folder(entry):
+                        yield local_file(entry.path)
+                    elif child := folder.child(entry):
+                        folders.append(child)
+                    else:
+                        yield SkippedFolder(utf_8(entry.path), LINK_LOOP)
+        except OSError:
+            if is_named and folder.path == root:
+                raise
+            yield SkippedFolder(utf_8(folder.path), UNREADABLE_FOLDER)
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def utf_8(path: str) -> str:
+    """A local path as text, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def local_file(path: str) -> File:
     """One file of a disk, and why it cannot be opened, if so."""
-    name = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    name = utf_8(path)
     try:
         status = os.stat(path)
     except OSError as error:
@@ -76,21 +132,25 @@ def local_file(path: str) -> File:
 
 def _remote_files(root: str) -> Iterator[File]:
     store, key = filesystem(root)
-    infos = [retried(store.get_file_info, key)]
+    infos = [answered(store.get_file_info, key)]
     if infos[0].type != pafs.FileType.File:
-        infos = retried(store.get_file_info, pafs.FileSelector(key, recursive=True))
+        infos = answered(store.get_file_info, pafs.FileSelector(key, recursive=True))
     address, _, options = split_uri(root)
     start = f"{bucket(root)[1]}/"
     for info in infos:
         if info.type == pafs.FileType.File:
-            name = f"{address}/{info.path.removeprefix(start)}{options}"
-            yield File(name, info.size, (info.mtime_ns or 0) // 1000)
+            key = info.path.removeprefix(start)
+            is_odd = not {"", ".", ".."}.isdisjoint(key.split("/"))
+            problem = (
+                "its key has an empty part or a part of dots, which pyarrow cannot open: copy it" if is_odd else ""
+            )
+            yield File(f"{address}/{key}{options}", info.size, (info.mtime_ns or 0) // 1000, problem)
 
 
 def remote_file(uri: str) -> File:
     """One object that a list names. One that does not exist has no size: reading it will be tried all the same."""
     store, key = filesystem(uri)
-    info = retried(store.get_file_info, key)
+    info = answered(store.get_file_info, key)
     if info.type == pafs.FileType.Directory:
         return File(uri, error="not a regular file")
     return File(uri, info.size, (info.mtime_ns or 0) // 1000) if info.type == pafs.FileType.File else File(uri)

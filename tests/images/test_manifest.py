@@ -341,8 +341,8 @@ def test_a_csv_is_stronger_than_none_and_merges_groups_that_share_a_picture(imag
         ("name,group\na,b", "", "has the columns name, group: it needs image and group"),
         ("image,group\na,b", "photo", "it needs image and photo.*--group-column"),
         ("image\na", "", "it needs image and group"),
-        ("", "", "is no CSV table"),
-        ("image,group\na,b\na,b,c", "", "is no CSV table"),
+        ("", "", "is not a CSV table"),
+        ("image,group\na,b\na,b,c", "", "is not a CSV table"),
         ("image,group\ncrack/00001.jpg,a\ncrack/00001.jpg,b", "", "gives crack/00001.jpg two groups"),
     ],
     ids=["images missing", "empty group", "no image", "no such column", "one column", "empty", "ragged", "two groups"],
@@ -356,7 +356,7 @@ def test_a_csv_that_does_not_name_every_group_once_is_refused(drawn, tmp_path, t
 
 def test_a_csv_that_is_a_picture_is_refused(drawn, tmp_path):
     config = config_of(drawn, out=str(tmp_path / "out"), groups=str(drawn / "crack" / "00001.jpg"))
-    assert_refused(ManifestError, "is no CSV table", config)
+    assert_refused(ManifestError, "is not a CSV table", config)
 
 
 def test_a_missing_csv_is_refused(drawn, tmp_path):
@@ -414,7 +414,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "notes.txt").write_text("none")
-    assert_refused(ManifestError, r"holds no images \(1 other files\)", config_of(tmp_path / "images"))
+    assert_refused(ManifestError, r"contains no images \(1 ", config_of(tmp_path / "images"))
 
 
 def test_a_broken_zip_is_refused(tmp_path):

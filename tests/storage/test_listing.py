@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,22 +68,51 @@ def test_a_place_that_is_not_there_is_named(tmp_path, place):
     assert "Check the spelling" in one_line(caught.value)
 
 
-def test_a_folder_that_may_not_be_read_ends_the_listing_rather_than_vanish(tmp_path):
-    closed = put(tmp_path / "closed", "a.jpg")
-    closed.chmod(0)
+@pytest.fixture
+def shared_folder():
+    """A folder that every user may read, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_a_folder_that_may_not_be_read_is_counted_and_the_rest_is_listed(shared_folder):
+    put(shared_folder / "closed", "a.jpg")
+    put(shared_folder, "b.jpg")
+    (shared_folder / "closed").chmod(0)
     try:
-        with unprivileged(), pytest.raises(StorageError, match="Give this user the right") as caught:
-            list_images(str(tmp_path))
+        with unprivileged():
+            for path in (shared_folder, f"{shared_folder}/**", f"{shared_folder}/**/*.jpg"):
+                listing = list_images(str(path))
+                assert names(listing) == ["b.jpg"] and listing.excluded == {"unreadable folder": 1}, path
+                assert listing.exclusions() == "1 unreadable folder (closed)"
+            with pytest.raises(StorageError, match=r"cannot list .*closed: Permission denied"):
+                list_images(str(shared_folder / "closed"))
     finally:
-        closed.chmod(0o700)
-    assert "cannot list" in one_line(caught.value)
+        (shared_folder / "closed").chmod(0o700)
 
 
-def test_a_loop_of_links_ends(tmp_path):
+def test_a_loop_of_links_ends_and_is_counted(tmp_path):
     put(tmp_path, "a/1.jpg")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "out").symlink_to("/")
     (tmp_path / "again").symlink_to(tmp_path / "a")
-    assert [name.rpartition("/")[2] for name in names(list_images(str(tmp_path)))] == ["1.jpg"]
+    for path in (tmp_path, f"{tmp_path}/**", f"{tmp_path}/**/*.jpg"):
+        listing = list_images(str(path))
+        assert names(listing) == ["a/1.jpg", "again/1.jpg"], path
+        assert listing.excluded == {"link to a folder above it": 4}, path
+
+
+def test_folders_with_one_inode_number_are_different_folders(tmp_path, monkeypatch):
+    put(tmp_path, "2026-11-23/a.jpg", "2026-11-24/b.jpg", "2026-11-24/deeper/c.jpg")
+    real = os.stat
+
+    def same(path, *arguments, **named):
+        status = real(path, *arguments, **named)
+        return os.stat_result([status[0], 4_294_967_295, *status[2:]], {"st_mtime_ns": status.st_mtime_ns})
+
+    monkeypatch.setattr(os, "stat", same)
+    assert names(list_images(str(tmp_path))) == ["2026-11-23/a.jpg", "2026-11-24/b.jpg", "2026-11-24/deeper/c.jpg"]
 
 
 def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path):
@@ -274,11 +304,22 @@ def test_since_keeps_what_was_modified_then_or_later_and_what_has_no_time(tmp_pa
     assert names(listing) == ["edge.jpg", "link.jpg", "new.jpg"] and listing.passed_over == 1
 
 
-@pytest.mark.parametrize("prefix", ["2026-11-2", "2026-11-22/", "2026-11-22/a/", "2026-11-22/1", "none/", ""])
+@pytest.mark.parametrize("prefix", ["2026-11-2", "2026-11-22/", "2026-11-22/a/", "2026-11-22/1", ""])
 def test_a_prefix_keeps_what_a_whole_listing_would_keep_of_it(tmp_path, prefix):
     whole = list_images(str(nights(tmp_path)))
     part = list_images(str(tmp_path), prefix=prefix)
     assert names(part) == [name for name in names(whole) if name.startswith(prefix)] and part.root == whole.root
+
+
+@pytest.mark.parametrize(
+    "filters", [{"prefix": "20261123"}, {"prefix": "none/"}, {"since": datetime(2062, 1, 1, tzinfo=UTC)}]
+)
+def test_a_filter_that_matches_nothing_is_an_error_that_names_it(tmp_path, filters):
+    with pytest.raises(
+        StorageError, match=r"--(prefix|since) .* matches no(ne of the 4 images found|) .*below"
+    ) as caught:
+        list_images(str(nights(tmp_path)), **filters)
+    assert one_line(caught.value)
 
 
 def test_an_image_takes_less_than_200_bytes_of_a_listing(tmp_path):

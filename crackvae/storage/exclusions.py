@@ -1,0 +1,132 @@
+"""Files that are not listed as images: each has a kind, and each is counted.
+
+Only names decide, so that a folder, an archive and a bucket are treated alike. The exception are images that crackvae
+wrote itself, which are recognised by the file beside which they were written.
+"""
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from crackvae.storage import archive
+from crackvae.storage.fileio import exists
+from crackvae.storage.unicode_forms import nfc
+from crackvae.storage.uris import join, parent, without_options
+
+# Listed as images. HEIC and the most common camera raw files are listed too, so that each becomes a row that says why.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
+
+
+UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+
+
+# What operating systems, network storage and file managers leave behind; in any letter case, files and folders.
+LITTER = (
+    *("lost+found", "@eaDir", "#recycle", "#snapshot", ".Trash*", "$RECYCLE.BIN", "System Volume Information"),
+    *("__MACOSX", "Thumbs.db", "ehthumbs*.db", "desktop.ini", ".DS_Store", "._*"),
+    *("*.tmp", "*.part", "*.partial", "*.crdownload", "*.filepart", "*~"),
+)
+
+
+# Kinds of excluded files.
+EXCLUDED, SYSTEM, HIDDEN, OWN = "matched by --exclude", "system litter", "hidden", "written by crackvae"
+UNREADABLE_FOLDER, LINK_LOOP, OTHER = "unreadable folder", "link to a folder above it", "other file"
+
+
+SUFFIXES_OF_KIND = {
+    "image in an unsupported format": (
+        ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nrw .pef .ptx .r3d .raw .rwl .rwz .sr2 "
+        ".srf .srw .x3f .jp2 .j2k .jpf .jpx .jpc .j2c .jxl .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
+        ".svgz .ai .eps .ico .tga .pcx .pnm .pgm .ppm .pbm .pam .pfm .qoi .xcf .dcm .fits .fit .heics .heifs .insp .cog"
+    ),
+    "video": (
+        ".mp4 .m4v .mov .avi .mkv .webm .wmv .flv .mpg .mpeg .mts .m2ts .ts .3gp .3g2 .ogv .insv .360 .lrv .lrf .braw "
+        ".r3d .vob .mxf"
+    ),
+    "archive": ".zip .tar .tgz .gz .bz2 .xz .zst .7z .rar .iso .tbz2 .txz .lz4 .cab .dmg",
+    "sidecar": (
+        ".xmp .thm .aae .pp3 .dop .cos .xml .json .yaml .yml .txt .csv .tsv .srt .gpx .kml .kmz .geojson .mrk .obs "
+        ".nav .rtk .nmea .log .pdf .doc .docx .xls .xlsx .html .htm .md .ini .md5 .sha1 .sha256 .jgw .pgw .tfw .wld "
+        ".prj .aux .ovr .url .lnk .wav .mp3 .m4a"
+    ),
+}
+_KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() for suffix in suffixes.split()}
+
+
+# Files of a model directory, of a scores table and of a manifest.
+_OWN_NAME = re.compile(
+    r"vae_concrete\.pth|model\.json|calibration\.json|reference\.json|training\.json|manifest\.parquet|left_out\.csv"
+    r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+|\d{8}T\d{6}_\d{6}-\d{5}\.parquet"
+)
+
+
+# The loss curve in a model directory, and the pictures that `report --full-size` writes for a page.
+_OWN_CURVE, _MODEL_FILE = "loss.png", "model.json"
+_OWN_PICTURE, _PICTURES_OF = re.compile(r"\d{3,}-(picture|reconstruction|anomaly)\.png"), "_files"
+
+
+class Exclusions:
+    """Counts of excluded files by kind, and the first name of each kind."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        self.counts[kind] += 1
+        self.first[kind] = min(name, self.first.get(kind, name))
+
+
+def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
+    """Why a file is not listed; "" for an image.
+
+    Args:
+        name: path below what is listed.
+        exclude: patterns for names of files or folders, or, with a slash, for the whole `name`.
+    """
+    parts = PurePosixPath(nfc(name)).parts
+    if any(_matches(parts, pattern) for pattern in exclude):
+        return EXCLUDED
+    if any(_LITTER.fullmatch(part.lower()) for part in parts):
+        return SYSTEM
+    if any(part.startswith(".") for part in parts):
+        return HIDDEN
+    if _OWN_NAME.fullmatch(parts[-1]):
+        return OWN
+    suffix = PurePosixPath(parts[-1]).suffix.lower()
+    return "" if suffix in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
+
+
+_LITTER = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in LITTER))
+
+
+def _matches(parts: Sequence[str], pattern: str) -> bool:
+    pattern = nfc(pattern).strip("/")
+    if "/" in pattern:
+        whole = "/".join(parts)
+        return fnmatch.fnmatchcase(whole, pattern) or fnmatch.fnmatchcase(whole, f"{pattern}/*")
+    return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+
+
+def may_be_own(image: str) -> bool:
+    """Whether an image has a name that crackvae gives to its own; is_own() looks closer."""
+    path = PurePosixPath(without_options(image)[0])
+    return path.name == _OWN_CURVE or bool(
+        path.parent.name.endswith(_PICTURES_OF) and _OWN_PICTURE.fullmatch(path.name)
+    )
+
+
+def is_own(image: str) -> bool:
+    """Whether crackvae wrote an image: a loss curve in a model directory, or a picture that belongs to a page."""
+    folder = parent(image)
+    if PurePosixPath(without_options(image)[0]).name == _OWN_CURVE:
+        return _exists(join(folder, _MODEL_FILE))
+    bare, options = without_options(folder)
+    return _exists(f"{bare.removesuffix(_PICTURES_OF)}.html{options}")
+
+
+def _exists(path: str) -> bool:
+    entry = archive.split_entry(path)
+    return archive.has_entry(*entry) if entry else exists(path)
