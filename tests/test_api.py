@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -77,7 +78,16 @@ def test_a_call_returns_a_typed_frozen_result(drawn: Path, tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("in_process")
 def test_score_returns_its_run_and_read_scores_its_rows(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    night = crackvae.score(images=drawn / "crack", model=model_dir, out=tmp_path / "scores", no_report=True, quiet=True)
+    environment, endpoint = dict(os.environ), "http://127.0.0.1:9"
+    night = crackvae.score(
+        images=drawn / "crack",
+        model=model_dir,
+        out=tmp_path / "scores",
+        s3_endpoint=endpoint,  # used by s3:// paths alone
+        no_report=True,
+        quiet=True,
+    )
+    assert dict(os.environ) == environment
     assert (night.images, night.scored, night.finished_before, night.page) == (60, 60, 0, "")
     rows = crackvae.read_scores(night.out, ["image", "run", "flagged"])
     assert isinstance(rows, pa.Table) and rows.num_rows == 60

@@ -220,7 +220,9 @@ def test_an_unreachable_cluster_is_one_line(drawn: Path, model_dir: Path, tmp_pa
 def test_plain_arguments_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = parse(["score", "a.jpg", "--images", "c,d/", "--quiet", "b/", "--images", "e"])
     assert chosen == {"verb": "score", "config": None, "quiet": True, "images": ["a.jpg", "b/", "c,d/", "e"]}
+    assert parse(["score", "a.jpg", "--", "-b.jpg"])["images"] == ["a.jpg", "-b.jpg"]
     assert "unknown argument b. See" in fails(capsys, "compact", "--scores", "a", "b")
+    assert "info takes one path, and not b as well. See" in fails(capsys, "info", "a", "b")
 
 
 @pytest.mark.usefixtures("in_process")

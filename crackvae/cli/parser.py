@@ -56,14 +56,17 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     word = arguments[0] if arguments else "-"
     if not word.startswith("-") and word not in VERBS:
         parser.error(f"unknown verb {word!r}{suggestion(word, VERBS)}. Known: {', '.join(VERBS)}")
-    known, rest = parser.parse_known_args(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is plain, -odd.jpg too
+    known, rest = parser.parse_known_args(arguments[:end])
     chosen = vars(known)
     own, name = by_verb[chosen["verb"]], positional_of(VERBS[chosen["verb"]])
-    plain = [*chosen.pop("plain", []), *(one for one in rest if not one.startswith("-"))]
-    unknown = next((one.split("=")[0] for one in rest if one.startswith("-") or not name), None)
+    plain = [*chosen.pop("plain", []), *(one for one in rest if not one.startswith("-")), *arguments[end + 1 :]]
+    unknown = next((one.split("=")[0] for one in rest if one.startswith("-")), None)
+    if unknown is None and plain and not name:
+        unknown = plain[0]
     if unknown is not None:
         own.error(f"unknown argument {unknown}{suggestion(unknown, list(own._option_string_actions))}")
-    if plain and name:
+    if plain:
         _add_plain(own, chosen, name, plain)
     return chosen
 
@@ -94,8 +97,11 @@ def positional_of(verb: Verb) -> str:
 def _add_verb(verbs: Any, name: str, verb: Verb) -> Parser:
     text = (verb.config.__doc__ or "").strip()
     positional = positional_of(verb)
-    usage = f"crackvae {name} {f'[{positional.upper()} ...] ' if positional else ''}[flags]"
-    one: Parser = verbs.add_parser(name, help=text.splitlines()[0], description=text, usage=usage, allow_abbrev=False)
+    is_one = bool(positional) and annotation_of(verb.config, positional) is str
+    plain = f"[{positional.upper()}{'' if is_one else ' ...'}] " if positional else ""
+    one: Parser = verbs.add_parser(
+        name, help=text.splitlines()[0], description=text, usage=f"crackvae {name} {plain}[flags]", allow_abbrev=False
+    )
     if positional:
         one.add_argument("plain", nargs="*", metavar=positional.upper(), help=f"same as {flag(positional)}")
     one.add_argument("--config", metavar="FILE.toml", help="read settings from a file; flags override it")
