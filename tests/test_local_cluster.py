@@ -1,4 +1,4 @@
-"""Several nodes on this machine: the same table as on one, nobody in without the token, and a node that dies."""
+"""A cluster of several nodes on this machine: the same table as on one node, token authentication, and a lost node."""
 
 import json
 import os
@@ -20,20 +20,20 @@ from crackvae.scoring import actors, verb
 
 BIN = Path(sys.executable).parent
 SCRIPT = HOUSE / "cluster" / "local.sh"
-# Within so many seconds Ray has noticed that a node is gone; a short run may end before.
+# Ray notices a lost node within this many seconds; a short run may end earlier.
 NOTICED_S = 60
 
 
 def same_scores(one: pa.Table, other: pa.Table) -> bool:
-    """Bit for bit, apart from the name of the run; NaN equals NaN."""
+    """Whether two tables are identical to the last bit apart from the run; NaN equals NaN."""
     one, other = (rows.drop_columns(["run"]).to_pylist() for rows in (one, other))
     return repr(one) == repr(other)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head and two worker nodes; the environment that reaches them."""
-    place = Path(f"/tmp/crackvae-nodes-{os.getpid()}")  # a short path: the sockets of Ray lie in it
+    """A head and two worker nodes; yields the environment of a process that uses them."""
+    place = Path(f"/tmp/crackvae-nodes-{os.getpid()}")  # a short path, because Ray puts sockets below it
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_MODE", "RAY_ADDRESS")}
     env |= {"CRACKVAE_CLUSTER": str(place), "CRACKVAE_SUBNET": "10.213.8", "RAY": str(BIN / "ray")}
     env |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
@@ -70,13 +70,19 @@ def test_train_and_score_across_two_nodes_give_the_table_of_one_machine(
     assert scored.returncode == 0, scored.stdout + scored.stderr
     assert last_json(scored.stdout)["scored"] == 300
     assert "2 CPUs, 0 GPUs, 3 node(s)" in scored.stdout + scored.stderr
-    alone = [sys.executable, HOUSE / "jobs" / "score.py", *flags, "--out", tmp_path / "alone"]  # so few need no Ray
+    alone = [
+        sys.executable,
+        HOUSE / "jobs" / "score.py",
+        *flags,
+        "--out",
+        tmp_path / "alone",
+    ]  # without Ray
     env = {name: value for name, value in cluster.items() if not name.startswith("RAY")}
     subprocess.run([*map(str, alone)], env=env, check=True, capture_output=True)
     assert same_scores(read_rows(tmp_path / "cluster"), read_rows(tmp_path / "alone"))
 
 
-def test_a_user_error_fails_the_job_with_its_one_line(cluster: dict[str, str], drawn: Path, model_dir: Path) -> None:
+def test_a_user_error_fails_the_job_with_one_line(cluster: dict[str, str], drawn: Path, model_dir: Path) -> None:
     done = submit(cluster, "jobs/score.py", "--images", drawn, "--model", model_dir, "--out", "scores")
     assert done.returncode != 0
     assert "crackvae score: --out scores is relative, and this job's folder is deleted with the job" in done.stdout
@@ -94,7 +100,7 @@ def test_without_the_right_token_no_request_is_answered(cluster: dict[str, str],
         refused.value.close()
 
 
-def test_without_the_right_token_no_job_is_taken(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_without_the_right_token_no_job_is_accepted(cluster: dict[str, str], tmp_path: Path) -> None:
     env = {name: value for name, value in cluster.items() if name != "RAY_AUTH_TOKEN_PATH"} | {"HOME": str(tmp_path)}
     mark = tmp_path / "mark"
     refused = submit(env | {"RAY_AUTH_TOKEN": "0" * 64}, "-c", f"open({str(mark)!r}, 'w')")
@@ -108,7 +114,7 @@ def test_without_the_right_token_no_driver_joins(cluster: dict[str, str], tmp_pa
     assert done.returncode != 0 and "joined" not in done.stdout
 
 
-# ------------------------------------------------------------- a node that dies; last, as the cluster keeps one worker
+# ------------------------------------------------------------- a lost node; last, because the cluster keeps one worker
 
 
 def score_and_lose_a_node(images: str, model: str, out: str) -> None:
