@@ -40,7 +40,7 @@ ONLY_IN = {  # library: the modules that may import it
     },
     "jinja2": {"reports.page"},
     "matplotlib": {"reports.charts", "reports.curves"},
-    "skimage": {"reports.crack_size", "reports.views"},
+    "skimage": {"reports.crack_size"},
     "torch": {
         "images.tiles",
         "model.network",

@@ -196,6 +196,28 @@ def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndar
     return sum_HW
 
 
+def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: int, width: int) -> np.ndarray:
+    """stitch() of some of the tiles; pixels outside of them are 0.
+
+    Args:
+        maps_KPP: float32 (K, P, P), one map per tile of `tiles_K`.
+        tiles_K: indices of tiles of the grid, int (K,).
+        grid, height, width: as for stitch().
+
+    Returns:
+        float32 (H, W).
+    """
+    weight_hw = np.outer(_tent(grid.tile_h), _tent(grid.tile_w)).astype(np.float32)
+    sum_HW, weight_HW = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    sums, weights = grid.squares(sum_HW), grid.squares(weight_HW)
+    for tile in tiles_K:
+        weights[tile] += weight_hw
+    for map_PP, tile in zip(maps_KPP, tiles_K, strict=True):
+        map_hw = Image.fromarray(map_PP).resize((grid.tile_w, grid.tile_h), Image.Resampling.BILINEAR)
+        sums[tile] += weight_hw / weights[tile] * np.asarray(map_hw)
+    return sum_HW
+
+
 def _tent(length_px: int) -> np.ndarray:
     """Weights that rise linearly from the edges of a tile to its middle, float (length_px,), above 0."""
     steps = np.arange(length_px)

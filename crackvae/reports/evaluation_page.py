@@ -51,7 +51,8 @@ def evaluation_page(scored: pa.Table, summary: dict[str, Any], settings: PageSet
     recorded = find_recorded_model(settings.model_dir, str(summary.get("model_dir", "")), digest, threshold)
     chosen = {name: _galleries(scored.filter(pc.field("set") == name), settings.n_worst) for name in summary["sets"]}
     rows = [row for galleries in chosen.values() for gallery in galleries for row in gallery["rows"]]
-    image_views = [views.view_image(row, recorded.model) for row in rows]
+    with page.threads() as executor:
+        image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), rows))
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
     thumbnails = Thumbnails(3 * len(image_views), vmax)
     cards = iter(

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections import Counter
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel, find_recorded_model
-from crackvae.reports import charts, page, views
-from crackvae.reports.nights import ALL_RUNS, NightResults, RunSummary, total
+from crackvae.reports import charts, page, photographs, views
+from crackvae.reports.nights import ALL_RUNS, NightResults, RunSummary, tile_scores, total
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
-from crackvae.reports.views import ImageView, Photograph
+from crackvae.reports.photographs import Photograph
+from crackvae.reports.views import ImageView
 
 # Rows of the tables of failures and of groups.
 MAX_FAILED, MAX_GROUPS = 200, 20
@@ -105,27 +108,28 @@ def _recorded_model_dir(night: NightResults, digest: str) -> str:
 
 
 def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, settings: PageSettings) -> _Gallery:
-    """Read and explain the images of the page; photographs in turn, so that one at a time is in memory."""
+    """Read and explain the images of the page."""
     rows, mm_per_px = night.rows, settings.mm_per_px
     worst = _worst(scored, settings.n_worst)
     unflagged = _random_unflagged(scored, settings.n_unflagged, night.run)
     shown = rows.take(pa.concat_arrays([worst, unflagged])).to_pylist()
-    image_views = [views.view_image(row, recorded.model) for row in shown]
-    suspicious = _worst(scored.filter(_is_photograph(scored)), settings.n_photographs)
-    photographs = _photographs(rows.take(suspicious).to_pylist(), recorded)
+    suspicious = rows.take(_worst(scored.filter(_is_photograph(scored)), settings.n_photographs)).to_pylist()
+    with page.threads() as executor:
+        image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), shown))
+        explained = _explained(suspicious, night, recorded, executor)
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
-    small = Thumbnails(3 * len(image_views) + WORST_TILES * len(photographs), vmax)
-    large = Thumbnails(2 * len(photographs), vmax, large=True)
+    small = Thumbnails(3 * len(image_views) + WORST_TILES * len(explained), vmax)
+    large = Thumbnails(2 * len(explained), vmax, large=True)
     folder = settings.full_size_folder
     cards = [
         _card(row, view, small, mm_per_px) | {"files": full_size_links(folder, number, view, recorded)}
         for number, (row, view) in enumerate(zip(shown, image_views, strict=True), start=1)
     ]
-    highest = max((float(one.tile_scores.max()) for _, one in photographs), default=0.0)
+    highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
         _photograph_card(row, one, small, large, mm_per_px)
         | {"grid": charts.tile_grid(one.tile_scores, row["threshold"], highest, f"tiles-{number}")}
-        for number, (row, one) in enumerate(photographs, start=1)
+        for number, (row, one) in enumerate(explained, start=1)
     ]
     return _Gallery(cards[: len(worst)], cards[len(worst) :], photograph_cards, image_views, vmax)
 
@@ -212,12 +216,17 @@ def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_p
     }
 
 
-def _photographs(rows: list[dict[str, Any]], recorded: RecordedModel) -> list[tuple[dict[str, Any], Photograph]]:
+def _explained(
+    rows: list[dict[str, Any]], night: NightResults, recorded: RecordedModel, executor: Executor
+) -> list[tuple[dict[str, Any], Photograph]]:
     """Whole photographs with their rows; empty without a model."""
     if recorded.model is None:
         return []
-    explained = [(row, views.view_photograph(row, recorded.model, WORST_TILES)) for row in rows]
-    return [(row, photograph) for row, photograph in explained if photograph is not None]
+    scores = tile_scores(night, rows)
+    explain = partial(photographs.view_photograph, model=recorded.model, n_worst=WORST_TILES)
+    with page.threads() as tile_executor:  # another one: a task that waits for tasks of its own executor may block it
+        explained = list(executor.map(partial(explain, executor=tile_executor), rows, scores))
+    return [(row, one) for row, one in zip(rows, explained, strict=True) if one is not None]
 
 
 def _photograph_card(
@@ -227,15 +236,23 @@ def _photograph_card(
     return row | {
         "thumbnails": [
             large.picture("photograph, worst tile boxed", view.picture_hw, view.box),
-            *large.anomaly(view, view.box, "anomaly map, stitched from the tiles"),
+            *large.anomaly(view, view.box, _map_title(photograph)),
         ],
         "worst": [
             {"x": x, "y": y, "score": score, "thumbnail": small.picture(f"tile at {x}, {y}", pixels_hw)}
             for x, y, score, pixels_hw in photograph.worst
         ],
         "crack": page.crack_text(photograph.crack, mm_per_px),
-        "tiles_flagged": int((photograph.tile_scores > row["threshold"]).sum()),
+        "tiles_flagged": photograph.n_flagged,
+        "tiles_measured": photograph.n_flagged_explained,
     }
+
+
+def _map_title(photograph: Photograph) -> str:
+    n, n_explained = photograph.tile_scores.size, photograph.n_explained
+    return (
+        "anomaly map" if n_explained == n else f"anomaly map of {n_explained} of {n} tiles, mainly the highest-scoring"
+    )
 
 
 def _reasons(rows: pa.Table) -> list[tuple[str, str, int]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -86,6 +87,7 @@ class NightResults:
         summaries: of the latest runs, oldest first.
         damaged: number of summaries that cannot be read.
         of_other_models: number of rows left out because another model scored them; scores of models are not comparable.
+        parts: URIs of the parts that hold the rows, in chronological order.
     """
 
     run: str
@@ -95,6 +97,7 @@ class NightResults:
     summaries: list[RunSummary]
     damaged: int
     of_other_models: int
+    parts: list[str]
 
 
 def read_night(scores: str, run: str) -> NightResults:
@@ -126,10 +129,10 @@ def read_night(scores: str, run: str) -> NightResults:
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
     if run == ALL_RUNS:
-        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other)
+        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris)
     summary = next((one for one in summaries if one.run == chosen), None)
     interrupted = [name for name in included if name != chosen]
-    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other)
+    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris)
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:
@@ -144,6 +147,19 @@ def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[
     earlier = [name for name in sorted(parts) if name < chosen]
     n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
     return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
+
+
+def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Scores of the tiles of some rows of the night, float32 (T,) each."""
+    wanted = pa.array([row["image"] for row in rows], pa.string())
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for uri in night.parts if rows else []:
+        names = next(tables.each_part([uri], ["image"]))["image"]
+        if pc.any(pc.is_in(names, value_set=wanted)).as_py():
+            part = next(tables.each_part([uri], ["image", "run", "tile_scores"]))
+            for row in part.filter(pc.is_in(part["image"], value_set=wanted)).to_pylist():
+                found[row["image"], row["run"]] = np.asarray(row["tile_scores"], np.float32)
+    return [found[row["image"], row["run"]] for row in rows]
 
 
 def has_rows(scores: str, run: str) -> bool:

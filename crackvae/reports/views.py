@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from skimage.measure import block_reduce
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.model.artifact import Model
-from crackvae.model.inference import Explanation, explain
+from crackvae.model.inference import explain
 from crackvae.reports import charts
-from crackvae.reports.crack_size import CrackSize, crack_size, touching, trace
+from crackvae.reports.crack_size import CrackSize, crack_size, trace
 from crackvae.storage import fileio, uris
 
-# Longest side of a thumbnail and of a whole photograph [px]: a METU image is shown at its own resolution.
-THUMBNAIL_PX, PHOTOGRAPH_PX = 320, 1280
+# Longest side of a thumbnail [px]: a METU image is shown at its own resolution.
+THUMBNAIL_PX = 320
 
 
 # Side of the neighbourhood of the worst tile of a photograph, in tile sides.
@@ -115,7 +114,7 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
     if (row["width"], row["height"]) != (width, height):
         return ImageView("has been replaced by another picture since it was scored", None, None, None)
     if model is None:
-        return ImageView("", View(_reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None, None)
+        return ImageView("", View(reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None, None)
     if row["rows"] * row["cols"] == 1:
         view, anomaly_HW = _explained(pixels_HW, model)
         return ImageView("", view, None, crack_size(trace(anomaly_HW)) if row["flagged"] else None)
@@ -124,7 +123,7 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
     box = Box(x / width, y / height, side / width, side / height)
     margin = round((NEIGHBOURHOOD_TILES - 1) / 2 * side)
     near_HW = pixels_HW[max(0, y - margin) : y + side + margin, max(0, x - margin) : x + side + margin]
-    whole = View(_reduced(pixels_HW, THUMBNAIL_PX), None, None, box)
+    whole = View(reduced(pixels_HW, THUMBNAIL_PX), None, None, box)
     return ImageView("", whole, _explained(near_HW, model)[0], None)
 
 
@@ -133,9 +132,9 @@ def _explained(pixels_HW: np.ndarray, model: Model) -> tuple[View, np.ndarray]:
     explanation = explain(model, pixels_HW)
     anomaly_HW = explanation.anomaly_HW
     return View(
-        _reduced(pixels_HW, THUMBNAIL_PX),
-        _reduced(explanation.reconstruction_HW, THUMBNAIL_PX),
-        _max_pooled(anomaly_HW, THUMBNAIL_PX),
+        reduced(pixels_HW, THUMBNAIL_PX),
+        reduced(explanation.reconstruction_HW, THUMBNAIL_PX),
+        max_pooled(anomaly_HW, THUMBNAIL_PX),
         _worst_region(anomaly_HW),
     ), anomaly_HW
 
@@ -152,20 +151,21 @@ def _worst_region(anomaly_HW: np.ndarray) -> Box:
     return Box(left / width, top / height, box_w / width, box_h / height)
 
 
-def _reduced(pixels_HW: np.ndarray, side_px: int) -> np.ndarray:
+def reduced(pixels_HW: np.ndarray, side_px: int) -> np.ndarray:
     """The picture with its longer side at most `side_px`, antialiased."""
     image = Image.fromarray(pixels_HW)
     image.thumbnail((side_px, side_px), Image.Resampling.BOX)
     return np.asarray(image)
 
 
-def _max_pooled(anomaly_HW: np.ndarray, side_px: int) -> np.ndarray:
-    """An anomaly map in the size of _reduced(), max-pooled so that a thin crack stays bright."""
+def max_pooled(anomaly_HW: np.ndarray, side_px: int) -> np.ndarray:
+    """An anomaly map in the size of reduced(), max-pooled so that a thin crack stays bright."""
     height, width = anomaly_HW.shape
     block = -(-max(height, width) // side_px)
     if block == 1:
         return anomaly_HW
-    pooled = block_reduce(anomaly_HW, block, np.max)
+    rows_hW = np.maximum.reduceat(anomaly_HW, np.arange(0, height, block), axis=0)
+    pooled = np.maximum.reduceat(rows_hW, np.arange(0, width, block), axis=1)
     image = Image.new("L", (width, height))
     image.thumbnail((side_px, side_px))
     return np.asarray(Image.fromarray(pooled).resize(image.size, Image.Resampling.BILINEAR))
@@ -181,59 +181,6 @@ def shared_vmax(views: list[View]) -> float:
     """Upper end of the colour scale of a page: most of its maps reach it, and all of them remain comparable."""
     peaks = [float(np.quantile(view.anomaly_hw, 0.999)) for view in views if view.anomaly_hw is not None]
     return max(float(np.quantile(peaks, 0.6)), 1e-9) if peaks else 1.0
-
-
-# ---------------------------------------------------------------------------------------- large photographs
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph of several tiles, shown whole.
-
-    Attributes:
-        view: the whole photograph at PHOTOGRAPH_PX.
-        tile_scores: float (rows, cols).
-        worst: left edge, top edge [px], score and thumbnail (uint8) of the worst tiles, worst first.
-        crack: size of the cracks that touch a tile above the threshold, or None without such a tile.
-    """
-
-    view: View
-    tile_scores: np.ndarray
-    worst: list[tuple[int, int, float, np.ndarray]]
-    crack: CrackSize | None
-
-
-def view_photograph(row: dict[str, Any], model: Model, n_worst: int) -> Photograph | None:
-    """Explain a whole photograph; None if its picture has changed, which view_image() has already reported."""
-    try:
-        pixels_HW = decoding.decode(fileio.read_image(row["image"]))
-        if pixels_HW.shape != (row["height"], row["width"]):
-            return None
-        explanation = explain(model, pixels_HW)
-    except (UnreadableImage, OSError):
-        return None
-    side = min(model.spec.tile_px, *pixels_HW.shape)
-    order = np.argsort(-explanation.tile_scores, axis=None, kind="stable")[:n_worst]
-    worst = []
-    for tile_row, col in zip(*np.unravel_index(order, explanation.tile_scores.shape), strict=True):
-        x, y = explanation.xs[col], explanation.ys[tile_row]
-        tile_HW = pixels_HW[y : y + side, x : x + side]
-        worst.append((x, y, float(explanation.tile_scores[tile_row, col]), _reduced(tile_HW, THUMBNAIL_PX)))
-    height, width = pixels_HW.shape
-    box = Box(worst[0][0] / width, worst[0][1] / height, side / width, side / height)
-    view = View(_reduced(pixels_HW, PHOTOGRAPH_PX), None, _max_pooled(explanation.anomaly_HW, PHOTOGRAPH_PX), box)
-    return Photograph(view, explanation.tile_scores, worst, _measured(explanation, side, row["threshold"]))
-
-
-def _measured(explanation: Explanation, side: int, threshold: float) -> CrackSize | None:
-    """Size of the cracks that touch a tile above the threshold: traces elsewhere are mostly surface texture."""
-    flagged_HW = np.zeros(explanation.anomaly_HW.shape, bool)
-    for tile_row, col in np.argwhere(explanation.tile_scores > threshold):
-        y, x = explanation.ys[tile_row], explanation.xs[col]
-        flagged_HW[y : y + side, x : x + side] = True
-    if not flagged_HW.any():
-        return None
-    return crack_size(touching(trace(explanation.anomaly_HW), flagged_HW))
 
 
 # -------------------------------------------------------------------------------------------------- encoding

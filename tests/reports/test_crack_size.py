@@ -74,3 +74,11 @@ def test_an_empty_map_measures_zero() -> None:
     size = crack_size(np.zeros((50, 50), bool))
     assert (size.length_px, size.mean_width_px, size.max_width_px, size.pieces) == (0, 0, 0, 0)
     assert not trace(np.zeros((50, 50), np.float32)).any()
+
+
+def test_a_crack_across_the_cells_of_a_large_map_is_measured_as_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    rough_HW = drawn_line(30, 4, 350, 1 / 200) * 0.4 + np.random.default_rng(3).normal(0, 0.02, (400, 400))
+    whole = crack_size(trace(np.abs(rough_HW)))
+    monkeypatch.setattr("crackvae.reports.crack_size.CELL_PX", 48)
+    monkeypatch.setattr("crackvae.reports.crack_size.MARGIN_PX", 24)
+    assert vars(crack_size(trace(np.abs(rough_HW)))) == pytest.approx(vars(whole), rel=0.005)
