@@ -15,6 +15,7 @@ neither Ray, PyTorch nor pandas.
 from typing import Any
 
 _FUNCTIONS = (
+    "adapt",
     "calibrate",
     "compact",
     "demo",

@@ -51,6 +51,13 @@ VERBS = {
         (errors.ManifestError, errors.OutputExists, errors.FolderInUse, errors.CalibrationError, *_INPUT),
         ('trained = crackvae.train(manifest="data/manifest.parquet", model="model")', "trained.threshold"),
     ),
+    "adapt": Verb(
+        "crackvae.training.adapt",
+        config.AdaptConfig,
+        results.AdaptResult,
+        (errors.CalibrationError, errors.OutputExists, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        ('adapted = crackvae.adapt(images="photographs", model="site", from_="model")', "adapted.meaning"),
+    ),
     "calibrate": Verb(
         "crackvae.scoring.calibrate",
         config.CalibrateConfig,

@@ -90,6 +90,28 @@ class TrainResult(Result):
 
 
 @dataclass(frozen=True)
+class AdaptResult(Result):
+    """Result of `adapt`.
+
+    Attributes:
+        model: the written model directory.
+        digest: digest of the weights and of all that changes a score.
+        images: number of images used, without duplicates.
+        threshold: score above which a tile is flagged.
+        false_alarm_low, false_alarm_high: 95 % interval of the false-alarm rate on sound tiles of the same site.
+        meaning: what the threshold means and what it assumes, in a sentence.
+    """
+
+    model: str
+    digest: str
+    images: int
+    threshold: float
+    false_alarm_low: float = field(metadata={"path": "false_alarms.low"})
+    false_alarm_high: float = field(metadata={"path": "false_alarms.high"})
+    meaning: str
+
+
+@dataclass(frozen=True)
 class CalibrateResult(Result):
     """Result of `calibrate`.
 

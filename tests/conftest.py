@@ -27,7 +27,7 @@ from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
 from crackvae.scoring import actors, nightly, verb
 from crackvae.storage import fileio, filesystems, tables
-from crackvae.training import driver, fit, tile_loader
+from crackvae.training import adapt, driver, fit, run, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one thread computes.
 torch.set_num_threads(1)
@@ -194,14 +194,15 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         remote=lambda *made, **_: _Here(made[0]) if made else _Here,
         train=fit.ray.train,
     )
-    for module in (driver, fit, tile_loader):
+    for module in (fit, run, tile_loader):
         monkeypatch.setattr(module, "ray", here)
     for module in (fit, tile_loader):
         monkeypatch.setattr(module, "on_this_node", dict)
-    monkeypatch.setattr(driver, "ray_session", lambda config: nullcontext())
-    monkeypatch.setattr(driver, "require_resources", lambda workers, gpu: None)
+    for verb_module in (adapt, driver):
+        monkeypatch.setattr(verb_module, "ray_session", lambda config: nullcontext())
+        monkeypatch.setattr(verb_module, "require_resources", lambda workers, gpu: None)
     monkeypatch.setattr(fit, "_scaling", lambda plan: fit.ScalingConfig(num_workers=0))
-    monkeypatch.setattr(tile_loader, "decode_all", lambda images, decode: decode(images))
+    monkeypatch.setattr(tile_loader, "decode_all", lambda images, decode, per_block: decode(images))
 
 
 @pytest.fixture(scope="session")

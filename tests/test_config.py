@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.config import (
+    AdaptConfig,
     CalibrateConfig,
     DemoConfig,
     EvaluateConfig,
@@ -26,6 +27,7 @@ from crackvae.errors import ConfigError
 
 # What each verb must be given.
 REQUIRED = {
+    AdaptConfig: {"images": "set", "model": "new", "from_": "model"},
     PartitionConfig: {"images": "set", "out": "out"},
     TrainConfig: {"manifest": "m.parquet", "model": "model"},
     CalibrateConfig: {"model": "model", "manifest": "m.parquet"},
@@ -84,6 +86,9 @@ def test_a_setting_without_a_default_must_be_given(config_class):
             r"group_by=bridge-\( is not a valid .* Try parent",
         ),
         (PartitionConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
+        (AdaptConfig, {"max_cracked": 0.5}, "max_cracked=0.5 must lie in 0..0.1"),
+        (AdaptConfig, {"group_by": "("}, "is not a valid regular expression"),
+        (AdaptConfig, {"workers": (2, 1)}, "workers=2,1 must be 1 or more"),
         (TrainConfig, {"epochs": 0}, "epochs=0 must be greater than 0"),
         (TrainConfig, {"batch": 0}, "batch=0 must be greater than 0"),
         (TrainConfig, {"latent_dim": -1}, "latent_dim=-1 must be greater than 0"),

@@ -123,7 +123,7 @@ def _check_working_folder(verb: str, settings: VerbConfig) -> None:
     if JOB_FOLDER not in folder:
         return
     for name in OUTPUTS:
-        if _is_relative(settings, name) and not (name == "model" and verb != "train"):
+        if _is_relative(settings, name) and not (name == "model" and verb not in ("train", "adapt")):
             raise ConfigError(
                 f"{flag(name)} {getattr(settings, name)} is relative, and this job's folder is deleted with the job: "
                 "give an absolute path or a URI."

@@ -7,6 +7,7 @@ from crackvae.config.settings import flag, limit_of, parse_value, read_settings,
 from crackvae.config.training import (
     HEADS,
     SEGMENTER_HEADS,
+    AdaptConfig,
     DemoConfig,
     PartitionConfig,
     TrainConfig,
@@ -16,6 +17,7 @@ from crackvae.config.training import (
 __all__ = [
     "HEADS",
     "SEGMENTER_HEADS",
+    "AdaptConfig",
     "CalibrateConfig",
     "ClusterConfig",
     "CompactConfig",

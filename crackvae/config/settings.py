@@ -1,6 +1,7 @@
 """How settings are declared, checked and read: fields with a help text and bounds, text of flags, TOML files."""
 
 import functools
+import keyword
 import math
 import os
 import re
@@ -218,8 +219,8 @@ def limit_of(text: str, n_images: int) -> float:
 
 
 def flag(name: str) -> str:
-    """The flag of a setting."""
-    return f"--{name.replace('_', '-')}"
+    """The flag of a setting; a Python keyword has an underscore at its end, `from_` for --from."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def flag_text(value: Any) -> str:
@@ -262,6 +263,7 @@ def read_settings(file: str, config_class: type) -> dict[str, Any]:
     settings = {}
     for key, value in _read_toml(file).items():
         name = key.replace("-", "_")
+        name += "_" if keyword.iskeyword(name) else ""
         if name not in known:
             raise ConfigError(
                 f"--config {file}: unknown setting {key!r}{suggestion(name, known)}. Known: {', '.join(sorted(known))}."

@@ -86,7 +86,28 @@ class PartitionConfig(VerbConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ClusterConfig):
+class DataParallelConfig(ClusterConfig):
+    """Settings of a verb that trains a network."""
+
+    workers: tuple[int, ...] = setting(
+        "data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when one joins",
+        (1,),
+        ge=1,
+        lengths=(1, 2),
+        must="be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX",
+    )
+    max_failures: int = setting(
+        "worker failures to tolerate; each time training continues after the last complete epoch", 3, ge=0
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.workers[0] > self.workers[-1]:
+            yield f"workers={flag_text(self.workers)} must be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataParallelConfig):
     """Train the ConvVAE on the sound images of a manifest. What changes a score is set here and kept with the model."""
 
     manifest: Location = setting("manifest.parquet written by partition")
@@ -104,16 +125,6 @@ class TrainConfig(ClusterConfig):
     )
     epochs: int | None = setting(
         "passes over the sound images of train; default: as many as show 60,000 tiles", None, gt=0
-    )
-    workers: tuple[int, ...] = setting(
-        "data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when one joins",
-        (1,),
-        ge=1,
-        lengths=(1, 2),
-        must="be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX",
-    )
-    max_failures: int = setting(
-        "worker failures to tolerate; each time training continues after the last complete epoch", 3, ge=0
     )
     resume: Location = setting("folder of an interrupted run to continue (MODEL.training); needs no other settings", "")
     batch: int = setting("images per step, over all workers", 64, gt=0)
@@ -155,11 +166,8 @@ class TrainConfig(ClusterConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        workers = f"workers={flag_text(self.workers)}"
-        if self.workers[0] > self.workers[-1]:
-            yield f"{workers} must be 1 or more, or MIN,MAX such as 1,4 with MIN at most MAX."
         if self.workers[-1] > self.batch:
-            yield f"{workers} is more than batch={self.batch} images: use fewer workers."
+            yield f"workers={flag_text(self.workers)} is more than batch={self.batch} images: use fewer workers."
         if self.augment and self.recipe == "repair":
             yield "recipe=repair always rotates, flips and changes the exposure of its tiles: omit --augment."
         halvings = 2 ** len(self.channels)
@@ -185,6 +193,38 @@ class TrainConfig(ClusterConfig):
                 f"input_px={self.input_px} must be a multiple of {SEGMENTER_HALVINGS} and at least "
                 f"{2 * SEGMENTER_HALVINGS} for a segmenter. Try input_px=128."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(DataParallelConfig):
+    """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
+
+    Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
+    """
+
+    images: Location = setting("folder, .zip or URI of the site's photographs or tiles, most of them sound")
+    model: Location = setting("directory to write the model to; must not exist yet")
+    from_: Location = setting("model directory to start from")
+    quick: bool = setting("keep the weights and set the threshold alone: about a minute instead of ten", False)
+    group_by: str = setting(
+        "which images belong together, and are used either for training or for the threshold: none (each is its own), "
+        "parent (folder), or a regular expression on the path below --images, whose first group or whole match is the "
+        "name of the group",
+        "none",
+    )
+    max_false_alarm: float = setting("share of sound tiles that may be flagged", 0.01, gt=0, le=0.2)
+    max_cracked: float = setting(
+        "largest share of tiles with cracks among the images; these are set aside", 0.05, ge=0, le=0.1
+    )
+    epochs: int | None = setting(
+        "passes over the training tiles; default: as many as show 20,000 tiles, at most 20", None, gt=0
+    )
+    learning_rate: float = setting("peak learning rate of Adam", 5e-4, gt=0)
+    seed: int = setting("random seed of the split, of shuffling and of synthetic cracks", 0, ge=0)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        yield from group_by_problem(self.group_by)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ def partition(config: PartitionConfig) -> Result:
     say(f"{len(names)} images in {found.root}", quiet=config.quiet)
     if "crack" not in labels:
         say("no image is labelled crack: the manifest holds sound images alone, for training", quiet=config.quiet)
-    prints, left_out = _fingerprints(found.images, quiet=config.quiet)
+    prints, left_out = fingerprints_of(found.images, quiet=config.quiet)
     kept = [number for number, one in enumerate(prints) if one is not None]
     table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
     readable = [one for one in prints if one is not None]
@@ -178,7 +178,7 @@ def _external_size(counts: Counter[str], config: PartitionConfig) -> tuple[int, 
     return external
 
 
-def _fingerprints(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
+def fingerprints_of(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
     """Fingerprint of every image, None if it cannot be read, and the unreadable images with the reason."""
 
     def one(image: str, error: str) -> Fingerprint | str:

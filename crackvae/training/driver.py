@@ -1,9 +1,6 @@
 """[Ray] The verb `train`: train on the sound images of a manifest, calibrate, and write the model directory."""
 
-import contextlib
-import platform
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -11,24 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import torch
 
 from crackvae.config import TrainConfig
 from crackvae.console import say
-from crackvae.errors import CrackvaeError, ManifestError
+from crackvae.errors import ManifestError
 from crackvae.images.manifest import Manifest, load_manifest
 from crackvae.model import calibration
 from crackvae.model.network import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
-from crackvae.storage.lock import locked
-from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
 from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
 from crackvae.training.loop import default_epochs
 from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, write_model
+from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings, is_over
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
 from crackvae.training.tile_loader import decoded_tiles, tile_counts, training_tiles
@@ -62,7 +56,7 @@ def train(config: TrainConfig) -> Result:
         with ray_session(config):
             require_resources(config.workers[0], gpu=config.gpu)
             val_TPP, val_images = decoded_tiles(val, "val", spec, quiet=config.quiet)
-            with _resume_advice(checkpoints):
+            with resume_advice(checkpoints, f"go on with crackvae train --resume {folder}"):
                 _fit(images, val_TPP, spec, settings, config, checkpoints)
             trained_on = hardware(gpu=config.gpu)
         trained = trained_model(spec, checkpoints)
@@ -87,18 +81,6 @@ def train(config: TrainConfig) -> Result:
         write_model(model_dir, trained, calibrated, training)
         fileio.delete_folder(folder)
     return Result(summary, {"epochs": trained.table} | validation.table())
-
-
-@contextlib.contextmanager
-def locked_run(folder: str, *, quiet: bool) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, locked for it alone; the folder is deleted if it holds none at the end of the block."""
-    checkpoints = Checkpoints(folder, filesystems.s3_endpoint())
-    with locked(folder, new_run(), quiet=quiet, flag="--model"):
-        try:
-            yield checkpoints
-        finally:
-            if not checkpoints.epochs():
-                fileio.delete_folder(folder)
 
 
 def _require_enough(images: pa.Table, val: pa.Table, spec: ModelSpec, config: TrainConfig) -> int:
@@ -159,23 +141,3 @@ def _fit(
         settings = replace(settings, drawings=draw(settings.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
     fit(FitJob(spec, settings, tiles, n_tiles, val_TPP), plan, checkpoints, quiet=config.quiet)
-
-
-@contextlib.contextmanager
-def _resume_advice(checkpoints: Checkpoints) -> Iterator[None]:
-    """Add to any error how to resume the run, if it has a checkpoint."""
-    try:
-        yield
-    except CrackvaeError as error:
-        if epochs := checkpoints.epochs():
-            error.args = (
-                f"{error} Epoch {epochs[-1]} is kept: go on with crackvae train --resume {checkpoints.folder}.",
-            )
-        raise
-
-
-def hardware(*, gpu: bool) -> str:
-    """Description of the hardware, for the figures of a run."""
-    name = torch.cuda.get_device_name() if gpu and torch.cuda.is_available() else platform.machine()
-    resources = ray.cluster_resources()
-    return f"{name}, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"

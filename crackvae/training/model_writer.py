@@ -12,7 +12,7 @@ from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
 from crackvae.model.heads import LATENT_NORM
-from crackvae.model.image_scores import image_scores
+from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
@@ -31,7 +31,7 @@ class TrainedModel:
 
     Attributes:
         weights: of the epoch with the lowest validation loss.
-        epochs: all epochs.
+        epochs: all epochs; none if the weights are those of another model.
     """
 
     spec: ModelSpec
@@ -93,9 +93,19 @@ def calibrated_on(
         leaky=model.spec.leaky,
         sample=Sample.of(scores_N, val_images["group"].to_numpy(), [scores[:, 0] for scores in found.tiles_TS]),
     )
-    for name, values in (("score", scores_N), ("latent_norm", found.mean_NS[:, 1])):
-        val_images = val_images.append_column(name, pa.array(values))
-    return CalibratedModel(model, calibrated, histograms.reference_of(val_images, calibrated))
+    return CalibratedModel(model, calibrated, reference_on(val_images, found, calibrated))
+
+
+def reference_on(images: pa.Table, found: ImageScores, calibrated: Calibration) -> histograms.NightHistograms:
+    """Statistics of the calibration images.
+
+    Args:
+        images: as decoded_tiles() returns them.
+        found: their scores by the model's head and by LATENT_NORM.
+    """
+    for name, values in (("score", found.max_NS[:, 0]), ("latent_norm", found.mean_NS[:, 1])):
+        images = images.append_column(name, pa.array(values))
+    return histograms.reference_of(images, calibrated)
 
 
 def training_summary(trained: TrainedModel, calibrated: CalibratedModel) -> dict[str, Any]:
@@ -118,7 +128,8 @@ def write_model(model_dir: str, trained: TrainedModel, calibrated: CalibratedMod
     files = {
         histograms.REFERENCE_FILE: histograms.histograms_file(calibrated.reference),
         calibration.FILE: calibration.calibration_file(calibrated.calibration),
-        CURVE_FILE: curves.loss_curve(trained.table),
         **model_files(trained.spec, trained.weights, training),
     }
+    if trained.epochs:
+        files[CURVE_FILE] = curves.loss_curve(trained.table)
     fileio.write_folder(model_dir, files)

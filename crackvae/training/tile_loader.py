@@ -17,7 +17,7 @@ import ray
 
 from crackvae.console import progress, say
 from crackvae.errors import ManifestError, UnreadableImage
-from crackvae.images.decoded import decode_images
+from crackvae.images.decoded import decode_images, tiles_of
 from crackvae.images.manifest import listing_of
 from crackvae.images.tiles import grid_of
 from crackvae.model.network import ModelSpec
@@ -25,8 +25,8 @@ from crackvae.session import dataset_of, on_this_node, tables_of
 from crackvae.storage import fileio
 from crackvae.training.state import TrainingTiles
 
-# Images per block of the decoding stage.
-DECODE_BLOCK_IMAGES = 256
+# At most so many images, and about so many tiles, per block of the decoding stage.
+DECODE_BLOCK_IMAGES, DECODE_BLOCK_TILES = 256, 4_096
 # Share of the smallest node's object store that the tiles may use; validation tiles and checkpoints need some too.
 IN_MEMORY_SHARE = 0.5
 # At most this many windows exist at a time: one is trained on, one is ready, one is being decoded.
@@ -61,7 +61,9 @@ def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, *, quiet: bool)
         ManifestError: images that cannot be read (named).
     """
     tiles: list[np.ndarray] = []
-    rows = _decoded(images, split, spec, lambda column: tiles.append(_joined(column, spec)), quiet=quiet)
+    rows = decode_images_of(
+        images, split, spec, lambda decoded: tiles.append(tiles_of(decoded, spec.input_px)), quiet=quiet
+    )
     return np.concatenate(tiles), rows
 
 
@@ -85,13 +87,18 @@ def training_tiles(
     if needed <= available:
         say(f"{size}: decoded once and kept in memory", quiet=quiet)
         tiles_TPP, _ = decoded_tiles(images, "train", spec, quiet=quiet)
-        return partial(_in_memory, [ray.put(tiles_TPP)])
+        return in_object_store(tiles_TPP)
     window_tiles = max(batch, available // CACHED_WINDOWS // tile_bytes)
     say(f"{size}: decoded again in every epoch, {window_tiles} tiles at a time", quiet=quiet)
-    _decoded(images, "train", spec, lambda column: None, quiet=quiet)
+    decode_images_of(images, "train", spec, lambda decoded: None, quiet=quiet)
     actor = ray.remote(_WindowCache).options(**on_this_node())
     read = fileio.image_reader()  # here, because the actor does not know which S3 server this process uses
     return partial(_streamed, actor.remote(images, counts_N, window_tiles, spec, seed, read), n_tiles)
+
+
+def in_object_store(tiles_TPP: np.ndarray) -> Callable[[], TrainingTiles]:
+    """A function that loads tiles that lie in this process on a worker; on a list, Ray does not resolve a reference."""
+    return partial(_in_memory, [ray.put(tiles_TPP)])
 
 
 def _in_memory(reference: list[Any]) -> TrainingTiles:
@@ -160,23 +167,23 @@ def _tiles_of(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -
     parts = []
     for decoded in decode_images(listing_of(images), spec, read):
         _require_read(decoded, "train", images.num_rows)
-        parts.append(_joined(decoded["tiles"], spec))
+        parts.append(tiles_of(decoded, spec.input_px))
     return np.concatenate(parts)
 
 
-def _joined(column: pa.ChunkedArray, spec: ModelSpec) -> np.ndarray:
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, spec.input_px, spec.input_px)
-
-
-def _decoded(
-    images: pa.Table, split: str, spec: ModelSpec, take: Callable[[pa.ChunkedArray], None], *, quiet: bool
+def decode_images_of(
+    images: pa.Table, split: str, spec: ModelSpec, take: Callable[[pa.Table], None], *, quiet: bool
 ) -> pa.Table:
-    """Decode all images on the cluster and pass their tiles to `take`; returns the decoded images without tiles."""
+    """Decode all images on the cluster and pass them to `take` with their tiles; returns them without tiles.
+
+    Raises:
+        ManifestError: images that cannot be read (named).
+    """
     decode = partial(decode_images, tiling=spec, read=fileio.image_reader())
     rows = []
     with progress(f"decode {split}", images.num_rows, "images", quiet=quiet) as bar:
-        for decoded in decode_all(listing_of(images), decode):
-            take(decoded["tiles"])
+        for decoded in decode_all(listing_of(images), decode, _images_per_block(images, spec)):
+            take(decoded)
             rows.append(decoded.drop_columns(["tiles"]))
             bar.update(decoded.num_rows)
     table = pa.concat_tables(rows)
@@ -184,9 +191,15 @@ def _decoded(
     return table
 
 
-def decode_all(images: pa.Table, decode: Any) -> Iterator[pa.Table]:
+def _images_per_block(images: pa.Table, spec: ModelSpec) -> int:
+    """Images of about DECODE_BLOCK_TILES tiles: a few dozen photographs are a whole site, and need several tasks."""
+    tiles_per_image = tile_counts(images, spec).sum() / images.num_rows
+    return int(np.clip(DECODE_BLOCK_TILES / tiles_per_image, 1, DECODE_BLOCK_IMAGES))
+
+
+def decode_all(images: pa.Table, decode: Any, images_per_block: int) -> Iterator[pa.Table]:
     """Decode the images with Ray Data."""
-    dataset = dataset_of(images, DECODE_BLOCK_IMAGES)
+    dataset = dataset_of(images, images_per_block)
     yield from tables_of(dataset.map_batches(decode, batch_size=None, batch_format="pyarrow"))
 
 
@@ -195,7 +208,7 @@ def _require_read(decoded: pa.Table, split: str, n: int) -> None:
     if bad:
         raise ManifestError(
             f"{len(bad)} of {n} images of {split} cannot be read, the first {bad[0]['image']}: "
-            f"{bad[0]['error']}. Restore them, or partition again."
+            f"{bad[0]['error']}. Restore them, or leave them out and start again."
         )
 
 

@@ -20,7 +20,7 @@ from crackvae.training.synthetic_cracks import add_synthetic_cracks, draw, draw_
 MAX_TILES = 300
 # Training draws with other seeds, so these cracks are new to the network.
 SEED = 1_000_003
-TITLE = "validation on synthetic cracks, drawn on sound val images; no real crack was used"
+TITLE = "validation on synthetic cracks, drawn on sound tiles; no real crack was used"
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class SyntheticValidation:
 
     def table(self) -> dict[str, pd.DataFrame]:
         """One table with its title."""
-        return {TITLE: pd.DataFrame([asdict(self)], index=["val"])}
+        return {TITLE: pd.DataFrame([asdict(self)], index=["synthetic cracks"])}
 
 
 def validate_on_synthetic_cracks(model: Model, tiles_TPP: np.ndarray, threshold: float) -> SyntheticValidation:
     """Score sound tiles with and without a synthetic crack; the same cracks at every call.
 
     Args:
-        tiles_TPP: uint8 (T, P, P), of sound validation images.
+        tiles_TPP: uint8 (T, P, P), sound, not trained on.
         threshold: of the model; that of images, which is higher than one of single tiles if images have many.
     """
     side_px = model.spec.input_px

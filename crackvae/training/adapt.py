@@ -1,0 +1,266 @@
+"""[Ray] The verb `adapt`: fit a model to the unlabelled photographs of a site, and set its threshold there.
+
+Shape letters: N images, T tiles, P side of a tile at the input [px].
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from crackvae.config import AdaptConfig
+from crackvae.console import progress, say
+from crackvae.images.decoded import tiles_of
+from crackvae.model.artifact import Model, load_model
+from crackvae.model.calibration import Calibration
+from crackvae.model.heads import LATENT_NORM
+from crackvae.model.image_scores import image_scores
+from crackvae.model.inference import score_tiles
+from crackvae.model.network import ModelSpec
+from crackvae.results import Result
+from crackvae.session import ray_session, require_resources
+from crackvae.storage import fileio, filesystems, uris
+from crackvae.training import site
+from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
+from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
+from crackvae.training.loop import VAL_BATCH
+from crackvae.training.model_writer import CalibratedModel, TrainedModel, reference_on, trained_model, write_model
+from crackvae.training.run import hardware, locked_run, resume_advice
+from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
+from crackvae.training.state import TrainSettings, is_over
+from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
+from crackvae.training.tile_loader import decode_images_of, in_object_store
+from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
+
+BATCH = 64
+# Without a number of epochs, fine-tune on about this many tiles: some eight minutes on two cores.
+DEFAULT_TILES, MAX_EPOCHS = 20_000, 20
+MAX_VAL_TILES = 1_000
+# Tiles scored between two updates of the progress bar.
+PROGRESS_TILES = 512
+
+
+@dataclass(frozen=True)
+class Site:
+    """The images of a site and what each is used for.
+
+    Attributes:
+        table: as in SiteImages.
+        sides_N: side of each image, as sides_of() deals them.
+        tiles_N: number of tiles of each image.
+    """
+
+    table: pa.Table
+    sides_N: np.ndarray
+    tiles_N: np.ndarray
+
+    def side(self, name: str) -> tuple[pa.Table, np.ndarray]:
+        """Images of one side, and the number of tiles of each."""
+        chosen = self.sides_N == name
+        return self.table.filter(pa.array(chosen)), self.tiles_N[chosen]
+
+    def training_tiles(self, max_cracked: float) -> int:
+        """Number of tiles to train on: what is left when the most crack-like ones are set aside."""
+        n = min(site.MAX_TRAINING_TILES, int(self.side("train")[1].sum()))
+        return round(n * (1 - max_cracked))
+
+
+@filesystems.with_s3_endpoint
+def adapt(config: AdaptConfig) -> Result:
+    """Fit a model to unlabelled photographs or tiles of a site, of which a few per cent may show cracks.
+
+    Photographs are cut into tiles, duplicates left out. Whole groups of images either train the network or set the
+    threshold. An interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
+
+    Returns:
+        Result with the tables `site`, that of the validation on synthetic cracks, and `epochs`.
+
+    Raises:
+        CalibrationError: too few images, with the number needed.
+        OutputExists, StorageError, ModelError, ClusterError, FolderInUse, ConfigError: with the way to fix it.
+    """
+    started = time.perf_counter()
+    model_dir = uris.absolute(config.model)
+    fileio.require_new(model_dir, "--model")
+    fileio.require_writable(str(PurePosixPath(model_dir).parent) if uris.is_local(model_dir) else model_dir)
+    base = load_model(config.from_)
+    images = site.read_site(config.images, config.group_by, base.spec, quiet=config.quiet)
+    groups = images.table["group"].to_pylist()
+    sides_N = site.sides_of(groups, images.tiles_N, quick=config.quick, salt=str(config.seed))
+    needed = tiles_needed(config.max_false_alarm, config.max_cracked)
+    site.require_enough(groups, images.tiles_N, sides_N, needed, quick=config.quick)
+    chosen = Site(images.table, sides_N, images.tiles_N)
+    spec = replace(base.spec, manifest=images.digest, seed=config.seed, leaky=False)
+    with locked_run(run_folder(model_dir), quiet=config.quiet) as checkpoints:
+        done = _run_folder(config, checkpoints.folder, spec, base).open()
+        with ray_session(config):
+            require_resources(config.workers[0], gpu=config.gpu)
+            trained = TrainedModel(base.spec, base.network.state_dict(), [])
+            if not config.quick:
+                with resume_advice(checkpoints, "run the same command again to resume"):
+                    _fine_tune(base, chosen, spec, config, checkpoints)
+                trained = trained_model(spec, checkpoints)
+            calibration_tiles = _calibration_tiles(chosen, spec, config)
+            measured_on = hardware(gpu=config.gpu)
+        calibrated, threshold, validation = _calibrated(trained.model, *calibration_tiles, config)
+        n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}
+        summary = {
+            "verb": "adapt",
+            "model": model_dir,
+            "from": base.digest,
+            "quick": config.quick,
+            "images": images.table.num_rows,
+            "duplicates": images.duplicates,
+            "unreadable": images.unreadable,
+            "groups": len(set(groups)),
+            "tiles": n_tiles,
+            "digest": calibrated.model.digest,
+            "head": base.spec.head,
+            "threshold": threshold.threshold,
+            "level": calibrated.calibration.level,
+            "false_alarms": {"expected": config.max_false_alarm, "low": threshold.low, "high": threshold.high},
+            "flagged": threshold.flagged,
+            "meaning": _meaning(threshold, images.tiles_N, calibrated.calibration.groups, config),
+            "validation": validation.summary(),
+            "resumed_after_epoch": done,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        training = summary | {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": asdict(config),
+            "hardware": measured_on,
+            "epochs": [epoch.row() for epoch in trained.epochs],
+        }
+        write_model(model_dir, trained, calibrated, training)
+        fileio.delete_folder(checkpoints.folder)
+    say(summary["meaning"], quiet=config.quiet)
+    tables = {"site": pd.DataFrame([n_tiles], index=["tiles"])} | validation.table()
+    return Result(summary, tables | ({"epochs": trained.table} if trained.epochs else {}))
+
+
+def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) -> RunFolder:
+    paths = {name: uris.absolute(getattr(config, name)) for name in ("images", "model", "from_")}
+    settings = asdict(config) | paths
+    return RunFolder(folder, settings, asdict(spec) | {"from": base.digest}, "give the same settings and images again")
+
+
+# -------------------------------------------------------------------------------------------------- fine-tuning
+
+
+def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, checkpoints: Checkpoints) -> None:
+    """Train on the sound tiles of the site, from the weights of `base`; the most crack-like tiles are set aside."""
+    n_tiles = chosen.training_tiles(config.max_cracked)
+    settings = _settings(spec, n_tiles, config)
+    epochs = completed_epochs(checkpoints)
+    if epochs:
+        say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=config.quiet)
+    if is_over(epochs, settings):
+        return
+    tiles_TPP = _least_crack_like(base, chosen, "train", n_tiles, config)
+    n_val = max(1, round(min(MAX_VAL_TILES, int(chosen.side("val")[1].sum())) * (1 - config.max_cracked)))
+    val_TPP = _least_crack_like(base, chosen, "val", n_val, config)
+    if spec.recipe == "repair":
+        say("drawing synthetic cracks", quiet=config.quiet)
+        settings = replace(settings, drawings=draw(config.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
+    plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
+    job = FitJob(spec, settings, in_object_store(tiles_TPP), n_tiles, val_TPP, base.network.state_dict())
+    fit(job, plan, checkpoints, quiet=config.quiet)
+
+
+def _settings(spec: ModelSpec, n_tiles: int, config: AdaptConfig) -> TrainSettings:
+    return TrainSettings(
+        epochs=config.epochs or min(MAX_EPOCHS, max(1, round(DEFAULT_TILES / n_tiles))),
+        batch=min(BATCH, n_tiles),
+        learning_rate=config.learning_rate,
+        schedule=True,
+        beta=spec.beta,
+        precision="auto",
+        seed=config.seed,
+        augment=spec.recipe == "plain",
+    )
+
+
+def _least_crack_like(base: Model, chosen: Site, side: str, n: int, config: AdaptConfig) -> np.ndarray:
+    """The `n` tiles of one side with the lowest scores by the starting model, uint8 (n, P, P), in their own order."""
+    images, tiles_N = chosen.side(side)
+    most = site.MAX_TRAINING_TILES if side == "train" else MAX_VAL_TILES
+    tiles_TPP, _ = _tiles(images, side, base.spec, site.some_tiles(tiles_N, most, config.seed), quiet=config.quiet)
+    scores_T = _scores(base, tiles_TPP, f"score {side}", quiet=config.quiet)[:, 0]
+    return tiles_TPP[np.sort(np.argsort(scores_T, kind="stable")[:n])]
+
+
+# -------------------------------------------------------------------------------------------------- calibration
+
+
+def _calibration_tiles(chosen: Site, spec: ModelSpec, config: AdaptConfig) -> tuple[np.ndarray, pa.Table]:
+    """All tiles of some images of the calibration side, uint8 (T, P, P), and these images as decoded."""
+    images, tiles_N = chosen.side("calibration")
+    some = site.some_images(tiles_N, site.MAX_CALIBRATION_TILES, config.seed)
+    every_tile = np.ones(int(tiles_N[some].sum()), bool)
+    return _tiles(images.take(pa.array(some)), "calibration", spec, every_tile, quiet=config.quiet)
+
+
+def _calibrated(
+    model: Model, tiles_TPP: np.ndarray, images: pa.Table, config: AdaptConfig
+) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
+    tiles_N = images["rows"].to_numpy() * images["cols"].to_numpy()
+    scores_TS = _scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
+    scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
+    found = site_threshold(scores_T, groups_T, config.max_false_alarm, config.max_cracked, config.seed)
+    calibration = Calibration(
+        scores_N=found.sound_T,
+        groups=len(np.unique(groups_T)),
+        level=f"about {config.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
+        f"which at most {config.max_cracked:g} show cracks",
+        threshold=found.threshold,
+        model=model.digest,
+        leaky=False,
+    )
+    reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
+    validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
+    return CalibratedModel(model, calibration, reference), found, validation
+
+
+def _meaning(found: SiteThreshold, tiles_N: np.ndarray, groups: int, config: AdaptConfig) -> str:
+    """What the threshold means and what it assumes, in two sentences."""
+    typical = int(np.median(tiles_N))
+    expected = typical * config.max_false_alarm
+    per_image = f", about {expected:.3g} in a photograph of {typical} tiles" if typical > 1 else ""
+    return (
+        f"About {config.max_false_alarm:.3g} of the sound tiles of this site will be flagged by mistake{per_image} (95 "
+        f"% interval of the rate {found.low:.2g} to {found.high:.2g}); of these tiles {found.flagged:.2g} are flagged. "
+        f"This assumes that at most {config.max_cracked:g} of the tiles show cracks, that most of these score higher "
+        f"than sound tiles, and that later photographs resemble the {groups} groups of images that set the threshold."
+    )
+
+
+def _tiles(
+    images: pa.Table, side: str, spec: ModelSpec, chosen_T: np.ndarray, *, quiet: bool
+) -> tuple[np.ndarray, pa.Table]:
+    """The chosen tiles of the images, uint8 (T, P, P), and the images as decoded, without tiles."""
+    parts: list[np.ndarray] = []
+    seen = 0
+
+    def take(decoded: pa.Table) -> None:
+        nonlocal seen
+        tiles_TPP = tiles_of(decoded, spec.input_px)
+        parts.append(tiles_TPP[chosen_T[seen : seen + len(tiles_TPP)]])
+        seen += len(tiles_TPP)
+
+    rows = decode_images_of(images, side, spec, take, quiet=quiet)
+    return np.concatenate(parts), rows
+
+
+def _scores(model: Model, tiles_TPP: np.ndarray, what: str, *, quiet: bool) -> np.ndarray:
+    """Scores of the tiles by the model's head and by LATENT_NORM, float32 (T, 2)."""
+    parts = []
+    with progress(what, len(tiles_TPP), "tiles", quiet=quiet) as bar:
+        for start in range(0, len(tiles_TPP), PROGRESS_TILES):
+            some_TPP = tiles_TPP[start : start + PROGRESS_TILES]
+            parts.append(score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)))
+            bar.update(len(some_TPP))
+    return np.concatenate(parts)

@@ -1,0 +1,162 @@
+"""Fitting a model to the unlabelled photographs of a site."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import small_spec
+from PIL import Image
+
+from crackvae.config import AdaptConfig, ScoreConfig
+from crackvae.errors import CalibrationError, ConfigError, OutputExists, StorageError
+from crackvae.images.synthetic import draw_image
+from crackvae.model.artifact import load_model
+from crackvae.model.inference import load_scorer
+from crackvae.scoring.verb import score
+from crackvae.training import site
+from crackvae.training.adapt import Site, adapt
+from crackvae.training.checkpoints import Checkpoints
+from crackvae.training.site import read_site, sides_of, some_images, some_tiles
+
+PHOTOGRAPHS, TILES, CRACKED = 12, 60, 6
+
+
+@pytest.fixture(scope="module")
+def photographs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unsorted: 12 photographs of 16 tiles each, 60 tiles, 6 of them cracked, a copy, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("site") / "march"
+    folder.mkdir()
+    for number in range(PHOTOGRAPHS):
+        surface, _ = draw_image(7, number, False, 200)
+        Image.fromarray(surface).save(folder / f"photograph-{number}.png")
+    sound, cracked = (sorted((drawn / label).iterdir()) for label in ("non_crack", "crack"))
+    for path in (*sound[: TILES - CRACKED], *cracked[:CRACKED]):
+        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+    Image.open(folder / "photograph-0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.png")
+    (folder / "broken.jpg").write_text("not an image")
+    return folder
+
+
+def config(photographs: Path, model_dir: Path, out: Path, **changes: object) -> AdaptConfig:
+    values = {"images": str(photographs), "model": str(out), "from_": str(model_dir), "max_false_alarm": 0.05}
+    return AdaptConfig(**values | {"epochs": 2, "quiet": True} | changes)
+
+
+@pytest.mark.usefixtures("train_in_process", "in_process")
+def test_quick_keeps_the_weights_and_sets_a_threshold_that_scoring_uses(
+    photographs: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    result = adapt(config(photographs, model_dir, tmp_path / "site", quick=True))
+    summary, scorer = result.summary, load_scorer(str(tmp_path / "site"))
+    assert scorer.model.digest == load_model(str(model_dir)).digest == summary["digest"]
+    assert summary["images"] == PHOTOGRAPHS + TILES and (summary["duplicates"], summary["unreadable"]) == (1, 1)
+    assert summary["tiles"] == {"train": 0, "val": 0, "calibration": 16 * PHOTOGRAPHS + TILES}
+    assert scorer.calibration.threshold == summary["threshold"] and scorer.calibration.groups == PHOTOGRAPHS + TILES
+    assert summary["false_alarms"]["low"] <= 0.05 <= summary["false_alarms"]["high"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site"]
+    done = score(ScoreConfig(images=(str(photographs),), model=str(tmp_path / "site"), out=str(tmp_path / "scores")))
+    assert done.summary["scored"] == PHOTOGRAPHS + TILES + 1
+
+
+@pytest.mark.usefixtures("train_in_process")
+def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
+    photographs: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = adapt(config(photographs, model_dir, tmp_path / "site", quiet=False))
+    base, new = load_model(str(model_dir)), load_model(str(tmp_path / "site"))
+    assert new.digest != base.digest and new.spec == replace(base.spec, manifest=new.spec.manifest)
+    distance = max(
+        float((weights - new.network.state_dict()[name]).abs().max())
+        for name, weights in base.network.state_dict().items()
+    )
+    assert 0 < distance < 0.1, "the weights moved a little from those of the starting model"
+    written = json.loads((tmp_path / "site" / "training.json").read_text())
+    assert len(written["epochs"]) == 2 and written["from"] == base.digest and written["validation"]["tiles"] > 20
+    printed = capsys.readouterr().err
+    assert result.summary["meaning"] in printed and "at most 0.05 of the tiles show cracks" in printed
+    assert "epoch 2/2" in printed and "score calibration" in printed
+
+
+@pytest.mark.usefixtures("train_in_process")
+def test_an_interrupted_run_resumes_with_the_same_command_to_the_same_weights(
+    photographs: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    settings, folder = config(photographs, model_dir, tmp_path / "site"), tmp_path / "site.training"
+    (folder / "epoch-00002.pth").mkdir(parents=True)  # no file can take the place of a folder
+    with pytest.raises(StorageError, match=r"epoch-00002.* Epoch 1 is kept: run the same command again to resume"):
+        adapt(settings)
+    assert Checkpoints(str(folder)).epochs() == [1] and not (tmp_path / "site").exists()
+    (folder / "epoch-00002.pth").rmdir()
+    with pytest.raises(ConfigError, match=r"interrupted in .* \(--seed 0, now 1\): give the same settings and images"):
+        adapt(replace(settings, seed=1))
+    assert adapt(settings).summary["resumed_after_epoch"] == 1 and not folder.exists()
+    adapt(replace(settings, model=str(tmp_path / "whole")))
+    digests = [load_model(str(tmp_path / name)).digest for name in ("site", "whole")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_adapt_a_model(photographs: Path, model_dir: Path, tmp_path: Path) -> None:
+    result = adapt(config(photographs, model_dir, tmp_path / "site", workers=(2,), epochs=1))
+    assert load_model(str(tmp_path / "site")).digest == result.summary["digest"]
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.parametrize(("quick", "needed"), [(True, 22), (False, 55)])
+def test_ten_small_images_are_refused_with_the_number_needed(
+    photographs: Path, model_dir: Path, tmp_path: Path, quick: bool, needed: int
+) -> None:
+    (tmp_path / "ten").mkdir()
+    for path in sorted(photographs.glob("non_crack-*"))[:10]:
+        shutil.copy(path, tmp_path / "ten")
+    with pytest.raises(CalibrationError, match=rf"10 tiles from 10 groups .* at least {needed} tiles from 5 or more"):
+        adapt(config(tmp_path / "ten", model_dir, tmp_path / "site", quick=quick))
+    assert not (tmp_path / "site").exists()
+
+
+def test_what_cannot_be_adapted_is_refused_before_any_image_is_read(
+    photographs: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OutputExists, match="--model"):
+        adapt(config(photographs, model_dir, tmp_path / "empty"))
+    with pytest.raises(CalibrationError, match="holds no images"):
+        adapt(config(tmp_path / "empty", model_dir, tmp_path / "site"))
+
+
+def test_photographs_of_a_group_are_used_on_one_side_and_the_sides_have_their_shares() -> None:
+    groups, tiles = [f"bridge-{number % 40}" for number in range(400)], np.full(400, 5)
+    sides = sides_of(groups, tiles, quick=False, salt="0")
+    for group in set(groups):
+        assert len({side for name, side in zip(groups, sides, strict=True) if name == group}) == 1
+    shares = {side: (sides == side).mean() for side in ("calibration", "val", "train")}
+    assert shares["calibration"] == pytest.approx(0.4, abs=0.05) and shares["val"] == pytest.approx(0.06, abs=0.03)
+    assert not np.array_equal(sides, sides_of(groups, tiles, quick=False, salt="1"))
+    assert set(sides_of(groups, tiles, quick=True, salt="0")) == {"calibration"}
+
+
+def test_the_most_crack_like_tiles_are_not_counted_for_training() -> None:
+    table = pa.table({"image": ["a", "b", "c"]})
+    chosen = Site(table, sides_N=np.array(["train"] * 3), tiles_N=np.array([40, 40, 20]))
+    assert chosen.training_tiles(0.05) == 95 and chosen.training_tiles(0.0) == 100
+
+
+def test_images_and_tiles_are_chosen_at_random_up_to_a_number_of_tiles() -> None:
+    tiles = np.array([10, 700, 10, 700, 10])
+    some = some_images(tiles, 750, seed=0)
+    assert tiles[some].sum() <= 750 and list(some) == sorted(some)
+    assert len(some_images(tiles, 5, seed=0)) == 1
+    assert list(some_images(tiles, 10_000, seed=0)) == [0, 1, 2, 3, 4]
+    assert some_tiles(tiles, 100, seed=0).sum() == 100 and some_tiles(tiles, 10_000, seed=0).all()
+
+
+def test_the_digest_of_a_site_depends_on_the_bytes_and_groups_of_its_images(photographs: Path) -> None:
+    one = read_site(str(photographs), "none", small_spec(), quiet=True)
+    other = read_site(str(photographs), "parent", small_spec(), quiet=True)
+    assert one.digest != other.digest
+    assert site.MIN_GROUPS > len(set(other.table["group"].to_pylist())) == 1

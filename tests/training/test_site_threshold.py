@@ -1,0 +1,83 @@
+"""The threshold of a site whose tiles nobody has labelled, on drawn score distributions."""
+
+import numpy as np
+import pytest
+
+from crackvae.training import site_threshold as module
+from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
+
+RATE, MAX_CRACKED = 0.01, 0.05
+GROUPS, N = 40, 2_000
+# Log-scores of cracked tiles: far above the sound ones (mean 0, deviation 0.52), or half hidden among them.
+CRACKS = {"plain": (2.5, 0.4), "faint": (1.0, 0.6)}
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interval has its own test, with more."""
+    monkeypatch.setattr(module, "RESAMPLES", 2)
+
+
+def site(cracked: float, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of the tiles of 40 photographs that differ from each other, their groups, and which tiles are cracked."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(GROUPS), N // GROUPS)
+    scores = np.exp(rng.normal(0, 0.5, N) + rng.normal(0, 0.15, GROUPS)[groups])
+    is_crack = rng.permutation(N) < round(cracked * N)
+    scores[is_crack] = np.exp(rng.normal(*CRACKS[kind], is_crack.sum()))
+    return scores, groups, is_crack
+
+
+def found(cracked: float, kind: str, seed: int) -> SiteThreshold:
+    scores, groups, _ = site(cracked, kind, seed)
+    return site_threshold(scores, groups, RATE, MAX_CRACKED, seed=0)
+
+
+def sound_rate(threshold: float) -> float:
+    """Share of all sound tiles, of any photograph, above a threshold."""
+    rng = np.random.default_rng(99)
+    return float((np.exp(rng.normal(0, np.hypot(0.5, 0.15), 200_000)) > threshold).mean())
+
+
+@pytest.mark.parametrize("kind", CRACKS)
+def test_cracked_tiles_up_to_five_per_cent_move_the_threshold_by_less_than_its_own_uncertainty(kind: str) -> None:
+    thresholds = {share: [found(share, kind, seed).threshold for seed in range(12)] for share in (0, 0.01, 0.02, 0.05)}
+    without = np.array(thresholds[0])
+    half_width = 1.96 * without.std(ddof=1)
+    for values in thresholds.values():
+        assert abs(np.mean(values) - without.mean()) < half_width
+        assert 0.003 < np.mean([sound_rate(value) for value in values]) < 0.02
+    naive = np.mean([np.quantile(site(0.05, kind, seed)[0], 1 - RATE) for seed in range(12)])
+    assert naive - without.mean() > half_width, "without care the same cracks move it by more"
+
+
+@pytest.mark.parametrize("cracked", [0, 0.01, 0.05])
+def test_the_rate_on_other_tiles_lies_in_the_stated_interval_nine_times_in_ten(
+    cracked: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESAMPLES", 40)
+    stated = [found(cracked, "plain", seed) for seed in range(10)]
+    assert sum(one.low <= sound_rate(one.threshold) <= one.high for one in stated) >= 9
+
+
+def test_a_tail_that_no_share_of_cracks_explains_stays_below_the_threshold() -> None:
+    scores, groups, _ = site(0, "plain", 0)
+    scores[:300] *= 20  # 15 % of the tiles show a joint, say: more than could be cracked
+    one = site_threshold(scores, groups, RATE, MAX_CRACKED, seed=0)
+    assert one.flagged < MAX_CRACKED + 2 * RATE and one.threshold > np.quantile(scores, 0.9)
+
+
+def test_the_scores_taken_as_sound_put_the_threshold_at_the_wanted_rate() -> None:
+    one = found(0.05, "plain", 3)
+    assert (one.sound_T > one.threshold).mean() == pytest.approx(RATE, abs=0.001)
+    assert np.all(np.diff(one.sound_T) >= 0) and len(one.sound_T) < N
+
+
+def test_blank_tiles_leave_the_observed_quantile() -> None:
+    scores = np.r_[np.zeros(900), np.linspace(0.1, 1, 100)]
+    one = site_threshold(scores, np.arange(1000), RATE, MAX_CRACKED, seed=0)
+    assert np.quantile(scores, 0.93) < one.threshold <= 1
+
+
+def test_the_number_of_tiles_needed_follows_from_the_rate() -> None:
+    assert tiles_needed(0.01, 0.05) == 106 and tiles_needed(0.05, 0.0) == 20
