@@ -32,6 +32,7 @@ from crackvae.errors import ManifestError as ManifestError
 from crackvae.errors import ModelError as ModelError
 from crackvae.errors import OutputExists as OutputExists
 from crackvae.errors import StorageError as StorageError
+from crackvae.results import AdaptResult as AdaptResult
 from crackvae.results import CalibrateResult as CalibrateResult
 from crackvae.results import CompactResult as CompactResult
 from crackvae.results import DemoResult as DemoResult
@@ -111,8 +112,6 @@ def train(
     head: Literal["mse", "top", "dark", "crack", "evidence"] = "crack",
     recipe: Literal["repair", "plain"] = "repair",
     epochs: int | None = None,
-    workers: Sequence[int] = (1,),
-    max_failures: int = 3,
     resume: str | os.PathLike[str] = "",
     batch: int = 64,
     learning_rate: float = 0.002,
@@ -130,6 +129,8 @@ def train(
     stride_px: int = 170,
     percentile: float = 95.0,
     seed: int = 0,
+    workers: Sequence[int] = (1,),
+    max_failures: int = 3,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
@@ -146,9 +147,6 @@ def train(
             largest 1 % of them).
         recipe: repair (reconstruct tiles without the synthetic cracks drawn on them) or plain.
         epochs: passes over the sound images of train; default: as many as show 60,000 tiles.
-        workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
-            one joins.
-        max_failures: worker failures to tolerate; each time training continues after the last complete epoch.
         resume: folder of an interrupted run to continue (MODEL.training); needs no other settings.
         batch: images per step, over all workers.
         learning_rate: peak learning rate of Adam.
@@ -166,6 +164,9 @@ def train(
         stride_px: distance between neighbouring tiles in a large image [px], at most tile_px.
         percentile: percentile of the val non_crack scores used as threshold.
         seed: random seed of weights, shuffling and sampling.
+        workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
+            one joins.
+        max_failures: worker failures to tolerate; each time training continues after the last complete epoch.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.
@@ -188,6 +189,70 @@ def train(
     Example:
         >>> trained = crackvae.train(manifest="data/manifest.parquet", model="model")
         >>> trained.threshold
+    """
+
+def adapt(
+    *,
+    images: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    from_: str | os.PathLike[str],
+    quick: bool = False,
+    group_by: str = "none",
+    max_false_alarm: float = 0.01,
+    max_cracked: float = 0.05,
+    epochs: int | None = None,
+    learning_rate: float = 0.0005,
+    seed: int = 0,
+    workers: Sequence[int] = (1,),
+    max_failures: int = 3,
+    address: str = "",
+    gpu: bool = False,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> AdaptResult:
+    """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
+
+    Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
+
+    Args:
+        images: folder, .zip or URI of the site's photographs or tiles, most of them sound.
+        model: directory to write the model to; must not exist yet.
+        from_: model directory to start from.
+        quick: keep the weights and set the threshold alone: about a minute instead of ten.
+        group_by: which images belong together, and are used either for training or for the threshold: none (each
+            is its own), parent (folder), or a regular expression on the path below images, whose first group or
+            whole match is the name of the group.
+        max_false_alarm: share of sound tiles that may be flagged.
+        max_cracked: largest share of tiles with cracks among the images; these are set aside.
+        epochs: passes over the training tiles; default: as many as show 20,000 tiles, at most 20.
+        learning_rate: peak learning rate of Adam.
+        seed: random seed of the split, of shuffling and of synthetic cracks.
+        workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
+            one joins.
+        max_failures: worker failures to tolerate; each time training continues after the last complete epoch.
+        address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
+        gpu: use one GPU per worker.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        AdaptResult: with summary, tables, model, digest, images, threshold, false_alarm_low, false_alarm_high,
+            meaning.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        CalibrationError: The sound images are too few for the requested guarantee.
+        OutputExists: Something would be overwritten.
+        FolderInUse: Another run is writing to a folder that allows one at a time.
+        ArchiveError: A .zip is damaged, or would extract outside its folder.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ClusterError: Ray or one of its nodes failed.
+
+    Example:
+        >>> adapted = crackvae.adapt(images="photographs", model="site", from_="model")
+        >>> adapted.meaning
     """
 
 def calibrate(

@@ -98,7 +98,8 @@ class AdaptResult(Result):
         digest: digest of the weights and of all that changes a score.
         images: number of images used, without duplicates.
         threshold: score above which a tile is flagged.
-        false_alarm_low, false_alarm_high: 95 % interval of the false-alarm rate on sound tiles of the same site.
+        false_alarm_low: lower end of the 95 % interval of the false-alarm rate on sound tiles of the same site.
+        false_alarm_high: its upper end.
         meaning: what the threshold means and what it assumes, in a sentence.
     """
 

@@ -8,15 +8,21 @@ Shape letters: N images, S = 32 side of a thumbnail, C = 8 side of the coarser o
 """
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from crackvae.console import progress
+from crackvae.errors import ManifestError, StorageError, UnreadableImage
 from crackvae.images.decoding import decode
+from crackvae.storage import fileio, uris
 
 THUMB_PX, COARSE_PX = 32, 8
 
@@ -57,6 +63,31 @@ def fingerprint(data: bytes) -> Fingerprint:
     thumb = Image.fromarray(pixels_HW).resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
     height, width = pixels_HW.shape
     return Fingerprint(hashlib.sha256(data).hexdigest(), np.asarray(thumb), width, height)
+
+
+def fingerprints_of(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
+    """Fingerprint of every image, None if it cannot be read, and the unreadable images with the reason."""
+
+    def one(image: str, error: str) -> Fingerprint | str:
+        try:
+            return error or fingerprint(fileio.read_image(image))
+        except UnreadableImage as problem:
+            return str(problem)
+        except OSError as problem:
+            raise StorageError(f"cannot read {image}: {uris.reason(problem)}. Run it again.") from problem
+
+    names, errors = images["image"].to_pylist(), images["error"].to_pylist()
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
+        found = []
+        for result in pool.map(one, names, errors):
+            found.append(result)
+            bar.update()
+    left_out = [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)]
+    if len(left_out) == len(names):
+        raise ManifestError(
+            f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}. Check --images."
+        )
+    return [None if isinstance(result, str) else result for result in found], left_out
 
 
 def orientations(thumbs_NSS: np.ndarray) -> list[np.ndarray]:

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.config import PartitionConfig
-from crackvae.console import progress, say
-from crackvae.errors import LeakError, ManifestError, StorageError, UnreadableImage
-from crackvae.images.duplicates import Fingerprint, fingerprint, same_picture
+from crackvae.console import say
+from crackvae.errors import LeakError, ManifestError
+from crackvae.images.duplicates import Fingerprint, fingerprints_of, same_picture
 from crackvae.images.groups import groups_of
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, listing, tables, uris
@@ -176,31 +174,6 @@ def _external_size(counts: Counter[str], config: PartitionConfig) -> tuple[int, 
                 else f"no image is labelled {label}: check --images, and --labels FOLDER=non_crack,FOLDER=crack."
             )
     return external
-
-
-def fingerprints_of(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint | None], list[tuple[str, str]]]:
-    """Fingerprint of every image, None if it cannot be read, and the unreadable images with the reason."""
-
-    def one(image: str, error: str) -> Fingerprint | str:
-        try:
-            return error or fingerprint(fileio.read_image(image))
-        except UnreadableImage as problem:
-            return str(problem)
-        except OSError as problem:
-            raise StorageError(f"cannot read {image}: {uris.reason(problem)}. Run it again.") from problem
-
-    names, errors = images["image"].to_pylist(), images["error"].to_pylist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
-        found = []
-        for result in pool.map(one, names, errors):
-            found.append(result)
-            bar.update()
-    left_out = [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)]
-    if len(left_out) == len(names):
-        raise ManifestError(
-            f"none of {len(names)} images can be read; the first, {names[0]}: {left_out[0][1]}. Check --images."
-        )
-    return [None if isinstance(result, str) else result for result in found], left_out
 
 
 # ----------------------------------------------------------------------------------------------------- splits
