@@ -12,18 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel, find_recorded_model
-from crackvae.reports import charts, page, photographs, views
+from crackvae.reports import charts, night_figures, page, photographs, views
 from crackvae.reports.nights import ALL_RUNS, NightResults, RunSummary, tile_scores, total
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
 
-# Rows of the tables of failures and of groups.
-MAX_FAILED, MAX_GROUPS = 200, 20
-
-
-# Runs in the trend.
-MAX_RUNS = 30
+# Rows of the tables of images without a score.
+MAX_FAILED = 200
 
 
 # Number of worst tiles shown for each photograph.
@@ -55,34 +51,37 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         ModelError: settings.model_dir holds another model than that of the scores.
     """
     rows, summary = night.rows, night.summary
-    scored = _scored(rows)
+    scored = night_figures.scored_numbers(rows)
     digest, threshold = _digest_and_threshold(rows, summary)
     recorded = find_recorded_model(settings.model_dir, _recorded_model_dir(night, digest), digest, threshold)
     gallery = _gallery(night, scored, recorded, settings)
-    expected = _expected(scored, recorded)
-    failed = rows.filter(pc.field("status") != "scored").slice(0, MAX_FAILED).to_pylist()
+    expected = night_figures.expected_flags(scored, recorded)
+    failed = night_figures.of_status(rows, *night_figures.FAILED).slice(0, MAX_FAILED).to_pylist()
+    no_surface = night_figures.of_status(rows, "no_surface").slice(0, MAX_FAILED).to_pylist()
     shown = [card["image"] for card in gallery.queue + gallery.unflagged]
     html = page.render(
         "night.html",
         title="All runs" if night.run == ALL_RUNS else f"Night of {page.when(night.run)}",
         page_id=f"{night.run}/{digest[:12]}",
         night=night,
-        folder=page.shared_folder(shown + [row["image"] for row in failed]),
-        counts=_counts(rows, summary),
+        folder=page.shared_folder(shown + [row["image"] for row in failed + no_surface]),
+        counts=night_figures.status_counts(rows, summary),
         expected=expected,
+        expected_photographs=night_figures.expected_photographs(scored, recorded),
         recorded=recorded,
         digest=digest,
         threshold=threshold,
-        n_photographs=total(_is_photograph(scored)),
+        n_photographs=total(night_figures.is_photograph(scored)),
         gallery=gallery,
         queue_groups=sorted(Counter(card["group"] for card in gallery.queue).items()),
         failed=failed,
-        reasons=_reasons(rows),
-        groups=_groups(rows),
-        histogram=_histogram(scored, threshold, recorded),
-        trend=_trend(night.summaries, expected),
+        no_surface=no_surface,
+        reasons=night_figures.failure_reasons(rows),
+        groups=night_figures.worst_groups(rows),
+        histogram=night_figures.score_histogram(scored, threshold, recorded),
+        trend=night_figures.trend_chart(night.summaries, expected),
         colour_bar=page.colour_bar(gallery.vmax, recorded),
-        drift=_drift(summary),
+        drift=night_figures.drift_tables(summary),
         mm_per_px=settings.mm_per_px,
     )
     figures = {
@@ -113,7 +112,9 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
     worst = _worst(scored, settings.n_worst)
     unflagged = _random_unflagged(scored, settings.n_unflagged, night.run)
     shown = rows.take(pa.concat_arrays([worst, unflagged])).to_pylist()
-    suspicious = rows.take(_worst(scored.filter(_is_photograph(scored)), settings.n_photographs)).to_pylist()
+    suspicious = rows.take(
+        _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
+    ).to_pylist()
     with page.threads() as executor:
         image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), shown))
         explained = _explained(suspicious, night, recorded, executor)
@@ -134,38 +135,6 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
     return _Gallery(cards[: len(worst)], cards[len(worst) :], photograph_cards, image_views, vmax)
 
 
-def _expected(scored: pa.Table, recorded: RecordedModel) -> dict[str, Any] | None:
-    """Flagged images of one tile, and the number expected if all were sound; None without a calibration.
-
-    Photographs are excluded: each of their tiles can be flagged, so the rate of single tiles does not apply to them.
-    """
-    single = scored.filter(pc.invert(_is_photograph(scored)))
-    n = single.num_rows
-    if recorded.calibration is None or not n:
-        return None
-    shares = recorded.calibration.promise(n)
-    counts = {name: round(share * n) for name, share in shares.items()}
-    return {"rate": shares["expected"], "images": n, "flagged": total(single["flagged"]), **counts}
-
-
-def _histogram(scored: pa.Table, threshold: float, recorded: RecordedModel) -> str:
-    scores_N = scored["score"].to_numpy()
-    usual_N = recorded.calibration.scores_N if recorded.calibration else None
-    return charts.score_histogram({"scored": scores_N[np.isfinite(scores_N)]}, threshold, "scores", usual_N)
-
-
-def _is_photograph(rows: pa.Table) -> pa.ChunkedArray:
-    """Whether each row is an image of several tiles."""
-    return pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
-
-
-def _scored(rows: pa.Table) -> pa.Table:
-    """Numeric columns of the scored rows and their positions in `rows`; copying the paths would double the memory."""
-    numbers = rows.select(["score", "p_value", "flagged", "rows", "cols"])
-    numbered = numbers.append_column("position", pa.array(np.arange(rows.num_rows)))
-    return numbered.filter(pc.equal(rows["status"], "scored"))
-
-
 def _worst(scored: pa.Table, n: int) -> pa.Array:
     """Positions of the lowest p-values; ties by score."""
     if not n:
@@ -183,25 +152,6 @@ def _random_unflagged(scored: pa.Table, n: int, salt: str) -> pa.Array:
     return pa.array(np.sort(chosen), pa.int64())
 
 
-def _counts(rows: pa.Table, summary: RunSummary | None) -> dict[str, Any]:
-    """Number of images by status; `reconciled` tells whether they add up to the images listed."""
-    by_status = Counter({one["values"]: one["counts"] for one in pc.value_counts(rows["status"]).to_pylist()})
-    counts: dict[str, Any] = {name: by_status[name] for name in ("scored", "unreadable", "unreachable")}
-    of_run = {name: getattr(summary, name) for name in counts} if summary else dict(counts)
-    earlier = summary.finished_before if summary else 0
-    listed = summary.listed if summary else sum(counts.values())
-    return counts | {
-        "of_run": of_run,
-        "earlier": earlier,
-        "listed": listed,
-        "reconciled": listed == earlier + sum(of_run.values()),
-        "flagged": total(rows["flagged"]),
-        "images_per_s": summary.images_per_s if summary else None,
-        "seconds": summary.seconds if summary else None,
-        "skipped": summary.skipped_files if summary else 0,
-    }
-
-
 def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_px: float | None) -> dict[str, Any]:
     """One image of the page: its numbers, its pictures, and its row for the verdicts."""
     pictures = thumbnails.pair(view.whole, "picture") if view.whole is not None else []
@@ -213,7 +163,21 @@ def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_p
         "problem": view.problem,
         "crack": page.crack_text(view.crack, mm_per_px),
         "is_photograph": row["rows"] * row["cols"] > 1,
+        "p_text": _p_text(row),
     }
+
+
+def _p_text(row: dict[str, Any]) -> str:
+    """The p-value of a row, or why there is none that agrees with its flag.
+
+    Before p_kind, photographs were flagged by their worst tile alone.
+    """
+    n_tiles = row["rows"] * row["cols"]
+    if row["p_kind"] == "none":
+        return f"no p-value: too few calibration images for {n_tiles:,} tiles"
+    if not row["p_kind"] and n_tiles > 1:
+        return "no p-value for photographs in this version of the table"
+    return f"p = {page.number(row['p_value'], 2)}"
 
 
 def _explained(
@@ -234,6 +198,7 @@ def _photograph_card(
 ) -> dict[str, Any]:
     view = photograph.view
     return row | {
+        "p_text": _p_text(row),
         "thumbnails": [
             large.picture("photograph, worst tile boxed", view.picture_hw, view.box),
             *large.anomaly(view, view.box, _map_title(photograph)),
@@ -253,47 +218,3 @@ def _map_title(photograph: Photograph) -> str:
     return (
         "anomaly map" if n_explained == n else f"anomaly map of {n_explained} of {n} tiles, mainly the highest-scoring"
     )
-
-
-def _reasons(rows: pa.Table) -> list[tuple[str, str, int]]:
-    """Number of failed images by status and reason, most frequent first."""
-    failed = rows.filter(pc.field("status") != "scored").select(["status", "error"])
-    counted = Counter((row["status"], row["error"]) for row in failed.to_pylist())
-    return [(status, error, n) for (status, error), n in counted.most_common(10)]
-
-
-def _groups(rows: pa.Table) -> list[dict[str, Any]]:
-    """Groups with the most flagged images first; empty if there is only one group."""
-    flags = rows.select(["group", "flagged", "score"])
-    table = flags.group_by("group").aggregate([("flagged", "count"), ("flagged", "sum"), ("score", "max")])
-    if table.num_rows < 2:
-        return []
-    order = [("flagged_sum", "descending"), ("score_max", "descending")]
-    return list(table.sort_by(order).slice(0, MAX_GROUPS).to_pylist())
-
-
-def _trend(summaries: list[RunSummary], expected: dict[str, Any] | None) -> str:
-    """Chart of the latest runs with scored images; "" for a single run."""
-    runs = [one for one in summaries if one.scored > 0][-MAX_RUNS:]
-    if len(runs) < 2:
-        return ""
-    names = [page.when(one.run).removesuffix(" UTC")[5:] for one in runs]
-    shares = {name: [getattr(one, name) / (one.scored + one.unreadable) for one in runs] for name in TREND}
-    return charts.trend(names, shares, expected["rate"] if expected else None, "trend")
-
-
-# Counts of a summary that the trend shows as shares.
-TREND = ("flagged", "unreadable")
-
-
-def _drift(summary: RunSummary | None) -> dict[str, Any] | None:
-    """Drift of the night with its comparisons split into changed and unchanged ones; None if it was not measured."""
-    drift = summary.drift if summary else None
-    if drift is None:
-        return None
-    changed = [row for row in drift.rows if row.verdict != "ok"]
-    unchanged = [row for row in drift.rows if row.verdict == "ok"]
-    return {"verdict": drift.verdict, "causes": drift.causes, "where": drift.where} | {
-        "changed": changed,
-        "unchanged": unchanged,
-    }

@@ -15,7 +15,7 @@ from crackvae.storage import fileio, tables, uris
 # The columns that the page needs; the tile scores of a million photographs would not fit into memory.
 COLUMNS = [
     *("image", "group", "status", "error", "width", "height", "score", "p_value", "threshold", "flagged"),
-    *("rows", "cols", "worst_x", "worst_y", "model", "run"),
+    *("rows", "cols", "worst_x", "worst_y", "model", "run", "p_kind"),
 ]
 
 
@@ -45,12 +45,20 @@ class DriftSummary(BaseModel):
     rows: list[DriftRow] = []
 
 
+class ThresholdVoid(BaseModel):
+    """Why the threshold is not valid for the scored images."""
+
+    reason: str
+
+
 class RunSummary(BaseModel):
     """What the page needs of `_summary-<run>.json`.
 
     Attributes:
         images: URI that was scored.
         finished_before: images listed that earlier runs had finished.
+        excluded: number of files that are not inspection images, by kind.
+        passed_over: number of images left out by --prefix or --since.
         level: the rule that set the threshold, in words.
     """
 
@@ -62,8 +70,12 @@ class RunSummary(BaseModel):
     unreadable: int
     unreachable: int
     flagged: int
+    no_surface: int = 0
     finished_before: int = 0
     skipped_files: int = 0
+    excluded: dict[str, int] = {}
+    passed_over: int = 0
+    threshold_void: ThresholdVoid | None = None
     images: str = ""
     model: str = ""
     model_dir: str = ""
@@ -137,7 +149,7 @@ def read_night(scores: str, run: str) -> NightResults:
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:
     """A part with its repetitive columns dictionary-encoded, so that a million rows fit into memory."""
-    for name in ("model", "run", "status", "error", "group"):
+    for name in ("model", "run", "status", "error", "group", "p_kind"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].dictionary_encode())
     return rows
 

@@ -56,6 +56,67 @@ def test_counts_that_do_not_add_up_are_reported(copied: Path) -> None:
     assert "these numbers do not add up" in page_of(copied)
 
 
+def test_excluded_files_are_counted_by_kind_and_left_out_images_apart(copied: Path) -> None:
+    change_summary(copied, excluded={"hidden": 2, "video <b>": 1}, passed_over=7)
+    text = text_of(page_of(copied))
+    assert "Excluded files: 2 hidden, 1 video &lt;b&gt;." in text
+    assert "7 images were left out by --prefix or --since." in text
+
+
+def test_a_threshold_that_is_not_valid_here_is_said_before_anything_else(copied: Path) -> None:
+    assert "not valid" not in page_of(copied)
+    change_summary(copied, threshold_void={"reason": "half of the images score above it: run crackvae adapt"})
+    html = page_of(copied)
+    main = html[html.index("<main>") :]
+    assert main.index("The threshold is not valid for these images.") < main.index('<dl class="facts">')
+    assert "half of the images score above it: run crackvae adapt. Flags" in text_of(main)
+
+
+def test_images_without_a_surface_are_a_group_of_their_own(copied: Path) -> None:
+    rows = read_rows(copied)
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    blank = pa.array([image.endswith(("003.jpg", "004.jpg")) for image in rows["image"].to_pylist()])
+    changed = read_rows_with(
+        rows,
+        status=pc.if_else(blank, "no_surface", rows["status"]),
+        error=pc.if_else(blank, "overexposed", rows["error"]),
+        flagged=pc.and_(rows["flagged"], pc.invert(blank)),
+    )
+    tables.write_part(str(copied), changed, rows["run"][0].as_py(), 0)
+    change_summary(copied, scored=67, no_surface=2)
+    html = page_of(copied, n_worst=100)
+    text = text_of(html)
+    assert "71 listed = 67 scored + 2 without a surface + 2 unreadable + 0 unreachable." in text
+    assert not {"003.jpg", "004.jpg"} & {Path(str(row["image"])).name for row in rows_in(html)}
+    section = html[html.index('<section id="no-surface">') : html.index('<section id="failed">')]
+    assert section.count("<td>overexposed</td>") == 2 and "Unreadable (2)" in html
+
+
+def test_no_flag_stands_beside_a_p_value_that_contradicts_it(copied: Path) -> None:
+    rows = read_rows(copied)
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    several = pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
+    for kind, said in (("", "no p-value for photographs in this version"), ("none", "too few calibration images for")):
+        old = read_rows_with(
+            rows,
+            p_value=pc.if_else(several, 1.0, rows["p_value"]),
+            flagged=pc.or_(several, rows["flagged"]),
+            p_kind=pc.if_else(several, kind, rows["p_kind"]),
+        )
+        tables.write_part(str(copied), old, rows["run"][0].as_py(), 0)
+        text = text_of(page_of(copied, n_worst=100, n_photographs=2))
+        assert text.count(said) == 4 and not re.search(r"p = 1 flagged", text)
+        (part,) = copied.glob("*.parquet")
+        part.unlink()
+
+
+def change_summary(scores: Path, **values: object) -> None:
+    (path,) = scores.glob("_summary-*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def test_the_queue_holds_the_lowest_p_values_first_and_equal_ones_by_score(scored_night: Path) -> None:
     shown = rows_in(page_of(scored_night, n_worst=10, n_unflagged=0))
     scored = read_rows(scored_night).filter(pc.field("status") == "scored").to_pylist()
