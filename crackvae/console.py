@@ -157,7 +157,7 @@ def say(line: str, *, quiet: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Started:
+class WorkersStarted:
     """The workers of a training have started, for the first time or again after a failure or a resize."""
 
     workers: int
@@ -165,39 +165,39 @@ class Started:
 
 
 # Messages of the workers of a training: tiles trained on, a start, or the row of an epoch that is complete and saved.
-Told = int | Started | dict[str, float]
+TrainingEvent = int | WorkersStarted | dict[str, float]
 
 
 class TrainingProgress:
     """Progress of a training: a bar of images with the time left, and a line per epoch."""
 
-    def __init__(self, tiles_an_epoch: int, epochs: int, *, quiet: bool) -> None:
-        self.tiles_an_epoch, self.epochs, self.quiet = tiles_an_epoch, epochs, quiet
+    def __init__(self, tiles_per_epoch: int, epochs: int, *, quiet: bool) -> None:
+        self.tiles_per_epoch, self.epochs, self.quiet = tiles_per_epoch, epochs, quiet
         self.bar: Any = None  # created when the workers have started, so that their start-up time does not count
         self.last_message, self.is_warned = time.monotonic(), False
 
-    def show(self, news: list[Told]) -> None:
-        """Show messages, or that there have been none for a while."""
-        if news:
+    def show(self, events: list[TrainingEvent]) -> None:
+        """Show events, or a warning if there has been none for a while."""
+        if events:
             self.last_message, self.is_warned = time.monotonic(), False
         elif time.monotonic() - self.last_message > SILENCE_S and not self.is_warned:
             self.is_warned = True
             self._say("no message from the workers for a minute: are the CPUs or GPUs in use by another job?")
-        for event in news:
-            if isinstance(event, Started):
+        for event in events:
+            if isinstance(event, WorkersStarted):
                 self._start(event)
             elif isinstance(event, int):
                 self.bar.update(event)
             else:
                 self._epoch(int(event["epoch"]), event)
 
-    def _start(self, started: Started) -> None:
+    def _start(self, started: WorkersStarted) -> None:
         if self.bar is None:
-            self.bar = progress("train", self.tiles_an_epoch * self.epochs, "images", quiet=self.quiet)
+            self.bar = progress("train", self.tiles_per_epoch * self.epochs, "images", quiet=self.quiet)
         else:
             self._say(f"restarted with {started.workers} worker(s), after epoch {started.after_epoch}")
         self.started, self.done = time.monotonic(), started.after_epoch
-        self.bar.n = self.bar.initial = started.after_epoch * self.tiles_an_epoch
+        self.bar.n = self.bar.initial = started.after_epoch * self.tiles_per_epoch
         self.bar.set_postfix_str(f"epoch {started.after_epoch + 1}/{self.epochs}", refresh=False)
 
     def _epoch(self, number: int, row: dict[str, float]) -> None:
@@ -207,7 +207,7 @@ class TrainingProgress:
             f"KL {row['train_kl']:.1f} nats, cracks {row['train_segmentation']:.5f}), val {row['val_loss']:.5f}; "
             f"{row['images_per_s']:.0f} images/s, {left_s // 60}:{left_s % 60:02d} min left"
         )
-        self.bar.update(number * self.tiles_an_epoch - self.bar.n)
+        self.bar.update(number * self.tiles_per_epoch - self.bar.n)
         self.bar.set_postfix_str(f"epoch {min(number + 1, self.epochs)}/{self.epochs}", refresh=False)
 
     def _say(self, line: str) -> None:

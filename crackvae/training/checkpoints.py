@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.config import TrainConfig, flag
-from crackvae.console import Told
+from crackvae.console import TrainingEvent
 from crackvae.errors import ConfigError, CrackvaeError, OutputExists, StorageError
 from crackvae.storage import fileio, uris
 from crackvae.storage.filesystems import s3_server
@@ -107,7 +107,7 @@ class CheckpointActor:
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self.events: list[Told] = []
+        self.events: list[TrainingEvent] = []
         self.error: CrackvaeError | None = None
 
     def last(self) -> bytes | None:
@@ -124,7 +124,7 @@ class CheckpointActor:
         self.events.append(epoch)
         return True
 
-    def report(self, event: Told) -> None:
+    def report(self, event: TrainingEvent) -> None:
         """Record a number of tiles trained on, or that the workers have started."""
         self.events.append(event)
 
@@ -132,7 +132,7 @@ class CheckpointActor:
         """Record an error that a restart of the workers would only repeat."""
         self.error = error
 
-    def new_events(self) -> list[Told]:
+    def new_events(self) -> list[TrainingEvent]:
         """The events since the last call."""
         events, self.events = self.events, []
         return events

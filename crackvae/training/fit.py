@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, prepare_model
 from torch import Tensor
 
-from crackvae.console import Started, TrainingProgress, say
+from crackvae.console import WorkersStarted, TrainingProgress, say
 from crackvae.errors import ClusterError, CrackvaeError
 from crackvae.model.network import ModelSpec, Network
 from crackvae.session import log_folder, on_this_node
@@ -200,7 +200,7 @@ class _ProgressReporter:
     def __init__(self, checkpoint_actor: Any, worker: Worker, after_epoch: int) -> None:
         self.actor, self.is_first, self.tiles, self.last = checkpoint_actor, worker.rank == 0, 0, time.monotonic()
         if self.is_first:
-            self.actor.report.remote(Started(worker.world, after_epoch))
+            self.actor.report.remote(WorkersStarted(worker.world, after_epoch))
 
     def __call__(self, tiles: int) -> None:
         self.tiles += tiles

@@ -1,4 +1,4 @@
-"""SIGKILL and SIGSTOP at random moments of a training on Ray: it ends in the weights of an undisturbed one."""
+"""SIGKILL and SIGSTOP at random moments of a training on Ray: it ends with the weights of an undisturbed one."""
 
 import random
 import time
@@ -25,7 +25,7 @@ sys.exit(main(sys.argv[1:]))
 EPOCHS = 20
 SMALL = ["--input-px=32", "--channels=4,8", "--latent-dim=4", "--segmenter=8,8,8", "--tile-px=64", "--stride-px=48"]
 SETTINGS = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32", "--learning-rate=1e-3"]
-# A kill comes so long after the first checkpoint, in a training of some seconds.
+# The kill comes at most this long [s] after the first checkpoint of a training that takes some seconds.
 LATE_S = 3.0
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -40,7 +40,7 @@ class Training:
     head: Head
 
     @property
-    def kept(self) -> Checkpoints:
+    def checkpoints(self) -> Checkpoints:
         return Checkpoints(f"{self.model}.training")
 
     def flags(self, *more: object) -> list[object]:
@@ -80,13 +80,13 @@ def training(manifest: Path, head: Head, tmp_path: Path) -> Training:
 
 def wait_for_an_epoch(training: Training) -> None:
     end = time.monotonic() + STUCK_S
-    while not training.kept.epochs():
+    while not training.checkpoints.epochs():
         assert time.monotonic() < end, training.log.read_text()
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", range(2))
-def test_a_training_whose_driver_is_killed_goes_on_with_resume_to_the_same_weights(
+def test_a_training_whose_driver_is_killed_resumes_to_the_same_weights(
     number: int, training: Training, wanted: str, played: Played
 ) -> None:
     with command(training.flags(), training.log, training.head.address, RUN) as process:
@@ -94,25 +94,25 @@ def test_a_training_whose_driver_is_killed_goes_on_with_resume_to_the_same_weigh
         time.sleep(random.Random(number).uniform(0, LATE_S))
         assert process.poll() is None, training.log.read_text()
         process.kill()
-    epochs = training.kept.epochs()
+    epochs = training.checkpoints.epochs()
     print(f"round {number}: killed after epoch {epochs[-1]} of {EPOCHS}")
     training.require_no_model()
     started = time.monotonic()
-    training.finish("--resume", training.kept.folder)
+    training.finish("--resume", training.checkpoints.folder)
     training.require_same_model("SIGKILL of the driver while training, then --resume", wanted, played, started)
 
 
 @pytest.mark.parametrize("number", range(2))
-def test_a_training_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights(
+def test_a_training_whose_worker_is_killed_recovers_to_the_same_weights(
     number: int, training: Training, wanted: str, played: Played
 ) -> None:
-    chance = random.Random(number)
+    generator = random.Random(number)
     with command(training.flags(), training.log, training.head.address, RUN) as process:
         wait_for_an_epoch(training)
-        time.sleep(chance.uniform(0, LATE_S))
+        time.sleep(generator.uniform(0, LATE_S))
         workers = training.head.workers("RayTrainWorker")
         assert workers and process.poll() is None, training.log.read_text()
-        chance.choice(workers).kill()
+        generator.choice(workers).kill()
         started = time.monotonic()
         training.require_no_model()
         assert process.wait(STUCK_S) == 0, training.log.read_text()
@@ -120,7 +120,7 @@ def test_a_training_whose_worker_is_killed_goes_on_by_itself_to_the_same_weights
     training.require_same_model("SIGKILL of a worker while training", wanted, played, started)
 
 
-def test_of_a_worker_that_is_stopped_the_person_who_waits_is_told_and_then_it_goes_on_to_the_same_weights(
+def test_a_worker_that_is_stopped_is_reported_and_training_continues_to_the_same_weights(
     training: Training, wanted: str, played: Played
 ) -> None:
     with command(training.flags(), training.log, training.head.address, RUN) as process:
