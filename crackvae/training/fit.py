@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, prepare_model
 from torch import Tensor
 
-from crackvae.console import WorkersStarted, TrainingProgress, say
+from crackvae.console import TrainingProgress, WorkersStarted, say
 from crackvae.errors import ClusterError, CrackvaeError
 from crackvae.model.network import ModelSpec, Network
 from crackvae.session import log_folder, on_this_node
