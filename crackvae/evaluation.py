@@ -14,7 +14,7 @@ from crackvae import metrics
 from crackvae.config import EvaluateConfig
 from crackvae.console import progress
 from crackvae.errors import ManifestError
-from crackvae.images import decoding
+from crackvae.images import decoding, masks
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
@@ -28,10 +28,6 @@ from crackvae.storage.listing import list_images
 
 # Images of each label whose anomaly maps are compared with masks: 500 of METU's size are 100 MB of maps.
 MAX_MAPS = 500
-
-
-# Brighter pixels of a mask are cracked.
-MASK_LEVEL = 127
 
 
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
@@ -52,6 +48,9 @@ def evaluate(config: EvaluateConfig) -> Result:
     fileio.require_new(out, "--out")
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
+    if config.masks:  # before the work, not after it
+        for mask in _masks_of(images, config.masks).values():
+            masks.read_mask(mask)
     extra_heads = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
     scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(tables.MEASURES_SCHEMA.names)
     require_scored(scored)
@@ -122,23 +121,28 @@ def _evaluate_set(
     return result, shown
 
 
+def _masks_of(images: pa.Table, folder: str) -> dict[str, str]:
+    """The mask of each cracked image that has one of its name, up to MAX_MAPS."""
+    places = {PurePosixPath(place).stem: place for place in list_images(folder).images["image"].to_pylist()}
+    cracks = images.filter(pc.field("label") == "crack")["image"].to_pylist()
+    found = {name: places[PurePosixPath(name).stem] for name in cracks if PurePosixPath(name).stem in places}
+    if not found:
+        raise ManifestError(f"--masks {folder} holds no mask named like a cracked image: check the folder.")
+    return dict(list(found.items())[:MAX_MAPS])
+
+
 def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.DataFrame:
-    """Pixel figures of the cracked images that have a mask and of as many sound ones, up to MAX_MAPS of each."""
-    masks = {PurePosixPath(place).stem: place for place in list_images(config.masks).images["image"].to_pylist()}
-    names = {label: rows.filter(pc.field("label") == label)["image"].to_pylist() for label in ("crack", "non_crack")}
-    cracks = [name for name in names["crack"] if PurePosixPath(name).stem in masks][:MAX_MAPS]
-    if not cracks:
-        raise ManifestError(f"--masks {config.masks} holds no mask named like a cracked image: check the folder.")
-    chosen = [*cracks, *names["non_crack"][: len(cracks)]]
+    """Pixel metrics of the cracked images that have a mask and of as many sound ones, up to MAX_MAPS of each."""
+    mask_of = _masks_of(rows, config.masks)
+    sound = rows.filter(pc.field("label") == "non_crack")["image"].to_pylist()
+    chosen = [*mask_of, *sound[: len(mask_of)]]
     maps, truth = [], []
     with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
-        for number, name in enumerate(chosen):
+        for name in chosen:
             pixels_HW = decoding.decode(fileio.read_image(name))
-            mask_HW = np.zeros(pixels_HW.shape, bool)
-            if number < len(cracks):
-                mask_HW = decoding.decode(fileio.read_image(masks[PurePosixPath(name).stem])) > MASK_LEVEL
+            mask_HW = masks.read_mask(mask_of[name]) if name in mask_of else np.zeros(pixels_HW.shape, bool)
             if mask_HW.shape != pixels_HW.shape:
-                raise ManifestError(f"the mask of {name} has another size than the image: bring the right one.")
+                raise ManifestError(f"the mask of {name} has another size than the image: provide one of its size.")
             maps.append(explain(scorer.model, pixels_HW).anomaly_HW)
             truth.append(mask_HW)
             bar.update(1)

@@ -18,7 +18,7 @@ from ray.exceptions import OutOfDiskError, RayTaskError
 from crackvae import session
 from crackvae.config import ClusterConfig
 from crackvae.errors import ClusterError, ConfigError
-from crackvae.session import dataset_of, log_folder, ray_session, tables_of
+from crackvae.session import dataset_of, environment, log_folder, ray_session, tables_of, waits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 CONFIG = ClusterConfig(quiet=True)
@@ -121,9 +121,10 @@ import pyarrow as pa
 from ray.data import DataContext
 from crackvae import session
 from crackvae.config import ClusterConfig
+from crackvae.session import environment
 
 def state():
-    levels = {name: logging.getLogger(name).level for name in session.RAY_LOGGERS}
+    levels = {name: logging.getLogger(name).level for name in environment.RAY_LOGGERS}
     handlers = [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     return [dict(os.environ), levels, handlers, repr(DataContext.get_current()), id(sys.stdout), id(sys.stderr)]
 
@@ -139,7 +140,7 @@ print(json.dumps([inside, rows, changed, [one == other for one, other in zip(bef
 
 
 def test_after_a_session_the_process_is_as_it_was() -> None:
-    env = {name: value for name, value in os.environ.items() if name not in session.ENVIRONMENT}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", SESSION_IN_A_NOTEBOOK], capture_output=True, text=True, env=env)
     assert json.loads(done.stdout) == ["0", 3, [], [True] * 5], done.stderr
 
@@ -185,6 +186,41 @@ def test_an_address_where_something_else_listens_fails_at_once(
 
 def test_the_head_of_a_ray_cluster_is_taken_for_one() -> None:
     session._require_listening(ray.get_runtime_context().gcs_address)
+
+
+def test_a_user_without_a_home_gets_a_token_and_a_long_temporary_folder_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in environment.TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "RAY_AUTH_TOKEN" not in environment.local_environment()
+    monkeypatch.setenv("HOME", str(tmp_path / "missing"))
+    assert len(environment.local_environment()["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert "RAY_AUTH_TOKEN" not in environment.local_environment()
+    for folder, found in (("/scratch", None), ("/scratch/" + "of-the-batch-system" * 4, environment.SHORT_FOLDER)):
+        monkeypatch.setattr(environment.tempfile, "gettempdir", lambda folder=folder: folder)
+        assert environment.local_environment().get("RAY_TMPDIR") == found
+
+
+def test_of_a_local_cluster_that_does_not_start_the_cause_and_its_own_fix_are_named() -> None:
+    long = session._not_connected("local", OSError("AF_UNIX path length cannot exceed 107 bytes"))
+    other = session._not_connected("local", PermissionError("[Errno 13] Permission denied: '/.ray'"))
+    far = session._not_connected("head:6379", OSError("refused"))
+    assert "set RAY_TMPDIR to a folder with a short path" in str(long)
+    assert "that HOME can be written" in str(other) and "RAY_ADDRESS" not in f"{long} {other}"
+    assert "unset RAY_ADDRESS" in str(far)
+
+
+def test_a_wait_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(waits, "ANNOUNCE_S", 0.05)
+    with waits.announced("a local Ray cluster to start", quiet=False):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "waiting for a local Ray cluster to start for 0.05 s\n"
+    with waits.announced("nothing", quiet=False):
+        pass
+    assert not capsys.readouterr().err
 
 
 def test_without_a_gpu_the_mend_is_to_leave_the_flag_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess  # nosec B404
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from crackvae.config import ClusterConfig
 from crackvae.console import SILENCE_S, say
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
+from crackvae.session.environment import RAY_LOGGERS, log_levels, session_environment
+from crackvae.session.waits import announced
 
 # Without a finished block for this long [s] the cluster is stuck; the slowest block, 128 photographs, takes minutes.
 STALL_S = 1800
@@ -50,12 +53,6 @@ LAST_WORDS = (
 WATCHER = "import sys; sys.stdin.read(1) or sys.stderr.write(sys.argv[1])"
 # Set when a session was left without a clean shutdown.
 _head_hangs = threading.Event()
-RAY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.serve", "ray._private")
-# Ray's environment for the time of a session, where the user has not set it.
-ENVIRONMENT = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's new default, which it announces where it is not set
-    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics leave the cluster
-}
 
 
 @contextmanager
@@ -73,8 +70,9 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         with _one_line_errors():
             yield
         return
-    with _environment(), _log_levels(), _daemon_messages_to_file():
-        _connect(config)
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    with session_environment(address), log_levels(), _daemon_messages_to_file():
+        _connect(address, quiet=config.quiet)
         try:
             with _one_line_errors(), _last_words(), _core_output_to_file():
                 yield
@@ -82,34 +80,12 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
             _disconnect(config)
 
 
-@contextmanager
-def _environment() -> Iterator[None]:
-    """ENVIRONMENT for the time of the block: processes that Ray starts inherit it."""
-    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-@contextmanager
-def _log_levels() -> Iterator[None]:
-    """Restore the levels of Ray's loggers after the block, in which a session sets them to errors only."""
-    before = {name: logging.getLogger(name).level for name in RAY_LOGGERS}
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
-
-
 def _disconnect(config: ClusterConfig) -> None:
     """Leave the cluster, or end the local one; Ray would wait forever for a head that hangs, so this does not."""
     ending = threading.Thread(target=ray.shutdown, daemon=True)
     ending.start()
-    ending.join(DISCONNECT_S)
+    with announced("Ray to disconnect", quiet=config.quiet):
+        ending.join(DISCONNECT_S)
     if ending.is_alive():
         atexit.unregister(ray.shutdown)  # which would wait for that thread
         _head_hangs.set()
@@ -162,26 +138,42 @@ def _shortage(error: RayError) -> ClusterError | None:
     return None
 
 
-def _connect(config: ClusterConfig) -> None:
+def _connect(address: str, *, quiet: bool) -> None:
     # "auto" and addresses come from the user; an address file left behind by a dead head must not be picked up.
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     dashboard = False if address == "local" else None
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _require_listening(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+        what = "a local Ray cluster to start" if address == "local" else f"the Ray cluster at {address}"
+        with announced(what, quiet=quiet):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except CrackvaeError:
         raise
     except Exception as error:  # Ray raises a bare Exception where a busy machine does not start a node in time
-        raise ClusterError(
-            f"no Ray cluster at {address}: {_last_line(error)}. Start one with ray start --head, "
-            "or unset RAY_ADDRESS to use this machine alone."
-        ) from error
+        raise _not_connected(address, error) from error
     if threading.current_thread() is threading.main_thread() and sigterm is not None:
         signal.signal(signal.SIGTERM, sigterm)  # Ray's own handler ends the process before its rows are written
     for name in RAY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    say(f"Ray: {_resources()}; logs in {log_folder()}", quiet=config.quiet)
+    say(f"Ray: {_resources()}; logs in {log_folder()}", quiet=quiet)
+
+
+def _not_connected(address: str, error: Exception) -> ClusterError:
+    """Why there is no cluster, and how to fix it."""
+    if address != "local":
+        return ClusterError(
+            f"no Ray cluster at {address}: {_last_line(error)}. Start one with ray start --head, "
+            "or unset RAY_ADDRESS to use this machine alone."
+        )
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if "AF_UNIX" in str(error):
+        advice = f"set RAY_TMPDIR to a folder with a short path, such as /tmp/{os.getuid()} (now {folder})"
+    else:
+        advice = (
+            f"check that {folder}/ray can be written (or set RAY_TMPDIR), that HOME can be written, and that this user "
+            "may start enough processes (ulimit -u)"
+        )
+    return ClusterError(f"no local Ray cluster could be started: {_last_line(error)}. To fix it, {advice}.")
 
 
 def _require_listening(address: str) -> None:

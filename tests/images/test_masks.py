@@ -1,0 +1,70 @@
+"""Masks are read by what they hold, or refused by name."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from crackvae.errors import ManifestError
+from crackvae.images.masks import read_mask
+
+CRACKED_HW = np.zeros((64, 96), bool)
+CRACKED_HW[30:34, 5:90] = True
+
+
+def grey(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def palette() -> Image.Image:
+    """As labelling tools write it: class 1 is dark red."""
+    image = grey(CRACKED_HW * 1)
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    return image
+
+
+def compressed() -> Image.Image:
+    file = io.BytesIO()
+    grey(CRACKED_HW * 255).save(file, "JPEG", quality=60)
+    return Image.open(file)
+
+
+WAYS: dict[str, Callable[[], Image.Image]] = {
+    "0 and 255": lambda: grey(CRACKED_HW * 255),
+    "0 and 1": lambda: grey(CRACKED_HW * 1),
+    "one bit": lambda: Image.fromarray(CRACKED_HW),
+    "colour": lambda: grey(CRACKED_HW * 255).convert("RGB"),
+    "palette": palette,
+    "16 bits": lambda: Image.fromarray(CRACKED_HW.astype(np.uint16) * 65535),
+    "three labels": lambda: grey(CRACKED_HW * np.where(np.arange(96) < 50, 1, 2)),
+    "lossy": compressed,
+    "smoothed": lambda: grey(CRACKED_HW * 255).filter(ImageFilter.GaussianBlur(0.6)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mask_is_read_however_it_was_written(way: str, tmp_path: Path) -> None:
+    WAYS[way]().save(tmp_path / "1.png")
+    read_HW = read_mask(str(tmp_path / "1.png"))
+    differing = int((read_HW != CRACKED_HW).sum())
+    assert read_HW.dtype == bool and differing <= (20 if way in ("lossy", "smoothed") else 0)
+
+
+@pytest.mark.parametrize(
+    ("levels_HW", "why"),
+    [
+        (~CRACKED_HW * 255, "94% of the image as cracked: it is inverted"),
+        (CRACKED_HW + 1, "100% of the image as cracked"),
+        (CRACKED_HW * 0, "marks no pixel"),
+    ],
+    ids=["inverted", "labels from 1", "empty"],
+)
+def test_a_mask_that_marks_the_surface_or_nothing_is_refused_by_name(
+    levels_HW: np.ndarray, why: str, tmp_path: Path
+) -> None:
+    grey(levels_HW).save(tmp_path / "1.png")
+    with pytest.raises(ManifestError, match=rf"1\.png marks.*{why}|1\.png {why}"):
+        read_mask(str(tmp_path / "1.png"))
