@@ -1,9 +1,9 @@
-"""Merge the parts of many nights into a few, with the latest row of each image and model. A death loses nothing.
+"""Merge the parts of many nights into a few, with the latest row of each image and model. Crash-safe.
 
-1. Rows are dealt by image to buckets, which are temporary files, so that memory holds one bucket and not the table.
-2. Of each bucket the latest rows become a part that waits beside the table under a name that no reader takes.
-3. A journal names the parts that wait and those that they replace. From now on tables.list_parts() reads the new ones.
-4. The parts get their names, the old ones are deleted, then the journal. The next run finishes what a death left here.
+1. Rows are distributed by image to buckets, which are temporary files: memory holds one bucket and not the table.
+2. The latest rows of each bucket become a part beside the table, under a name that readers ignore.
+3. A journal names these parts and those that they replace. From now on tables.list_parts() reads the new ones.
+4. The parts get their names, the old ones are deleted, then the journal. The next run completes an interrupted step.
 """
 
 import tempfile
@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crackvae.config import CompactConfig
 from crackvae.console import progress
@@ -26,7 +27,7 @@ from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.uris import storage_errors
 
-# Rows and bytes in memory of a part: what one step of a compaction, and one read of a reader, has to hold.
+# Rows and bytes in memory of a part: what one step of a compaction, and one read, must hold.
 PART_ROWS, PART_BYTES = 100_000, 64_000_000
 
 
@@ -34,22 +35,23 @@ PART_ROWS, PART_BYTES = 100_000, 64_000_000
 MAX_BUCKETS = 200
 
 
-# Names that are looked at to find where buckets begin.
+# Names that are sampled to find where buckets begin.
 SAMPLE = 50_000
 
 
 @with_s3_endpoint
 def compact(config: CompactConfig) -> Result:
-    """Merge the parts of a scores table; of each image and model the row of the latest run stays.
+    """Merge the parts of a scores table, keeping the latest row of each image and model, and every other finding.
 
-    A CSV of a run whose parts are merged is replaced by one of the merged parts.
+    A name that is used again stands for another photograph: an earlier row that is flagged stays, unless the latest one
+    is of a file of the same size with the same score. A CSV of a run whose parts are merged is replaced as well.
 
     Returns:
         Result with the table `compacted`.
 
     Raises:
         FolderInUse: a run writes into the table.
-        StorageError: no table there, a part that is not whole, or storage fails; the table reads as before.
+        StorageError: no table there, an incomplete part, or storage fails; the table reads as before.
     """
     started = time.perf_counter()
     folder = uris.absolute(config.scores)
@@ -90,16 +92,15 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
     n_rows, new = 0, list[str]()
     cuts = _cuts(places, wanted)
     with ExitStack() as stack:
-        # Files without a name, whose room the system takes back after any death.
+        # Files without a name: the system frees their space however this process ends.
         buckets = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(len(cuts) + 1)]
         _deal(places, cuts, buckets, quiet=quiet)
         for bucket in buckets:
-            rows = tables.latest(pa.ipc.open_file(bucket).read_all())
+            rows = kept_rows(pa.ipc.open_file(bucket).read_all())
             if rows.num_rows:
                 new.append(f"{run}-{len(new):05d}.parquet")
                 tables.write_table(uris.join(folder, tables.staged(new[-1])), rows)
                 n_rows += rows.num_rows
-            del rows
             bucket.close()
     old = [uris.relative(place, folder) for place in places]
     csv = set(fileio.list_files(folder)) & {tables.csv_name(run) for run in tables.list_parts(folder)}
@@ -113,8 +114,24 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
     return n_rows, len(new)
 
 
+def kept_rows(rows: pa.Table) -> pa.Table:
+    """The latest row of each image and model, and earlier ones that are flagged and of other content.
+
+    Content is told by the size of the file and by its score, which the same bytes get to the last bit from one model.
+
+    Returns:
+        rows by image and model, the latest of each first.
+    """
+    keys = [("image", "ascending"), ("model", "ascending"), ("run", "descending")]
+    table = rows.take(pc.sort_indices(rows, sort_keys=keys))
+    frame = table.select(["image", "model", "bytes", "score", "flagged"]).to_pandas()
+    is_latest = ~frame.duplicated(["image", "model"])
+    is_other_finding = frame["flagged"] & ~frame.duplicated(["image", "model", "bytes", "score"])
+    return table.filter(pa.array(is_latest | is_other_finding))
+
+
 def _deal(places: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:
-    """Write the rows of one stretch of the alphabet into each bucket: all versions of an image meet in one of them."""
+    """Write a range of names into each bucket, so that all rows of an image are in the same one."""
     where = f"{tempfile.gettempdir()} (set TMPDIR to a folder with room for the table)"
     with (
         storage_errors("write", where),
@@ -130,7 +147,7 @@ def _deal(places: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, q
 
 
 def _cuts(places: list[str], n_buckets: int) -> list[str]:
-    """Names at which the second and later buckets begin, so that all hold about as many rows."""
+    """First names of the second and later buckets, so that all hold about as many rows."""
     if n_buckets == 1:
         return []
     every = max(1, sum(tables.part_size(place)[0] for place in places) // SAMPLE)
@@ -143,7 +160,7 @@ def _cuts(places: list[str], n_buckets: int) -> list[str]:
 
 
 def finish_compaction(folder: str) -> None:
-    """Put the parts of a compaction in their places that a death left half done; throw away one that never got so far.
+    """Complete a compaction that was interrupted after its journal was written; delete the files of an earlier stage.
 
     Only for the holder of the folder's lock.
     """

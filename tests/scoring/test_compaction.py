@@ -77,6 +77,23 @@ def test_every_model_keeps_its_own_latest_row(tmp_path: Path) -> None:
     assert kept == [{"model": "a", "run": "3"}, {"model": "b", "run": "2"}]
 
 
+def test_a_finding_under_a_name_that_was_used_again_stays(tmp_path: Path) -> None:
+    """Run 1 flags a photograph; 2 is the same file synchronised again, 3 another photograph, 4 the next card."""
+    versions = [("1", 100, 0.9, True), ("2", 100, 0.9, True), ("3", 120, 0.1, False), ("4", 120, 0.8, True)]
+    for run, n_bytes, score, flagged in [*versions, ("5", 120, 0.2, False)]:
+        row = rows(run, {"/card/DJI_0001.JPG": "scored"})
+        for name, value in (("bytes", n_bytes), ("score", score), ("flagged", flagged)):
+            number = row.schema.get_field_index(name)
+            row = row.set_column(number, row.schema.field(name), pa.array([value], row.schema.field(name).type))
+        tables.write_part(str(tmp_path), row, run, 0)
+    for _ in range(2):
+        compact(merged(tmp_path))
+        kept = pq.read_table(tmp_path).select(["run", "flagged"]).to_pylist()
+        assert [(row["run"], row["flagged"]) for row in kept] == [("5", False), ("4", True), ("2", True)]
+        (latest,) = tables.read_scores(str(tmp_path), ["run"])["run"].to_pylist()
+        assert latest == "5"
+
+
 @settings(derandomize=True, deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.dictionaries(st.integers(0, 12).map("/night/{}.jpg".format), st.sampled_from(["scored", "unreachable"]),
