@@ -32,7 +32,8 @@ LITTER = (
 
 # Kinds of excluded files.
 EXCLUDED, SYSTEM, HIDDEN, OWN = "matched by --exclude", "system litter", "hidden", "written by crackvae"
-UNREADABLE_FOLDER, LINK_LOOP, OTHER = "unreadable folder", "link to a folder above it", "other file"
+UNREADABLE_FOLDER, UNREADABLE_ARCHIVE = "unreadable folder", "unreadable archive"
+LINK_LOOP, OTHER = "link to a folder above it", "other file"
 
 
 SUFFIXES_OF_KIND = {

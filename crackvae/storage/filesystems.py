@@ -53,7 +53,7 @@ RETRY_LIMIT_S = 30.0
 
 
 # After this long without an answer the terminal says what is being waited for, and again in growing intervals [s].
-FIRST_NOTICE_S = 8.0
+FIRST_NOTICE_S = 5.0
 
 
 # Certificates of a company or of a test server, in the variable that all AWS clients read.

@@ -8,9 +8,10 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
+from crackvae.errors import ArchiveError
 from crackvae.storage import archive
 from crackvae.storage.archive import File
-from crackvae.storage.exclusions import LINK_LOOP, UNREADABLE_FOLDER
+from crackvae.storage.exclusions import LINK_LOOP, UNREADABLE_ARCHIVE, UNREADABLE_FOLDER
 from crackvae.storage.filesystems import answered, bucket, filesystem
 from crackvae.storage.uris import is_local, reason, split_uri, storage_errors
 
@@ -22,7 +23,7 @@ Row = TypeVar("Row")
 
 
 class SkippedFolder(NamedTuple):
-    """A folder below the listed one that was not entered, and the kind of exclusion."""
+    """A folder below the listed one, or an archive, that was not entered; and the kind of exclusion."""
 
     path: str
     kind: str
@@ -67,10 +68,15 @@ def files(path: str, *, is_named: bool = True) -> Iterator[File | SkippedFolder]
     """Every file below a path, in no order; of a single file only itself.
 
     Args:
-        is_named: the user named this path, so it is an error if it cannot be listed; else it is a skipped folder.
+        is_named: the user named this path, so it is an error if it cannot be listed; else it is counted as skipped.
     """
     if archive.is_archive(path):
-        yield from archive.entries(path)
+        try:
+            yield from archive.entries(path)
+        except ArchiveError:
+            if is_named:
+                raise
+            yield SkippedFolder(path, UNREADABLE_ARCHIVE)
         return
     with storage_errors("list", path):
         if is_local(path):
