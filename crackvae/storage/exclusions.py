@@ -22,12 +22,15 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".ti
 UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 
 
-# What operating systems, network storage and file managers leave behind; in any letter case, files and folders.
+# What operating systems, network storage and file managers leave behind: files and folders, in any letter case.
 LITTER = (
     *("lost+found", "@eaDir", "#recycle", "#snapshot", ".Trash*", "$RECYCLE.BIN", "System Volume Information"),
     *("__MACOSX", "Thumbs.db", "ehthumbs*.db", "desktop.ini", ".DS_Store", "._*"),
-    *("*.tmp", "*.part", "*.partial", "*.crdownload", "*.filepart", "*~"),
 )
+
+
+# Files that are not complete yet, or that an editor has left; a folder may well have such a name.
+UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.crdownload", "*.filepart", "*~")
 
 
 # Kinds of excluded files.
@@ -90,7 +93,7 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
     parts = PurePosixPath(nfc(name)).parts
     if any(_matches(parts, pattern) for pattern in exclude):
         return EXCLUDED
-    if any(_LITTER.fullmatch(part.lower()) for part in parts):
+    if any(_LITTER.fullmatch(part.lower()) for part in parts) or _UNFINISHED.fullmatch(parts[-1].lower()):
         return SYSTEM
     if any(part.startswith(".") for part in parts):
         return HIDDEN
@@ -100,7 +103,10 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
     return "" if suffix in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
 
 
-_LITTER = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in LITTER))
+_LITTER, _UNFINISHED = (
+    re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in patterns))
+    for patterns in (LITTER, UNFINISHED)
+)
 
 
 def _matches(parts: Sequence[str], pattern: str) -> bool:

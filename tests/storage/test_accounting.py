@@ -25,7 +25,22 @@ from crackvae.storage.unicode_forms import existing_form, nfc
 
 VIDEO, ARCHIVE, SIDECAR, FORMAT = "video", "archive", "sidecar", "image in an unsupported format"
 PHOTOGRAPH = ""
-FOLDERS = ["2026-11-23", "Bridge [A4]", "Bridge 4", "Brücke*", "a b", "night?", "NIGHT", "x" * 40, "橋", "{1,2}", "-rf"]
+FOLDERS = [
+    "2026-11-23",
+    "span 3.part",
+    "old~",
+    "lost",
+    "Bridge [A4]",
+    "Bridge 4",
+    "Brücke*",
+    "a b",
+    "night?",
+    "NIGHT",
+    "x" * 40,
+    "橋",
+    "{1,2}",
+    "-rf",
+]
 # Names, and what each is: a photograph, or the kind under which it must be counted.
 FILES = {
     "IMG_1.JPG": PHOTOGRAPH, "img_1.jpg": PHOTOGRAPH, "b.JPEG": PHOTOGRAPH, "c.jfif": PHOTOGRAPH, "d.Mpo": PHOTOGRAPH,

@@ -2,8 +2,11 @@
 
 import os
 import stat
+import struct
+import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,123 @@ def test_an_archive_that_changes_while_a_job_runs_is_opened_again(tmp_path):
     pack(tmp_path / "a.zip", {"1.jpg": b"another"})
     os.utime(place, (0, 0))
     assert read_image(f"{place}!/1.jpg") == b"another"
+
+
+# ------------------------------------------------------------------------------------- names written on Windows
+
+
+def pack_bytes(path: Path, names_and_data: dict[bytes, bytes], flag: int = 0, extra: bytes = b"") -> str:
+    """A stored .zip, byte by byte, so that names have any encoding and any extra field."""
+    body, directory = b"", b""
+    for name, data in names_and_data.items():
+        common = struct.pack(
+            "<HHHHHLLLHH", 20, flag, 0, 0, 0x5B77, zlib.crc32(data), len(data), len(data), len(name), len(extra)
+        )
+        directory += b"PK\x01\x02" + struct.pack("<H", 20) + common
+        directory += struct.pack("<HHHLL", 0, 0, 0, 0, len(body)) + name + extra
+        body += b"PK\x03\x04" + common + name + extra + data
+    n = len(names_and_data)
+    end = b"PK\x05\x06" + struct.pack("<HHHHLLH", 0, 0, n, n, len(directory), len(body), 0)
+    path.write_bytes(body + directory + end)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "folders"),
+    [
+        ("utf-8", ["Brücke", "橋", "Мост", "naïve é"]),
+        ("cp850", ["Brücke", "Größe", "Übergröße", "Ölberg", "création", "créé", "señor", "São João", "Ærø", "Ñandú"]),
+        ("cp932", ["橋梁", "トンネル", "夜間", "表示", "ソーラー", "橋Ａ棟", "ひび割れ写真", "第３径間"]),
+    ],
+)
+def test_a_name_without_a_stated_encoding_is_read_in_the_one_in_which_it_makes_sense(tmp_path, encoding, folders):
+    for number, folder in enumerate(folders):
+        name = f"{folder}\\1.jpg".encode(encoding)
+        listing = list_images(pack_bytes(tmp_path / f"{number}.zip", {name: b"one", b"a\\2.jpg": b"two"}))
+        assert sorted(names(listing)) == sorted([f"{folder}/1.jpg", "a/2.jpg"]), (encoding, folder)
+        assert {read_image(image) for image in listing.images["image"].to_pylist()} == {b"one", b"two"}
+    every = {f"{folder}/{number}.jpg".encode(encoding): b"x" for number, folder in enumerate(folders)}
+    assert names(list_images(pack_bytes(tmp_path / "all.zip", every))) == sorted(
+        f"{folder}/{number}.jpg" for number, folder in enumerate(folders)
+    )
+
+
+def test_a_unicode_name_beside_the_name_counts_while_it_belongs_to_it(tmp_path):
+    raw = b"another name"
+    for old, name in ((b"Br\x81cke.jpg", "Мост.jpg"), (b"Br\x81cke.jpg", None)):
+        crc = zlib.crc32(old if name else raw)
+        field = struct.pack("<BL", 1, crc) + "Мост.jpg".encode()
+        extra = struct.pack("<HH", 0x7075, len(field)) + field
+        listing = list_images(pack_bytes(tmp_path / "a.zip", {old: b"x"}, extra=extra))
+        assert names(listing) == [name or "Brücke.jpg"]
+        os.utime(tmp_path / "a.zip", (len(names(listing)), 0))
+
+
+def test_backslashes_are_separators_where_no_entry_has_a_slash(tmp_path):
+    night = {
+        "n\\b7\\1.jpg": b"1",
+        "n\\b8\\1.jpg": b"2",
+        "__MACOSX\\n\\._1.jpg": b"",
+        "n\\.t\\2.jpg": b"",
+        "n\\b9\\": b"",
+    }
+    listing = list_images(pack_bytes(tmp_path / "w.zip", {name.encode(): data for name, data in night.items()}))
+    assert names(listing) == ["n/b7/1.jpg", "n/b8/1.jpg"]
+    assert listing.excluded == {"hidden": 1, "system litter": 1}
+    both = list_images(pack_bytes(tmp_path / "b.zip", {b"a/1.jpg": b"1", b"a\\2.jpg": b"2"}))
+    assert names(both) == ["a/1.jpg", "a\\2.jpg"]
+    assert [read_image(image) for image in both.images["image"].to_pylist()] == [b"1", b"2"]
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8),
+        min_size=1,
+        max_size=5,
+        unique=True,
+    ),
+    st.booleans(),
+)
+@settings(derandomize=True, deadline=None, max_examples=150)
+def test_whatever_the_names_are_each_entry_is_listed_once_and_read(folders, is_utf_8):
+    with tempfile.TemporaryDirectory() as folder:
+        raw = {f"x{name}/{n}.jpg".encode(): b"%d" % n for n, name in enumerate(folders)}
+        listing = list_images(pack_bytes(Path(folder) / "a.zip", raw, flag=0x800 if is_utf_8 else 0))
+        assert names(listing) == sorted(name.decode() for name in raw)
+        assert {read_image(image) for image in listing.images["image"].to_pylist()} == set(raw.values())
+
+
+# ------------------------------------------------------------------------------------ archives to which one adds
+
+
+def identities(place: str) -> dict[str, tuple[int, int]]:
+    images = list_images(place).images
+    times = images["modified"].cast("int64").to_pylist()
+    keys = zip(images["bytes"].to_pylist(), times, strict=True)
+    return dict(zip(images["image"].to_pylist(), keys, strict=True))
+
+
+def test_an_entry_keeps_its_identity_while_its_archive_grows_and_is_packed_again(tmp_path):
+    put(tmp_path, "1.jpg", data=b"one")
+    put(tmp_path, "2.jpg", data=b"two")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "1.jpg", "1.jpg")
+    before = identities(str(tmp_path / "a.zip"))
+    os.utime(tmp_path / "a.zip", (0, 0))
+    assert identities(str(tmp_path / "a.zip")) == before
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.write(tmp_path / "2.jpg", "2.jpg")
+    grown = identities(str(tmp_path / "a.zip"))
+    assert len(grown) == 2 and before.items() <= grown.items()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:  # with the second entry first
+        archive.write(tmp_path / "2.jpg", "2.jpg")
+        archive.write(tmp_path / "1.jpg", "1.jpg")
+    assert identities(str(tmp_path / "a.zip")) == grown
+
+
+@pytest.mark.parametrize("data", [b"two", b"three"])
+def test_an_entry_of_another_content_is_another_image_even_with_the_same_time(tmp_path, data):
+    [before] = identities(pack_bytes(tmp_path / "a.zip", {b"1.jpg": b"one"})).values()
+    os.unlink(tmp_path / "a.zip")
+    [after] = identities(pack_bytes(tmp_path / "b.zip", {b"1.jpg": data})).values()
+    assert before != after
