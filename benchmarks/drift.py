@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageFilter
 from record import write_result
 
-from crackvae.images import decoding
+from crackvae.images import decoding, surface
 from crackvae.images.manifest import load_manifest
 from crackvae.images.tiles import cut
 from crackvae.model.heads import LATENT_NORM
@@ -115,7 +115,7 @@ class Pool:
     def rows(self, images: list[np.ndarray]) -> pa.Table:
         """What scoring says of images."""
         spec = self.scorer.model.spec
-        seen = [decoding.measures(pixels_HW) for pixels_HW in images]
+        seen = [surface.measures(pixels_HW) for pixels_HW in images]
         tiles = [cut(pixels_HW, spec.tile_px, spec.stride_px, spec.input_px).pixels_TPP for pixels_HW in images]
         scores, norms = score_tiles(self.scorer.model, np.concatenate(tiles), batch=32, extra_heads=(LATENT_NORM,)).T
         camera = {name: pa.array([getattr(one, name) for one in seen], pa.float32()) for name in vars(seen[0])}

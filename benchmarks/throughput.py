@@ -39,7 +39,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from record import write_result
 
-from crackvae.images import decoding
+from crackvae.images import decoding, surface
 from crackvae.images.decoded import decode_images
 from crackvae.images.tiles import resized
 from crackvae.model.artifact import Model
@@ -164,7 +164,7 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     pixels = [decoding.decode(Path(path).read_bytes()) for path in paths[:200]]
     started = time.perf_counter()
     for pixels_HW in pixels:
-        decoding.measures(pixels_HW)
+        surface.measures(pixels_HW)
     measured_s = time.perf_counter() - started
     started = time.perf_counter()
     score_tiles(model, tiles_TPP, CPU_BATCH, (LATENT_NORM,), runtime)

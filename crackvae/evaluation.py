@@ -139,7 +139,7 @@ def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> 
     maps, truth = [], []
     with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
         for name in chosen:
-            pixels_HW = decoding.decode(fileio.read_image(name))
+            pixels_HW = decoding.read(name)
             mask_HW = masks.read_mask(mask_of[name]) if name in mask_of else np.zeros(pixels_HW.shape, bool)
             if mask_HW.shape != pixels_HW.shape:
                 raise ManifestError(f"the mask of {name} has another size than the image: provide one of its size.")

@@ -38,6 +38,8 @@ ONLY_IN = {  # library: the modules that may import it
         "images.drawing",
         "reports.views",
     },
+    "tifffile": {"images.tiff"},
+    "imagecodecs": {"images.jpeg12"},
     "jinja2": {"reports.page"},
     "matplotlib": {"reports.charts", "reports.curves"},
     "skimage": {"reports.crack_size"},

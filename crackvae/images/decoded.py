@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import decoding
+from crackvae.images import decoding, surface
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
-from crackvae.storage import fileio, prefetch, tables, uris
+from crackvae.storage import archive, fileio, prefetch, tables, uris
 
-# Decoded tiles that wait for the network: 16 MB at 128 px, and a whole number of passes for common batches.
+# Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024
 
 
-# Decoded pixels that wait to be resized together: 20 METU images, and of photographs one at a time.
+# Decoded pixels resized together: 20 METU images, or one photograph.
 WAITING_PX = 1_000_000
 
 
@@ -29,13 +29,14 @@ CAMERA = ("brightness", "contrast", "sharpness")
 MEASURED = (*CAMERA, "clipped")
 
 
-# What decode_images() adds to the rows of a listing, for score_decoded() to use up.
+# What decode_images() makes of the rows of a listing, as input of score_decoded().
 DECODED_SCHEMA = pa.schema(
     [
         *(tables.SCORES_SCHEMA.field(name) for name in ("image", "group", "status", "error", "width", "height")),
         *(tables.SCORES_SCHEMA.field(name) for name in ("bytes", "modified", "rows", "cols")),
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
+        ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
         *(tables.MEASURED_SCHEMA.field(name) for name in MEASURED),
     ]
@@ -46,31 +47,35 @@ DECODED_SCHEMA = pa.schema(
 
 
 def decode_images(
-    images: pa.Table, tiling: Tiling, read: Callable[[str], bytes] = fileio.read_image
+    images: pa.Table,
+    tiling: Tiling,
+    read: Callable[[str], bytes] = fileio.read_image,
+    max_px: int = decoding.MAX_IMAGE_PX,
 ) -> Iterator[pa.Table]:
     """Read, decode and cut images; whatever happens, each is one row of DECODED_SCHEMA.
 
     Args:
         images: LISTING_SCHEMA and group; with sha256, an image with other bytes is unreadable.
         read: bytes of an image; raises OSError or UnreadableImage.
+        max_px: larger images are unreadable.
 
     Yields:
         tables of about WAITING_TILES tiles, in the order of `images`.
     """
     rows: list[dict[str, Any]] = []
-    uncut: list[tuple[dict[str, Any], np.ndarray, Grid]] = []
+    uncut: list[tuple[dict[str, Any], list[np.ndarray]]] = []
     n_tiles = n_px = 0
     listed = images.to_pylist()
     asked_for = [(image["image"], image["bytes"]) for image in listed if not image["error"]]
     with prefetch.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
             rows.append(_blank_row(image))
-            decoded = _decode_image(image, rows[-1], tiling, next_bytes)
-            if decoded:
-                uncut.append((rows[-1], *decoded))
-                n_px += decoded[0].size
-                n_tiles += rows[-1]["rows"] * rows[-1]["cols"]
-                del decoded  # the pixels of a photograph must not wait for those of the next one
+            squares = _decode_image(image, rows[-1], tiling, next_bytes, max_px)
+            if squares:
+                uncut.append((rows[-1], squares))
+                n_px += rows[-1]["width"] * rows[-1]["height"]
+                n_tiles += len(squares)
+            del squares  # views of the pixels of a photograph, freed before the next one is decoded
             if n_px >= WAITING_PX or n_tiles >= WAITING_TILES:
                 _cut(uncut, tiling.input_px)
                 uncut, n_px = [], 0
@@ -83,7 +88,7 @@ def decode_images(
 
 
 def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
-    """The row of a listed image of which nothing is known yet."""
+    """The row of a listed image before it is decoded."""
     row = {name: image[name] for name in ("image", "group", "bytes", "modified", "error")} | dict.fromkeys(
         MEASURED, np.nan
     )
@@ -95,41 +100,56 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
         "cols": 0,
         "xs": (),
         "ys": (),
+        "blank": (),
         "tiles": NO_TILES,
     }
 
 
 def _decode_image(
-    image: dict[str, Any], row: dict[str, Any], tiling: Tiling, read: Callable[[str], bytes]
-) -> tuple[np.ndarray, Grid] | None:
-    """Fill in the row of an image, all but its tiles; its pixels and where they are to be cut, if it has any."""
+    image: dict[str, Any], row: dict[str, Any], tiling: Tiling, read: Callable[[str], bytes], max_px: int
+) -> list[np.ndarray]:
+    """Fill in the row of an image, all but its tiles; the image content of each tile, if there is anything to score."""
     if row["error"]:
-        return None
+        return []
     try:
         data = read(image["image"])
         if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
             raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
-        pixels_HW = decoding.decode(data)
+        picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
+        pixels_HW = picture.pixels_HW
         height, width = pixels_HW.shape
         row |= {"height": height, "width": width}
         grid = grid_of(height, width, tiling.tile_px, tiling.stride_px)
     except UnreadableImage as error:
         row["error"] = str(error)
-        return None
+        return []
     except OSError as error:
         row |= {"status": "unreachable", "error": uris.reason(error)}
-        return None
+        return []
+    return _surface_tiles(row, picture, grid)
+
+
+def _surface_tiles(row: dict[str, Any], picture: decoding.Picture, grid: Grid) -> list[np.ndarray]:
+    """The image content of each tile, without what shows no surface; none if no tile shows one."""
+    pixels_HW = picture.pixels_HW
+    hidden_HW = surface.hidden_parts(pixels_HW, picture.hidden_HW)
+    squares = grid.squares(pixels_HW)
+    hidden = [None] * len(squares) if hidden_HW is None else grid.squares(hidden_HW)
+    is_blank_T = [surface.is_blank(square, part) for square, part in zip(squares, hidden, strict=True)]
+    row |= vars(surface.measures(pixels_HW)) | {"clipped": surface.clipped_share(pixels_HW, hidden_HW)}
+    if all(blank or surface.is_flat(square) for blank, square in zip(is_blank_T, squares, strict=True)):
+        row |= {"status": "no_surface", "error": surface.no_surface(pixels_HW, hidden_HW, squares)}
+        return []
     row |= {"status": "scored", "rows": grid.rows, "cols": grid.cols, "xs": grid.xs, "ys": grid.ys}
-    row |= vars(decoding.measures(pixels_HW))
-    return pixels_HW, grid
+    row["blank"] = np.flatnonzero(is_blank_T)
+    return [surface.filled(square, part) for square, part in zip(squares, hidden, strict=True)]
 
 
-def _cut(uncut: list[tuple[dict[str, Any], np.ndarray, Grid]], input_px: int) -> None:
-    """Fill in the tiles of some rows; images of one size are the faster together."""
-    squares = [grid.squares(pixels_HW) for _, pixels_HW, grid in uncut]
-    tiles_TPP = resized(list(itertools.chain.from_iterable(squares)), input_px)
+def _cut(uncut: list[tuple[dict[str, Any], list[np.ndarray]]], input_px: int) -> None:
+    """Fill in the tiles of some rows; images of one size are resized together, which is faster."""
+    tiles_TPP = resized(list(itertools.chain.from_iterable(squares for _, squares in uncut)), input_px)
     start = 0
-    for (row, _, _), of_row in zip(uncut, squares, strict=True):
+    for row, of_row in uncut:
         row["tiles"] = tiles_TPP[start : start + len(of_row)].reshape(-1)
         start += len(of_row)
 

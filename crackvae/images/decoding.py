@@ -1,4 +1,4 @@
-"""Bytes to upright grey pixels, and what they say of the camera.
+"""Image files to upright grey pixels.
 
 Shape letters: H, W rows and columns of an image.
 """
@@ -6,57 +6,48 @@ Shape letters: H, W rows and columns of an image.
 import io
 import re
 import struct
+import sys
 import time
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
+from crackvae.images import jpeg12, tiff
+from crackvae.storage import archive, fileio
 
-# Rows and columns of an image that its measures are taken from: 0.1 ms for a METU image, and every part is seen.
-MEASURED_LINES = 64
-
-
-# A blur of 1.5 px takes 17 % of the ratio of the mean steps over these two distances, and 6 % of that over 1 and 2 px,
-# where a JPEG of quality 50 instead of 75 adds 13 and 4 % (METU; docs/log.md, 2026-11-24).
-SHARPNESS_LAGS_PX = (1, 4)
+# Refuse larger images by their header, before decoding; cameras of 151 Mpx are the largest sold. An image of 160 Mpx in
+# colour takes 640 MB while it is decoded.
+MAX_IMAGE_PX = 160_000_000
 
 
-# Pixels up to BLACK and from WHITE on show no surface: 16 is the black of video and 0.5 % of the light of white, 250 is
-# 96 % of it, where a sensor saturates and JPEG rings by a few levels.
-BLACK, WHITE = 16, 250
-
-
-# Refuse larger images by their header, before decoding: 100 Mpx is 100 MB of grey pixels in one worker.
-MAX_IMAGE_PX = 100_000_000
-
-
-# WebP's decoder holds 16 bytes a pixel, four times as many as the others'; with these a worker stays under 1.5 GB.
+# WebP's decoder holds 16 bytes per pixel, four times as many as the others; below this a worker stays under 1.5 GB.
 MAX_WEBP_PX = 50_000_000
 
 
-# A CMYK JPEG in several scans is held as 8 bytes of coefficients a pixel beside its 4 of colour, until the last scan.
+# A CMYK JPEG in several scans takes 8 bytes of coefficients per pixel besides 4 of colour, until the last scan.
 MAX_SCANNED_CMYK_PX = 50_000_000
 
 
-# Processor time [s] of one image in Pillow's Python code, which hostile files keep busy with a million empty chunks;
-# its C code is kept short by the limits on pixels. Not the time of a clock: a machine that sleeps damages no image.
+# Processor time [s] of one image in Pillow's Python code, which hostile files can keep busy with a million empty chunks
+# (its C code is limited by the number of pixels). Not wall-clock time, which passes while a machine is suspended.
 MAX_DECODE_S = 20.0
 
 
-# Refuse a JPEG whose scans together visit more pixels: every scan visits all of them for a few bytes of file. The usual
-# ten scans of a progressive one of 100 Mpx are half of it; 168 million pixels take a second (docs/log.md).
+# Refuse a JPEG whose scans visit more pixels in total: a scan visits all pixels for a few bytes of file. The usual ten
+# scans of a progressive JPEG of 160 Mpx are 80 % of it; 168 million pixels take a second (docs/log.md).
 MAX_SCANNED_PX = 2_000_000_000
 
 
-# Of a JPEG that has to be searched for scans: an ordinary one has some 20 segments.
+# Largest number of segments of a JPEG that is searched for scans; an ordinary one has about 20.
 MAX_SEGMENTS = 10_000
 
 
-# A smaller image has no texture to judge; a METU image has 227 px.
+# Smaller images show too little texture to score; a METU image has 227 px.
 MIN_SIDE_PX = 16
 
 
@@ -70,14 +61,22 @@ ROWS_AT_ONCE = 64
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 
 
-# How a JPEG begins, and the segment that may hold a rotation, as EXIF or XMP; no pixels are stored as these two bytes.
+# Start of a JPEG, and marker of the segment that may hold an orientation (EXIF, XMP); it does not occur in pixel data.
 JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
 
 
 EXIF_ORIENTATION = 0x0112
 
 
-# A marker of a JPEG, less what stands inside of a scan: escaped and repeated 0xFF, restarts, and a start of an image.
+# Classic and BigTIFF in both byte orders.
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+# Alpha from which on a pixel counts as opaque.
+OPAQUE = 128
+
+
+# A marker of a JPEG, other than those inside a scan: escaped and repeated 0xFF, restarts, and the start of an image.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
@@ -87,15 +86,15 @@ _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 
 
-# Our own check on the header comes first and has one limit for every format; Pillow's would only warn.
+# The header is checked here first, with one limit for every format; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
 
-# Image.open(formats=) knows only plugins that are loaded; Pillow itself loads most of them when others have failed.
+# Image.open(formats=) only knows the plugins that are loaded.
 Image.init()
 
 
-# What Pillow's decoders raise on hostile bytes; each of them was seen or is documented, so none is a bug of ours.
+# Raised by Pillow's decoders on hostile bytes; each of them was observed or is documented.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -113,86 +112,165 @@ DECODER_ERRORS = (
 )
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Upright grey pixels of an image file.
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image, upright.
 
-    JPEG, PNG, TIFF, BMP and WebP of any colour mode; colour becomes ITU-R 601 luma (for JPEG its own Y channel),
-    16 bits become 8 by their full range, EXIF rotation is applied, transparency is ignored, and of several frames
-    the first is taken.
+    Attributes:
+        pixels_HW: uint8 (H, W), 0 black to 255 white.
+        hidden_HW: bool (H, W), True where a pixel is transparent; None if none is.
+    """
 
-    Returns:
-        uint8 (H, W), 0 black to 255 white.
+    pixels_HW: np.ndarray
+    hidden_HW: np.ndarray | None = None
+
+
+def decode(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> np.ndarray:
+    """The pixels of decode_picture(), uint8 (H, W), those of transparent pixels included."""
+    return decode_picture(data, page, max_px).pixels_HW
+
+
+def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Picture:
+    """Decode an image file to upright grey pixels.
+
+    JPEG, PNG, TIFF, BMP and WebP of any colour mode (docs/formats.md). Colour becomes ITU-R 601 luma (for JPEG its own
+    Y channel), deeper pixels become 8 bits by their full range, and the EXIF orientation is applied.
+
+    Args:
+        data: content of the file.
+        page: of a TIFF, counted from 1.
+        max_px: refuse larger images before decoding.
 
     Raises:
-        UnreadableImage: empty, damaged, no image, too large, too small, or in a format that is not supported.
+        UnreadableImage: empty, damaged, no image, too large, too small, an animation, or in an unsupported format.
     """
-    plain_HW = _plain_jpeg(data)
+    plain_HW = _plain_jpeg(data, max_px)
     if plain_HW is not None:
-        return plain_HW
-    image = _open(data)
+        return Picture(plain_HW)
+    is_tiff = data[:4] in TIFF_STARTS
+    try:
+        image = _open(data, page, max_px)
+    except UnidentifiedImageError as error:
+        if is_tiff:
+            return _by_tifffile(data, page, max_px)
+        if jpeg12.precision(data) == 12:
+            return Picture(jpeg12.decode(data, partial(_require_size, max_px=max_px)))
+        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+    if is_tiff and not tiff.is_plain(getattr(image, "tag_v2", {})):
+        return _by_tifffile(data, page, max_px)
     kind = image.format
     try:
         image.draft("L", image.size)  # JPEG: decode the luma only, at full size
+        hidden = _transparency(image)
         grey = _as_grey(image)
         is_turned = _orientation(image) > 1
-        del image  # three bytes a pixel, which must not wait for the copy of the grey one
-        return np.asarray(ImageOps.exif_transpose(grey) if is_turned else grey)
+        if hidden:
+            hidden.info = image.info
+        del image  # three bytes per pixel, freed before the grey pixels are copied
+        upright = [ImageOps.exif_transpose(one) if is_turned and one else one for one in (grey, hidden)]
+        return Picture(np.asarray(upright[0]), None if upright[1] is None else np.asarray(upright[1]) > 0)
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged {kind}: {_first_line(error)}") from error
 
 
-def _plain_jpeg(data: bytes) -> np.ndarray | None:
-    """Pixels of a JPEG without anything special, in half the time of Pillow; None where it needs a closer look.
+def read(image: str) -> np.ndarray:
+    """The pixels of a listed image, uint8 (H, W), whatever its size: it was scored before.
 
-    Special are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, many scans, and
-    whatever the library warns of: Pillow decides on these, so that what is refused, and why, has one place.
+    Raises:
+        UnreadableImage, OSError: as decode() and fileio.read_image() do.
+    """
+    return decode(fileio.read_image(image), archive.page_of(image), sys.maxsize)
+
+
+def _by_tifffile(data: bytes, page: int, max_px: int) -> Picture:
+    grey_HW, hidden_HW, orientation = tiff.decode_page(data, page, partial(_require_size, max_px=max_px))
+    upright = [None if one is None else _upright(one, orientation) for one in (grey_HW, hidden_HW)]
+    assert upright[0] is not None, "decode_page() returns pixels"
+    return Picture(upright[0], upright[1])
+
+
+def _upright(pixels_HW: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation, 1 to 8; any other is ignored."""
+    turned_HW = pixels_HW.T if orientation in (5, 6, 7, 8) else pixels_HW
+    step_y = -1 if orientation in (3, 4, 7, 8) else 1
+    step_x = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(turned_HW[::step_y, ::step_x])
+
+
+def _transparency(image: Image.Image) -> Image.Image | None:
+    """Mask of the transparent pixels, mode L; None if there are none. Half-transparent pixels are not hidden."""
+    if "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        alpha = image.getchannel(image.getbands()[-1])
+    else:
+        return None
+    if int(alpha.getextrema()[0]) >= OPAQUE:  # type: ignore[arg-type]
+        return None
+    return alpha.point([255] * OPAQUE + [0] * (256 - OPAQUE))
+
+
+def _plain_jpeg(data: bytes, max_px: int) -> np.ndarray | None:
+    """Pixels of an ordinary JPEG, in half of Pillow's time; None if it has to be decoded by Pillow.
+
+    Left to Pillow are a possible rotation, other colours than grey or Y'CbCr, a size outside the limits, many scans,
+    and everything that the library warns of, so that refusals have one place.
     """
     if not data.startswith(JPEG_START) or JPEG_APP1 in data:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        is_plain = colours in ("Gray", "YCbCr") and width * height <= MAX_IMAGE_PX and min(width, height) >= MIN_SIDE_PX
+        is_plain = colours in ("Gray", "YCbCr") and width * height <= max_px and min(width, height) >= MIN_SIDE_PX
         is_quick = data.count(_START_OF_SCAN) * width * height <= MAX_SCANNED_PX
         return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0] if is_plain and is_quick else None
     except ValueError:  # its one error, for warnings too
         return None
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, page: int, max_px: int) -> Image.Image:
+    """Open an image without decoding it; raises UnidentifiedImageError where Pillow does not know it."""
     if not data:
         raise UnreadableImage("empty file")
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"ftyphevc"):
         raise UnreadableImage("HEIC and AVIF are not supported: convert it to JPEG or PNG")
     try:
         image = Image.open(_Timed(data), formats=FORMATS)
+        if page > 1:
+            image.seek(page - 1)
         is_preview = _is_preview(image)
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+        n_frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
+    except UnidentifiedImageError:
+        raise
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged header: {_first_line(error)}") from error
     if is_preview or (data[:2] == b"II" and data[8:10] == b"CR"):
         raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
+    if n_frames > 1:
+        raise UnreadableImage(f"an animation of {n_frames} frames: save each frame as an image of its own")
     width, height = image.size
-    most_px = _most_px(image, data)
-    if width * height > most_px:
-        raise UnreadableImage(f"{width}x{height} px is over the limit of {most_px // 1_000_000} Mpx")
-    if min(width, height) < MIN_SIDE_PX:
-        raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
+    _require_size(width, height, min(max_px, _most_px(image, data)))
     if image.format == "JPEG":
         _refuse_many_scans(data, width * height)
     return image
 
 
+def _require_size(width: int, height: int, max_px: int) -> None:
+    if width * height > max_px:
+        raise UnreadableImage(f"{width}x{height} px is over the limit of {max_px // 1_000_000} Mpx")
+    if min(width, height) < MIN_SIDE_PX:
+        raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
+
+
 def _most_px(image: Image.Image, data: bytes) -> int:
-    """The limit of pixels with which a worker stays under 1.5 GB."""
+    """The limit of pixels of a format, with which a worker stays under 1.5 GB."""
     if image.format == "WEBP":
         return MAX_WEBP_PX
     is_held = image.format == "JPEG" and image.mode == "CMYK" and data.count(_START_OF_SCAN) > 1
-    return MAX_SCANNED_CMYK_PX if is_held else MAX_IMAGE_PX
+    return MAX_SCANNED_CMYK_PX if is_held else sys.maxsize
 
 
 class _Timed(io.BytesIO):
-    """The bytes of one image, which nobody may read for longer than MAX_DECODE_S."""
+    """The bytes of one image, which can be read for at most MAX_DECODE_S of processor time."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -220,7 +298,7 @@ def _refuse_many_scans(jpeg: bytes, n_px: int) -> None:
 
 
 def _is_preview(image: Image.Image) -> bool:
-    """Camera raw files are TIFFs; the first picture in one is a thumbnail, which would be scored in its place."""
+    """Whether the page of a TIFF is a preview: camera raw files are TIFFs whose first page is a thumbnail."""
     tags = getattr(image, "tag_v2", {})
     return DNG_VERSION in tags or tags.get(TIFF_SUBFILE_TYPE, 0) & 1 == 1
 
@@ -228,7 +306,7 @@ def _is_preview(image: Image.Image) -> bool:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except DECODER_ERRORS:  # damaged notes, as some programs leave them, say nothing against the pixels
+    except DECODER_ERRORS:  # damaged metadata, which some programs write, do not affect the pixels
         return 1
     return value if isinstance(value, int) else 1
 
@@ -245,7 +323,7 @@ def _as_grey(image: Image.Image) -> Image.Image:
 
 
 def _cmyk_as_grey(image: Image.Image) -> Image.Image:
-    """Grey by way of RGB, as convert() does it; some rows at a time, because the way takes four bytes a pixel."""
+    """Grey via RGB, as convert() does it; some rows at a time, because RGB takes four bytes per pixel."""
     grey = Image.new("L", image.size)
     grey.info = image.info  # exif_transpose() reads the orientation from it
     for top in range(0, image.height, ROWS_AT_ONCE):
@@ -255,7 +333,7 @@ def _cmyk_as_grey(image: Image.Image) -> Image.Image:
 
 
 def _as_8_bits(levels_HW: np.ndarray) -> np.ndarray:
-    """uint8 (H, W) of integer levels, by their full range; some rows at a time, which need 16 bytes a pixel."""
+    """uint8 (H, W) of integer levels, by their full range; some rows at a time, because it takes 16 bytes per pixel."""
     low, high = levels_HW.min(), levels_HW.max()
     if low < 0 or high > 65_535:
         raise UnreadableImage(f"pixel values {low}..{high} lie outside 16 bits")
@@ -268,47 +346,3 @@ def _as_8_bits(levels_HW: np.ndarray) -> np.ndarray:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-# --------------------------------------------------------------------------------------------------- measures
-
-
-@dataclass(frozen=True)
-class Measures:
-    """How a camera saw a surface. Two of the three stay as they are when the light changes by a factor.
-
-    Attributes:
-        brightness: median grey level, 0 black to 255 white.
-        clipped: share of the pixels that are black or white, see BLACK and WHITE.
-        contrast: distance of the 10th and 90th percentile, as a share of the median; a thin crack hardly moves it.
-        sharpness: mean step between neighbouring pixels over that between pixels four apart. 1 for noise without any
-            blur, 0.5 for a random walk, towards 0.25 the more the image is blurred; 1 where nothing changes at all.
-    """
-
-    brightness: float
-    clipped: float
-    contrast: float
-    sharpness: float
-
-
-def measures(pixels_HW: np.ndarray) -> Measures:
-    """Brightness, contrast and sharpness of an image, from MEASURED_LINES of its rows and as many columns.
-
-    Args:
-        pixels_HW: uint8 (H, W), MIN_SIDE_PX or more a side.
-    """
-    height, width = pixels_HW.shape
-    rows = pixels_HW[:: -(-height // MEASURED_LINES)]
-    columns = np.ascontiguousarray(pixels_HW[:, :: -(-width // MEASURED_LINES)].T)
-    below_256 = np.cumsum(np.bincount(rows.ravel(), minlength=256) + np.bincount(columns.ravel(), minlength=256))
-    low, median, high = (float(np.searchsorted(below_256, share * below_256[-1])) for share in (0.1, 0.5, 0.9))
-    steps = [_mean_step(rows, lag) + _mean_step(columns, lag) for lag in SHARPNESS_LAGS_PX]
-    clipped = 1 - (below_256[WHITE - 1] - below_256[BLACK]) / below_256[-1]
-    sharpness = steps[0] / steps[1] if steps[1] else 1.0
-    return Measures(median, float(clipped), (high - low) / max(1.0, median), sharpness)
-
-
-def _mean_step(lines_LN: np.ndarray, lag: int) -> float:
-    one, other = lines_LN[:, lag:], lines_LN[:, :-lag]
-    step_LN = np.maximum(one, other) - np.minimum(one, other)  # stays in a byte, in half the time
-    return float(step_LN.sum(dtype=np.uint64) / step_LN.size)

@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from crackvae.console import progress
 from crackvae.errors import ManifestError, StorageError, UnreadableImage
 from crackvae.images.decoding import decode
-from crackvae.storage import fileio, uris
+from crackvae.storage import archive, fileio, uris
 
 THUMB_PX, COARSE_PX = 32, 8
 
@@ -56,9 +56,9 @@ class Fingerprint:
     height: int
 
 
-def fingerprint(data: bytes) -> Fingerprint:
-    """Fingerprint of an image file. Raises UnreadableImage."""
-    pixels_HW = decode(data)
+def fingerprint(data: bytes, page: int = 1) -> Fingerprint:
+    """Fingerprint of a page of an image file. Raises UnreadableImage."""
+    pixels_HW = decode(data, page)
     # Not Pillow's box filter: it does not split pixels, and a copy of another size would differ by 2 grey levels.
     thumb = Image.fromarray(pixels_HW).resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
     height, width = pixels_HW.shape
@@ -70,7 +70,7 @@ def fingerprints_of(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint 
 
     def one(image: str, error: str) -> Fingerprint | str:
         try:
-            return error or fingerprint(fileio.read_image(image))
+            return error or fingerprint(fileio.read_image(image), archive.page_of(image))
         except UnreadableImage as problem:
             return str(problem)
         except OSError as problem:

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from crackvae.config import PartitionConfig
 from crackvae.console import say
 from crackvae.errors import ManifestError
-from crackvae.storage import fileio, listing, uris
+from crackvae.storage import archive, fileio, listing, uris
 from crackvae.storage.unicode_forms import nfc
 
 # Names that exist as Python objects at any time.
@@ -28,6 +28,7 @@ def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
     name, group_by = nfc(name), nfc(group_by)
     if group_by == "none":
         return name
+    name = archive.file_of(name)  # the pages of a file have one group
     if group_by == "parent":
         label_folders = set(map(nfc, labels))
         return "/".join(part for part in PurePosixPath(name).parts[:-1] if part not in label_folders)

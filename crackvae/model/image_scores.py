@@ -29,14 +29,16 @@ def image_scores(scores_TS: np.ndarray, tiles_N: np.ndarray) -> ImageScores:
     """Group the scores of tiles by image.
 
     Args:
-        scores_TS: float32 (T, S).
+        scores_TS: float32 (T, S), NaN for a tile that shows no surface; an image has tiles with a score, or no tiles.
         tiles_N: number of tiles of each image.
     """
     per_image = np.split(scores_TS, np.cumsum(tiles_N)[:-1])
     nothing_S = np.full(scores_TS.shape[1], np.nan, np.float32)
     return ImageScores(
         tiles_TS=per_image,
-        max_NS=np.array([scores.max(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32),
-        mean_NS=np.array([scores.mean(axis=0) if len(scores) else nothing_S for scores in per_image], np.float32),
-        worst_N=np.array([int(scores[:, 0].argmax()) if len(scores) else 0 for scores in per_image]),
+        max_NS=np.array([np.nanmax(scores, axis=0) if len(scores) else nothing_S for scores in per_image], np.float32),
+        mean_NS=np.array(
+            [np.nanmean(scores, axis=0) if len(scores) else nothing_S for scores in per_image], np.float32
+        ),
+        worst_N=np.array([int(np.nanargmax(scores[:, 0])) if len(scores) else 0 for scores in per_image]),
     )

@@ -20,7 +20,6 @@ from crackvae.model.artifact import Model
 from crackvae.model.inference import explain_tiles
 from crackvae.reports.crack_size import CrackSize, crack_size, touching, trace
 from crackvae.reports.views import THUMBNAIL_PX, Box, View, max_pooled, reduced
-from crackvae.storage import fileio
 
 # Longest side of a whole photograph on the page [px].
 PHOTOGRAPH_PX = 1280
@@ -71,7 +70,7 @@ def view_photograph(
         executor: of threads, each with one torch thread.
     """
     try:
-        pixels_HW = decoding.decode(fileio.read_image(row["image"]))
+        pixels_HW = decoding.read(row["image"])
     except (UnreadableImage, OSError):
         return None
     if pixels_HW.shape != (row["height"], row["width"]):

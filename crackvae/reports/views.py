@@ -19,7 +19,7 @@ from crackvae.model.artifact import Model
 from crackvae.model.inference import explain
 from crackvae.reports import charts
 from crackvae.reports.crack_size import CrackSize, crack_size, trace
-from crackvae.storage import fileio, uris
+from crackvae.storage import uris
 
 # Longest side of a thumbnail [px]: a METU image is shown at its own resolution.
 THUMBNAIL_PX = 320
@@ -105,7 +105,7 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
         model: the model of the score, or None if it is not available.
     """
     try:
-        pixels_HW = decoding.decode(fileio.read_image(row["image"]))
+        pixels_HW = decoding.read(row["image"])
     except UnreadableImage as error:
         return ImageView(f"can no longer be read: {error}", None, None, None)
     except OSError as error:
@@ -208,7 +208,7 @@ def data_uri(pixels: np.ndarray, max_bytes: int) -> str:
 def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[str, bytes]]:
     """The image and, with a model, its reconstruction and anomaly map as full-resolution PNGs, by kind."""
     try:
-        pixels_HW = decoding.decode(fileio.read_image(image))
+        pixels_HW = decoding.read(image)
         yield "picture", _png(pixels_HW)
         if model is not None:
             explanation = explain(model, pixels_HW)

@@ -53,7 +53,7 @@ def calibrate(config: CalibrateConfig) -> Result:
     if excluded.not_found:
         say(f"{excluded.not_found} images labelled crack are no calibration images", quiet=config.quiet)
     groups = len(set(scored["group"].to_pylist()))
-    sample = Sample.of(scored["score"].to_numpy(), scored["group"].to_numpy(), scored["tile_scores"].to_numpy())
+    sample = Sample.of(scored["score"].to_numpy(), scored["group"].to_numpy(), _tile_scores(scored))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold, sample=sample)
     # The reference first: no decision depends on it, should this process end between the two writes.
     reference = histograms.histograms_file(histograms.reference_of(scored, made))
@@ -126,6 +126,12 @@ def _scored(sound: _SoundImages, scorer: Scorer, config: CalibrateConfig) -> tup
         scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
         calibration.require_enough(scored.num_rows)
     return scored, left_out
+
+
+def _tile_scores(scored: pa.Table) -> list[np.ndarray]:
+    """Scores of the tiles of each image, without those that show no surface."""
+    per_image = (np.asarray(scores, np.float32) for scores in scored["tile_scores"].to_numpy())
+    return [scores[~np.isnan(scores)] for scores in per_image]
 
 
 def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:

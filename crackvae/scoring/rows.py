@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crackvae.images.decoded import tiles_of
 from crackvae.model.heads import LATENT_NORM
@@ -33,13 +34,20 @@ def score_decoded(
     """
     scores_TS = score(tiles_of(decoded, scorer.model.spec.input_px))
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
+    n_blank_N = pc.list_value_length(decoded["blank"]).to_numpy()
+    if n_blank_N.any():
+        starts_N = np.cumsum([0, *tiles_N[:-1]])
+        scores_TS = scores_TS.copy()
+        for start, blank in zip(starts_N, decoded["blank"].to_pylist(), strict=True):
+            scores_TS[[start + number for number in blank]] = np.nan
     found = image_scores(scores_TS, tiles_N)
     scores_N, corners = found.max_NS[:, 0], _worst_corners(decoded, found.worst_N)
+    tiles_N = tiles_N - n_blank_N
     p_values_N = scorer.calibration.p_values(scores_N, tiles_N)
     kinds_N = ["" if np.isnan(p) else scorer.calibration.kind(n) for p, n in zip(p_values_N, tiles_N, strict=True)]
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
-    columns = {name: decoded[name] for name in decoded.column_names if name not in ("xs", "ys", "tiles")} | {
+    columns = {name: decoded[name] for name in decoded.column_names if name not in ("xs", "ys", "blank", "tiles")} | {
         "score": pa.array(scores_N),
         "p_value": pa.array(p_values_N),
         "threshold": pa.array(np.full(n, scorer.calibration.threshold, np.float32)),

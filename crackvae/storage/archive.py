@@ -27,6 +27,21 @@ DAMAGED_ENTRY = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedE
 _ENTRY = re.compile(r"(?P<archive>.*?\.zip)!/(?P<entry>.*)", re.DOTALL | re.IGNORECASE)
 
 
+_PAGE = re.compile(r"(?P<file>.*\.tiff?(?:\?.*)?)!/page=(?P<page>\d+)", re.DOTALL | re.IGNORECASE)
+
+
+def file_of(image: str) -> str:
+    """Path of the file, or of the entry of an archive, of which an image is a page: `scan.tif!/page=2`."""
+    found = _PAGE.fullmatch(image)
+    return found["file"] if found else image
+
+
+def page_of(image: str) -> int:
+    """Number of the page of an image in its file, from 1."""
+    found = _PAGE.fullmatch(image)
+    return int(found["page"]) if found else 1
+
+
 class File(NamedTuple):
     """A file that was found: an image, or something else.
 

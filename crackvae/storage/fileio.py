@@ -87,6 +87,7 @@ def image_reader() -> Callable[[str], bytes]:
 
 
 def _read_once(image: str, endpoint: str | None) -> bytes:
+    image = archive.file_of(image)
     entry = archive.split_entry(image)
     if entry:
         return archive.read_entry(*entry, MAX_IMAGE_BYTES, endpoint)

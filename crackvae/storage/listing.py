@@ -19,6 +19,7 @@ from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
 from crackvae.storage.exclusions import OWN, Exclusions, is_own, kind_of, may_be_own
 from crackvae.storage.lists import listed_files
+from crackvae.storage.pages import with_pages
 from crackvae.storage.patterns import matches, split_pattern
 from crackvae.storage.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, common_folder, join, parent, relative, without_options
@@ -72,6 +73,8 @@ class Listing:
 
 def list_images(path: str, since: datetime | None = None, prefix: str = "", exclude: Sequence[str] = ()) -> Listing:
     """List every image below a folder, in a .zip, or below a URI; a single image is a list of one.
+
+    Further pages of a TIFF are images of their own: `scan.tif!/page=2`.
 
     `*`, `?`, `[...]` and `**` are wildcards, unless a file or folder of that very name exists. `@FILE` is a text file
     with one image a line, or a Parquet table with a column of them; what it names is taken as an image whatever its
@@ -134,7 +137,7 @@ def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[st
         images = _table(_images(found, root, exclude, left_out))
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
-    return Listing(root, kept, source, excluded, left_out.first, images.num_rows - kept.num_rows)
+    return Listing(root, with_pages(kept), source, excluded, left_out.first, images.num_rows - kept.num_rows)
 
 
 def _nothing_left(source: str, n_images: int, since: datetime | None, prefix: str) -> str:

@@ -17,7 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["PIL", "crackvae.images.decoding", "crackvae.images.tiles"]):
     from crackvae.errors import UnreadableImage
-    from crackvae.images import decoding, tiles
+    from crackvae.images import decoding, surface, tiles
 
 from hostile import files
 
@@ -31,7 +31,7 @@ def decode_and_cut(data: bytes) -> None:
     try:
         pixels_HW = decoding.decode(data)
         assert pixels_HW.dtype == "uint8" and pixels_HW.ndim == 2 and min(pixels_HW.shape) >= decoding.MIN_SIDE_PX
-        decoding.measures(pixels_HW)
+        surface.measures(pixels_HW)
         tiles.cut(pixels_HW, tile_px=227, stride_px=170, input_px=32)
     except UnreadableImage as error:
         reason = str(error)

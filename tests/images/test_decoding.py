@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageFilter, ImageOps
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import decoding
+from crackvae.images import decoding, surface
 from crackvae.images.decoding import EXIF_ORIENTATION, MIN_SIDE_PX, decode
 
 FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP"]
@@ -100,7 +100,7 @@ def test_a_jpeg_is_decoded_as_pillow_converts_it(options):
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
 def test_a_plain_jpeg_is_decoded_without_pillow_to_the_same_pixels(options, monkeypatch):
     data = [encoded(image, "JPEG", **options) for image in (scene(227, 227), scene(301, 403).convert("L"))]
-    monkeypatch.setattr(decoding, "_plain_jpeg", lambda data: None)
+    monkeypatch.setattr(decoding, "_plain_jpeg", lambda data, max_px: None)
     by_pillow = [decode(one) for one in data]
     monkeypatch.undo()
     monkeypatch.setattr(decoding, "_open", None)
@@ -112,7 +112,7 @@ def test_a_jpeg_that_claims_a_huge_picture_is_refused_before_it_is_decoded(monke
     size = data.index(b"\xff\xc0") + 5
     data[size : size + 4] = struct.pack(">HH", 60_000, 60_000)
     monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", None)
-    assert refusal(bytes(data)) == "60000x60000 px is over the limit of 100 Mpx"
+    assert refusal(bytes(data)) == "60000x60000 px is over the limit of 160 Mpx"
 
 
 def test_a_jpeg_that_stores_rgb_is_decoded_as_pillow_converts_it():
@@ -197,14 +197,14 @@ def test_a_sixteen_bit_picture_stands_upright():
     assert pixels_HW.shape == (60, 40) and pixels_HW[0, -1] == 255
 
 
-def test_a_value_outside_sixteen_bits_is_refused():
+def test_a_signed_value_outside_sixteen_bits_is_refused():
     levels = np.zeros((40, 60), np.int32)
     levels[3, 4] = 70_000
-    assert "0..70000 lie outside 16 bits" in refusal(encoded(Image.fromarray(levels), "TIFF"))
+    assert "signed pixel values 0..70000 have no known white" in refusal(encoded(Image.fromarray(levels), "TIFF"))
 
 
-def test_floating_point_pixels_are_refused():
-    assert "convert it to 8 or 16 bits" in refusal(encoded(scene().convert("F"), "TIFF"))
+def test_floating_point_pixels_of_no_known_white_are_refused():
+    assert "or in 8 or 16 bits" in refusal(encoded(scene().convert("F"), "TIFF"))
 
 
 def test_of_several_pages_the_first_is_taken():
@@ -267,7 +267,7 @@ def test_a_file_that_was_copied_in_part_is_refused_at_every_length(kind):
 def test_a_header_that_claims_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
     decoded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
-    assert refusal(png(60_000, 60_000, zlib.compress(bytes(1000)))) == "60000x60000 px is over the limit of 100 Mpx"
+    assert refusal(png(60_000, 60_000, zlib.compress(bytes(1000)))) == "60000x60000 px is over the limit of 160 Mpx"
     assert decoded == []
 
 
@@ -317,10 +317,10 @@ def test_a_damaged_header_gives_pixels_or_a_refusal_and_nothing_else(kind):
 
 
 def test_measures_tell_light_from_contrast_and_blur() -> None:
-    surface = np.random.default_rng(0).normal(120, 12, (90, 130)).clip(0, 255).astype(np.uint8)
-    usual = decoding.measures(surface)
-    darker = decoding.measures((surface * 0.8).astype(np.uint8))
-    blurred = decoding.measures(np.asarray(Image.fromarray(surface).filter(ImageFilter.GaussianBlur(1.5))))
+    wall = np.random.default_rng(0).normal(120, 12, (90, 130)).clip(0, 255).astype(np.uint8)
+    usual = surface.measures(wall)
+    darker = surface.measures((wall * 0.8).astype(np.uint8))
+    blurred = surface.measures(np.asarray(Image.fromarray(wall).filter(ImageFilter.GaussianBlur(1.5))))
     assert usual.brightness == pytest.approx(120, abs=2) and darker.brightness == pytest.approx(96, abs=2)
     assert darker.contrast == pytest.approx(usual.contrast, rel=0.05)
     assert darker.sharpness == pytest.approx(usual.sharpness, rel=0.03)
@@ -330,4 +330,4 @@ def test_measures_tell_light_from_contrast_and_blur() -> None:
 @pytest.mark.parametrize("shape", [(16, 16), (16, 5000), (300, 17)])
 @pytest.mark.parametrize("grey", [0, 200, 255])
 def test_an_even_surface_has_no_contrast_and_no_blur(shape: tuple[int, int], grey: int) -> None:
-    assert decoding.measures(np.full(shape, grey, np.uint8)) == decoding.Measures(grey, grey != 200, 0.0, 1.0)
+    assert surface.measures(np.full(shape, grey, np.uint8)) == surface.Measures(grey, grey != 200, 0.0, 1.0)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crackvae.errors import ModelError
-from crackvae.images.decoding import measures
+from crackvae.images.surface import measures
 from crackvae.images.synthetic import draw_image
 from crackvae.model.calibration import Calibration, percentile_threshold
 from crackvae.monitoring import histograms

@@ -1,0 +1,233 @@
+"""TIFF files that Pillow does not decode, or decodes wrongly: other depths, colour spaces and layouts.
+
+Pillow has a table of the layouts that it knows, and no error for some that it reads wrongly: 16 bits in which white is
+zero come out as a negative. So Pillow decodes what is_plain() accepts, and tifffile everything else. What the tags
+state and what was decoded are compared, and what has no defined grey level is refused by name.
+
+Shape letters: H, W rows and columns of an image, S samples of a pixel, G = 1 or 3 samples of colour.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crackvae.errors import UnreadableImage
+
+BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT, DNG_VERSION = 258, 262, 266, 274, 339, 50706
+
+# PhotometricInterpretation, of the TIFF 6.0 specification and its supplements.
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 4, 5, 6, 8
+NAMES = {
+    MASK: "a transparency mask",
+    9: "ICC L*a*b*",
+    10: "ITU L*a*b*",
+    32803: "a colour filter array (camera raw)",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "linear raw (camera raw)",
+}
+
+# None, CCITT, LZW, JPEG, deflate, PackBits, LZMA and Zstandard: the compressions of Pillow's own libtiff.
+COMPRESSION, PILLOW_COMPRESSIONS = 259, (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000)
+
+# Largest decoded size [bytes]: 160 Mpx of 16-bit grey and an alpha channel; with it a worker stays under 1.5 GB.
+MAX_DECODED_BYTES = 700_000_000
+
+# Floating-point pixels are taken as 0 black to 1 white; resampling overshoots a little.
+FLOAT_SLACK = 0.05
+
+ROWS_AT_ONCE = 64
+
+Floats = NDArray[np.float32]
+
+
+def is_plain(tags: Mapping[int, Any]) -> bool:
+    """Whether Pillow decodes a page with these tags rightly (tests/images/test_formats.py)."""
+    bits = _tuple(tags.get(BITS, 1))
+    is_usual = tags.get(FILL_ORDER, 1) == 1 and tags.get(COMPRESSION, 1) in PILLOW_COMPRESSIONS
+    if not is_usual or set(_tuple(tags.get(SAMPLE_FORMAT, 1))) != {1}:
+        return False
+    photometric = tags.get(PHOTOMETRIC, -1)
+    if set(bits) == {8}:
+        return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
+    if len(bits) == 1 and bits[0] in (1, 2, 4):
+        return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE)
+    return bits == (16,) and photometric == BLACK_IS_ZERO
+
+
+def decode_page(
+    data: bytes, page: int, require_size: Callable[[int, int], None]
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Grey pixels uint8 (H, W) of a page, bool (H, W) where it is transparent or None, and its orientation, unapplied.
+
+    Args:
+        page: counted from 1.
+        require_size: raises UnreadableImage for a width and height outside the limits.
+
+    Raises:
+        UnreadableImage: damaged, too large, or without a defined grey level.
+    """
+    import tifffile  # imported here: it takes 0.3 s, and few images need it
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            found = file.pages[page - 1]
+            assert isinstance(found, tifffile.TiffPage), "pages are read whole"
+            if DNG_VERSION in found.tags or found.is_reduced:
+                raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
+            require_size(int(found.imagewidth), int(found.imagelength))
+            orientation = int(found.tags.valueof(ORIENTATION, 1))
+            _require_whole(found, len(data))
+            kind = _kind(found)
+            samples_HWS = _samples(found)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # each codec raises errors of its own on damaged bytes
+        raise UnreadableImage(f"damaged TIFF: {type(error).__name__}: {error}"[:200].splitlines()[0]) from error
+    grey_HW = np.empty(samples_HWS.shape[:2], np.uint8)
+    white = _white(found, samples_HWS)
+    alpha = _alpha(found)
+    hidden_HW = None
+    if alpha is not None:
+        hidden_HW = samples_HWS[..., alpha] < white / 2
+    for top in range(0, len(grey_HW), ROWS_AT_ONCE):
+        rows = slice(top, top + ROWS_AT_ONCE)
+        shares_hwS = np.clip(samples_HWS[rows].astype(np.float64) / white, 0, 1).astype(np.float32)
+        if alpha is not None and found.extrasamples[0] == 1:  # colours were multiplied by it
+            shares_hwS /= np.maximum(shares_hwS[..., alpha : alpha + 1], 1e-3)
+        grey_hw = _grey(kind, shares_hwS, found, samples_HWS[rows])
+        grey_HW[rows] = np.floor(np.clip(grey_hw, 0, 1) * 255 + 0.5)
+    return grey_HW, hidden_HW, orientation
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _kind(page: Any) -> int:
+    kind, samples = int(page.photometric), int(page.samplesperpixel)
+    colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3}
+    if kind not in colours:
+        raise UnreadableImage(f"TIFF of {NAMES.get(kind, f'PhotometricInterpretation {kind}')}: export it as RGB")
+    n_colours = 1 if kind == CIELAB and samples == 1 else colours[kind]
+    if samples < n_colours or (samples > n_colours and not page.extrasamples):
+        raise UnreadableImage(
+            f"TIFF of {samples} samples a pixel where its colour space has {n_colours}: export it as RGB"
+        )
+    size = page.imagelength * page.imagewidth * samples * (page.dtype.itemsize if page.dtype else 1)
+    if size > MAX_DECODED_BYTES:
+        raise UnreadableImage(
+            f"its pixels take {size:,} bytes, over the limit of {MAX_DECODED_BYTES:,}: save it in 8 bits"
+        )
+    return kind
+
+
+def _require_whole(page: Any, n_bytes: int) -> None:
+    """Refuse a page with missing or truncated strips or tiles, which tifffile would decode as black."""
+    is_missing = [
+        not 0 < count <= n_bytes - offset or offset <= 0
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    expected = int(np.prod(page.chunked)) if page.chunked else 1
+    if len(is_missing) < expected or any(is_missing):
+        raise UnreadableImage(
+            f"damaged TIFF: {max(sum(is_missing), expected - len(is_missing))} of {expected} parts missing"
+        )
+
+
+def _samples(page: Any) -> np.ndarray:
+    """The decoded samples (H, W, S); raises UnreadableImage where they contradict the tags."""
+    values = np.asarray(page.asarray())
+    height, width, samples = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+    is_planar = int(page.planarconfig or 1) == 2 and samples > 1
+    shape = (samples, height, width) if is_planar else (height, width, samples)
+    if values.size != height * width * samples:
+        raise UnreadableImage(f"the tags state {width}x{height} px of {samples} samples, the data hold {values.shape}")
+    values = values.reshape(shape)
+    return np.moveaxis(values, 0, 2) if is_planar else values
+
+
+def _white(page: Any, samples_HWS: np.ndarray) -> float:
+    """The value of white.
+
+    Integers are scaled by the full range of their bits; those of more than 16 bits none of which exceeds 65535 are
+    taken as 16 bits, since they would all be black.
+    """
+    if samples_HWS.dtype == bool:
+        return 1.0
+    if samples_HWS.dtype.kind not in "uif":
+        raise UnreadableImage(f"TIFF of {samples_HWS.dtype} pixels: save them in 8 or 16 bits")
+    low, high = float(samples_HWS.min()), float(samples_HWS.max())
+    if samples_HWS.dtype.kind == "f":
+        if not (np.isfinite(low) and np.isfinite(high) and low >= -FLOAT_SLACK and high <= 1 + FLOAT_SLACK):
+            raise UnreadableImage(
+                f"floating-point pixels {low:g}..{high:g} have no known white: save them as 0..1, or in 8 or 16 bits"
+            )
+        return 1.0
+    is_lab = int(page.photometric) == CIELAB
+    if low < 0 and not is_lab:
+        raise UnreadableImage(f"pixel values {low:g}..{high:g} are negative: save them unsigned")
+    bits = int(_tuple(page.bitspersample)[0])
+    if bits > 16 and high <= 65_535:
+        bits = 16
+    elif samples_HWS.dtype.kind == "i" and not is_lab:
+        raise UnreadableImage(f"signed pixel values {low:g}..{high:g} have no known white: save them unsigned")
+    return float(2**bits - 1)
+
+
+def _alpha(page: Any) -> int | None:
+    """Index of the alpha sample; None without one. Extra samples of unspecified meaning are ignored."""
+    extra = _tuple(page.extrasamples or ())
+    is_alpha = bool(extra) and int(extra[0]) in (1, 2)
+    return int(page.samplesperpixel) - len(extra) if is_alpha else None
+
+
+def _grey(kind: int, shares_hwS: Floats, page: Any, samples_hwS: np.ndarray) -> Floats:
+    """Grey level 0 black to 1 white of samples in 0..1, as Pillow converts each colour space."""
+    if kind == WHITE_IS_ZERO:
+        return 1 - shares_hwS[..., 0]
+    if kind == BLACK_IS_ZERO:
+        return shares_hwS[..., 0]
+    if kind == YCBCR:
+        return shares_hwS[..., 0] if not _is_decoded_to_rgb(page) else _luma(shares_hwS)
+    if kind == PALETTE:
+        colours_3N = np.asarray(page.colormap, np.float32) / np.float32(65_535)
+        return _luma(colours_3N.T[samples_hwS[..., 0]])
+    if kind == CMYK:
+        return _luma((1 - shares_hwS[..., :3]) * (1 - shares_hwS[..., 3:4]))
+    if kind == CIELAB:
+        return _lab_luma(shares_hwS, samples_hwS, page)
+    return _luma(shares_hwS)
+
+
+def _is_decoded_to_rgb(page: Any) -> bool:
+    return int(page.compression) in (6, 7, 33007)  # JPEG: the codec converts
+
+
+def _luma(rgb_hw3: Floats) -> Floats:
+    """ITU-R 601 luma."""
+    return np.asarray(rgb_hw3[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))
+
+
+def _lab_luma(shares_hwS: Floats, samples_hwS: np.ndarray, page: Any) -> Floats:
+    """Luma of the sRGB colours of CIE L*a*b* of illuminant D50, adapted to D65.
+
+    Source: IEC 61966-2-1 (1999) for sRGB; Lindbloom, RGB/XYZ matrices, for the one adapted to D50.
+    """
+    if shares_hwS.shape[2] < 3:
+        a_hw = b_hw = np.zeros(shares_hwS.shape[:2], np.float32)
+    else:
+        half = 2 ** (int(_tuple(page.bitspersample)[0]) - 1)
+        signed_hw2 = (samples_hwS[..., 1:3].astype(np.int64) + half) % (2 * half) - half
+        a_hw, b_hw = ((signed_hw2[..., k] * (128 / half)).astype(np.float32) for k in (0, 1))
+    y_hw = (shares_hwS[..., 0] * 100 + 16) / 116
+    steps = np.stack([y_hw + a_hw / 500, y_hw, y_hw - b_hw / 200], axis=2)
+    xyz = np.where(steps > 6 / 29, steps**3, 3 * (6 / 29) ** 2 * (steps - 4 / 29)) * (0.96422, 1.0, 0.82521)
+    to_rgb = np.array(
+        [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+    )
+    linear = np.clip(xyz @ to_rgb.T, 0, 1)
+    return _luma(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32))

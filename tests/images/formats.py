@@ -1,0 +1,227 @@
+"""One drawn image in every encoding that Pillow, tifffile and imagecodecs write, and what decoding makes of each.
+
+Run as a script it prints the table of docs/formats.md.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image
+
+from crackvae.errors import UnreadableImage
+from crackvae.images.decoding import decode
+from crackvae.images.synthetic import draw_image
+
+COLOUR_HW3 = draw_image(0, 1, True, 128)[0]
+GREY_HW = np.asarray(Image.fromarray(COLOUR_HW3).convert("L"))
+# Odd sides: strips, tiles and subsampled planes do not end with the image.
+COLOUR_HW3, GREY_HW = COLOUR_HW3[:101, :117], GREY_HW[:101, :117]
+
+
+def by_pillow(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def by_tifffile(pixels: np.ndarray, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, **options)
+    return stream.getvalue()
+
+
+def deeper(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """8-bit pixels by the full range of more bits."""
+    levels = np.round(pixels.astype(np.float64) / 255 * (2**bits - 1))
+    return levels.astype(np.uint16 if bits <= 16 else np.uint32 if bits <= 32 else np.uint64)
+
+
+def _cmyk(colour: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(colour).convert("CMYK"))
+
+
+def _lab() -> np.ndarray:
+    """L*a*b* of D50 of the grey image: a and b are zero, so its luma is exact."""
+    share = GREY_HW / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    lightness = np.where(linear > (6 / 29) ** 3, 116 * np.cbrt(linear) - 16, linear * (29 / 3) ** 3)
+    return np.dstack([np.round(lightness * 2.55), np.zeros((*GREY_HW.shape, 2))]).astype(np.uint8)
+
+
+def _alpha(pixels: np.ndarray, opacity: int = 255) -> np.ndarray:
+    return np.dstack([pixels, np.full(GREY_HW.shape, opacity, pixels.dtype)])
+
+
+def _pages(*pages: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for page in pages:
+            writer.write(page, photometric="minisblack", contiguous=False)
+    return stream.getvalue()
+
+
+def encodings() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
+    """Name, the file, and the largest difference allowed [grey levels]; None where a refusal is right."""
+    colour, grey = COLOUR_HW3, GREY_HW
+    for kind in ("PNG", "BMP", "TIFF"):
+        for mode in ("L", "RGB", "RGBA", "P") if kind != "BMP" else ("L", "RGB", "P"):
+            image = Image.fromarray(grey if mode == "P" else colour).convert(mode)
+            yield f"{kind} {mode}", lambda i=image, k=kind: by_pillow(i, k), 1
+    yield "PNG LA", lambda: by_pillow(Image.fromarray(grey).convert("LA"), "PNG"), 0
+    yield "PNG 16 bits grey", lambda: by_pillow(deeper(grey, 16), "PNG"), 0
+    yield "PNG 16 bits colour", lambda: imagecodecs.png_encode(deeper(colour, 16)), 1
+    yield "PNG 16 bits grey with alpha", lambda: imagecodecs.png_encode(_alpha(deeper(grey, 16), 65_535)), 1
+    yield (
+        "APNG, 2 frames",
+        lambda: by_pillow(Image.fromarray(grey), "PNG", save_all=True, append_images=[Image.fromarray(255 - grey)]),
+        None,
+    )
+    yield "WebP lossless", lambda: by_pillow(colour, "WEBP", lossless=True), 1
+    yield (
+        "WebP, 2 frames",
+        lambda: by_pillow(
+            Image.fromarray(colour), "WEBP", lossless=True, save_all=True, append_images=[Image.fromarray(255 - colour)]
+        ),
+        None,
+    )
+    for subsampling in ("444", "422", "420", "411", "440"):
+        yield f"JPEG {subsampling}", lambda s=subsampling: imagecodecs.jpeg_encode(colour, 98, subsampling=s), 6
+    yield "JPEG grey", lambda: by_pillow(grey, "JPEG", quality=98), 6
+    yield "JPEG progressive", lambda: by_pillow(colour, "JPEG", quality=98, progressive=True), 6
+    yield "JPEG RGB", lambda: by_pillow(colour, "JPEG", quality=98, keep_rgb=True), 8
+    yield "JPEG CMYK", lambda: by_pillow(Image.fromarray(colour).convert("CMYK"), "JPEG", quality=98), 12
+    yield "JPEG 12 bits grey", lambda: imagecodecs.jpeg_encode(deeper(grey, 12), 98, bitspersample=12), 6
+    yield "JPEG 12 bits colour", lambda: imagecodecs.jpeg_encode(deeper(colour, 12), 98, bitspersample=12), 6
+    yield "JPEG lossless", lambda: imagecodecs.ljpeg_encode(grey), 0
+    yield "JPEG 2000", lambda: imagecodecs.jpeg2k_encode(grey), None
+    yield "JPEG XL", lambda: imagecodecs.jpegxl_encode(grey), None
+    yield "JPEG XR", lambda: imagecodecs.jpegxr_encode(grey), None
+    yield from _tiffs()
+
+
+def _tiffs() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
+    colour, grey = COLOUR_HW3, GREY_HW
+    for order in "<>":
+        for big in (False, True):
+            name = f"TIFF {'big' if order == '>' else 'little'}-endian{' BigTIFF' if big else ''}"
+            options: dict[str, Any] = {"byteorder": order, "bigtiff": big}
+            yield f"{name} 8 bits", lambda o=options: by_tifffile(grey, **o), 0
+            for bits in (16, 32):
+                yield f"{name} {bits} bits", lambda b=bits, o=options: by_tifffile(deeper(grey, b), **o), 0
+            yield f"{name} 16 bits colour", lambda o=options: by_tifffile(deeper(colour, 16), photometric="rgb", **o), 1
+    for bits in (8, 16, 32):
+        yield (
+            f"TIFF white is zero {bits} bits",
+            lambda b=bits: by_tifffile(
+                (2**b - 1 - (grey if b == 8 else deeper(grey, b)).astype(np.int64)).astype(f"u{b // 8}"),
+                photometric="miniswhite",
+            ),
+            0,
+        )
+    for kind in ("f2", "f4", "f8"):
+        yield f"TIFF float {kind} 0..1", lambda k=kind: by_tifffile((grey / 255).astype(k)), 1
+        yield f"TIFF float {kind} colour", lambda k=kind: by_tifffile((colour / 255).astype(k), photometric="rgb"), 1
+    yield "TIFF float 0..255", lambda: by_tifffile(grey.astype("f4")), None
+    yield "TIFF float with NaN", lambda: by_tifffile(np.where(grey > 200, np.nan, grey / 255).astype("f4")), None
+    yield "TIFF 64 bits", lambda: by_tifffile(deeper(grey, 48) << np.uint64(16)), 1
+    yield "TIFF signed 16 bits", lambda: by_tifffile(deeper(grey, 15).astype(np.int16)), None
+    yield "TIFF signed, negative", lambda: by_tifffile(grey.astype(np.int16) - 100), None
+    yield "TIFF complex", lambda: by_tifffile(grey.astype(np.complex64)), None
+    for compression in ("lzw", "zlib", "packbits", "zstd", "lzma", "jpeg", "webp", "png", "jpegxl", "jpeg2000"):
+        lossless = compression not in ("jpeg", "webp")
+        yield (
+            f"TIFF {compression}",
+            lambda c=compression: by_tifffile(colour, photometric="rgb", compression=c),
+            1 if lossless else 20,
+        )
+        if compression in ("lzw", "zlib", "zstd"):
+            yield (
+                f"TIFF {compression} 16 bits predictor",
+                lambda c=compression: by_tifffile(deeper(grey, 16), compression=c, predictor=True),
+                0,
+            )
+            yield (
+                f"TIFF {compression} float predictor",
+                lambda c=compression: by_tifffile((grey / 255).astype("f4"), compression=c, predictor=True),
+                1,
+            )
+    for pixels, name in ((colour, "8"), (deeper(colour, 16), "16")):
+        planes = np.moveaxis(pixels, 2, 0)
+        yield f"TIFF planar {name} bits", lambda p=planes: by_tifffile(p, photometric="rgb", planarconfig="separate"), 1
+        yield f"TIFF tiled {name} bits", lambda p=pixels: by_tifffile(p, photometric="rgb", tile=(32, 48)), 1
+        yield (
+            f"TIFF planar tiled lzw {name} bits",
+            lambda p=planes: by_tifffile(
+                p, photometric="rgb", planarconfig="separate", tile=(32, 48), compression="lzw"
+            ),
+            1,
+        )
+        opaque = 255 if name == "8" else 65_535
+        for extra in ("unassalpha", "assocalpha", "unspecified"):
+            yield (
+                f"TIFF {extra} {name} bits",
+                lambda p=pixels, o=opaque, e=extra: by_tifffile(_alpha(p, o), photometric="rgb", extrasamples=[e]),
+                1,
+            )
+        yield (
+            f"TIFF strips of 7 rows {name} bits",
+            lambda p=pixels: by_tifffile(p, photometric="rgb", rowsperstrip=7),
+            1,
+        )
+    for bits in (10, 12, 14):
+        yield f"TIFF packed {bits} bits", lambda b=bits: _packed(b), 0
+    yield "TIFF CMYK", lambda: by_tifffile(_cmyk(colour), photometric="separated"), 1
+    yield "TIFF CMYK 16 bits", lambda: by_tifffile(deeper(_cmyk(colour), 16), photometric="separated"), 1
+    yield "TIFF L*a*b*", lambda: by_tifffile(_lab(), photometric="cielab"), 1
+    yield "TIFF ICC L*a*b*", lambda: by_tifffile(_lab(), photometric="icclab"), None
+    palette = np.arange(256, dtype=np.uint16) * 257
+    yield "TIFF palette", lambda: by_tifffile(grey, photometric="palette", colormap=np.stack([palette] * 3)), 1
+    for subsampling in ((1, 1), (2, 1), (2, 2)):
+        yield (
+            f"TIFF Y'CbCr {subsampling[0]}x{subsampling[1]}",
+            lambda s=subsampling: by_tifffile(
+                np.asarray(Image.fromarray(colour).convert("YCbCr")),
+                photometric="ycbcr",
+                subsampling=s,
+                compression="jpeg",
+                compressionargs={"level": 98},
+            ),
+            12,
+        )
+    yield "TIFF page 1 of 3", lambda: _pages(grey, 255 - grey, grey[::-1]), 0
+
+
+def _packed(bits: int) -> bytes:
+    """A TIFF of packed samples, which tifffile reads and does not write: its tags are corrected afterwards."""
+    levels = deeper(GREY_HW, bits)
+    is_set = (levels[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    data = np.packbits(is_set.reshape(len(levels), -1).astype(np.uint8), axis=1).tobytes()
+    stream = bytearray(by_tifffile(np.zeros((GREY_HW.shape[0], len(data) // GREY_HW.shape[0]), np.uint8)))
+    with tifffile.TiffFile(io.BytesIO(bytes(stream))) as file:
+        page = file.pages[0]
+        stream[page.dataoffsets[0] : page.dataoffsets[0] + len(data)] = data
+        for tag, value in (("ImageWidth", GREY_HW.shape[1]), ("BitsPerSample", bits)):
+            at = page.tags[tag].valueoffset
+            stream[at : at + 2] = value.to_bytes(2, "little")
+    return bytes(stream)
+
+
+def outcome(encode: Callable[[], bytes]) -> int | str:
+    """Largest difference to the drawn image [grey levels], or the refusal."""
+    try:
+        pixels_HW = decode(encode())
+    except UnreadableImage as error:
+        return str(error)
+    assert pixels_HW.shape == GREY_HW.shape
+    return int(np.abs(pixels_HW.astype(int) - GREY_HW).max())
+
+
+if __name__ == "__main__":
+    print("| encoding | largest difference [grey levels], or refusal |\n|---|---|")
+    for name, encode, _ in encodings():
+        print(f"| {name} | {outcome(encode)} |")
