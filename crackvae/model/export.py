@@ -45,6 +45,7 @@ def export(config: ExportConfig) -> Result:
     """
     scorer = load_scorer(config.model)
     out = uris.absolute(config.out)
+    fileio.require_outside_table(out, "--out")
     data = onnx_file(scorer)
     parity = _parity(scorer, data)
     worst = parity["ONNX file"]["largest difference"]

@@ -44,14 +44,15 @@ def report(config: ReportConfig) -> Result:
     """Write the page and, with full_size, full-resolution PNGs of the images that it shows into a folder beside it.
 
     Raises:
-        StorageError: there are no scores or no evaluation, or the page cannot be written.
+        StorageError: there are no scores or no evaluation, the page cannot be written, or it would break the table.
         ModelError: --model names another model than that of the scores.
     """
     started = time.perf_counter()
-    out = uris.absolute(config.out)
+    out, scores = uris.absolute(config.out), uris.absolute(config.scores) if config.scores else ""
+    fileio.require_outside_table(out, "--out", scores)
     folder = f"{out.rsplit('/', 1)[-1].removesuffix('.html')}_files" if config.full_size else ""
     if config.scores:
-        rendered = night_page(read_night(uris.absolute(config.scores), config.run), _settings(config, folder))
+        rendered = night_page(read_night(scores, config.run), _settings(config, folder))
     else:
         scored, summary = _read_evaluation(uris.absolute(config.evaluation))
         rendered = evaluation_page(scored, summary, _settings(config, folder))

@@ -163,6 +163,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         raise StorageError(found.empty())
     if found.excluded:
         say(f"excluded: {found.exclusions()}", quiet=config.quiet)
+    fileio.require_outside_table(out, "--out")
     fileio.require_writable(out)
     run = new_run(tables.list_parts(out))
     lock = stack.enter_context(locked(out, run, quiet=config.quiet))

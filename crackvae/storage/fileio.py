@@ -1,13 +1,14 @@
 """Files on a disk and in object storage: reads are retried, writes are atomic. Every module reads and writes here."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.fs as pafs
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive
 from crackvae.storage.filesystems import answered, filesystem, retried, s3_endpoint
-from crackvae.storage.uris import is_local, join, reason, storage_errors
+from crackvae.storage.uris import is_local, join, parent, reason, storage_errors
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
 MAX_IMAGE_BYTES = 320_000_000
@@ -28,6 +29,10 @@ MARK_BYTES = 16
 
 # A full disk still accepts an empty file; a part of a scores table has this size or less.
 PROBE_BYTES = 1_000_000
+
+
+# Parts of a table, as tables.write_part() names them.
+_PART_NAME = re.compile(r".+-\d{5}\.parquet")
 
 
 Result = TypeVar("Result")
@@ -55,6 +60,34 @@ def require_new(path: str, flag: str) -> None:
     """Raise OutputExists rather than overwrite."""
     if exists(path):
         raise OutputExists(f"{path} exists already: delete it, or choose another {flag}.")
+    require_outside_table(path, flag)
+
+
+def require_outside_table(path: str, flag: str, table: str = "") -> None:
+    """Refuse an output in a local folder of Parquet parts, in `table`, or in a folder below one of them.
+
+    Readers of such a folder as one table read every file below it, unless its name or that of a folder on the way to it
+    begins with an underscore.
+
+    Raises:
+        StorageError: the table could no longer be read.
+    """
+    folder = path
+    while parent(folder) != folder:
+        name, folder = PurePosixPath(folder).name, parent(folder)
+        if name.startswith(("_", ".")):
+            return
+        if folder == table or (is_local(path) and _has_parts(folder)):
+            raise StorageError(
+                f"{path} would break the table of scores in {folder}, of which readers take every file: choose another "
+                f"{flag}, or a name that begins with an underscore (_{PurePosixPath(path).name})."
+            )
+
+
+def _has_parts(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:  # a folder that is missing or not ours is no table
+        return any(_PART_NAME.fullmatch(entry.name) for entry in entries)
+    return False
 
 
 # ---------------------------------------------------------------------------------------------------- reading

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 import pytest
 from conftest import read_rows, small_spec, write_model
 
-from crackvae.config import ScoreConfig
+from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import has_rows, read_night
 from crackvae.reports.page import PageSettings
+from crackvae.reports.verb import report
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, tables
 
@@ -310,3 +311,18 @@ def test_score_writes_the_page_beside_the_table_and_readers_of_the_table_do_not_
     assert score(ScoreConfig(out=str(tmp_path / "scores"), **settings)).summary["report"] == ""
     without = score(ScoreConfig(out=str(tmp_path / "other"), no_report=True, **settings))
     assert without.summary["report"] == "" and not list((tmp_path / "other").glob("*.html"))
+
+
+def test_a_page_or_a_picture_never_breaks_the_table_beside_it(copied: Path) -> None:
+    import pyarrow.parquet as pq
+
+    def write(name: str) -> None:
+        settings = {"worst": 2, "passed": 0, "photographs": 0, "quiet": True}
+        report(ReportConfig(scores=str(copied), out=str(copied / name), full_size=True, **settings))
+
+    for name in ("report.html", "pages/report.html"):
+        with pytest.raises(StorageError, match="would break the table of scores"):
+            write(name)
+    for name in ("_report.html", "_pages/report.html"):
+        write(name)
+        assert pq.read_table(copied).num_rows == 71

@@ -358,3 +358,22 @@ def test_a_reader_for_other_machines_takes_the_server_along_and_no_credential(mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     packed = pickle.dumps(fileio.image_reader())
     assert b"http://127.0.0.1:1" in packed and b"hunter2" not in packed
+
+
+@pytest.mark.parametrize("name", ["page.html", "pages/page.html", "pages/of/today/page.html", "model"])
+def test_an_output_that_would_break_a_table_of_scores_is_refused(tmp_path, name):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "20260101T000000_000000-00000.parquet").write_bytes(b"")
+    with pytest.raises(
+        StorageError, match=r"would break the table of scores in .*/scores, .*begins with an underscore"
+    ):
+        fileio.require_outside_table(str(tmp_path / "scores" / name), "--out")
+    fileio.require_outside_table(str(tmp_path / "scores" / f"_{name}"), "--out")
+    fileio.require_outside_table(str(tmp_path / name), "--out")
+
+
+def test_in_a_bucket_only_the_table_that_is_named_is_protected():
+    with pytest.raises(StorageError, match="would break the table of scores in s3://bucket/scores"):
+        fileio.require_outside_table("s3://bucket/scores/a/page.html", "--out", "s3://bucket/scores")
+    fileio.require_outside_table("s3://bucket/scores/_page.html", "--out", "s3://bucket/scores")
+    fileio.require_outside_table("s3://bucket/page.html", "--out", "s3://bucket/scores")
