@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
@@ -235,3 +236,24 @@ def test_every_thread_uses_the_server_of_the_call_and_a_second_server_at_once_is
         assert filesystems.s3_endpoint() == "http://one:9000"
     with filesystems.s3_server("http://two:9000"):
         assert filesystems.s3_endpoint() == "http://two:9000"
+
+
+def test_every_object_of_a_bucket_is_a_row_or_counted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    client = boto3.client("s3", endpoint_url=server.endpoint, region_name="us-east-1")
+    photographs = ["n/a.jpg", "n/B.JPG", "n/[1]/c.jpg", "n/[1]/[2].jpg", "n/?d.jpg", "n/x?y=1.jpg", "n/Ge\u0308/e.jfif"]
+    odd = ["n//f.jpg", "n/./g.jpg", "n/h//i.jpg"]
+    other = {"n/.j.jpg": "hidden", "n/k.mp4": "video", "n/@eaDir/l.jpg": "system litter", "n/m.part": "system litter"}
+    for key in (*photographs, *odd, *other):
+        client.put_object(Bucket="nights", Key=key, Body=b"pixels")
+    client.put_object(Bucket="nights", Key="n/folder/", Body=b"")
+    found = listing.list_images("s3://nights/n")
+    rows = {row["image"].removeprefix("s3://nights/"): row["error"] for row in found.images.to_pylist()}
+    assert sorted(rows) == sorted([*photographs, *odd])
+    assert all(bool(error) == (key in odd) for key, error in rows.items())
+    assert found.excluded == {"hidden": 1, "system litter": 2, "video": 1}
+    assert {fileio.read_image(f"s3://nights/{key}") for key in photographs} == {b"pixels"}
+    assert listing.list_images("s3://nights/n/[1]/*.jpg").images.num_rows == 2
+    assert listing.list_images("s3://nights/n/[1]/[2].jpg").images.num_rows == 1
+    assert listing.list_images("s3://nights/n", prefix="G\u00eb").images.num_rows == 1
+    assert listing.list_images("s3://nights/n/G\u00eb").images.num_rows == 1

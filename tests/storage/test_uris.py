@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crackvae.errors import ConfigError, StorageError
-from crackvae.storage import fileio, filesystems, uris
+from crackvae.storage import fileio, uris
 from crackvae.storage.listing import list_images
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
@@ -131,41 +131,32 @@ def test_no_secret_is_repeated(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("uri", "options"),
     [
-        "AWS Error ACCESS_DENIED during PutObject operation: Access Denied",
-        "AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation",
-        "AWS Error UNKNOWN (HTTP status 403) during HeadObject operation: No response body.",
+        ("s3://b/n?region=eu-central-1", "?region=eu-central-1"),
+        ("s3://b/n?tls_ca_file_path=/etc/ca.pem&region=x", "?tls_ca_file_path=/etc/ca.pem&region=x"),
+        ("s3://b/n?x=1.jpg", ""),
+        ("s3://b/n?region.jpg", ""),
+        ("gs://b/n?retry_limit_seconds=5", "?retry_limit_seconds=5"),
     ],
 )
-def test_what_a_server_refuses_is_not_asked_for_again(said, pauses):
-    def refuse():
-        raise OSError(said)
-
-    with pytest.raises(OSError, match="AWS Error"):
-        filesystems.retried(refuse)
-    assert pauses == []
+def test_only_a_known_option_is_an_option_and_its_value_may_have_slashes(uri, options):
+    assert uris.split_uri(uri)[2] == options and uris.without_options(uri)[1] == options
 
 
-def test_pauses_grow_and_differ(pauses):
-    def fail():
-        raise OSError("503")
-
-    for _ in range(20):
-        with pytest.raises(OSError, match="503"):
-            filesystems.retried(fail)
-    n = filesystems.ATTEMPTS
-    rounds = [pauses[start : start + n - 1] for start in range(0, len(pauses), n - 1)]
-    assert len({round_[0] for round_ in rounds}) == 20 and sum(map(sum, rounds)) / 20 < 2 * 0.5 * 2**n
-
-
-def test_another_s3_server_takes_its_region_from_the_environment(monkeypatch):
-    for name in filesystems.REGION_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    assert (
-        filesystems.endpoint_options("http://[::1]:9000/")
-        == "scheme=http&endpoint_override=%5B%3A%3A1%5D%3A9000&region=us-east-1"
-    )
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    assert filesystems.endpoint_options("https://minio.example").endswith("region=eu-central-1")
-    assert filesystems.endpoint_options("") == ""
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("s3://b/n?regoin=eu", "regoin is not an option"),
+        ("s3://b/n?region=eu&verify=no", "verify is not an option"),
+        ("s3://b/n?ca_file=/etc/ca.pem", "ca_file is not an option"),
+        ("gs://b/n?region=eu", "region is not an option"),
+        ("gcs://b/n?token=1", "token is not an option"),
+        ("abfs://c@a.dfs.core.windows.net/n?region=eu", "region is not an option"),
+    ],
+)
+def test_an_unknown_option_of_a_path_that_the_user_gives_is_named_with_the_known_ones(uri, named):
+    with pytest.raises(ConfigError, match=named) as caught:
+        uris.absolute(uri)
+    assert uris.OPTIONS[uri.partition(":")[0]][0] in one_line(caught.value)
+    assert uris.absolute(uri, is_listed=True).startswith(uri.partition("?")[0])
