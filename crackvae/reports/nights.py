@@ -174,6 +174,11 @@ def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndar
     return [found[row["image"], row["run"]] for row in rows]
 
 
+def page_name(run: str) -> str:
+    """Name of the page of a run. Readers of the folder as a dataset skip names that start with an underscore."""
+    return f"_report-{run}.html"
+
+
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
     return bool(_runs_of_night(tables.list_parts(scores), run, _ended_runs(scores)))

@@ -34,11 +34,6 @@ EVALUATION_SCHEMA = pa.schema(
 )
 
 
-def page_name(run: str) -> str:
-    """Name of the page of a run. Readers of the folder as a dataset skip names that start with an underscore."""
-    return f"_report-{run}.html"
-
-
 @filesystems.with_s3_endpoint
 def report(config: ReportConfig) -> Result:
     """Write the page and, with full_size, full-resolution PNGs of the images that it shows into a folder beside it.

@@ -22,8 +22,9 @@ from crackvae.reports import nights as pages
 from crackvae.results import Result
 from crackvae.scoring.night_verdict import severity, verdict_on
 from crackvae.scoring.nights import Nights, default_night, nightly_name
+from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.summaries import ScoreSummary, write_summary
-from crackvae.scoring.verb import page_path, score_images, write_page
+from crackvae.scoring.verb import score_images
 from crackvae.session import ray_session
 from crackvae.storage import fileio, uris
 
@@ -177,8 +178,8 @@ def _page(summary: ScoreSummary, verdict: dict[str, Any], config: NightlyConfig)
     drift = {"verdict": verdict["level"], "causes": verdict["causes"], "where": verdict["where"], "rows": rows}
     write_summary(summary.model_copy(update={"drift": drift}))
     page = page_path(summary.out, summary.run)
-    write_page(summary.model_copy(update={"report": page}), model=config.model, quiet=True)
-    return page
+    why_not = write_page(summary.model_copy(update={"report": page}), model=config.model, quiet=True)
+    return "" if why_not else page
 
 
 def _write(out: str, night: str, summary: dict[str, Any]) -> None:

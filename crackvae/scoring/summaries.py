@@ -40,6 +40,7 @@ class ScoreSummary(BaseModel):
     model_dir: str
     csv: list[str]
     report: str
+    page_error: str | None = None
     seconds: float
     images_per_s: float
     drift: dict[str, Any] | None = None

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.config import ReportConfig, ScoreConfig, limit_of, time_of
+from crackvae.config import ScoreConfig, limit_of, time_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.groups import with_groups
@@ -20,10 +20,10 @@ from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
 from crackvae.reports import nights
-from crackvae.reports import verb as reports
 from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
+from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import ScoreSummary, write_summary
 from crackvae.storage import fileio, filesystems, tables, uris
@@ -47,22 +47,11 @@ def score(config: ScoreConfig) -> Result:
     run = score_images(config)
     if run.summary.report:
         release_memory()  # the page of a million images needs as much memory as scoring them did
-        write_page(run.summary, model=config.model, quiet=config.quiet)
+        why_not = write_page(run.summary, model=config.model, quiet=config.quiet)
+        run = run.without_page(why_not) if why_not else run
     if run.broken_limit:
         raise LimitBroken(run.broken_limit, run.result())
     return run.result()
-
-
-def page_path(out: str, run: str) -> str:
-    """Path of the page of a run, beside its table."""
-    return uris.join(out, reports.page_name(run))
-
-
-def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> None:
-    """Write the page that a summary names."""
-    with progress("report", 1, "page", quiet=quiet) as bar:
-        reports.report(ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet))
-        bar.update(1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +67,12 @@ class ScoredRun:
     summary: ScoreSummary
     worst: pd.DataFrame
     broken_limit: str
+
+    def without_page(self, why_not: str) -> "ScoredRun":
+        """This run where its page could not be written; its summary is written again to say so."""
+        summary = self.summary.model_copy(update={"report": "", "page_error": why_not})
+        write_summary(summary)
+        return replace(self, summary=summary)
 
     def result(self) -> Result:
         """The summary and the table to print."""

@@ -23,7 +23,7 @@ from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, 
 from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
-from crackvae.scoring import actors, compaction, run_table, verb
+from crackvae.scoring import actors, compaction, pages, run_table, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
@@ -428,3 +428,37 @@ def test_the_discoveries_of_a_night_are_listed_beside_its_table(night: Path, tmp
     assert listed["p_value"].is_monotonic_increasing and (listed["false_discovery_rate"] <= 0.5).all()
     assert summary["fewest_discoveries_possible"] == -(-len(scored) // 50)
     assert summary["scored"] == 0, "this night was scored by the run before"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_page_that_cannot_be_written_costs_neither_rows_nor_summary(
+    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(name: str) -> object:
+        raise OSError(30, "Read-only file system", "/root/.cache/matplotlib")
+
+    monkeypatch.setattr(pages.importlib, "import_module", read_only)
+    summary = score(config(night, model_dir, tmp_path / "out", no_report=False)).summary
+    assert (summary["scored"], summary["report"], summary["page_error"]) == (33, "", "Read-only file system")
+    assert "no page: Read-only file system" in capsys.readouterr().err
+    (written,) = (tmp_path / "out").glob("_summary-*.json")
+    assert json.loads(written.read_text()) == summary
+
+
+def test_matplotlib_gets_a_folder_only_where_it_finds_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(pages.sys.modules, "matplotlib", raising=False)
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pages._matplotlib_folder(str(tmp_path)):
+        assert "MPLCONFIGDIR" not in os.environ
+    monkeypatch.setenv("HOME", str(tmp_path / "missing"))
+
+    def nowhere() -> str:
+        raise FileNotFoundError("no usable temporary folder")
+
+    monkeypatch.setattr(pages.tempfile, "gettempdir", nowhere)
+    with pages._matplotlib_folder(str(tmp_path)):
+        assert Path(os.environ["MPLCONFIGDIR"]).parent == tmp_path
+    assert "MPLCONFIGDIR" not in os.environ and not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError), pages._matplotlib_folder("s3://bucket/scores"):
+        pass
