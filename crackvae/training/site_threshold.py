@@ -21,7 +21,10 @@ BODY = (0.25, 0.85)
 # The fit may set a rate that is this factor from the wanted one on the observed scores. Without it, chance would only
 # ever move the threshold down where no tile is cracked, and only up where `max_cracked` are.
 SLACK = 2.0
-# A body without any curvature has no finite quantile; the observed scores then decide.
+# Of mean and log-deviation of the fit, in deviations of the body. A body whose density does not fall has no finite fit;
+# the observed scores then decide.
+LIMITS = ((-10.0, 10.0), (-1.0, 3.0))
+TOLERANCES = {"xatol": 1e-3, "fatol": 1e-8}
 MAX_LOG_SCORE = 100.0
 RESAMPLES = 200
 INTERVAL = 0.95
@@ -84,17 +87,19 @@ def _fitted_quantile(scores_T: np.ndarray, level: float) -> float:
     if not 0 < low < high:
         return float(np.inf)  # too many blank tiles for a body: the observed quantile decides
     body = np.log(scores_T[(scores_T >= low) & (scores_T <= high)])
-    edges, mean, square = np.log([low, high]), body.mean(), np.square(body).mean()
+    centre, unit = float(body.mean()), float(body.std())
+    if unit == 0:
+        return float(np.inf)
+    z_low, z_high = ((math.log(edge) - centre) / unit for edge in (low, high))
 
     def loss(parameters: np.ndarray) -> float:
-        mu, sigma = parameters[0], np.exp(parameters[1])
-        z_low, z_high = (edges - mu) / sigma
-        inside = np.log(max(ndtr(z_high) - ndtr(z_low), 1e-300))
-        return float((square - 2 * mu * mean + mu**2) / (2 * sigma**2) + parameters[1] + inside)
+        """Mean negative log-likelihood of the standardised body, whose mean is 0 and whose mean square is 1."""
+        mu, sigma = float(parameters[0]), math.exp(parameters[1])
+        inside = ndtr((z_high - mu) / sigma) - ndtr((z_low - mu) / sigma)
+        return (1 + mu**2) / (2 * sigma**2) + math.log(sigma) + math.log(max(float(inside), 1e-300))
 
-    start = [body.mean(), np.log(max(body.std(), 1e-6))]
-    mu, log_sigma = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9}).x
-    return math.exp(min(mu + math.exp(log_sigma) * ndtri(level), MAX_LOG_SCORE))
+    mu, log_sigma = minimize(loss, (0.0, 0.0), method="Nelder-Mead", bounds=LIMITS, options=TOLERANCES).x
+    return math.exp(min(centre + unit * (mu + math.exp(log_sigma) * ndtri(level)), MAX_LOG_SCORE))
 
 
 def _interval(
