@@ -24,7 +24,6 @@ SLACK = 2.0
 # Of mean and log-deviation of the fit, in deviations of the body. A body whose density does not fall has no finite fit;
 # the observed scores then decide.
 LIMITS = ((-10.0, 10.0), (-1.0, 3.0))
-TOLERANCES = {"xatol": 1e-3, "fatol": 1e-8}
 MAX_LOG_SCORE = 100.0
 RESAMPLES = 200
 INTERVAL = 0.95
@@ -98,7 +97,9 @@ def _fitted_quantile(scores_T: np.ndarray, level: float) -> float:
         inside = ndtr((z_high - mu) / sigma) - ndtr((z_low - mu) / sigma)
         return (1 + mu**2) / (2 * sigma**2) + math.log(sigma) + math.log(max(float(inside), 1e-300))
 
-    mu, log_sigma = minimize(loss, (0.0, 0.0), method="Nelder-Mead", bounds=LIMITS, options=TOLERANCES).x
+    mu, log_sigma = minimize(
+        loss, (0.0, 0.0), method="Nelder-Mead", bounds=LIMITS, options={"xatol": 1e-3, "fatol": 1e-8}
+    ).x
     return math.exp(min(centre + unit * (mu + math.exp(log_sigma) * ndtri(level)), MAX_LOG_SCORE))
 
 
