@@ -87,9 +87,12 @@ def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:
     sets = [manifest.images(config.split), manifest.images("test", image_set="external")]
     sets = [images for images in sets if images.num_rows]
     for images in sets:
-        if len(set(images["label"].to_pylist())) < 2:
-            name = f"{images['set'][0]} {config.split}"
-            raise ManifestError(f"{config.manifest}: {name} lacks one of the labels: partition again.")
+        missing = {"non_crack", "crack"} - set(images["label"].to_pylist())
+        if missing:
+            raise ManifestError(
+                f"{config.manifest}: {images['set'][0]} {config.split} has no {missing.pop()} image, and an evaluation "
+                "needs images of both labels: add some, and partition again."
+            )
     images = pa.concat_tables(sets)
     if config.one_per_group:
         images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))

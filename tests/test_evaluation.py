@@ -209,3 +209,12 @@ def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path) -> None:
     (tmp_path / "others" / "another.png").write_bytes((tmp_path / "images-masks" / "00001.png").read_bytes())
     with pytest.raises(ManifestError, match="holds no mask named like a cracked image"):
         evaluate(replace(chosen, masks=str(tmp_path / "others"), out=str(tmp_path / "other")))
+
+
+def test_a_manifest_of_sound_images_alone_cannot_be_evaluated(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "non_crack").symlink_to(drawn / "non_crack")
+    partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), quiet=True))
+    manifest, out = str(tmp_path / "manifest.parquet"), str(tmp_path / "evaluation")
+    with pytest.raises(ManifestError, match="internal test has no crack image, and an evaluation needs images of both"):
+        evaluate(EvaluateConfig(manifest=manifest, model=str(model_dir), out=out, quiet=True))
