@@ -66,18 +66,23 @@ def nightly(config: NightlyConfig) -> Result:
         nights = Nights(out, reference, ZoneInfo(config.time_zone))
         late = [_judge(nights, one, now, scorer, config) for one in nights.without_verdict() if one != night]
         tonight = _judge(nights, night, now, scorer, config)
-        broken = [scored.broken_limit] if scored.broken_limit else []
+        void = scored.summary.threshold_void
+        broken = [line for line in (void.reason if void else "", scored.broken_limit) if line]
         broken += [line for one in (*late, tonight) if (line := _broken_by_drift(one, night, config.fail_on))]
         broken += _too_few(tonight, config.min_images)
-        summary = tonight.as_json() | {
-            "report": "" if config.no_report else _page(scored.summary, tonight.verdict, config),
-            "out": out,
-            "model": scorer.model.digest,
-            "nights_judged_late": [one.night for one in late],
-            "score": counts,
-            "broken": broken,
-            "seconds": round(time.perf_counter() - started, 1),
-        }
+        summary = (
+            ({"threshold_void": void.model_dump()} if void else {})
+            | tonight.as_json()
+            | {
+                "report": "" if config.no_report else _page(scored.summary, tonight.verdict, config),
+                "out": out,
+                "model": scorer.model.digest,
+                "nights_judged_late": [one.night for one in late],
+                "score": counts,
+                "broken": broken,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
         for one in late:
             _write(out, one.night, one.as_json() | {"judged_with": night})
         _write(out, night, summary)

@@ -7,15 +7,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import StorageError
+from crackvae.scoring.threshold_check import ThresholdVoid
 from crackvae.storage import fileio, uris
 
 
 class ScoreSummary(BaseModel):
-    """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written."""
+    """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written.
+
+    Attributes:
+        threshold_void: why the threshold does not hold for the images of this run.
+        threshold_images: images that it was checked on, in this run or in an earlier one for which it held.
+    """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     verb: str = "score"
+    threshold_void: ThresholdVoid | None = None
     run: str
     out: str
     listed: int
@@ -39,6 +46,7 @@ class ScoreSummary(BaseModel):
     promised_false_alarm_rate: dict[str, float]
     model_dir: str
     csv: list[str]
+    threshold_images: int = 0
     report: str
     page_error: str | None = None
     seconds: float
@@ -59,6 +67,28 @@ def write_summary(summary: ScoreSummary) -> None:
     """Write the summary of a run; that it exists means that the run has ended."""
     content = json.dumps(summary.as_json(), indent=1)
     fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
+
+
+class _CheckedThreshold(BaseModel):
+    """What a later run reads of a summary: on how many images the threshold was checked, and whether it held."""
+
+    model: str
+    threshold: float
+    threshold_images: int = 0
+    threshold_void: ThresholdVoid | None = None
+
+
+def images_with_a_valid_threshold(out: str, model: str, threshold: float) -> int:
+    """Images on which the last run with this model and threshold found the threshold to hold; 0 if it did not."""
+    runs = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
+    if not runs:
+        return 0
+    try:
+        last = _CheckedThreshold.model_validate_json(fileio.read_bytes(uris.join(out, max(runs))))
+    except ValidationError:  # damaged, or of another version: the threshold is checked again
+        return 0
+    is_same = (last.model, last.threshold) == (model, threshold)
+    return last.threshold_images if is_same and last.threshold_void is None else 0
 
 
 class _GroupVerdict(BaseModel):

@@ -25,7 +25,8 @@ from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
-from crackvae.scoring.summaries import ScoreSummary, write_summary
+from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, write_summary
+from crackvae.scoring.threshold_check import MIN_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_paths
 from crackvae.storage.lock import Lock, locked
@@ -91,15 +92,18 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
     scorer = load_scorer(model_dir)
     with ExitStack() as stack:
         work = _start(config, out, scorer, stack)
-        table = RunTable(out, work.run)
+        table, check = RunTable(out, work.run), ThresholdCheck(scorer.calibration, model_dir)
         if work.to_score:
             histograms = RunHistograms(out, work.run, load_reference(model_dir, scorer.model.digest), night)
-            _write_rows(work, table, histograms, quiet=config.quiet)
+            _write_rows(work, table, histograms, check, quiet=config.quiet)
         assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
         csv = write_missing_csvs(out) if "csv" in config.format else []
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
         seconds = time.perf_counter() - started
+        valid_on = images_with_a_valid_threshold(out, scorer.model.digest, scorer.calibration.threshold)
+        void = None if valid_on >= MIN_IMAGES else check.result()  # later changes are what nightly looks for
         summary = ScoreSummary(
+            threshold_void=void,
             run=work.run,
             out=out,
             listed=work.listed,
@@ -116,12 +120,15 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             level=scorer.calibration.level,
             promised_false_alarm_rate=scorer.calibration.promise(max(1, table.statuses["scored"])),
             model_dir=model_dir,
+            threshold_images=valid_on if valid_on >= MIN_IMAGES else check.images,
             csv=csv,
             report="" if config.no_report or not nights.has_rows(out, work.run) else page_path(out, work.run),
             seconds=round(seconds, 1),
             images_per_s=round(table.n / seconds, 1),
         )
         write_summary(summary)
+    if void:
+        say(void.reason, quiet=False)
     if not work.to_score:
         say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
@@ -182,7 +189,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
 
 
-def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, *, quiet: bool) -> None:
+def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: ThresholdCheck, *, quiet: bool) -> None:
     """Write, count and report every row as it comes; what has come is written after an error too."""
     metrics = RunMetrics(work.to_score)
     with work.connection, progress("score", work.to_score, "images", quiet=quiet) as bar, histograms, table:
@@ -190,6 +197,7 @@ def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, *, quie
             work.lock.check()
             histograms.add(rows)
             metrics.add(rows)
+            check.add(rows)
             table.add(rows.select(tables.SCORES_SCHEMA.names))
             bar.update(rows.num_rows)
 

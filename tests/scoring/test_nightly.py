@@ -90,7 +90,9 @@ def test_a_darker_camera_breaks_the_limit_after_all_is_written(
     printed = capsys.readouterr()
     summary = json.loads(printed.out.splitlines()[-1])
     assert (summary["drift"]["level"], summary["drift"]["causes"][0]) == ("alarm", "darker")
-    assert "crackvae nightly: drift: alarm in all images: darker" in printed.err
+    assert "drift: alarm in all images: darker" in printed.err
+    assert "crackvae nightly: the threshold does not hold for these images" in printed.err, "it is the first night"
+    assert next(iter(summary)) == "threshold_void"
     assert read_rows(tmp_path / "out").num_rows == 120
 
 

@@ -1,0 +1,71 @@
+"""A threshold from elsewhere is said to be void; cracks and chance do not make it so."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from crackvae.model.calibration import Calibration
+from crackvae.scoring.summaries import images_with_a_valid_threshold
+from crackvae.scoring.threshold_check import ThresholdCheck
+
+RNG = np.random.default_rng(0)
+SOUND_N = np.sort(RNG.gamma(4, 0.01, 300).astype(np.float32))
+CALIBRATION = Calibration(SOUND_N, 300, "made up", float(SOUND_N[284]), "model", leaky=False)
+
+
+def rows(images: list[np.ndarray], status: str = "scored") -> pa.Table:
+    tiles = pa.array([image.tolist() for image in images], pa.list_(pa.float32()))
+    return pa.table({"status": [status] * len(images), "tile_scores": tiles})
+
+
+def checked(*parts: pa.Table) -> bool:
+    check = ThresholdCheck(CALIBRATION, "/models/m")
+    for part in parts:
+        check.add(part)
+    return check.result() is not None
+
+
+@pytest.mark.parametrize("n", [20, 60, 2000])
+def test_sound_images_of_the_site_never_void_the_threshold(n: int) -> None:
+    rng = np.random.default_rng(n)
+    assert not any(checked(rows(list(rng.gamma(4, 0.01, (n, 1))))) for _ in range(50))
+
+
+@pytest.mark.parametrize("tiles", [1, 20])
+def test_images_of_another_site_void_it_and_cracks_do_not(tiles: int) -> None:
+    rng = np.random.default_rng(1)
+    own = [*rng.gamma(4, 0.01, (100, tiles)), *rng.uniform(0.2, 0.9, (300, tiles))]
+    assert not checked(rows(own))
+    assert checked(rows(list(rng.gamma(4, 0.02, (400, tiles)))))
+
+
+def test_the_reason_names_the_distance_and_what_to_do() -> None:
+    check = ThresholdCheck(CALIBRATION, "/models/m")
+    check.add(rows([np.array([0.001])] * 40))
+    check.add(rows([np.empty(0)] * 40, "unreadable"))
+    void = check.result()
+    assert void is not None and void.images == 40 and void.distance > 0.9
+    assert "does not hold" in void.reason and "crackvae calibrate --model /models/m" in void.reason
+
+
+def test_too_few_images_and_none_at_all_are_no_reason() -> None:
+    assert not checked() and not checked(rows([np.array([0.001])] * 19)) and not checked(rows([np.array([9.0])] * 99))
+
+
+def test_a_threshold_that_has_held_is_not_checked_again_and_a_void_one_is(tmp_path: Path) -> None:
+    out, void = str(tmp_path), {"reason": "", "distance": 0.3, "images": 40}
+    assert images_with_a_valid_threshold(out, "m", 0.5) == 0
+    for run, changes, found in (
+        ("1", {}, 40),
+        ("2", {"threshold_void": void}, 0),
+        ("3", {"threshold": 0.6}, 0),
+        ("4", {"model": "other"}, 0),
+        ("5", {"threshold_images": "many"}, 0),
+        ("6", {}, 40),
+    ):
+        content = {"model": "m", "threshold": 0.5, "threshold_images": 40} | changes
+        (tmp_path / f"_summary-{run}.json").write_text(json.dumps(content))
+        assert images_with_a_valid_threshold(out, "m", 0.5) == found
