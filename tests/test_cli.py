@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import HOUSE, read_rows, small_spec, write_model
+from ray_head import Head, environment
 
 from crackvae import cli, results
 from crackvae.cli import VERBS, main
@@ -355,9 +356,8 @@ def test_out_of_memory_is_one_line(capsys: pytest.CaptureFixture[str], monkeypat
     assert capsys.readouterr().err == "crackvae partition: out of memory (Unable to allocate 9 GiB).\n"
 
 
-@pytest.mark.ray
 def test_a_terminated_run_on_ray_writes_finished_rows_and_the_next_continues(
-    drawn: Path, model_dir: Path, tmp_path: Path
+    head: Head, drawn: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     code = (
         "import os, signal, sys; from crackvae import cli; from crackvae.scoring import actors, run_table\n"
@@ -367,8 +367,8 @@ def test_a_terminated_run_on_ray_writes_finished_rows_and_the_next_continues(
         "run_table.RunTable.add = add; sys.exit(cli.main(sys.argv[1:]))"
     )
     flags = ["score", "--images", drawn, "--model", model_dir, "--out", tmp_path / "out", "--workers", "2", "--quiet"]
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(HOUSE)}
-    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, env=env)
+    command = [sys.executable, "-c", code, *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(head.address))
     assert done.returncode == 143, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("crackvae score: interrupted. Run the same command again")
     assert read_rows(tmp_path / "out").num_rows == 24 and not list((tmp_path / "out").glob("_lock*"))
