@@ -12,15 +12,14 @@ import pyarrow.compute as pc
 
 from crackvae import metrics
 from crackvae.config import EvaluateConfig
-from crackvae.console import progress
+from crackvae.console import progress, say
 from crackvae.errors import ManifestError
 from crackvae.images import decoding, masks
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
-from crackvae.reports.evaluation_page import evaluation_page
-from crackvae.reports.page import PageSettings
-from crackvae.reports.verb import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.reports.evaluation_files import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, tables, uris
@@ -153,12 +152,19 @@ def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> 
 
 
 def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> dict[str, bytes | memoryview]:
-    """The page of this evaluation, unless --no-report."""
+    """The page of this evaluation, unless --no-report; it is optional, and needs a folder that Matplotlib can use."""
     if config.no_report:
         return {}
-    with progress("report", 1, "page", quiet=config.quiet) as bar:
-        html = evaluation_page(scored, summary, PageSettings(model_dir=config.model)).html
-        bar.update(1)
+    try:
+        with matplotlib_folder(uris.parent(summary["out"])), progress("report", 1, "page", quiet=config.quiet) as bar:
+            from crackvae.reports.evaluation_page import evaluation_page  # imported here: it imports Matplotlib
+            from crackvae.reports.page import PageSettings
+
+            html = evaluation_page(scored, summary, PageSettings(model_dir=config.model)).html
+            bar.update(1)
+    except OSError as error:
+        say(f"no page: {uris.reason(error)} Tables and figures of {summary['out']} are written.", quiet=False)
+        return {}
     return {PAGE_FILE: html}
 
 

@@ -36,6 +36,7 @@ def is_photograph(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def of_status(rows: pa.Table, *statuses: str) -> pa.Table:
+    """The rows with one of these statuses."""
     return rows.filter(pc.is_in(rows["status"].cast(pa.string()), value_set=pa.array(statuses)))
 
 
@@ -110,6 +111,7 @@ def worst_groups(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def score_histogram(scored: pa.Table, threshold: float, recorded: RecordedModel) -> str:
+    """Chart of the scores beside those of the calibration."""
     scores_N = scored["score"].to_numpy()
     usual_N = recorded.calibration.scores_N if recorded.calibration else None
     return charts.score_histogram({"scored": scores_N[np.isfinite(scores_N)]}, threshold, "scores", usual_N)

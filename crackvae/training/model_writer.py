@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from crackvae.console import say
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
@@ -16,8 +17,8 @@ from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
-from crackvae.reports import curves
-from crackvae.storage import fileio
+from crackvae.reports.matplotlib_folder import matplotlib_folder
+from crackvae.storage import fileio, uris
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.state import Epoch, best_of, read_checkpoint
@@ -131,5 +132,17 @@ def write_model(model_dir: str, trained: TrainedModel, calibrated: CalibratedMod
         **model_files(trained.spec, trained.weights, training),
     }
     if trained.epochs:
-        files[CURVE_FILE] = curves.loss_curve(trained.table)
+        files |= _loss_curve(trained, model_dir)
     fileio.write_folder(model_dir, files)
+
+
+def _loss_curve(trained: TrainedModel, model_dir: str) -> dict[str, bytes]:
+    """The loss curve, which is optional: Matplotlib needs a folder that it can write to."""
+    try:
+        with matplotlib_folder(uris.parent(model_dir)):
+            from crackvae.reports.curves import loss_curve  # imported here: it imports Matplotlib
+
+            return {CURVE_FILE: loss_curve(trained.table)}
+    except OSError as error:
+        say(f"no {CURVE_FILE}: {uris.reason(error)} All else of {model_dir} is written.", quiet=False)
+        return {}

@@ -11,9 +11,10 @@ import pytest
 
 from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
+from crackvae.reports.evaluation_files import EVALUATION_SCHEMA
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.page import PageSettings
-from crackvae.reports.verb import EVALUATION_SCHEMA, report
+from crackvae.reports.verb import report
 from crackvae.storage import tables
 
 

@@ -18,11 +18,12 @@ from conftest import read_rows, score_in_process, small_spec, write_model
 from PIL import Image
 from scipy.stats import false_discovery_control
 
-from crackvae.config import CalibrateConfig, CompactConfig, ScoreConfig, ScoringConfig
+from crackvae.config import CalibrateConfig, CompactConfig, ReportConfig, ScoreConfig, ScoringConfig
 from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, StorageError
 from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
+from crackvae.reports import matplotlib_folder
 from crackvae.scoring import actors, compaction, pages, run_table, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact
@@ -434,10 +435,10 @@ def test_the_discoveries_of_a_night_are_listed_beside_its_table(night: Path, tmp
 def test_a_page_that_cannot_be_written_costs_neither_rows_nor_summary(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def read_only(name: str) -> object:
+    def read_only(config: ReportConfig) -> object:
         raise OSError(30, "Read-only file system", "/root/.cache/matplotlib")
 
-    monkeypatch.setattr(pages.importlib, "import_module", read_only)
+    monkeypatch.setattr(pages, "report", read_only)
     summary = score(config(night, model_dir, tmp_path / "out", no_report=False)).summary
     assert (summary["scored"], summary["report"], summary["page_error"]) == (33, "", "Read-only file system")
     assert "no page: Read-only file system" in capsys.readouterr().err
@@ -446,19 +447,19 @@ def test_a_page_that_cannot_be_written_costs_neither_rows_nor_summary(
 
 
 def test_matplotlib_gets_a_folder_only_where_it_finds_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(pages.sys.modules, "matplotlib", raising=False)
+    monkeypatch.delitem(matplotlib_folder.sys.modules, "matplotlib", raising=False)
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pages._matplotlib_folder(str(tmp_path)):
+    with matplotlib_folder.matplotlib_folder(str(tmp_path)):
         assert "MPLCONFIGDIR" not in os.environ
     monkeypatch.setenv("HOME", str(tmp_path / "missing"))
 
     def nowhere() -> str:
         raise FileNotFoundError("no usable temporary folder")
 
-    monkeypatch.setattr(pages.tempfile, "gettempdir", nowhere)
-    with pages._matplotlib_folder(str(tmp_path)):
+    monkeypatch.setattr(matplotlib_folder.tempfile, "gettempdir", nowhere)
+    with matplotlib_folder.matplotlib_folder(str(tmp_path)):
         assert Path(os.environ["MPLCONFIGDIR"]).parent == tmp_path
     assert "MPLCONFIGDIR" not in os.environ and not list(tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError), pages._matplotlib_folder("s3://bucket/scores"):
+    with pytest.raises(FileNotFoundError), matplotlib_folder.matplotlib_folder("s3://bucket/scores"):
         pass
