@@ -5,6 +5,7 @@ wrote itself, which are recognised by the file beside which they were written.
 """
 
 import fnmatch
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -90,17 +91,30 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
         name: path below what is listed.
         exclude: patterns for names of files or folders, or, with a slash, for the whole `name`.
     """
-    parts = PurePosixPath(nfc(name)).parts
-    if any(_matches(parts, pattern) for pattern in exclude):
+    folder, _, file = nfc(name).rpartition("/")
+    kind = _kind_of_folder(folder, tuple(exclude))
+    if exclude and any(_matches([*folder.split("/"), file], pattern) for pattern in exclude):
         return EXCLUDED
-    if any(_LITTER.fullmatch(part.lower()) for part in parts) or _UNFINISHED.fullmatch(parts[-1].lower()):
-        return SYSTEM
-    if any(part.startswith(".") for part in parts):
+    lower = file.lower()
+    if kind or _LITTER.fullmatch(lower) or _UNFINISHED.fullmatch(lower):
+        return kind or SYSTEM
+    if file.startswith("."):
         return HIDDEN
-    if _OWN_NAME.fullmatch(parts[-1]):
+    if _OWN_NAME.fullmatch(file):
         return OWN
-    suffix = PurePosixPath(parts[-1]).suffix.lower()
-    return "" if suffix in IMAGE_SUFFIXES | UNSUPPORTED_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
+    suffix = lower[lower.rfind(".") :] if "." in lower else ""
+    return "" if suffix in IMAGE_SUFFIXES or suffix in UNSUPPORTED_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of_folder(folder: str, exclude: tuple[str, ...]) -> str:
+    """Why no file of a folder is listed; "" if the names of its files decide."""
+    parts = folder.split("/")
+    if folder and any(_matches(parts, pattern) for pattern in exclude):
+        return EXCLUDED
+    if any(_LITTER.fullmatch(part.lower()) for part in parts):
+        return SYSTEM
+    return HIDDEN if any(part.startswith(".") for part in parts) else ""
 
 
 _LITTER, _UNFINISHED = (
@@ -112,13 +126,15 @@ _LITTER, _UNFINISHED = (
 def _matches(parts: Sequence[str], pattern: str) -> bool:
     pattern = nfc(pattern).strip("/")
     if "/" in pattern:
-        whole = "/".join(parts)
+        whole = "/".join(parts).lstrip("/")
         return fnmatch.fnmatchcase(whole, pattern) or fnmatch.fnmatchcase(whole, f"{pattern}/*")
     return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
 
 
 def may_be_own(image: str) -> bool:
     """Whether an image has a name that crackvae gives to its own; is_own() looks closer."""
+    if ".png" not in image:
+        return False
     path = PurePosixPath(without_options(image)[0])
     return path.name == _OWN_CURVE or bool(
         path.parent.name.endswith(_PICTURES_OF) and _OWN_PICTURE.fullmatch(path.name)

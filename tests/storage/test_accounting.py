@@ -268,7 +268,7 @@ def test_a_second_run_with_every_output_among_the_images_lists_the_same_images(
         return dict(score(config).summary)
 
     first = run()
-    for page in (out / "page.html", tmp_path / "elsewhere" / "my page.html"):
+    for page in (out / "_page.html", tmp_path / "elsewhere" / "my page.html"):
         model = str(tmp_path / "models" / "new")
         report(ReportConfig(scores=str(out), out=str(page), model=model, full_size=True, quiet=True))
     assert len(list(tmp_path.rglob("*-reconstruction.png"))) >= 2
