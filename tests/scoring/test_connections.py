@@ -1,0 +1,65 @@
+"""No verb opens a connection that the user did not name: every socket call of `score` traced, with and without Ray."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HOUSE
+
+STRACE = ("strace", "-f", "-q", "-s", "200", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
+ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
+# Ray asks the machine, not the network: a UDP socket that never sends tells which of its addresses leads outside.
+ASKED_OF_THE_KERNEL = "8.8.8.8"
+# The metadata service of a cloud's own host: Ray's head asks it (and looks its name up) at its start, whatever is set.
+METADATA_ADDRESS = "169.254.169.254"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("strace"), reason="no strace found: apt-get install strace"),
+]
+
+
+def own_addresses() -> set[str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((ASKED_OF_THE_KERNEL, 53))
+        return {"127.0.0.1", "::1", "0.0.0.0", "::", probe.getsockname()[0]}
+
+
+def traced(flags: list[object], folder: Path) -> tuple[set[str], str]:
+    """Addresses that a command and all its processes connect to, less those of this machine; and what they send."""
+    trace, home = folder / "trace.txt", folder / "home"
+    home.mkdir()
+    env = os.environ | {"HOME": str(home), "PYTHONPATH": str(HOUSE)}
+    command = [*STRACE, "-o", trace, sys.executable, "-m", "crackvae", *flags]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    text = trace.read_text(errors="replace")
+    found = {(one or six).removeprefix("::ffff:") for one, six in ADDRESS.findall(text)}
+    assert not list(home.rglob("deviceid")), "ONNX Runtime has left a device id"
+    return found - own_addresses(), text
+
+
+def flags(drawn: Path, model_dir: Path, tmp_path: Path) -> list[object]:
+    images = tmp_path / "images"
+    images.mkdir()
+    for image in sorted((drawn / "crack").iterdir())[:4]:
+        shutil.copy(image, images)
+    return ["score", "--images", images, "--model", model_dir, "--out", tmp_path / "out", "--quiet"]
+
+
+def test_score_in_process_connects_to_nothing(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    found, text = traced(flags(drawn, model_dir, tmp_path), tmp_path)
+    assert found == set() and "microsoft" not in text
+
+
+@pytest.mark.ray
+def test_score_on_ray_connects_to_its_own_processes(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    found, text = traced([*flags(drawn, model_dir, tmp_path), "--workers", 2, "--no-report"], tmp_path)
+    resolvers = set(re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE))
+    assert found <= {ASKED_OF_THE_KERNEL, METADATA_ADDRESS, *resolvers}
+    assert "usage-stats" not in text and "microsoft" not in text
