@@ -270,6 +270,7 @@ def calibrate(
     workers: int | None = None,
     batch: int | None = None,
     precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
@@ -295,6 +296,8 @@ def calibrate(
         precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
             reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
             move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.
@@ -331,6 +334,7 @@ def evaluate(
     workers: int | None = None,
     batch: int | None = None,
     precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
@@ -354,6 +358,8 @@ def evaluate(
         precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
             reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
             move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.
@@ -393,6 +399,7 @@ def score(
     workers: int | None = None,
     batch: int | None = None,
     precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
@@ -422,6 +429,8 @@ def score(
         precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
             reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
             move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.
@@ -495,6 +504,7 @@ def nightly(
     workers: int | None = None,
     batch: int | None = None,
     precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
@@ -534,6 +544,8 @@ def nightly(
         precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
             reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
             move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.

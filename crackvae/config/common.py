@@ -59,6 +59,12 @@ class ScoringConfig(ClusterConfig):
         "of the threshold)",
         "auto",
     )
+    max_megapixels: int = setting(
+        "largest image [million pixels], larger ones are unreadable; in colour, one million take 4 MB of memory",
+        160,
+        ge=1,
+        le=1000,
+    )
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()

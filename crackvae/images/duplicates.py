@@ -21,7 +21,8 @@ from scipy.spatial import cKDTree
 
 from crackvae.console import progress
 from crackvae.errors import ManifestError, StorageError, UnreadableImage
-from crackvae.images.decoding import decode
+from crackvae.images import surface
+from crackvae.images.decoding import decode_picture
 from crackvae.storage import archive, fileio, uris
 
 THUMB_PX, COARSE_PX = 32, 8
@@ -57,8 +58,16 @@ class Fingerprint:
 
 
 def fingerprint(data: bytes, page: int = 1) -> Fingerprint:
-    """Fingerprint of a page of an image file. Raises UnreadableImage."""
-    pixels_HW = decode(data, page)
+    """Fingerprint of a page of an image file.
+
+    Raises:
+        UnreadableImage: damaged, or it shows no surface.
+    """
+    picture = decode_picture(data, page)
+    pixels_HW = picture.pixels_HW
+    hidden_HW = surface.hidden_parts(pixels_HW, picture.hidden_HW)
+    if surface.is_blank(pixels_HW, hidden_HW) or surface.is_flat(pixels_HW):
+        raise UnreadableImage(surface.no_surface(pixels_HW, hidden_HW, [pixels_HW]))
     # Not Pillow's box filter: it does not split pixels, and a copy of another size would differ by 2 grey levels.
     thumb = Image.fromarray(pixels_HW).resize((THUMB_PX, THUMB_PX), Image.Resampling.HAMMING)
     height, width = pixels_HW.shape

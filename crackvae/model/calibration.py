@@ -6,7 +6,7 @@ Shape letters: N calibration images, B scored images.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,19 +24,15 @@ if TYPE_CHECKING:
 
 FILE = "calibration.json"
 
-
 # Fewest calibration images: with fewer, the 95th percentile is one of the three largest scores.
 MIN_IMAGES = 20
-
 
 # Coverage of the interval that is stated with a false-alarm rate.
 PROMISE_INTERVAL = 0.95
 
-
 # What a p-value rests on, in the column p_kind: sound images of at least as many tiles, sound tiles with a fitted tail,
 # sound tiles alone, or too few of them for any score to reach the level of the threshold.
 P_KINDS = ("photographs", "tiles+tail", "tiles", "none")
-
 
 # Tile scores kept with a calibration: 1 MB of JSON, or 80 photographs of 600 tiles.
 MAX_TILE_SCORES = 50_000
@@ -198,6 +194,19 @@ class Calibration:
             return {"expected": 1.0, "low": 1.0, "high": 1.0}
         low, high = betabinom.interval(PROMISE_INTERVAL, n_images, n + 1 - rank, rank)
         return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
+
+    def promise_of(self, images_of: Mapping[int, int]) -> dict[str, float]:
+        """promise() of images of several numbers of tiles; its interval is wide enough for any dependence between them.
+
+        Args:
+            images_of: number of images by their number of tiles.
+        """
+        total = sum(images_of.values())
+        promises = {n_tiles: self.promise(n, n_tiles) for n_tiles, n in images_of.items()}
+        return {
+            name: sum(n / total * promises[n_tiles][name] for n_tiles, n in images_of.items())
+            for name in ("expected", "low", "high")
+        }
 
 
 def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:

@@ -202,9 +202,7 @@ def _beta_binomial_interval(n: int, a: float, b: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare_unreadable(n_unreadable: int, n: int, limits: Limits) -> Comparison:
-    """Share of unreadable files; the level depends on the lower end of its Clopper-Pearson interval."""
-    at_least = float(beta.ppf(SIGNIFICANCE, n_unreadable, n - n_unreadable + 1)) if n_unreadable else 0.0
-    return Comparison(
-        "unreadable", _level(at_least, limits.unreadable), n_unreadable / n, 0.0, low=0.0, high=limits.unreadable[0]
-    )
+def compare_failed(what: str, n_found: int, n: int, limits: Limits) -> Comparison:
+    """Share of files that are unreadable or show no surface; the level depends on the lower Clopper-Pearson bound."""
+    at_least = float(beta.ppf(SIGNIFICANCE, n_found, n - n_found + 1)) if n_found else 0.0
+    return Comparison(what, _level(at_least, limits.unreadable), n_found / n, 0.0, low=0.0, high=limits.unreadable[0])

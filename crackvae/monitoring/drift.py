@@ -17,9 +17,9 @@ from crackvae.monitoring.comparisons import (
     MIN_NIGHTS,
     Comparison,
     Limits,
+    compare_failed,
     compare_histograms,
     compare_share,
-    compare_unreadable,
     worst_level,
 )
 from crackvae.monitoring.histograms import NightHistograms, Tally
@@ -103,7 +103,10 @@ class _GroupComparer:
     def compare(self, tally: Tally, usual: Tally, past: Sequence[Tally], *, own: bool) -> Drift:
         comparisons = []
         if tally.images >= self.limits.min_images:
-            comparisons += [compare_unreadable(tally.statuses.get("unreadable", 0), tally.images, self.limits)]
+            comparisons += [
+                compare_failed(name, tally.statuses.get(name, 0), tally.images, self.limits)
+                for name in ("unreadable", "no_surface")
+            ]
         if tally.scored >= self.limits.min_images:
             comparisons += self._compared(tally, usual, [one for one in past if one.scored])
         level = worst_level(one.level for one in comparisons)
@@ -168,6 +171,8 @@ def _causes(comparisons: list[Comparison]) -> tuple[str, ...]:
         causes["new texture"] = 1.0
     elif not causes and shares:
         causes["fewer flagged"] = 1.0
+    if "no_surface" in moved:
+        causes["images without a surface"] = 0.5
     if "unreadable" in moved:
         causes["unreadable files"] = 0.0
     return tuple(sorted(causes, key=lambda name: -causes[name]))

@@ -51,6 +51,7 @@ class ScoringSettings:
         batch: tiles of one forward pass.
         precision: one of config.PRECISIONS.
         extra_heads: heads beside the model's own, each an additional column.
+        max_px: larger images are unreadable.
         device: cpu or cuda.
     """
 
@@ -58,6 +59,7 @@ class ScoringSettings:
     batch: int
     precision: str
     extra_heads: tuple[str, ...]
+    max_px: int
     device: str = "cpu"
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
@@ -89,20 +91,20 @@ class ImageScorer:
     ) -> None:
         torch.set_num_threads(1)  # one actor per core
         self.tiles = TileScorer(scorer, settings)
-        self.read, self.retries = read, StorageRetries()
+        self.read, self.max_px, self.retries = read, settings.max_px, StorageRetries()
 
     def __call__(self, images: pa.Table) -> Iterator[pa.Table]:
-        decoded_tables = decode_images(images, self.tiles.scorer.model.spec, self.read)
+        decoded_tables = decode_images(images, self.tiles.scorer.model.spec, self.read, self.max_px)
         for decoded in self.tiles.clock.each("decode", decoded_tables):
             rows = self.tiles(decoded)
             self.retries.emit()
             yield rows
 
 
-def decode_on_cpu(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -> Iterator[pa.Table]:
+def decode_on_cpu(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes], max_px: int) -> Iterator[pa.Table]:
     """Ray Data task that feeds a GPU actor: read and decode."""
     retries = StorageRetries()
-    yield from decode_images(images, spec, read)
+    yield from decode_images(images, spec, read, max_px)
     retries.emit()
 
 
@@ -171,24 +173,25 @@ def score_rows(
     Returns:
         a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
     """
-    heads = (*extra_heads, LATENT_NORM)
+    heads, max_px = (*extra_heads, LATENT_NORM), config.max_megapixels * 1_000_000
     if needs_ray(images, config):
         work = plan(images.num_rows, config, ray.cluster_resources())
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
-        settings = ScoringSettings(run, work.batch, config.precision, heads, GPU_DEVICE if work.gpus else "cpu")
+        device = GPU_DEVICE if work.gpus else "cpu"
+        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device)
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads)
+    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px)
     return _score_in_process(images, scorer, settings)
 
 
 def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSettings) -> Generator[pa.Table]:
     """What an actor does, in this process; equal to the last bit."""
-    rows_of = settings.row_function(scorer)
+    rows_of, spec, read = settings.row_function(scorer), scorer.model.spec, fileio.image_reader()
     for start in range(0, images.num_rows, BLOCK_IMAGES):
-        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), scorer.model.spec, fileio.image_reader()):
+        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), spec, read, settings.max_px):
             with one_thread():
                 rows = rows_of(decoded)
             yield rows
@@ -200,7 +203,7 @@ def _score_on_ray(images: Dataset, scorer: Scorer, settings: ScoringSettings, wo
     scorer_class: Any = ImageScorer
     arguments: tuple[Any, ...] = (reference, settings, read)
     if work.gpus:
-        decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read)
+        decode: Any = partial(decode_on_cpu, spec=scorer.model.spec, read=read, max_px=settings.max_px)
         images = images.map_batches(decode, batch_size=None, batch_format="pyarrow")
         scorer_class, arguments = TileScorer, (reference, settings)
     return images.map_batches(

@@ -27,6 +27,7 @@ class RunTable:
         self.out, self.run = out, run
         self.n = self.flagged = self.parts = 0
         self.statuses: Counter[str] = Counter()
+        self.tiles: Counter[int] = Counter()  # number of scored images of each number of tiles
         self._worst = tables.SCORES_SCHEMA.empty_table().select(["image", "score", "p_value", "flagged"])
         self._waiting: list[pa.Table] = []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
@@ -41,8 +42,10 @@ class RunTable:
         self.n += rows.num_rows
         self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
         self.flagged += pc.sum(rows["flagged"]).as_py()
-        scored = rows.filter(pc.field("status") == "scored").select(self._worst.column_names)
-        both = pa.concat_tables([self._worst, scored])
+        scored = rows.filter(pc.field("status") == "scored")
+        n_tiles = pc.multiply(scored["rows"], scored["cols"])
+        self.tiles.update({one["values"]: one["counts"] for one in n_tiles.value_counts().to_pylist()})
+        both = pa.concat_tables([self._worst, scored.select(self._worst.column_names)])
         self._worst = both.take(
             pc.select_k_unstable(both, N_WORST, sort_keys=[("score", "descending"), ("image", "ascending")])
         )

@@ -28,6 +28,7 @@ class ScoreSummary(BaseModel):
     listed: int
     finished_before: int
     scored: int
+    no_surface: int = 0
     unreadable: int
     unreachable: int
     flagged: int

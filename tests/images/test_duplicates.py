@@ -113,8 +113,14 @@ def test_the_same_surface_with_a_crack_is_another_picture(drawn):
 
 
 def test_flat_images_are_one_picture_only_where_their_grey_is_equal():
-    flat = [np.full((size, size, 3), grey, np.uint8) for grey, size in [(128, 64), (129, 64), (128, 100), (0, 64)]]
-    assert np.array_equal(same_picture(np.stack([thumb(image) for image in flat])), [0, 1, 0, 3])
+    flat_NSS = np.stack([np.full((THUMB_PX, THUMB_PX), grey, np.uint8) for grey in (128, 129, 128, 0)])
+    assert np.array_equal(same_picture(flat_NSS), [0, 1, 0, 3])
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_an_image_without_a_surface_is_no_image_to_learn_from(grey):
+    with pytest.raises(UnreadableImage, match="no surface"):
+        thumb(np.full((64, 64, 3), grey, np.uint8))
 
 
 def test_a_flat_image_is_no_copy_of_a_nearly_flat_one():
