@@ -64,7 +64,7 @@ def require_new(path: str, flag: str) -> None:
 
 
 def require_outside_table(path: str, flag: str, table: str = "") -> None:
-    """Refuse an output in a local folder of Parquet parts, in `table`, or in a folder below one of them.
+    """Refuse an output in a local folder of Parquet parts, in the URI `table`, or in a folder below one of them.
 
     Readers of such a folder as one table read every file below it, unless its name or that of a folder on the way to it
     begins with an underscore.
@@ -77,7 +77,7 @@ def require_outside_table(path: str, flag: str, table: str = "") -> None:
         name, folder = PurePosixPath(folder).name, parent(folder)
         if name.startswith(("_", ".")):
             return
-        if folder == table or (is_local(path) and _has_parts(folder)):
+        if _has_parts(folder) if is_local(path) else folder == table:
             raise StorageError(
                 f"{path} would break the table of scores in {folder}, of which readers take every file: choose another "
                 f"{flag}, or a name that begins with an underscore (_{PurePosixPath(path).name})."
