@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -114,44 +113,47 @@ def test_without_the_right_token_no_driver_joins(cluster: dict[str, str], tmp_pa
     assert done.returncode != 0 and "joined" not in done.stdout
 
 
-# ------------------------------------------------------------- a lost node; last, because the cluster keeps one worker
+# ------------------------------------------------------------------------------------------- a lost node
 
 
-def score_and_lose_a_node(images: str, model: str, out: str) -> None:
-    """Score on two worker nodes, and kill the second one as soon as the first rows arrive."""
+def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -> None:
+    """Score on a head and two nodes, one of which is lost when the first rows arrive; then again, undisturbed."""
     import ray
+    from ray.cluster_utils import Cluster
 
-    ray.init(address=os.environ["CRACKVAE_HEAD"], log_to_driver=False, logging_level="ERROR")
-    real, alive = actors.score_rows, []
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    real, alive = verb.score_rows, []
 
-    def score_rows(*arguments: Any, **settings: Any) -> Iterator[pa.Table]:
-        blocks = real(*arguments, **settings)
+    def score_rows(*arguments: object) -> Iterator[pa.Table]:
+        blocks = real(*arguments)
         yield next(blocks)
-        subprocess.run([SCRIPT, "kill", "2"], check=True)
+        cluster.remove_node(nodes[1], allow_graceful=False)
         yield from blocks
         end = time.monotonic() + NOTICED_S
         while len(seen := [node for node in ray.nodes() if node["Alive"]]) > 2 and time.monotonic() < end:
             time.sleep(0.2)
         alive.append(len(seen))
 
-    actors.score_rows, actors.BLOCK_IMAGES = score_rows, 10
-    config = ScoreConfig(images=images, model=model, out=out, workers=2, no_report=True, quiet=True)
-    summary = verb.score(config).summary
+    verb.score_rows, actors.BLOCK_IMAGES = score_rows, 10
+    summary = verb.score(
+        ScoreConfig(images=images, model=model, out=out, workers=2, no_report=True, quiet=True)
+    ).summary
     print(json.dumps({"scored": summary["scored"], "alive": alive[0]}))
+    verb.score_rows = real
+    verb.score(ScoreConfig(images=images, model=model, out=undisturbed, no_report=True, quiet=True))
     ray.shutdown()
+    cluster.shutdown()
 
 
-@pytest.mark.usefixtures("in_process")
-def test_a_node_killed_while_it_scores_costs_no_row(
-    cluster: dict[str, str], drawn: Path, model_dir: Path, tmp_path: Path
-) -> None:
-    arguments = (str(drawn), str(model_dir), str(tmp_path / "out"))
+@pytest.mark.ray
+def test_a_node_killed_while_it_scores_costs_no_row(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
+    arguments = (str(drawn), str(model_dir), str(tmp_path / "out"), str(tmp_path / "undisturbed"))
     code = f"from test_local_cluster import score_and_lose_a_node as lose; lose{arguments!r}"
-    env = cluster | {"PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}"}
+    env = os.environ | {"PYTHONPATH": f"{HOUSE}{os.pathsep}{HOUSE / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert last_json(done.stdout) == {"scored": 300, "alive": 2}
-    undisturbed = str(tmp_path / "undisturbed")
-    config = ScoreConfig(images=str(drawn), model=str(model_dir), out=undisturbed, no_report=True, quiet=True)
-    verb.score(config)
     assert same_scores(read_rows(tmp_path / "out"), read_rows(tmp_path / "undisturbed"))
