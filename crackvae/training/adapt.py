@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from crackvae.config import AdaptConfig
 from crackvae.console import progress, say
-from crackvae.images.decoded import tiles_of
+from crackvae.errors import CalibrationError
 from crackvae.model.artifact import Model, load_model
-from crackvae.model.calibration import Calibration
+from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
@@ -33,7 +33,7 @@ from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
 from crackvae.training.state import TrainSettings, is_over
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
-from crackvae.training.tile_loader import decode_images_of, in_object_store
+from crackvae.training.tile_loader import decoded_tiles, in_object_store, surface_counts
 from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
 
 BATCH = 64
@@ -64,7 +64,7 @@ class Site:
         return self.table.filter(pa.array(chosen)), self.tiles_N[chosen]
 
     def training_tiles(self, max_cracked: float) -> int:
-        """Number of tiles to train on: what is left when the most crack-like ones are set aside."""
+        """Expected number of tiles to train on, when the most crack-like ones are set aside."""
         n = min(site.MAX_TRAINING_TILES, int(self.side("train")[1].sum()))
         return round(n * (1 - max_cracked))
 
@@ -124,7 +124,7 @@ def adapt(config: AdaptConfig) -> Result:
             "level": calibrated.calibration.level,
             "false_alarms": {"expected": config.max_false_alarm, "low": threshold.low, "high": threshold.high},
             "flagged": threshold.flagged,
-            "meaning": _meaning(threshold, images.tiles_N, calibrated.calibration.groups, config),
+            "meaning": _meaning(threshold, calibrated.calibration.groups, config),
             "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
@@ -160,14 +160,18 @@ def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, 
         say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=config.quiet)
     if is_over(epochs, settings):
         return
-    tiles_TPP = _least_crack_like(base, chosen, "train", n_tiles, config)
-    n_val = max(1, round(min(MAX_VAL_TILES, int(chosen.side("val")[1].sum())) * (1 - config.max_cracked)))
-    val_TPP = _least_crack_like(base, chosen, "val", n_val, config)
+    tiles_TPP = _least_crack_like(base, chosen, "train", site.MAX_TRAINING_TILES, config)
+    val_TPP = _least_crack_like(base, chosen, "val", MAX_VAL_TILES, config)
+    if len(tiles_TPP) < settings.batch:
+        raise CalibrationError(
+            f"{len(tiles_TPP)} tiles to train on show a surface, fewer than a batch of {settings.batch}: "
+            "add photographs."
+        )
     if spec.recipe == "repair":
         say("drawing synthetic cracks", quiet=config.quiet)
         settings = replace(settings, drawings=draw(config.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
-    job = FitJob(spec, settings, in_object_store(tiles_TPP), n_tiles, val_TPP, base.network.state_dict())
+    job = FitJob(spec, settings, in_object_store(tiles_TPP), len(tiles_TPP), val_TPP, base.network.state_dict())
     fit(job, plan, checkpoints, quiet=config.quiet)
 
 
@@ -184,12 +188,16 @@ def _settings(spec: ModelSpec, n_tiles: int, config: AdaptConfig) -> TrainSettin
     )
 
 
-def _least_crack_like(base: Model, chosen: Site, side: str, n: int, config: AdaptConfig) -> np.ndarray:
-    """The `n` tiles of one side with the lowest scores by the starting model, uint8 (n, P, P), in their own order."""
+def _least_crack_like(base: Model, chosen: Site, side: str, most: int, config: AdaptConfig) -> np.ndarray:
+    """At most `most` random tiles of one side, without the most crack-like by the starting model; uint8 (T, P, P)."""
     images, tiles_N = chosen.side(side)
-    most = site.MAX_TRAINING_TILES if side == "train" else MAX_VAL_TILES
-    tiles_TPP, _ = _tiles(images, side, base.spec, site.some_tiles(tiles_N, most, config.seed), quiet=config.quiet)
+    some = site.some_images(tiles_N, 2 * most, config.seed)
+    tiles_TPP, _ = decoded_tiles(images.take(pa.array(some)), side, base.spec, quiet=config.quiet)
+    if len(tiles_TPP) > most:
+        order = np.random.default_rng(config.seed).permutation(len(tiles_TPP))
+        tiles_TPP = tiles_TPP[np.sort(order[:most])]
     scores_T = _scores(base, tiles_TPP, f"score {side}", quiet=config.quiet)[:, 0]
+    n = max(1, round(len(tiles_TPP) * (1 - config.max_cracked)))
     return tiles_TPP[np.sort(np.argsort(scores_T, kind="stable")[:n])]
 
 
@@ -197,62 +205,49 @@ def _least_crack_like(base: Model, chosen: Site, side: str, n: int, config: Adap
 
 
 def _calibration_tiles(chosen: Site, spec: ModelSpec, config: AdaptConfig) -> tuple[np.ndarray, pa.Table]:
-    """All tiles of some images of the calibration side, uint8 (T, P, P), and these images as decoded."""
+    """The tiles of some images of the calibration side, uint8 (T, P, P), and these images as decoded."""
     images, tiles_N = chosen.side("calibration")
     some = site.some_images(tiles_N, site.MAX_CALIBRATION_TILES, config.seed)
-    every_tile = np.ones(int(tiles_N[some].sum()), bool)
-    return _tiles(images.take(pa.array(some)), "calibration", spec, every_tile, quiet=config.quiet)
+    return decoded_tiles(images.take(pa.array(some)), "calibration", spec, quiet=config.quiet)
 
 
 def _calibrated(
     model: Model, tiles_TPP: np.ndarray, images: pa.Table, config: AdaptConfig
 ) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
-    tiles_N = images["rows"].to_numpy() * images["cols"].to_numpy()
+    tiles_N = surface_counts(images)
     scores_TS = _scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
     scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
+    needed = tiles_needed(config.max_false_alarm, config.max_cracked)
+    if len(scores_T) < needed:
+        raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
     found = site_threshold(scores_T, groups_T, config.max_false_alarm, config.max_cracked, config.seed)
     calibration = Calibration(
-        scores_N=found.sound_T,
+        scores_N=scores_T[found.sound],
         groups=len(np.unique(groups_T)),
         level=f"about {config.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
         f"which at most {config.max_cracked:g} show cracks",
         threshold=found.threshold,
         model=model.digest,
         leaky=False,
+        sample=Sample(
+            np.ones(len(found.sound), np.int32),
+            scores_T[found.sound],
+            np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32),
+        ),
     )
     reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
     validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
     return CalibratedModel(model, calibration, reference), found, validation
 
 
-def _meaning(found: SiteThreshold, tiles_N: np.ndarray, groups: int, config: AdaptConfig) -> str:
+def _meaning(found: SiteThreshold, groups: int, config: AdaptConfig) -> str:
     """What the threshold means and what it assumes, in two sentences."""
-    typical = int(np.median(tiles_N))
-    expected = typical * config.max_false_alarm
-    per_image = f", about {expected:.3g} in a photograph of {typical} tiles" if typical > 1 else ""
     return (
-        f"About {config.max_false_alarm:.3g} of the sound tiles of this site will be flagged by mistake{per_image} (95 "
-        f"% interval of the rate {found.low:.2g} to {found.high:.2g}); of these tiles {found.flagged:.2g} are flagged. "
+        f"About {config.max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
+        f"{found.low:.2g} to {found.high:.2g}); of the given tiles {found.flagged:.2g} do. "
         f"This assumes that at most {config.max_cracked:g} of the tiles show cracks, that most of these score higher "
         f"than sound tiles, and that later photographs resemble the {groups} groups of images that set the threshold."
     )
-
-
-def _tiles(
-    images: pa.Table, side: str, spec: ModelSpec, chosen_T: np.ndarray, *, quiet: bool
-) -> tuple[np.ndarray, pa.Table]:
-    """The chosen tiles of the images, uint8 (T, P, P), and the images as decoded, without tiles."""
-    parts: list[np.ndarray] = []
-    seen = 0
-
-    def take(decoded: pa.Table) -> None:
-        nonlocal seen
-        tiles_TPP = tiles_of(decoded, spec.input_px)
-        parts.append(tiles_TPP[chosen_T[seen : seen + len(tiles_TPP)]])
-        seen += len(tiles_TPP)
-
-    rows = decode_images_of(images, side, spec, take, quiet=quiet)
-    return np.concatenate(parts), rows
 
 
 def _scores(model: Model, tiles_TPP: np.ndarray, what: str, *, quiet: bool) -> np.ndarray:

@@ -22,6 +22,7 @@ from crackvae.storage import fileio, uris
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.state import Epoch, best_of, read_checkpoint
+from crackvae.training.tile_loader import surface_counts
 
 CURVE_FILE = "loss.png"
 
@@ -82,8 +83,9 @@ def calibrated_on(
         val_images: the decoded images, as decoded_tiles() returns them.
         source: what the scores belong to, for the description of the threshold.
     """
-    counts_N = val_images["rows"].to_numpy() * val_images["cols"].to_numpy()
-    found = image_scores(score_tiles(model, val_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)), counts_N)
+    calibration.require_enough(val_images.num_rows)
+    scores_TS = score_tiles(model, val_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,))
+    found = image_scores(scores_TS, surface_counts(val_images))
     scores_N = found.max_NS[:, 0]
     calibrated = Calibration(
         scores_N=np.sort(scores_N),

@@ -1,6 +1,6 @@
 """The images of a site: readable, each picture once, and on which side each is used.
 
-Shape letters: N images, T tiles, P side of a tile at the input [px].
+Shape letters: N images.
 """
 
 import hashlib
@@ -121,11 +121,3 @@ def some_images(tiles_N: np.ndarray, max_tiles: int, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(tiles_N))
     fitting = order[: max(1, int(np.searchsorted(np.cumsum(tiles_N[order]), max_tiles, side="right")))]
     return np.sort(fitting)
-
-
-def some_tiles(tiles_N: np.ndarray, max_tiles: int, seed: int) -> np.ndarray:
-    """bool (T,): randomly chosen `max_tiles` of all tiles of some images, or all of them."""
-    n = int(tiles_N.sum())
-    chosen = np.zeros(n, bool)
-    chosen[np.random.default_rng(seed).permutation(n)[:max_tiles]] = True
-    return chosen

@@ -37,14 +37,15 @@ class SiteThreshold:
         threshold: a tile is flagged when its score is greater.
         flagged: share of the given tiles that it flags, sound and cracked.
         low, high: 95 % interval of the false-alarm rate on the sound tiles of as many other groups.
-        sound_T: the scores that are taken as those of sound tiles: of those above the threshold an evenly spaced part.
+        sound: numbers of the tiles that are taken to be sound, by ascending score; of those above the threshold an
+            evenly spaced part.
     """
 
     threshold: float
     flagged: float
     low: float
     high: float
-    sound_T: np.ndarray
+    sound: np.ndarray
 
 
 def tiles_needed(max_false_alarm: float, max_cracked: float) -> int:
@@ -64,12 +65,13 @@ def site_threshold(
         max_cracked: largest share of cracked tiles among the given ones.
     """
     threshold = _threshold(scores_T, max_false_alarm, max_cracked)
-    is_above_T = scores_T > threshold
-    below, above = np.sort(scores_T[~is_above_T]), np.sort(scores_T[is_above_T])
+    order = np.argsort(scores_T, kind="stable")
+    n_below = int((scores_T <= threshold).sum())
+    below, above = order[:n_below], order[n_below:]
     n_sound = min(len(above), round(len(below) * max_false_alarm / (1 - max_false_alarm)))
     kept = above[((np.arange(n_sound) + 0.5) / max(1, n_sound) * len(above)).astype(int)]
     low, high = _interval(scores_T, groups_T, max_false_alarm, max_cracked, seed)
-    return SiteThreshold(threshold, float(is_above_T.mean()), low, high, np.concatenate([below, kept]))
+    return SiteThreshold(threshold, len(above) / len(scores_T), low, high, np.concatenate([below, kept]))
 
 
 def _threshold(scores_T: np.ndarray, max_false_alarm: float, max_cracked: float) -> float:

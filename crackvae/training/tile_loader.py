@@ -55,14 +55,14 @@ def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, *, quiet: bool)
     """Decode all tiles of the images once, on the cluster.
 
     Returns:
-        the tiles, uint8 (T, P, P), and the decoded images without their tiles.
+        the tiles that show a surface, uint8 (T, P, P), and the decoded images that have such tiles, without them.
 
     Raises:
         ManifestError: images that cannot be read (named).
     """
     tiles: list[np.ndarray] = []
     rows = decode_images_of(
-        images, split, spec, lambda decoded: tiles.append(tiles_of(decoded, spec.input_px)), quiet=quiet
+        images, split, spec, lambda decoded: tiles.append(surface_tiles(decoded, spec.input_px)), quiet=quiet
     )
     return np.concatenate(tiles), rows
 
@@ -87,6 +87,10 @@ def training_tiles(
     if needed <= available:
         say(f"{size}: decoded once and kept in memory", quiet=quiet)
         tiles_TPP, _ = decoded_tiles(images, "train", spec, quiet=quiet)
+        if len(tiles_TPP) < batch:
+            raise ManifestError(
+                f"{len(tiles_TPP)} training tiles show a surface, fewer than a batch of {batch}: add images."
+            )
         return in_object_store(tiles_TPP)
     window_tiles = max(batch, available // CACHED_WINDOWS // tile_bytes)
     say(f"{size}: decoded again in every epoch, {window_tiles} tiles at a time", quiet=quiet)
@@ -167,17 +171,37 @@ def _tiles_of(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -
     parts = []
     for decoded in decode_images(listing_of(images), spec, read):
         _require_read(decoded, "train", images.num_rows)
-        parts.append(tiles_of(decoded, spec.input_px))
+        parts.append(surface_tiles(decoded, spec.input_px))
     return np.concatenate(parts)
+
+
+def surface_tiles(decoded: pa.Table, input_px: int) -> np.ndarray:
+    """The tiles of DECODED_SCHEMA rows that show a surface, uint8 (T, P, P), in order."""
+    tiles_TPP = tiles_of(decoded, input_px)
+    blank = decoded["blank"].to_pylist()
+    if not any(blank):
+        return tiles_TPP
+    starts_N = np.cumsum([0, *(decoded["rows"].to_numpy() * decoded["cols"].to_numpy())[:-1]])
+    numbers = [start + number for start, of_image in zip(starts_N, blank, strict=True) for number in of_image]
+    return np.delete(tiles_TPP, numbers, axis=0)
+
+
+def surface_counts(images: pa.Table) -> np.ndarray:
+    """Number of tiles of each decoded image that show a surface, int (N,)."""
+    blank_N = pc.list_value_length(images["blank"]).to_numpy()
+    return np.asarray(images["rows"].to_numpy() * images["cols"].to_numpy() - blank_N)
 
 
 def decode_images_of(
     images: pa.Table, split: str, spec: ModelSpec, take: Callable[[pa.Table], None], *, quiet: bool
 ) -> pa.Table:
-    """Decode all images on the cluster and pass them to `take` with their tiles; returns them without tiles.
+    """Decode all images on the cluster and pass them to `take` with their tiles.
+
+    Returns:
+        the images that show a surface, without their tiles.
 
     Raises:
-        ManifestError: images that cannot be read (named).
+        ManifestError: images that cannot be read (named), or none shows a surface.
     """
     decode = partial(decode_images, tiling=spec, read=fileio.image_reader())
     rows = []
@@ -188,7 +212,14 @@ def decode_images_of(
             bar.update(decoded.num_rows)
     table = pa.concat_tables(rows)
     _require_read(table, split, images.num_rows)
-    return table
+    found = table.filter(pc.field("status") == "scored")
+    if not found.num_rows:
+        raise ManifestError(
+            f"none of {table.num_rows} images of {split} shows a surface: all are black, white or flat."
+        )
+    if found.num_rows < table.num_rows:
+        say(f"{table.num_rows - found.num_rows} images of {split} show no surface and are left out", quiet=quiet)
+    return found
 
 
 def _images_per_block(images: pa.Table, spec: ModelSpec) -> int:
@@ -204,7 +235,7 @@ def decode_all(images: pa.Table, decode: Any, images_per_block: int) -> Iterator
 
 
 def _require_read(decoded: pa.Table, split: str, n: int) -> None:
-    bad = decoded.filter(pc.field("status") != "scored").select(["image", "error"]).to_pylist()
+    bad = decoded.filter(~pc.field("status").isin(["scored", "no_surface"])).select(["image", "error"]).to_pylist()
     if bad:
         raise ManifestError(
             f"{len(bad)} of {n} images of {split} cannot be read, the first {bad[0]['image']}: "
