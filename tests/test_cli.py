@@ -209,6 +209,7 @@ def test_an_unreachable_uri_is_one_line(
     assert "cannot list s3://bucket/night" in line and "credentials" in line
 
 
+@pytest.mark.slow
 def test_an_unreachable_cluster_is_one_line(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "crackvae", "score", "--images", drawn, "--model", model_dir]
     flags = ["--out", tmp_path, "--address", "127.0.0.1:9", "--quiet"]

@@ -18,6 +18,8 @@ from crackvae.monitoring.comparisons import Limits, compare_histograms, compare_
 from crackvae.monitoring.drift import ALL, ROOT, TAIL, Drift, compare
 from crackvae.monitoring.histograms import NightHistograms, count, reference_of
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 N_REFERENCE, N_POOL, N_CRACKS, N_NIGHT = 800, 1600, 150, 600
 # Share of cracked images on an ordinary night.
@@ -131,21 +133,18 @@ def painted(pixels_HW: np.ndarray) -> np.ndarray:
     return np.clip(middle + 0.3 * (pixels_HW - middle) + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.slow
 def test_fifty_sound_nights_raise_no_alarm(site: Site) -> None:
     levels = [site.drift(site.night(seed)).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
-@pytest.mark.slow
 def test_fifty_ordinary_nights_with_the_cracks_that_a_site_has_raise_no_alarm(site: Site) -> None:
     levels = [site.drift(site.night(seed, CRACKS), history=site.ordinary).level for seed in range(50)]
     assert levels.count("alarm") == 0
     assert levels.count("watch") <= 2
 
 
-@pytest.mark.slow
 def test_three_times_as_many_cracks_are_an_alarm_with_their_cause(site: Site) -> None:
     found = [site.drift(site.night(seed, 3 * CRACKS), history=site.ordinary) for seed in range(50)]
     assert {(one.level, one.causes) for one in found} == {("alarm", ("more cracks",))}

@@ -17,6 +17,8 @@ from crackvae.reports.page import PageSettings
 from crackvae.reports.verb import report
 from crackvae.storage import tables
 
+pytestmark = pytest.mark.slow
+
 
 def read(judged: Path) -> tuple[pa.Table, dict[str, object]]:
     table = tables.read_table(str(judged / "evaluation.parquet"), EVALUATION_SCHEMA, keep_extra=True)
@@ -38,7 +40,6 @@ def names_in(html: str) -> list[str]:
     return re.findall(r'title="([^"]*)"><span class="folder">', html)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gallery", "label", "flagged", "order"),
     [("missed", "crack", False, "ascending"), ("alarms", "non_crack", True, "descending")],
@@ -66,7 +67,6 @@ def test_the_worst_miss_of_each_set_leads_the_page_before_any_figure(judged: Pat
             assert 'Worst miss</h3>\n            <p class="note">None.</p>' in lead or "None." in lead
 
 
-@pytest.mark.slow
 def test_every_card_has_original_reconstruction_and_anomaly_map(judged: Path) -> None:
     html = page_of(*read(judged), n_worst=4)
     kinds = [len(re.findall(f'alt="{kind} of', html)) for kind in ("original", "reconstruction", "anomaly map")]

@@ -73,6 +73,7 @@ class Folder:
 CALENDARS = st.lists(st.tuples(st.dates(), st.sampled_from(list(KINDS))), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(
     derandomize=True, deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
