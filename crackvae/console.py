@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # --help needs neither
 # Invisible and direction-changing characters could make one file name look like another, or change terminal colours.
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 
-
 # A text column is never made narrower than this [characters], however narrow the terminal.
 MIN_COLUMN = 24
 GAP = "  "

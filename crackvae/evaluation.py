@@ -28,7 +28,6 @@ from crackvae.storage.listing import list_images
 # Images of each label whose anomaly maps are compared with masks: 500 of METU's size are 100 MB of maps.
 MAX_MAPS = 500
 
-
 PREDICTIONS = {"non_crack": "non_cracked_concrete_predictions.csv", "crack": "cracked_concrete_predictions.csv"}
 
 

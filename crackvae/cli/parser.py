@@ -25,7 +25,6 @@ from crackvae.console import say, write
 
 EXIT_USER = 2
 
-
 # Column in which help texts start, so that most flags fit beside their text [characters].
 HELP_COLUMN = 28
 

@@ -16,18 +16,14 @@ from crackvae.storage import archive, fileio, prefetch, tables, uris
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024
 
-
 # Decoded pixels resized together: 20 METU images, or one photograph.
 WAITING_PX = 1_000_000
 
-
 NO_TILES = np.empty(0, np.uint8)
-
 
 # Measured while decoding.
 CAMERA = ("brightness", "contrast", "sharpness")
 MEASURED = (*CAMERA, "clipped")
-
 
 # What decode_images() makes of the rows of a listing, as input of score_decoded().
 DECODED_SCHEMA = pa.schema(

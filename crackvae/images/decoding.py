@@ -19,72 +19,56 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from crackvae.errors import UnreadableImage
 from crackvae.images import jpeg12, tiff
 from crackvae.storage import archive, fileio
+from crackvae.storage.pages import require_few_pages
 
 # Refuse larger images by their header, before decoding; it covers cameras of 151 Mpx. A colour PNG of that size takes
 # 0.75 GB while it is decoded, with the bytes of its file.
 MAX_IMAGE_PX = 160_000_000
 
-
 # WebP's decoder holds 16 bytes per pixel, four times as many as the others; below this a worker stays under 1.5 GB.
 MAX_WEBP_PX = 50_000_000
 
-
 # A CMYK JPEG in several scans takes 8 bytes of coefficients per pixel besides 4 of colour, until the last scan.
 MAX_SCANNED_CMYK_PX = 50_000_000
-
 
 # Processor time [s] of one image in Pillow's Python code, which hostile files can keep busy with a million empty chunks
 # (its C code is limited by the number of pixels). Not wall-clock time, which passes while a machine is suspended.
 MAX_DECODE_S = 20.0
 
-
 # Refuse a JPEG whose scans visit more pixels in total: a scan visits all pixels for a few bytes of file. The usual ten
 # scans of a progressive JPEG of 160 Mpx are 80 % of it; 168 million pixels take a second (docs/log.md).
 MAX_SCANNED_PX = 2_000_000_000
 
-
 # Largest number of segments of a JPEG that is searched for scans; an ordinary one has about 20.
 MAX_SEGMENTS = 10_000
-
 
 # Smaller images show too little texture to score; a METU image has 227 px.
 MIN_SIDE_PX = 16
 
-
 # Sixteen bits are scaled to eight by their full range, whatever part of it the camera used.
 GREY16_PER_GREY8 = 257
 
-
 ROWS_AT_ONCE = 64
 
-
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-
 
 # Start of a JPEG, and marker of the segment that may hold an orientation (EXIF, XMP); it does not occur in pixel data.
 JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
 
-
 EXIF_ORIENTATION = 0x0112
-
 
 # Classic and BigTIFF in both byte orders.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-
 # Alpha from which on a pixel counts as opaque.
 OPAQUE = 128
-
 
 # A marker of a JPEG, other than those inside a scan: escaped and repeated 0xFF, restarts, and the start of an image.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
-
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
-
 TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
-
 
 # The header is checked here first, with one limit for every format; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -148,6 +132,8 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
     if plain_HW is not None:
         return Picture(plain_HW)
     is_tiff = data[:4] in TIFF_STARTS
+    if is_tiff:
+        require_few_pages(io.BytesIO(data))
     try:
         image = _open(data, page, max_px)
     except UnidentifiedImageError as error:

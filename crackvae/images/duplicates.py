@@ -27,16 +27,13 @@ from crackvae.storage import archive, fileio, uris
 
 THUMB_PX, COARSE_PX = 32, 8
 
-
 # Measured on METU's 20,000 internal images: duplicates differ by at most 0.73 grey levels (root mean square over the
 # thumbnail), the closest different images by 1.98. Any two images of smoother walls may differ by less than 1.7, so the
 # difference must also be small relative to the contrast of the image (duplicates: at most 0.24 of it; the closest
 # different images: 0.57).
 MAX_DIFFERENCE = 1.7
 
-
 MAX_RELATIVE_DIFFERENCE = 0.3
-
 
 PAIRS_AT_ONCE = 20_000  # 20,000 pairs of float32 thumbnails are 160 MB
 

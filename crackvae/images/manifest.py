@@ -23,9 +23,7 @@ from crackvae.storage.unicode_forms import nfc
 
 FILE = "manifest.parquet"
 
-
 LEFT_OUT_FILE = "left_out.csv"
-
 
 METADATA_KEY = b"crackvae"
 

@@ -15,33 +15,26 @@ from scipy import ndimage
 # Rows and columns of an image that its measures are taken from: 0.1 ms for a METU image, and every part is seen.
 MEASURED_LINES = 64
 
-
 # A blur of 1.5 px takes 17 % of the ratio of the mean steps over these two distances, and 6 % of that over 1 and 2 px,
 # where a JPEG of quality 50 instead of 75 adds 13 and 4 % (METU; docs/log.md, 2026-11-24).
 SHARPNESS_LAGS_PX = (1, 4)
-
 
 # Pixels up to BLACK and from WHITE on show no surface: 16 is the black of video and 0.5 % of the light of white, 250 is
 # 96 % of it, where a sensor saturates and JPEG rings by a few levels.
 BLACK, WHITE = 16, 250
 
-
 # A tile is not scored if more of its pixels than this are clipped or hidden: most of it shows nothing.
 MAX_CLIPPED = 0.5
 
-
 # Grey levels within which nothing is seen, not even a hairline: the noise of a real surface alone spans more.
 FLAT_RANGE = 3
-
 
 # Thinnest letterbox bar [px]. Of each of its lines a share of BAR_SHARE lies within BAR_RANGE of its level, since JPEG
 # rings at its edge.
 MIN_BAR_PX, BAR_RANGE, BAR_SHARE = 3, 8, 0.98
 
-
 # No-data regions: pixels of 0 or 255 that touch the border and are nowhere thinner than this [px]; cracks are thinner.
 MIN_NO_DATA_PX = 25
-
 
 # Pixels around a hidden part that JPEG or resampling may have mixed with it [px].
 MARGIN_PX = 4

@@ -43,7 +43,6 @@ RIM_PX = 4
 # Shares of the drawn surfaces that show each distractor.
 STAIN_SHARE, STONE_SHARE, HOLE_SHARE, FLAKE_SHARE = 0.45, 0.6, 0.5, 0.3
 
-
 JOINT_SHARE, SHADOW_SHARE = 0.08, 0.12
 
 

@@ -20,11 +20,9 @@ from crackvae.errors import UnreadableImage
 # would show the model mostly the same pixels four times.
 MIN_TILES_TO_CUT = 1.5
 
-
 # 100 Mpx in tiles of 227 px with stride 170 are 3,460 tiles; more are a very narrow image or a wrong setting, and would
 # fill a worker's memory (16 KiB per tile).
 MAX_TILES = 20_000
-
 
 # Images of one size that are resized together as the channels of one image: four at once take half the time, because
 # torch can then use whole vectors; more than four leave its fast path.

@@ -24,7 +24,6 @@ from crackvae.storage import fileio, filesystems, uris
 # Synthetic tiles on which file and model are compared, half of them cracked.
 PARITY_TILES = 48
 
-
 # Largest difference allowed between the scores of the file and of the model, relative to the threshold. Float32
 # rounding accounts for about 1e-6.
 BOUND = 1e-3

@@ -67,7 +67,6 @@ def evidence(input_B1PP: Tensor, output: Output) -> Tensor:
 
 _RESIDUAL_UNIT = "residual [grey level, black 0 to white 1]"
 
-
 HEADS = {
     "mse": Head(residual, _RESIDUAL_UNIT, power=2, share=1.0),  # the published score
     "top": Head(residual, _RESIDUAL_UNIT, power=2, share=0.01),
@@ -76,10 +75,8 @@ HEADS = {
     "evidence": Head(evidence, "evidence of a crack [nats]", power=1, share=CRACK_SHARE),
 }
 
-
 # Baseline for every model: median minus 1st percentile of the pixels.
 BASELINE = "one_line"
-
 
 # Norm of the posterior mean: not a score; it separates new textures from known ones.
 LATENT_NORM = "latent_norm"

@@ -14,26 +14,20 @@ from crackvae.monitoring.histograms import MIN_GROUP_IMAGES
 # PSI is conventionally computed over ten bins of equal weight in the reference.
 PSI_BINS = 10
 
-
 # Significance level of each comparison. 50 nights of five measures are 250 comparisons.
 SIGNIFICANCE = 0.001
 
-
 LEVELS = ("ok", "watch", "alarm")
-
 
 # Mean shift of a measure, relative to its usual median, below which it is never an alarm: another JPEG quality changes
 # the sharpness by up to 13 %, a blur of 1.5 px by 17 to 19 % (docs/log.md, 2026-11-24).
 MIN_SHIFT = {"brightness": 0.05, "contrast": 0.15, "sharpness": 0.15}
 
-
 # The median of three nights is robust to one outlier.
 MIN_NIGHTS = 3
 
-
 # Standard deviation of a normal variable divided by its median absolute deviation.
 MAD_TO_SD = 1.4826
-
 
 # Larger nights are treated as this many images: the standard error of a share of 5 % is then 0.2 %, below any limit.
 MAX_COUNTED = 10_000

@@ -27,9 +27,7 @@ from crackvae.monitoring.histograms import NightHistograms, Tally
 # Names in tables for the whole night, and for images outside any group.
 ALL, ROOT = "all images", "(no group)"
 
-
 BULK, TAIL = "score below the threshold", "above all sound"
-
 
 # Causes other than a change of camera or surface: a night with only these counts as ordinary for its site.
 ORDINARY = frozenset({"more cracks", "fewer flagged", "unreadable files"})

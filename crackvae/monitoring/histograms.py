@@ -24,7 +24,6 @@ from crackvae.storage.uris import join
 
 REFERENCE_FILE = "reference.json"
 
-
 # The same edges for every model, far finer than any relevant change: 4 grey levels, steps of 8 %, steps of 0.01.
 CAMERA_EDGES = {
     "brightness": np.arange(3.5, 252, 4),
@@ -32,10 +31,8 @@ CAMERA_EDGES = {
     "sharpness": np.arange(0.1, 1.4, 0.01),
 }
 
-
 # Scores and latent norms have no absolute scale: their edges are these quantiles of the calibration images.
 QUANTILES = np.append(np.linspace(0, 1, 41), 0.99)
-
 
 # Groups with their own histograms: 1,000 groups take 2 MB per run. Images of further groups count in `whole` only.
 MAX_GROUPS, MIN_GROUP_IMAGES = 1000, 50

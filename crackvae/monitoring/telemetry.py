@@ -21,10 +21,8 @@ from crackvae.storage import fileio, filesystems, uris
 
 T = TypeVar("T")
 
-
 # Rows counted together: in blocks of 128, a row costs fifty times as much (docs/log.md, 2026-11-24).
 COUNT_ROWS = 5_000
-
 
 # Interval between writes of the histograms [s]: a killed run loses at most the counts of the last minute.
 WRITE_AGE_S = 60.0

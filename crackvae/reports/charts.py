@@ -23,27 +23,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 # Placeholder colours, replaced by variables of the page's style sheet; no chart uses them otherwise.
 INK, FAINT = "#010203", "#040506"
 
-
 CSS_OF = {INK: "var(--ink)", FAINT: "var(--line)"}
-
 
 # Source: Okabe & Ito, Color Universal Design (2008). Blue and vermilion differ in lightness too.
 SOUND_COLOUR, CRACK_COLOUR, OTHER_COLOURS = "#0072b2", "#d55e00", ("#009e73", "#cc79a7", "#56b4e9")
 
-
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
-
 
 # Perceptually uniform with monotonically increasing lightness: brighter is more anomalous, also in greyscale.
 ANOMALY_COLOURS = "inferno"
 
-
 # Brightness of the picture below an anomaly map, so that the colours stand out.
 BACKGROUND_SHARE = 0.45
 
-
 BINS = 60
-
 
 STYLE: Any = {
     "font.family": "sans-serif",

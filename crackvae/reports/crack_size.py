@@ -14,48 +14,37 @@ from skimage.morphology import remove_small_holes, skeletonize
 # the width of any line wider than the blur of the camera.
 HALF_MAXIMUM = 0.5
 
-
 # Side of the neighbourhood of the local peak [px]: wider than the widest crack of METU (about 30 px).
 PEAK_PX = 41
-
 
 # A peak must exceed the median residual of the image by this many robust standard deviations; Gaussian noise does so
 # in one of a billion pixels.
 MIN_SIGMAS = 6.0
 
-
 # Lowest peak, as a share of the brightness: a map that is 0 nearly everywhere has no deviation.
 MIN_ANOMALY = 0.04
-
 
 # Standard deviation of a Gaussian divided by its median absolute deviation.
 SIGMAS_PER_MAD = 1.4826
 
-
 # Shorter traces count as texture [px]; a guess: a tenth of the side of a METU image.
 MIN_LENGTH_PX = 23.0
-
 
 # Lowest ratio of length L to width w: a line covers L^2 / (L / w) pixels; a disc has a ratio of 2.5 by its diagonal.
 MIN_ELONGATION = 4.0
 
-
 # Holes in a trace up to this size [px] are filled: the skeleton would form rings around them.
 MAX_HOLE_PX = 16
-
 
 # Length of a digital line from its straight steps, its diagonal steps and the corners between them.
 # Source: Vossepoel & Smeulders, Vector code probability and metrication error (1982).
 STRAIGHT_PX, DIAGONAL_PX, CORNER_PX = 0.980, 1.406, -0.091
 
-
 # Large maps are processed in cells of this side [px], so that empty ones cost nothing; each with a margin in which the
 # skeleton of a cut crack may deviate, wider than half of any crack.
 CELL_PX, MARGIN_PX = 512, 64
 
-
 _EIGHT = np.ones((3, 3), int)
-
 
 _Window = tuple[slice, slice]
 

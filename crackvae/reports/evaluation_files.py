@@ -7,7 +7,6 @@ from crackvae.storage import tables
 # Files that `evaluate` writes; metrics.json is written last, so its presence means that the folder is complete.
 METRICS_FILE, TABLE_FILE, PAGE_FILE = "metrics.json", "evaluation.parquet", "report.html"
 
-
 EVALUATION_SCHEMA = pa.schema(
     [
         *(column for column in tables.SCORES_SCHEMA if column.name != "tile_scores"),

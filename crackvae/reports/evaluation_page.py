@@ -19,9 +19,7 @@ from crackvae.storage import tables
 # Number of images in each gallery of correct decisions.
 N_CORRECT = 8
 
-
 MAX_GROUPS = 15
-
 
 # In the order of the page: name, cracked, flagged, heading, order in words, whether the highest scores come first.
 GALLERIES = (
@@ -30,7 +28,6 @@ GALLERIES = (
     ("found", True, True, "Cracks found", "closest to the threshold first", False),
     ("sound", False, False, "Sound images not flagged", "closest to the threshold first", True),
 )
-
 
 FIGURE_KEYS = {"value", "low", "high"}
 

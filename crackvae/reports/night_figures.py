@@ -14,10 +14,8 @@ from crackvae.reports.nights import RunSummary, total
 # Statuses of images without a score, as the page counts them.
 FAILED = ("unreadable", "unreachable")
 
-
 # Rows of the table of groups, and runs in the trend.
 MAX_GROUPS, MAX_RUNS = 20, 30
-
 
 # Counts of a summary that the trend shows as shares.
 TREND = ("flagged", "unreadable")

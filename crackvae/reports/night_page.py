@@ -21,7 +21,6 @@ from crackvae.reports.views import ImageView
 # Rows of the tables of images without a score.
 MAX_FAILED = 200
 
-
 # Number of worst tiles shown for each photograph.
 WORST_TILES = 6
 

@@ -18,9 +18,7 @@ COLUMNS = [
     *("rows", "cols", "worst_x", "worst_y", "model", "run", "p_kind"),
 ]
 
-
 ALL_RUNS = "all"
-
 
 # Summaries that are read for the trend; a folder may hold those of years.
 MAX_SUMMARIES = 60

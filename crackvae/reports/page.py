@@ -28,7 +28,6 @@ from crackvae.reports.views import Box, ImageView, View
 # A page stays well under 15 MB: total size of its small and its large pictures [bytes], before base64 adds a third.
 SMALL_PICTURES_BYTES, LARGE_PICTURES_BYTES = 6_000_000, 3_000_000
 
-
 # Upper limit of a single picture [bytes]; a METU image takes 5 to 12 kB.
 MAX_SMALL_BYTES, MAX_LARGE_BYTES = 40_000, 500_000
 

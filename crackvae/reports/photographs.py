@@ -24,14 +24,11 @@ from crackvae.reports.views import THUMBNAIL_PX, Box, View, max_pooled, reduced
 # Longest side of a whole photograph on the page [px].
 PHOTOGRAPH_PX = 1280
 
-
 # Largest number of tiles of one photograph that are explained: with 11 ms per tile and core, 0.7 s on two cores.
 MAX_TILES = 128
 
-
 # Of these, tiles at evenly spaced ranks of the score: their maps represent the background of the photograph.
 BACKGROUND_TILES = 24
-
 
 # Tiles of one task of the executor.
 TASK_TILES = 8

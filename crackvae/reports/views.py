@@ -24,25 +24,19 @@ from crackvae.storage import uris
 # Longest side of a thumbnail [px]: a METU image is shown at its own resolution.
 THUMBNAIL_PX = 320
 
-
 # Side of the neighbourhood of the worst tile of a photograph, in tile sides.
 NEIGHBOURHOOD_TILES = 2.5
-
 
 # A map that stays below this share of the colour scale gets no box: nothing in it stands out.
 FAINT_SHARE = 0.15
 
-
 # Share of the most anomalous pixels among which the densest region is searched: a score is their mean.
 DENSE_SHARE = 0.02
-
 
 # Side of the box around the most anomalous region, as a share of the picture.
 BOX_SHARE = 0.24
 
-
 WEBP_QUALITY = 78
-
 
 # Scale factors that are tried in turn until a thumbnail is small enough.
 SCALES = (1.0, 0.75, 0.5, 0.33, 0.2)

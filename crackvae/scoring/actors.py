@@ -30,13 +30,10 @@ from crackvae.storage.tables import new_run
 # Images of one block: about a second of work for one CPU, so that progress is visible and all actors end together.
 BLOCK_IMAGES = 128
 
-
 GPU_DEVICE = "cuda"
-
 
 # Tiles of one forward pass: on a CPU more bring no speed and cost memory, a GPU needs many to be busy.
 CPU_BATCH, GPU_BATCH = 8, 256
-
 
 # Up to this many images, of no more bytes in total, are scored in the driver: starting Ray would take longer.
 FEW_IMAGES, FEW_BYTES = 1_000, 32_000_000

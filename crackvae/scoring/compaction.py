@@ -30,10 +30,8 @@ from crackvae.storage.uris import storage_errors
 # Rows and bytes in memory of a part: what one step of a compaction, and one read, must hold.
 PART_ROWS, PART_BYTES = 100_000, 64_000_000
 
-
 # Buckets are open files; 200 of them make parts larger from 20 million rows on.
 MAX_BUCKETS = 200
-
 
 # Names that are sampled to find where buckets begin.
 SAMPLE = 50_000

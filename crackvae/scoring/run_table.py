@@ -15,7 +15,6 @@ from crackvae.storage import fileio, tables, uris
 # old [s]: a killed run loses at most a minute of work.
 PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 
-
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
@@ -82,7 +81,6 @@ def write_missing_csvs(out: str) -> list[str]:
 
 # Columns of SCORES_SCHEMA that decide what is finished.
 FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold")
-
 
 # Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000

@@ -19,13 +19,10 @@ from crackvae.storage.uris import is_local, reason, storage_errors, without_opti
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
 MAX_ZIP_RATIO = 200
 
-
 # What zipfile raises on an entry that is damaged, encrypted or packed by an unknown method.
 DAMAGED_ENTRY = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError)
 
-
 _ENTRY = re.compile(r"(?P<archive>.*?\.zip)!/(?P<entry>.*)", re.DOTALL | re.IGNORECASE)
-
 
 _PAGE = re.compile(r"(?P<file>.*\.tiff?(?:\?.*)?)!/page=(?P<page>\d+)", re.DOTALL | re.IGNORECASE)
 

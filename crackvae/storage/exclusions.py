@@ -19,9 +19,7 @@ from crackvae.storage.uris import join, parent, without_options
 # Listed as images. HEIC and the most common camera raw files are listed too, so that each becomes a row that says why.
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
 
-
 UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
-
 
 # What operating systems, network storage and file managers leave behind: files and folders, in any letter case.
 LITTER = (
@@ -29,16 +27,13 @@ LITTER = (
     *("__MACOSX", "Thumbs.db", "ehthumbs*.db", "desktop.ini", ".DS_Store", "._*"),
 )
 
-
 # Files that are not complete yet, or that an editor has left; a folder may well have such a name.
 UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.crdownload", "*.filepart", "*~")
-
 
 # Kinds of excluded files.
 EXCLUDED, SYSTEM, HIDDEN, OWN = "matched by --exclude", "system litter", "hidden", "written by crackvae"
 UNREADABLE_FOLDER, UNREADABLE_ARCHIVE = "unreadable folder", "unreadable archive"
 LINK_LOOP, OTHER = "link to a folder above it", "other file"
-
 
 SUFFIXES_OF_KIND = {
     "image in an unsupported format": (
@@ -59,13 +54,11 @@ SUFFIXES_OF_KIND = {
 }
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() for suffix in suffixes.split()}
 
-
 # Files of a model directory, of a scores table and of a manifest.
 _OWN_NAME = re.compile(
     r"vae_concrete\.pth|model\.json|calibration\.json|reference\.json|training\.json|manifest\.parquet|left_out\.csv"
     r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+|\d{8}T\d{6}_\d{6}-\d{5}\.parquet"
 )
-
 
 # The loss curve in a model directory, and the pictures that `report --full-size` writes for a page.
 _OWN_CURVE, _MODEL_FILE = "loss.png", "model.json"

@@ -22,18 +22,14 @@ from crackvae.storage.uris import is_local, join, parent, reason, storage_errors
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
 MAX_IMAGE_BYTES = 320_000_000
 
-
 # Random bytes that mark the end of a buffer before a read; that a file ends with the same ones is out of the question.
 MARK_BYTES = 16
-
 
 # A full disk still accepts an empty file; a part of a scores table has this size or less.
 PROBE_BYTES = 1_000_000
 
-
 # Parts of a table, as tables.write_part() names them.
 _PART_NAME = re.compile(r".+-\d{5}\.parquet")
-
 
 Result = TypeVar("Result")
 

@@ -25,21 +25,16 @@ from crackvae.storage.uris import split_uri
 # Attempts and first pause [s] of a call to object storage; the pause doubles. S3 answers 503 for seconds, not minutes.
 ATTEMPTS, FIRST_PAUSE_S = 5, 0.5
 
-
 # Without a limit the Google client retries a missing credential for 15 minutes.
 GCS_RETRY_S = 20
-
 
 # Where an S3 server other than Amazon's is named, the more specific one first, as for every AWS client.
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
-
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
-
 
 # Servers other than Amazon's accept any region; all of them know this one.
 DEFAULT_REGION = "us-east-1"
-
 
 # Answers of a server that a second request does not change.
 _REFUSED = re.compile(
@@ -47,24 +42,18 @@ _REFUSED = re.compile(
     r"|Couldn't resolve host|UNRECOGNIZED_CLIENT|HTTP status (400|401|403|404|405|411|413)\b|No (AWS )?credentials"
 )
 
-
 # No call is repeated when it has failed for this long [s]: Google's client has then retried it by itself.
 RETRY_LIMIT_S = 30.0
-
 
 # After this long without an answer the terminal says what is being waited for, and again in growing intervals [s].
 FIRST_NOTICE_S = 5.0
 
-
 # Certificates of a company or of a test server, in the variable that all AWS clients read.
 CA_VARIABLE = "AWS_CA_BUNDLE"
 
-
 Result = TypeVar("Result")
 
-
 Arguments = ParamSpec("Arguments")
-
 
 Config = TypeVar("Config", bound=VerbConfig)
 

@@ -15,7 +15,6 @@ from crackvae.storage.walk import CHUNK_ROWS, chunks, local_file, remote_file
 # Objects of a list that are looked up at once; each request takes 10 to 50 ms.
 HEAD_THREADS = 32
 
-
 # Columns of a Parquet list that may contain the images; the first one found is used.
 LIST_COLUMNS = ("image", "uri", "path", "file")
 

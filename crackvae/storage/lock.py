@@ -24,11 +24,9 @@ from crackvae.storage.records import read_record
 # A run renews its lock this often [s]; a lock that has not been renewed for EXPIRY_S belongs to a dead run.
 HEARTBEAT_S, EXPIRY_S = 15.0, 60.0
 
-
 # Pause between two looks at another run's lock [s], and how long the earlier of two runs that start at the same moment
 # waits for the later one to give up.
 POLL_S, SETTLE_S = 1.0, 5.0
-
 
 _LOCK_NAME = re.compile(r"_lock-(?P<run>.+)\.json")
 

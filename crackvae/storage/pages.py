@@ -16,8 +16,8 @@ from crackvae.storage.uris import is_local
 
 _TIFF_NAME = r"(?i)\.tiff?(\?.*)?$"
 
-# Pages of one file; a longer chain is damaged or hostile.
-MAX_PAGES = 10_000
+# Pages of one file; a longer chain is damaged or hostile, and is refused as one image.
+MAX_PAGES = 1_000
 
 # Remote files whose headers are read at once.
 READ_THREADS = 16
@@ -41,9 +41,19 @@ def full_pages(stream: Stream) -> list[int]:
         kinds = list(_subfile_kinds(stream))
     except (struct.error, OverflowError):  # truncated: decoding the first page will say so
         return [1]
-    if not kinds or kinds[0]:
-        return [1]
+    if not kinds or kinds[0] or len(kinds) > MAX_PAGES:
+        return [1]  # decoding refuses a chain that is too long
     return [number for number, kind in enumerate(kinds, start=1) if not kind]
+
+
+def require_few_pages(stream: Stream) -> None:
+    """Raise UnreadableImage for a TIFF of more than MAX_PAGES: as one image it would lose all pages but the first."""
+    try:
+        n_pages = sum(1 for _ in _subfile_kinds(stream))
+    except (struct.error, OverflowError):  # truncated: decoding will say so
+        return
+    if n_pages > MAX_PAGES:
+        raise UnreadableImage(f"it has more than {MAX_PAGES:,} pages: split it into several files")
 
 
 def _subfile_kinds(stream: Stream) -> Iterator[int]:
@@ -58,7 +68,7 @@ def _subfile_kinds(stream: Stream) -> Iterator[int]:
     offset_kind, count_kind, entry_bytes, at = ("Q", "Q", 20, 8) if version == 43 else ("I", "H", 12, 4)
     offset = struct.unpack(f"{order}{offset_kind}", start[at : at + struct.calcsize(offset_kind)])[0]
     seen: set[int] = set()
-    while offset and offset not in seen and len(seen) < MAX_PAGES:
+    while offset and offset not in seen and len(seen) <= MAX_PAGES:
         seen.add(offset)
         stream.seek(offset)
         n_entries = struct.unpack(f"{order}{count_kind}", stream.read(struct.calcsize(f"={count_kind}")))[0]

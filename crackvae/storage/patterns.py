@@ -19,7 +19,6 @@ from crackvae.storage.walk import Folder, SkippedFolder, is_folder, utf_8
 
 _WILDCARD = re.compile(r"[*?\[]")
 
-
 # In place of the entries of a folder that cannot be read; no name of a file contains a slash.
 UNREADABLE = "/"
 

@@ -11,10 +11,8 @@ from crackvae.storage.uris import is_local
 # work. A local disk answers faster than a thread starts (docs/log.md), so nothing is fetched ahead there.
 READ_THREADS = 16
 
-
 # Bytes of images that may wait, so that photographs of 20 MB do not fill a worker's memory.
 READ_AHEAD_BYTES = 64_000_000
-
 
 # Attempts for a remote image that arrives shorter than it was listed, and the limit for one that stalls [s]: to every
 # client library a connection that delivers one byte a second is alive.

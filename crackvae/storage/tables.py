@@ -30,7 +30,6 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
-
 SCORES_SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -58,10 +57,8 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
-
 # Columns of SCORES_SCHEMA that tables of earlier versions lack, with the value that they are read with.
 ADDED_COLUMNS = {"brightness": float("nan"), "clipped": float("nan"), "p_kind": ""}
-
 
 # What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
 MEASURES_SCHEMA = pa.schema(
@@ -72,23 +69,17 @@ MEASURES_SCHEMA = pa.schema(
     ]
 )
 
-
 MEASURED_SCHEMA = pa.schema([*SCORES_SCHEMA, *MEASURES_SCHEMA])
-
 
 RUN_TIME = "%Y%m%dT%H%M%S_%f"
 
-
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
-
 
 # Says which parts a compaction replaces by which; deleted when the replacement is complete.
 _JOURNAL_NAME = re.compile(r"_compact-.+\.json")
 
-
 # A table without its lists; a CSV of a run begins with `_`, so that the folder of scores stays one Parquet table.
 CSV_COLUMNS = tuple(name for name in SCORES_SCHEMA.names if name != "tile_scores")
-
 
 # Rows with the same image and model are versions of one row: that of the latest run counts.
 VERSION_KEY = ("image", "model", "run")

@@ -19,7 +19,6 @@ from crackvae.errors import ConfigError, StorageError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
-
 # Options that a URI may end with, `?region=eu-central-1&scheme=https`, and how pyarrow names them; no secrets.
 OPTIONS = {
     "s3": (
@@ -42,17 +41,14 @@ _OPTION = rf"(?:{'|'.join(sorted({name for names in OPTIONS.values() for name in
 _URI = re.compile(rf"(?P<address>[a-z0-9]+://[^/?]*)/?(?P<key>.*?)(?P<options>\?{_OPTION}(?:&{_OPTION})*)?", re.DOTALL)
 _LOOKS_LIKE_OPTIONS = re.compile(r"\?(?:\w+=[^?&]*)(?:&\w+=[^?&]*)*\Z")
 
-
 # A colon in the address that no port number follows separates a name from its secret, which may contain a slash.
 _SECRET = re.compile(r"[^:]*://[^/?]*:(?!\d*([/?]|$))|.*\?.*secret=", re.DOTALL)
-
 
 # What a server or a client library may repeat of a request: a name and password, a key, a signature, a token.
 _SHOWN_SECRET = re.compile(
     r"(?<=://)[^/\s@]*:[^\s@]*(?=@)"
     r"|(?i:(?<=signature=)|(?<=credential=)|(?<=token=)|(?<=secret_key=)|(?<=sig=))[^&\s'\"]+"
 )
-
 
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",

@@ -18,7 +18,6 @@ from crackvae.storage.uris import is_local, reason, split_uri, storage_errors
 # Rows that exist as Python objects at any time.
 CHUNK_ROWS = 10_000
 
-
 Row = TypeVar("Row")
 
 

@@ -12,15 +12,12 @@ from collections.abc import Sequence
 
 UTF_8_FLAG, UNICODE_PATH = 0x800, 0x7075
 
-
 # What zipfile has decoded the bytes of a name without the flag by, and what the Windows of western Europe means.
 STATED, WESTERN, JAPANESE = "cp437", "cp850", "cp932"
-
 
 # Kana and kanji, and with the punctuation and the full-width letters that are written beside them.
 _HAS_JAPANESE = re.compile(r"[\u3005\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _IS_JAPANESE = re.compile(r"[\x00-\x7f\u2460-\u247f\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff9f]*")
-
 
 # Two characters of one or two bytes each in a row, not just one accented letter within a word of ASCII letters.
 _LONG_RUN = re.compile(rb"[\x80-\xff]{3}|(?<![A-Za-z\x80-\xff])[\x80-\xff]{2}|[\x80-\xff]{2}(?![A-Za-z\x80-\xff])")

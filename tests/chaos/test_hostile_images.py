@@ -16,6 +16,7 @@ from hostile import (
     EITHER,
     END,
     FLOOD,
+    REFUSED,
     Hostile,
     chunk,
     files,
@@ -86,10 +87,17 @@ def test_sound_images_among_hostile_files_have_the_scores_that_they_have_alone_a
     rows = score(tmp_path / "night", model_dir, tmp_path / "scores")
     among = {image: rows.pop(image.replace("/alone/", "/night/sound/")) for image in alone}
     assert repr(among) == repr(alone)
-    assert sorted(rows) == sorted(path for _, path, _ in planted)
+    pages = [image for image in rows if "!/page=" in image]  # further pages of a TIFF are images of their own
+    assert sorted(rows.keys() - pages) == sorted(path for _, path, _ in planted)
+    assert {page.split("!/page=")[0] for page in pages} <= {path for _, path, _ in planted} and len(pages) < 100
     for kind, path, fate in planted:
         status, error = rows[path]["status"], str(rows[path]["error"])
-        assert status in ("scored", "unreadable") if fate == EITHER else status == fate, (kind, path, error)
+        one_grey_level = fate != REFUSED and status == "no_surface"
+        assert one_grey_level or (status in ("scored", "unreadable") if fate == EITHER else status == fate), (
+            kind,
+            path,
+            error,
+        )
         assert bool(error) == (status != "scored") and "\n" not in error
 
 

@@ -43,6 +43,12 @@ def listing(*names: str, error: str = "") -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA.append(pa.field("group", pa.string())))
 
 
+def surface(height: int, width: int, grey: int = 200) -> np.ndarray:
+    """Grey pixels with a fine texture: one even grey would be taken for a frame that shows no surface."""
+    noise_HW = np.random.default_rng(0).integers(-3, 4, (height, width))
+    return (grey + noise_HW).astype(np.uint8)
+
+
 def darkest_pixel(tiles_TPP: np.ndarray) -> np.ndarray:
     """A stand-in for the network: a black pixel is a crack."""
     return (255.0 - tiles_TPP.min(axis=(1, 2), initial=255)).astype(np.float32)[:, None] / 255
@@ -155,7 +161,7 @@ def test_every_image_is_a_row_whatever_happens_to_it(scorer: Scorer) -> None:
             raise UnreadableImage("larger than 1 byte")
         if image == "gone":
             raise FileNotFoundError(2, "No such file or directory")
-        return {"good": png(np.full((64, 64), 200, np.uint8)), "empty": b"", "text": b"no image"}[image]
+        return {"good": png(surface(64, 64)), "empty": b"", "text": b"no image"}[image]
 
     images = pa.concat_tables([listing("good", "empty", "text", "gone", "too large"), listing("pipe", error="no file")])
     decoded = pa.concat_tables(decode_images(images, scorer.model.spec, read))
@@ -188,8 +194,7 @@ def test_a_crack_in_the_last_corner_is_found_and_located(scorer: Scorer) -> None
 
 
 def test_the_p_value_of_a_photograph_counts_its_tiles(scorer: Scorer) -> None:
-    pixels = np.full((64, 250), 255, np.uint8)
-    pixels[:, :8] = 248
+    pixels = surface(64, 250, grey=240)
     decoded = pa.concat_tables(decode_images(listing("photo"), scorer.model.spec, lambda _: png(pixels)))
     (row,) = score_decoded(decoded, scorer, "run", darkest_pixel).to_pylist()
     one_tile = (1 + (scorer.calibration.scores_N >= np.float32(row["score"])).sum()) / 100
@@ -202,7 +207,7 @@ def test_flagged_is_score_above_the_threshold_as_written_in_the_row(scorer: Scor
         above = np.nextafter(np.float32(scorer.calibration.threshold), np.float32(1))
         return np.array([[scorer.calibration.threshold], [above]], np.float32)
 
-    whole = png(np.full((64, 64), 200, np.uint8))
+    whole = png(surface(64, 64))
     decoded = pa.concat_tables(decode_images(listing("a", "b"), scorer.model.spec, lambda _: whole))
     rows = score_decoded(decoded, scorer, "run", at_threshold).to_pylist()
     assert [row["flagged"] for row in rows] == [False, True]
@@ -211,7 +216,7 @@ def test_flagged_is_score_above_the_threshold_as_written_in_the_row(scorer: Scor
 
 def test_decoding_hands_over_in_bounded_bites(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded, "WAITING_TILES", 4)
-    whole = png(np.full((64, 64), 200, np.uint8))
+    whole = png(surface(64, 64))
     names = [f"{n:02d}" for n in range(10)]
     bites = list(decode_images(listing(*names), scorer.model.spec, lambda _: whole))
     assert [bite.num_rows for bite in bites] == [4, 4, 2]
