@@ -124,9 +124,9 @@ def _evaluate_set(
 
 def _masks_of(images: pa.Table, folder: str) -> dict[str, str]:
     """The mask of each cracked image that has one of its name, up to MAX_MAPS."""
-    places = {PurePosixPath(place).stem: place for place in list_images(folder).images["image"].to_pylist()}
+    paths = {PurePosixPath(path).stem: path for path in list_images(folder).images["image"].to_pylist()}
     cracks = images.filter(pc.field("label") == "crack")["image"].to_pylist()
-    found = {name: places[PurePosixPath(name).stem] for name in cracks if PurePosixPath(name).stem in places}
+    found = {name: paths[PurePosixPath(name).stem] for name in cracks if PurePosixPath(name).stem in paths}
     if not found:
         raise ManifestError(f"--masks {folder} holds no mask named like a cracked image: check the folder.")
     return dict(list(found.items())[:MAX_MAPS])

@@ -60,24 +60,24 @@ def compact(config: CompactConfig) -> Result:
     with locked(folder, run, quiet=config.quiet) as lock:
         finish_compaction(folder)
         parts = tables.list_parts(folder)
-        places = [place for of_run in parts.values() for place in of_run]
-        sizes = [tables.part_size(place) for place in places]
+        paths = [path for of_run in parts.values() for path in of_run]
+        sizes = [tables.part_size(path) for path in paths]
         rows_before = sum(rows for rows, _ in sizes)
         wanted = _wanted_parts(rows_before, sum(n_bytes for _, n_bytes in sizes))
-        rows, new = rows_before, len(places)
-        if len(parts) > 1 or len(places) > wanted:
-            rows, new = _merge(folder, run, places, wanted, lock, quiet=config.quiet)
+        rows, new = rows_before, len(paths)
+        if len(parts) > 1 or len(paths) > wanted:
+            rows, new = _merge(folder, run, paths, wanted, lock, quiet=config.quiet)
     summary: dict[str, Any] = {
         "verb": "compact",
         "scores": folder,
-        "parts_before": len(places),
+        "parts_before": len(paths),
         "parts": new,
         "rows_before": rows_before,
         "rows": rows,
         "superseded": rows_before - rows,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    shown = pd.DataFrame({"before": [len(places), rows_before], "after": [new, rows]}, index=["parts", "rows"])
+    shown = pd.DataFrame({"before": [len(paths), rows_before], "after": [new, rows]}, index=["parts", "rows"])
     return Result(summary, {"compacted": shown})
 
 
@@ -85,14 +85,14 @@ def _wanted_parts(rows: int, n_bytes: int) -> int:
     return min(MAX_BUCKETS, max(1, -(-rows // PART_ROWS), -(-n_bytes // PART_BYTES)))
 
 
-def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *, quiet: bool) -> tuple[int, int]:
+def _merge(folder: str, run: str, paths: list[str], wanted: int, lock: Lock, *, quiet: bool) -> tuple[int, int]:
     """Rows and parts of the table after the merge."""
     n_rows, new = 0, list[str]()
-    cuts = _cuts(places, wanted)
+    cuts = _cuts(paths, wanted)
     with ExitStack() as stack:
         # Files without a name: the system frees their space however this process ends.
         buckets = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(len(cuts) + 1)]
-        _deal(places, cuts, buckets, quiet=quiet)
+        _distribute(paths, cuts, buckets, quiet=quiet)
         for bucket in buckets:
             rows = kept_rows(pa.ipc.open_file(bucket).read_all())
             if rows.num_rows:
@@ -100,7 +100,7 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
                 tables.write_table(uris.join(folder, tables.staged(new[-1])), rows)
                 n_rows += rows.num_rows
             bucket.close()
-    old = [uris.relative(place, folder) for place in places]
+    old = [uris.relative(path, folder) for path in paths]
     csv = set(fileio.list_files(folder)) & {tables.csv_name(run) for run in tables.list_parts(folder)}
     lock.check()
     journal = tables.Journal(new=tuple(new), old=(*old, *sorted(csv)))
@@ -115,7 +115,7 @@ def _merge(folder: str, run: str, places: list[str], wanted: int, lock: Lock, *,
 def kept_rows(rows: pa.Table) -> pa.Table:
     """The latest row of each image and model, and earlier ones that are flagged and of other content.
 
-    Content is told by the size of the file and by its score, which the same bytes get to the last bit from one model.
+    Content is compared by the size of the file and by its score, which is the same to the last bit for the same bytes.
 
     Returns:
         rows by image and model, the latest of each first.
@@ -128,30 +128,30 @@ def kept_rows(rows: pa.Table) -> pa.Table:
     return table.filter(pa.array(is_latest | is_other_finding))
 
 
-def _deal(places: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:
+def _distribute(paths: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:
     """Write a range of names into each bucket, so that all rows of an image are in the same one."""
     where = f"{tempfile.gettempdir()} (set TMPDIR to a folder with room for the table)"
     with (
         storage_errors("write", where),
         ExitStack() as stack,
-        progress("compact", len(places), "parts", quiet=quiet) as bar,
+        progress("compact", len(paths), "parts", quiet=quiet) as bar,
     ):
         writers = [stack.enter_context(pa.ipc.new_file(bucket, tables.SCORES_SCHEMA)) for bucket in buckets]
-        for rows in tables.each_part(places, tables.SCORES_SCHEMA.names):
+        for rows in tables.each_part(paths, tables.SCORES_SCHEMA.names):
             bucket_N = np.array([bisect_right(cuts, image.as_py()) for image in rows["image"]], np.int32)
             for number in np.unique(bucket_N):
                 writers[number].write_table(rows.filter(pa.array(bucket_N == number)))
             bar.update()
 
 
-def _cuts(places: list[str], n_buckets: int) -> list[str]:
+def _cuts(paths: list[str], n_buckets: int) -> list[str]:
     """First names of the second and later buckets, so that all hold about as many rows."""
     if n_buckets == 1:
         return []
-    every = max(1, sum(tables.part_size(place)[0] for place in places) // SAMPLE)
+    every = max(1, sum(tables.part_size(path)[0] for path in paths) // SAMPLE)
     sample = sorted(
         name
-        for rows in tables.each_part(places, ["image"])
+        for rows in tables.each_part(paths, ["image"])
         for name in rows["image"].take(pa.array(range(0, rows.num_rows, every))).to_pylist()
     )
     return sorted({sample[len(sample) * number // n_buckets] for number in range(1, n_buckets)})

@@ -57,15 +57,18 @@ def nightly(config: NightlyConfig) -> Result:
         )
     night = config.night or default_night(out, now)
     if not config.night and night != now.date().isoformat():
-        say(f"the night of {now.date()} was judged more than 12 h ago: this is that of {night}", quiet=config.quiet)
+        say(
+            f"the night of {now.date()} was evaluated more than 12 h ago: this is the night of {night}",
+            quiet=config.quiet,
+        )
     log_event("night started", night=night, images=list(config.images), out=out, model=scorer.model.digest)
     with ray_session(config):  # one for all steps, so that Prometheus gets the verdict from the same process
         scored = score_images(config, night)
         run, counts = scored.summary.run, scored.summary.as_json()
         log_event("scored", run=run, night=night, **{name: counts[name] for name in LOGGED})
         nights = Nights(out, reference, ZoneInfo(config.time_zone))
-        late = [_judge(nights, one, now, scorer, config) for one in nights.without_verdict() if one != night]
-        tonight = _judge(nights, night, now, scorer, config)
+        late = [_evaluate(nights, one, now, scorer, config) for one in nights.without_verdict() if one != night]
+        tonight = _evaluate(nights, night, now, scorer, config)
         void = scored.summary.threshold_void
         broken = [line for line in (void.reason if void else "", scored.broken_limit) if line]
         broken += [line for one in (*late, tonight) if (line := _broken_by_drift(one, night, config.fail_on))]
@@ -77,14 +80,14 @@ def nightly(config: NightlyConfig) -> Result:
                 "report": "" if config.no_report else _page(scored.summary, tonight.verdict, config),
                 "out": out,
                 "model": scorer.model.digest,
-                "nights_judged_late": [one.night for one in late],
+                "nights_evaluated_late": [one.night for one in late],
                 "score": counts,
                 "broken": broken,
                 "seconds": round(time.perf_counter() - started, 1),
             }
         )
         for one in late:
-            _write(out, one.night, one.as_json() | {"judged_with": night})
+            _write(out, one.night, one.as_json() | {"evaluated_with": night})
         _write(out, night, summary)
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
@@ -96,7 +99,7 @@ def nightly(config: NightlyConfig) -> Result:
 
 
 @dataclass(frozen=True)
-class _JudgedNight:
+class _EvaluatedNight:
     """A night and its verdict.
 
     Attributes:
@@ -128,12 +131,12 @@ class _JudgedNight:
         }
 
 
-def _judge(nights: Nights, night: str, now: datetime, scorer: Scorer, config: NightlyConfig) -> _JudgedNight:
+def _evaluate(nights: Nights, night: str, now: datetime, scorer: Scorer, config: NightlyConfig) -> _EvaluatedNight:
     counted, history = nights.counted(night), nights.ordinary_before(night)
     verdict = _verdict(counted.histograms, history, nights.reference, scorer, config)
     whole = counted.histograms.whole if counted.histograms else None
     images, compared = (whole.images, whole.scored) if whole else (0, 0)
-    return _JudgedNight(night, now, counted.runs, counted.skipped, len(history), images, compared, verdict)
+    return _EvaluatedNight(night, now, counted.runs, counted.skipped, len(history), images, compared, verdict)
 
 
 def _verdict(
@@ -153,22 +156,21 @@ def _verdict(
     return verdict_on(night, history, reference, scorer.calibration, limits)
 
 
-def _broken_by_drift(judged: _JudgedNight, tonight: str, fail_on: str) -> str:
+def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> str:
     """What to say of a level that breaks the limit; "" where it does not."""
-    level = judged.verdict["level"]
+    level = evaluated.verdict["level"]
     if severity(level) < severity(fail_on):
         return ""
-    causes = ", ".join(judged.verdict["causes"]) or "see the table drift"
-    of_night = "" if judged.night == tonight else f" on the night of {judged.night}, judged late"
-    return f"drift: {level} in {judged.verdict['where']}{of_night}: {causes}."
+    causes = ", ".join(evaluated.verdict["causes"]) or "see the table drift"
+    of_night = "" if evaluated.night == tonight else f" on the night of {evaluated.night}, evaluated late"
+    return f"drift: {level} in {evaluated.verdict['where']}{of_night}: {causes}."
 
 
-def _too_few(judged: _JudgedNight, min_images: int) -> list[str]:
-    if judged.compared >= min_images:
+def _too_few(evaluated: _EvaluatedNight, min_images: int) -> list[str]:
+    if evaluated.compared >= min_images:
         return []
-    return [
-        f"{judged.compared} images were scored for the night of {judged.night}, fewer than --min-images {min_images}."
-    ]
+    scored = f"{evaluated.compared} images were scored for the night of {evaluated.night}"
+    return [f"{scored}, fewer than --min-images {min_images}."]
 
 
 def _page(summary: ScoreSummary, verdict: dict[str, Any], config: NightlyConfig) -> str:

@@ -1,4 +1,4 @@
-"""Which runs belong to which night, told from the files beside a scores table. No Ray."""
+"""Which runs belong to which night, from the files beside a scores table. No Ray."""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from crackvae.storage.tables import RUN_TIME
 
 # Ordinary nights whose share of flagged images is usual: two weeks have every weekday twice.
 N_NIGHTS = 14
-# A default date that was judged this long ago is that of another night: a job at half past midnight has the same date
+# A date whose verdict is this old is that of another night: a job at half past midnight has the same date
 # in UTC twice where the clocks go forward.
 SAME_NIGHT = timedelta(hours=12)
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
@@ -28,10 +28,10 @@ def nightly_name(night: str) -> str:
 
 
 def default_night(out: str, now: datetime) -> str:
-    """The date of `now`, or the next one whose night was not judged SAME_NIGHT ago or longer."""
-    judged = set(fileio.list_files(out))
+    """The date of `now`, or the next one that has no verdict of SAME_NIGHT ago or longer."""
+    with_verdict = set(fileio.list_files(out))
     date = now.date()
-    while nightly_name(date.isoformat()) in judged:
+    while nightly_name(date.isoformat()) in with_verdict:
         started = read_night_summary(uris.join(out, nightly_name(date.isoformat()))).started
         if started is None or now - started < SAME_NIGHT:
             break
@@ -68,7 +68,7 @@ class Nights:
     def __init__(self, out: str, reference: NightHistograms, zone: ZoneInfo) -> None:
         self.out, self.reference, self.zone = out, reference, zone
         names = fileio.list_files(out)
-        self.judged = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
+        self.with_verdict = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
         runs = [match for name in names if (match := _RUN.fullmatch(name))]
         self._night_of_run = {match["run"]: match["night"] or "" for match in runs}
 
@@ -78,21 +78,21 @@ class Nights:
 
     def runs_of(self, night: str) -> list[str]:
         """Names of the runs of a night that have counted images, earliest first."""
-        named = self._read(night).all_runs() if night in self.judged else set()
+        named = self._read(night).all_runs() if night in self.with_verdict else set()
         stamped = {run for run, stamp in self._night_of_run.items() if stamp == night}
         dated = {run for run, stamp in self._night_of_run.items() if not stamp and self._date_of(run) == night}
         if dated - named:
-            dated = dated.difference(*(self._read(other).all_runs() for other in self.judged if other != night))
+            dated = dated.difference(*(self._read(other).all_runs() for other in self.with_verdict if other != night))
         return sorted((named | stamped | dated) & self._night_of_run.keys())
 
     def without_verdict(self) -> list[str]:
         """Nights of which `nightly` has scored images without coming to a verdict: it was killed."""
-        return sorted({night for night in self._night_of_run.values() if night} - set(self.judged))
+        return sorted({night for night in self._night_of_run.values() if night} - set(self.with_verdict))
 
     def ordinary_before(self, night: str) -> list[NightHistograms]:
-        """The last judged nights before this one in which neither camera nor surface had changed, latest first."""
+        """The last earlier nights in which neither camera nor surface had changed, latest first."""
         ordinary: list[NightHistograms] = []
-        for before in reversed([one for one in self.judged if one < night]):
+        for before in reversed([one for one in self.with_verdict if one < night]):
             if self._read(before).is_ordinary(ORDINARY):
                 histograms = self.counted(before).histograms
                 ordinary += [histograms] if histograms else []

@@ -15,7 +15,7 @@ def page_path(out: str, run: str) -> str:
 
 
 def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> str:
-    """Write the page that a summary names; returns "", or why there is no page, which the user is told."""
+    """Write the page that a summary names; returns "", or the reason for having none, which is also printed."""
     settings = ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet)
     try:
         with progress("report", 1, "page", quiet=quiet) as bar:

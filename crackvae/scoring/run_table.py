@@ -72,10 +72,10 @@ def write_missing_csvs(out: str) -> list[str]:
     """Write a CSV for every run that has parts but no CSV yet, such as one that was killed; returns their paths."""
     have = set(fileio.list_files(out))
     written = []
-    for run, places in tables.list_parts(out).items():
+    for run, paths in tables.list_parts(out).items():
         if tables.csv_name(run) not in have:
             written.append(uris.join(out, tables.csv_name(run)))
-            tables.write_csv(written[-1], places, tables.CSV_COLUMNS)
+            tables.write_csv(written[-1], paths, tables.CSV_COLUMNS)
     return written
 
 
@@ -88,8 +88,8 @@ HASH_ROWS = 100_000
 
 def finished_rows(out: str) -> Iterator[pa.Table]:
     """What a scores table holds, part by part, as still_to_score() takes it."""
-    places = [place for parts in tables.list_parts(out).values() for place in parts]
-    return tables.each_part(places, FINISHED_COLUMNS)
+    paths = [path for parts in tables.list_parts(out).values() for path in parts]
+    return tables.each_part(paths, FINISHED_COLUMNS)
 
 
 def still_to_score(

@@ -16,10 +16,11 @@ from crackvae.model.calibration import Calibration
 MIN_IMAGES = 20
 # Edges at quantiles of the calibration: a distance of 0.005 is the finest that they tell.
 N_EDGES = 200
-# Probability of a larger distance by chance. 700 random nights of one site stayed below it; see docs/log.md.
+# Probability of a larger distance by chance. None of 600 random nights of one site, of 30 to 200 images, exceeded it.
 CHANCE = 0.001
-# Kolmogorov-Smirnov distance beyond chance from which on the calibration is another site's. Measured: two surfaces of
-# another site 0.08 and 0.22 with 70 images each, where 13 and 56 % of the sound tiles were flagged instead of 5 %.
+# Kolmogorov-Smirnov distance beyond chance from which on the calibration is that of another site. Three surfaces of
+# another site, 70 images each: 0.22 where 56 % of the sound tiles were flagged instead of 5 %, 0.08 and less than chance
+# where 13 and 16 % were.
 MIN_DISTANCE = 0.1
 
 
