@@ -16,7 +16,7 @@ from crackvae.model.calibration import Calibration
 MIN_IMAGES = 20
 # Edges at quantiles of the calibration: a distance of 0.005 is the finest that they tell.
 N_EDGES = 200
-# Probability of a larger distance by chance. None of 600 random nights of one site, of 30 to 200 images, exceeded it.
+# Chance of a larger distance: none of 600 random nights of one site, of 30 to 200 images, exceeded it.
 CHANCE = 0.001
 # Kolmogorov-Smirnov distance beyond chance from which on the calibration is that of another site. Three surfaces of
 # another site, 70 images each: 0.22 where 56 % of the sound tiles were flagged instead of 5 %, 0.08 and less than chance
