@@ -277,7 +277,7 @@ def _jpegs(whole: dict[str, bytes]) -> Made:
         frame = jpeg.replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
         yield "a frame of no meaning", f"{marker:x}.jpg", frame, REFUSED
     at = jpeg.index(b"\xff\xc0")
-    yield "values of no meaning", "12-bit.jpg", jpeg[: at + 4] + b"\x0c" + jpeg[at + 5 :], REFUSED
+    yield "values of no meaning", "12-bit.jpg", jpeg[: at + 4] + b"\x0c" + jpeg[at + 5 :], EITHER
     yield "values of no meaning", "components.jpg", jpeg[: at + 9] + b"\xff" + jpeg[at + 10 :], REFUSED
     scan = jpeg.index(b"\xff\xda")
     yield "pixels that run out", "ended.jpg", jpeg[: scan + 40] + b"\xff\xd9", EITHER
