@@ -16,6 +16,8 @@ HOUSE = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 # A head that has not started within this many seconds is a failure.
 START_S = 200
+# Ray gives its daemons 30 s to start, which is too short beside other work; then the head is started again.
+TOO_SLOW = "timed out during startup"
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,26 @@ def ray_head(folder: Path, *more: str, scratch: Path | None = None) -> Iterator[
         port = free.getsockname()[1]
     scratch = scratch or Path(f"/tmp/crackvae-chaos-{os.getpid()}-{port}")
     flags = ["--head", "--block", "--num-cpus=2", "--num-gpus=1", f"--port={port}", f"--temp-dir={scratch}", *more]
-    log = folder / f"head-{port}.log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [BIN / "ray", "start", *flags, "--include-dashboard=false", "--disable-usage-stats"],
-            stdout=file,
-            stderr=file,
-            env=environment(),
-            start_new_session=True,
-        )
+    log, end = folder / f"head-{port}.log", time.monotonic() + START_S
+    process = _started(flags, log)
     try:
-        end = time.monotonic() + START_S
         while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            if process.poll() is not None:
+                assert TOO_SLOW in log.read_text(), log.read_text()
+                process = _started(flags, log)
             time.sleep(0.2)
         yield Head(f"127.0.0.1:{port}", process, scratch)
     finally:
         end_all(process)
         if not os.path.ismount(scratch):  # a test that mounted a small disk here unmounts it
             subprocess.run(["rm", "-rf", scratch], check=True)
+
+
+def _started(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
+    command = [BIN / "ray", "start", *flags, "--include-dashboard=false", "--disable-usage-stats"]
+    with open(log, "wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment(), start_new_session=True)
 
 
 def environment(address: str = "") -> dict[str, str]:
