@@ -107,7 +107,7 @@ def _kind_of_folder(folder: str, exclude: tuple[str, ...]) -> str:
         return EXCLUDED
     if any(_LITTER.fullmatch(part.lower()) for part in parts):
         return SYSTEM
-    return HIDDEN if any(part.startswith(".") for part in parts) else ""
+    return HIDDEN if any(part.startswith(".") and part not in (".", "..") for part in parts) else ""
 
 
 _LITTER, _UNFINISHED = (
