@@ -27,7 +27,7 @@ demo: install
 test: install
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray lint test-rest
 
-# What a change is tried with while it is written: no Ray, no browser, no server, nothing slow; under a minute on two cores.
+# What a change is tried with while it is written: no Ray, no browser, no server, nothing slow.
 test-fast: install
 	$(PYTEST) -m "$(FAST)" --numprocesses=2
 

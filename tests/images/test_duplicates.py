@@ -75,6 +75,7 @@ def test_bytes_that_are_no_image_have_no_fingerprint():
 # ------------------------------------------------------------------------------------------------ the same picture
 
 
+@pytest.mark.slow
 def test_different_drawings_are_different_pictures(thumbs_NSS):
     assert np.array_equal(same_picture(thumbs_NSS), np.arange(N_DRAWN))
 

@@ -45,6 +45,7 @@ def flagged(calibration: Calibration, tiles_BT: np.ndarray) -> np.ndarray:
     return calibration.flags(worst_B, calibration.p_values(worst_B, tiles_B))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tiles", [1, 20, 600])
 @pytest.mark.parametrize(
     ("marginal", "correlation", "groups"),
