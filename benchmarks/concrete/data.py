@@ -149,8 +149,9 @@ def limit_sound(labels: pd.DataFrame, rows_T: np.ndarray, limit: int) -> np.ndar
 
 def stitchable(labels: pd.DataFrame, rows_T: np.ndarray) -> np.ndarray:
     """Rows (Q, 4) of the 2 x 2 neighbours in one photograph that are all in `rows_T`."""
-    numbers = labels.image.str.extract(r"-(\d+)\.\w+$")[0].astype(int).to_numpy()
-    row_at = {(labels.photo[row], int(numbers[row])): row for row in rows_T}
+    # Names such as P_027-61_2.jpg have no known position.
+    numbers = labels.image.str.extract(r"-(\d+)\.\w+$")[0].iloc[rows_T].dropna().astype(int)
+    row_at = {(labels.photo[row], number): row for row, number in numbers.items()}
     quads = []
     for photo, number in row_at:
         quad = [row_at.get((photo, number + step)) for step in (0, 1, COLUMNS, COLUMNS + 1)]
