@@ -59,8 +59,8 @@ def partition(config: PartitionConfig) -> Result:
         StorageError, ArchiveError, ManifestError, LeakError, OutputExists: the message says how to fix it.
     """
     out = uris.absolute(config.out)
-    place = uris.join(out, FILE)
-    fileio.require_new(place, "--out")
+    path = uris.join(out, FILE)
+    fileio.require_new(path, "--out")
     found = listing.list_images(config.images, exclude=config.exclude)
     names = [nfc(uris.relative(image, found.root)) for image in found.images["image"].to_pylist()]
     if not names:
@@ -97,11 +97,11 @@ def partition(config: PartitionConfig) -> Result:
     if left_out:
         rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
         fileio.write_bytes(uris.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
-    tables.write_table(place, manifest.replace_schema_metadata(metadata))
+    tables.write_table(path, manifest.replace_schema_metadata(metadata))
     return Result(
         {
             "verb": "partition",
-            "manifest": place,
+            "manifest": path,
             **notes,
             "groups": len(np.unique(groups[dealt])),
             "merged_groups": merged,
@@ -208,7 +208,7 @@ def _counts(manifest: pa.Table) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def load_manifest(place: str) -> Manifest:
+def load_manifest(path: str) -> Manifest:
     """Load and validate a manifest.
 
     Raises:
@@ -216,13 +216,13 @@ def load_manifest(place: str) -> Manifest:
         ManifestError: unknown labels or splits, an image twice, a crack image in train.
         LeakError: a group or a file on two sides, in a manifest that is not `leaky`.
     """
-    place = uris.absolute(place)
-    data = fileio.read_bytes(place)
-    table = tables.parse_table(data, place, tables.MANIFEST_SCHEMA)
+    path = uris.absolute(path)
+    data = fileio.read_bytes(path)
+    table = tables.parse_table(data, path, tables.MANIFEST_SCHEMA)
     try:
         leaky = bool(json.loads((table.schema.metadata or {})[METADATA_KEY])["leaky"])
     except (KeyError, ValueError, TypeError) as error:
-        raise ManifestError(f"{place} was not written by crackvae partition: run it again.") from error
+        raise ManifestError(f"{path} was not written by crackvae partition: run it again.") from error
     rows = table.to_pandas()
     for column, known in (
         ("label", {"non_crack", "crack"}),
@@ -231,22 +231,20 @@ def load_manifest(place: str) -> Manifest:
     ):
         unknown = set(rows[column]) - known
         if unknown:
-            raise ManifestError(f"{place} has the {column} {sorted(map(str, unknown))[0]!r}: only {sorted(known)}.")
+            raise ManifestError(f"{path} has the {column} {sorted(map(str, unknown))[0]!r}: only {sorted(known)}.")
     if not table.num_rows or any(column.null_count for column in table.columns):
-        raise ManifestError(f"{place} has no rows, or cells without a value: partition again.")
+        raise ManifestError(f"{path} has no rows, or cells without a value: partition again.")
     if rows["image"].duplicated().any():
-        raise ManifestError(
-            f"{place} names {rows['image'][rows['image'].duplicated()].iloc[0]} twice: partition again."
-        )
+        raise ManifestError(f"{path} names {rows['image'][rows['image'].duplicated()].iloc[0]} twice: partition again.")
     trained_cracks = rows[(rows["split"] == "train") & (rows["label"] == "crack")]
     if len(trained_cracks):
-        raise ManifestError(f"{place} trains on the crack image {trained_cracks['image'].iloc[0]}: only non_crack may.")
+        raise ManifestError(f"{path} trains on the crack image {trained_cracks['image'].iloc[0]}: only non_crack may.")
     side = rows["set"].where(rows["set"] == "external", rows["split"])
     for key in ("group", "sha256"):
         crossing = side.groupby(rows[key]).nunique() > 1
         if crossing.any() and not leaky:
             raise LeakError(
-                f"{place} has the {key} {crossing[crossing].index[0]} on both sides of a split: partition again."
+                f"{path} has the {key} {crossing[crossing].index[0]} on both sides of a split: partition again."
             )
     return Manifest(table, leaky, hashlib.sha256(data).hexdigest())
 
