@@ -19,8 +19,8 @@ N_EDGES = 200
 # Chance of a larger distance: none of 600 random nights of one site, of 30 to 200 images, exceeded it.
 CHANCE = 0.001
 # Kolmogorov-Smirnov distance beyond chance from which on the calibration is that of another site. Three surfaces of
-# another site, 70 images each: 0.22 where 56 % of the sound tiles were flagged instead of 5 %, 0.08 and less than chance
-# where 13 and 16 % were.
+# another site, 70 images each: 0.22 where 56 % of the sound tiles were flagged instead of 5 %, 0.08 and less than
+# chance where 13 and 16 % were.
 MIN_DISTANCE = 0.1
 
 
