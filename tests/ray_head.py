@@ -83,7 +83,7 @@ def ray_head(folder: Path, *more: str, scratch: Path | None = None) -> Iterator[
 
 
 def _started(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [BIN / "ray", "start", *flags, "--include-dashboard=false", "--disable-usage-stats"]
+    command: list[str | Path] = [BIN / "ray", "start", *flags, "--include-dashboard=false", "--disable-usage-stats"]
     with open(log, "wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment(), start_new_session=True)
 
