@@ -279,6 +279,26 @@ def test_photographs_larger_than_a_tile_are_cut_into_training_tiles(tmp_path: Pa
     assert written["images"] == 16 and written["validation"]["tiles"] == 300 < 20 * 4 * 4
 
 
+@pytest.mark.usefixtures("train_in_process")
+def test_what_shows_no_surface_is_neither_trained_on_nor_calibrated_with(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "non_crack"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        surface, _ = draw_image(0, number, False, 200)
+        surface[:, : 80 if number >= 10 else 200] = 0  # the left of it is black, and of some all
+        Image.fromarray(surface).save(folder / f"{number}.png")
+    settings = PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path / "data"), quiet=True)
+    done = partition(replace(settings, non_crack_split=(40, 55, 5)))
+    assert done.summary["images"] == 50 and done.summary["left_out"] == 10
+    manifest = tmp_path / "data" / "manifest.parquet"
+    images = load_manifest(str(manifest)).images("train", "non_crack")
+    tiles, rows = tile_loader.decoded_tiles(images, "train", small_spec(), quiet=True)
+    assert len(tiles) == tile_loader.surface_counts(rows).sum() < 16 * rows.num_rows
+    assert (tiles.reshape(len(tiles), -1).mean(axis=1) > 20).all()
+    train(config(manifest, tmp_path / "model", epochs=1))
+    assert len(written_by(tmp_path / "model")["epochs"]) == 1
+
+
 def test_an_existing_model_is_never_overwritten(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(OutputExists, match="choose another --model"):
