@@ -85,9 +85,9 @@ def _normalized(scored: pd.DataFrame) -> np.ndarray:
     evidence_N, texture_N = scored.evidence.to_numpy(), scored.texture.to_numpy()
     normalized_N = np.zeros(len(scored))
     for half in (0, 1):
-        fitted_N, judged_N = sound_N & (ranks % 2 != half), ranks % 2 == half
+        fitted_N, applied_N = sound_N & (ranks % 2 != half), ranks % 2 == half
         fit = fit_normalization(evidence_N[fitted_N], texture_N[fitted_N], weights_N[fitted_N])
-        normalized_N[judged_N] = fit.normalize(evidence_N[judged_N], texture_N[judged_N])
+        normalized_N[applied_N] = fit.normalize(evidence_N[applied_N], texture_N[applied_N])
     return normalized_N
 
 

@@ -53,6 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         raise SystemExit(f"run.py: {options.data / missing} not found; pass the folder of the data sets with --data")
     if options.steps < 1 or options.batch < GROUP or options.batch % GROUP:
         parser.error(f"--steps must be positive and --batch a positive multiple of {GROUP}")
+    if len(set(options.fold)) == data.N_FOLDS:
+        parser.error("--fold names all folds, which leaves no tile for training; omit at least one")
     return options
 
 
@@ -104,8 +106,8 @@ def evaluate(
 def variant(options: argparse.Namespace) -> str:
     """Name of this variant in file names."""
     folds = "-".join(map(str, options.fold))
-    judged = {"own-site": f"-folds-{folds}", "unseen-site": f"-{options.holdout.lower()}", "metu": ""}
-    return f"concrete-{options.protocol}{judged[options.protocol]}-seed-{options.seed}"
+    evaluated = {"own-site": f"-folds-{folds}", "unseen-site": f"-{options.holdout.lower()}", "metu": ""}
+    return f"concrete-{options.protocol}{evaluated[options.protocol]}-seed-{options.seed}"
 
 
 def processor_flags() -> list[str]:
@@ -117,13 +119,9 @@ def processor_flags() -> list[str]:
 
 
 def main() -> None:
-    """Run, write the result, print its path and the means."""
+    """Run, write the result, print its path."""
     options, started = parse(), time.perf_counter()
     chosen = {name: value for name, value in vars(options).items() if name not in ("data", "cache")}
     figures = {"command": chosen, "processor_flags": processor_flags(), "torch": torch.__version__} | run(options)
     figures["seconds"] = round(time.perf_counter() - started)
     print(write_result(variant(options), figures))
-
-
-if __name__ == "__main__":
-    main()
