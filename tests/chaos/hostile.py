@@ -347,7 +347,7 @@ def _odd_but_whole(whole: dict[str, bytes]) -> Made:
     frames = [image.rotate(turn) for turn in (90, 180, 270)]
     for form, ending in (("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tif")):
         moving = encoded(image, form, save_all=True, append_images=frames)
-        yield "animated", f"moving.{ending}", moving, SCORED
+        yield "animated", f"moving.{ending}", moving, SCORED if form == "TIFF" else REFUSED  # pages, frames
     yield "crowded EXIF", "exif.webp", encoded(image, "WEBP", exif=crowded_exif(5000, 400_000)[6:]), SCORED
     yield "EXIF that loops", "loop.webp", encoded(image, "WEBP", exif=looping_exif()[6:]), SCORED
 
