@@ -195,7 +195,7 @@ def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndar
 
 
 def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: int, width: int) -> np.ndarray:
-    """stitch() of some of the tiles; pixels outside of them are 0.
+    """stitch() of some of the tiles, as if the maps of the others were 0: it fades out where these overlap.
 
     Args:
         maps_KPP: float32 (K, P, P), one map per tile of `tiles_K`.
@@ -205,15 +205,19 @@ def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: i
     Returns:
         float32 (H, W).
     """
-    weight_hw = np.outer(_tent(grid.tile_h), _tent(grid.tile_w)).astype(np.float32)
-    sum_HW, weight_HW = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    sums, weights = grid.squares(sum_HW), grid.squares(weight_HW)
-    for tile in tiles_K:
-        weights[tile] += weight_hw
+    rising_h, rising_w = _tent(grid.tile_h), _tent(grid.tile_w)
+    map_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
+    for y in grid.ys:
+        sum_H[y : y + grid.tile_h] += rising_h
+    for x in grid.xs:
+        sum_W[x : x + grid.tile_w] += rising_w
     for map_PP, tile in zip(maps_KPP, tiles_K, strict=True):
+        y, x = grid.ys[tile // grid.cols], grid.xs[tile % grid.cols]
+        rows, columns = slice(y, y + grid.tile_h), slice(x, x + grid.tile_w)
         map_hw = Image.fromarray(map_PP).resize((grid.tile_w, grid.tile_h), Image.Resampling.BILINEAR)
-        sums[tile] += weight_hw / weights[tile] * np.asarray(map_hw)
-    return sum_HW
+        weight_hw = np.outer(rising_h / sum_H[rows], rising_w / sum_W[columns]).astype(np.float32)
+        map_HW[rows, columns] += weight_hw * np.asarray(map_hw)
+    return map_HW
 
 
 def _tent(length_px: int) -> np.ndarray:

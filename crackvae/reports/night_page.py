@@ -173,9 +173,9 @@ def _p_text(row: dict[str, Any]) -> str:
     """
     n_tiles = row["rows"] * row["cols"]
     if row["p_kind"] == "none":
-        return f"no p-value: too few calibration images for {n_tiles:,} tiles"
+        return f"no p-value (too few calibration images for {n_tiles:,} tiles)"
     if not row["p_kind"] and n_tiles > 1:
-        return "no p-value for photographs in this version of the table"
+        return "no p-value (table of an earlier version)"
     return f"p = {page.number(row['p_value'], 2)}"
 
 

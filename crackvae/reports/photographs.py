@@ -39,7 +39,7 @@ class Photograph:
     """A photograph of several tiles, shown whole.
 
     Attributes:
-        view: the whole photograph at PHOTOGRAPH_PX; its anomaly map is 0 outside the explained tiles.
+        view: the whole photograph at PHOTOGRAPH_PX; its anomaly map fades to 0 outside the explained tiles.
         tile_scores: float (rows, cols).
         worst: left edge, top edge [px], score and thumbnail (uint8) of the worst tiles, worst first.
         crack: size of the cracks that touch an explained tile above the threshold, or None without such a tile.

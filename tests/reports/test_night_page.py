@@ -99,7 +99,7 @@ def test_no_flag_stands_beside_a_p_value_that_contradicts_it(copied: Path) -> No
     (part,) = copied.glob("*.parquet")
     part.unlink()
     several = pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
-    for kind, said in (("", "no p-value for photographs in this version"), ("none", "too few calibration images for")):
+    for kind, said in (("", "no p-value (table of an earlier version)"), ("none", "too few calibration images for")):
         old = read_rows_with(
             rows,
             p_value=pc.if_else(several, 1.0, rows["p_value"]),
