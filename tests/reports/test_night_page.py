@@ -65,11 +65,11 @@ def test_excluded_files_are_counted_by_kind_and_left_out_images_apart(copied: Pa
 
 
 def test_a_threshold_that_is_not_valid_here_is_said_before_anything_else(copied: Path) -> None:
-    assert "not valid" not in page_of(copied)
+    assert "Threshold not valid" not in page_of(copied)
     change_summary(copied, threshold_void={"reason": "half of the images score above it: run crackvae adapt"})
     html = page_of(copied)
     main = html[html.index("<main>") :]
-    assert main.index("The threshold is not valid for these images.") < main.index('<dl class="facts">')
+    assert main.index("Threshold not valid:") < main.index('<dl class="facts">')
     assert "half of the images score above it: run crackvae adapt. Flags" in text_of(main)
 
 
