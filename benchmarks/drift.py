@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def photographs(table: pa.Table, split: str, label: str, at_most: int) -> list[np.ndarray]:
-    """Some images of a split, chosen by chance, as grey pixels."""
+    """A random sample of the images of a split, as grey pixels."""
     places = table.filter((pc.field("split") == split) & (pc.field("label") == label))["image"].to_pylist()
     chosen = np.random.default_rng(0).permutation(len(places))[:at_most]
     return [decoding.decode(fileio.read_image(places[number])) for number in chosen]

@@ -128,7 +128,7 @@ def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def pooled(folders: list[Path]) -> dict[str, float]:
     """Ranking figures on the test images of all seeds together, made comparable as p-values.
 
-    A p-value ends at 1 / (N + 1): images beyond every calibration score are told apart by score over threshold.
+    A p-value ends at 1 / (N + 1): images beyond every calibration score are ranked by score over threshold.
     """
     rows = pd.concat([pd.read_parquet(folder / "evaluation-default" / "evaluation.parquet") for folder in folders])
     order = np.lexsort((rows["score"] / rows["threshold"], -rows["p_value"]))

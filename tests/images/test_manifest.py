@@ -98,7 +98,7 @@ def rows_of(images: Path, **settings) -> pd.DataFrame:
 
 
 def assert_refused(error_class: type[CrackvaeError], match: str, config: PartitionConfig) -> None:
-    """The error is one line that ends with a mend, and nothing was written."""
+    """The error is one line that says how to fix it, and nothing was written."""
     before = sorted(Path(config.out).rglob("*")) if Path(config.out).exists() else []
     with pytest.raises(error_class, match=match) as caught:
         partition(config)

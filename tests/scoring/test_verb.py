@@ -436,7 +436,7 @@ def test_a_page_that_cannot_be_written_costs_neither_rows_nor_summary(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def read_only(config: ReportConfig) -> object:
-        raise OSError(30, "Read-only file system", "/root/.cache/matplotlib")
+        raise OSError(30, "Read-only file system", "/home/inspector/.cache/matplotlib")
 
     monkeypatch.setattr(pages, "report", read_only)
     summary = score(config(night, model_dir, tmp_path / "out", no_report=False)).summary
