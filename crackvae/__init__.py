@@ -29,6 +29,7 @@ _FUNCTIONS = (
     "score",
     "train",
 )
+_READERS = ("read_scores", "read_verdicts")
 _RESULTS = tuple(f"{name.capitalize()}Result" for name in _FUNCTIONS)
 _ERRORS = (
     "ArchiveError",
@@ -44,7 +45,7 @@ _ERRORS = (
     "OutputExists",
     "StorageError",
 )
-__all__ = ["__version__", "read_scores", "Result", *_FUNCTIONS, *_RESULTS, *_ERRORS]
+__all__ = ["__version__", "Result", *_FUNCTIONS, *_READERS, *_RESULTS, *_ERRORS]
 
 
 def __getattr__(name: str) -> Any:
@@ -55,8 +56,10 @@ def __getattr__(name: str) -> Any:
         from crackvae.api import function_of
 
         value = function_of(name)
-    elif name == "read_scores":
-        from crackvae.api import read_scores as value
+    elif name in _READERS:
+        from crackvae import readers
+
+        value = getattr(readers, name)
     elif name == "Result" or name in _RESULTS:
         from crackvae import results
 

@@ -290,7 +290,8 @@ def calibrate(
         confidence: confidence with which max_false_alarm holds, such as 0.95; default: it holds on average.
         one_per_group: use one random image per group; the guarantee assumes independence.
         seed: random seed of one_per_group.
-        verdicts: CSV downloaded from a page; images labelled crack by a reviewer are excluded.
+        verdicts: CSV downloaded from a page, or folder of scores with a log of verdicts; images labelled crack by
+            a reviewer are excluded.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
         precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
@@ -730,4 +731,23 @@ def read_scores(
 
     Example:
         >>> rows = crackvae.read_scores("scores", ["image", "score", "flagged"]).to_pandas()
+    """
+
+def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_endpoint: str = "") -> pa.Table:
+    """Read the verdicts that reviewers gave with `crackvae review`, in order of time.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        history: also return verdicts that their reviewer has replaced or taken back (verdict "").
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table with the columns time, reviewer, image, finding, verdict, replaces, model, score and id; by
+            default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
+
+    Raises:
+        StorageError: a file of the log is damaged, or storage does not answer.
+
+    Example:
+        >>> verdicts = crackvae.read_verdicts("scores").to_pandas()
     """

@@ -8,14 +8,11 @@ import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from crackvae import config, errors, results
 from crackvae.config.settings import Location, Locations, suggestion
 from crackvae.errors import CrackvaeError, LimitBroken
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -247,40 +244,3 @@ def _entry(name: str, text: str) -> str:
     """One argument, error or result in a docstring; a flag in its text becomes the argument of that name."""
     text = re.sub(r"--([a-z0-9][a-z0-9-]*)", lambda found: found[1].replace("-", "_"), text).rstrip(".")
     return textwrap.fill(f"{name}: {text}.", 110, initial_indent=" " * 4, subsequent_indent=" " * 8)
-
-
-def read_scores(
-    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
-) -> "pa.Table":
-    """Read a scores table: the latest row of each image and model, sorted by image.
-
-    Args:
-        scores: folder of the scores table, a path or a URI.
-        columns: columns to read; default: all.
-        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
-
-    Returns:
-        pyarrow.Table; `.to_pandas()` makes a DataFrame of it.
-
-    Raises:
-        ConfigError: a column that the table does not have.
-        StorageError: the folder holds no scores table, or a part of it is damaged.
-
-    Example:
-        >>> rows = crackvae.read_scores("scores", ["image", "score", "flagged"]).to_pandas()
-    """
-    from crackvae.storage import tables, uris
-    from crackvae.storage.filesystems import s3_server
-
-    folder = uris.absolute(os.fspath(scores))
-    wanted = list(tables.SCORES_SCHEMA.names if columns is None else columns)
-    for name in wanted:
-        if name not in tables.SCORES_SCHEMA.names:
-            raise errors.ConfigError(
-                f"columns: the scores table has no column {name!r}{suggestion(name, tables.SCORES_SCHEMA.names)}. "
-                f"Known: {', '.join(tables.SCORES_SCHEMA.names)}."
-            )
-    with s3_server(s3_endpoint):
-        if not tables.list_parts(folder):
-            raise errors.StorageError(f"{folder} holds no scores table: check the path.")
-        return tables.read_scores(folder, wanted)

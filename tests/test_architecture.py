@@ -17,7 +17,7 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"model"},
     {"monitoring", "reports"},
     {"training", "scoring"},
-    {"evaluation", "api"},
+    {"evaluation", "api", "readers"},
     {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it

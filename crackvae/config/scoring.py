@@ -40,7 +40,11 @@ class CalibrateConfig(ScoringConfig):
     )
     one_per_group: bool = setting("use one random image per group; the guarantee assumes independence", False)
     seed: int = setting("random seed of --one-per-group", 0, ge=0)
-    verdicts: Location = setting("CSV downloaded from a page; images labelled crack by a reviewer are excluded", "")
+    verdicts: Location = setting(
+        "CSV downloaded from a page, or folder of scores with a log of verdicts; images labelled crack by a reviewer "
+        "are excluded",
+        "",
+    )
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()

@@ -1,51 +1,13 @@
-"""Verdicts of reviewers on images, as a page lets them download."""
+"""What verdicts of reviewers change in a calibration: images that they label as cracks are excluded."""
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.errors import ManifestError
-from crackvae.storage import fileio
-
-VERDICTS = ("crack", "sound", "unsure")
-
-
-def read_verdicts(path: str) -> dict[str, str]:
-    """The verdict on each image: crack, sound or unsure.
-
-    Other columns than image and verdict are ignored and rows without a verdict are skipped, so the file may have been
-    edited in a spreadsheet.
-
-    Raises:
-        StorageError: the file does not exist.
-        ManifestError: not a file of verdicts, an unknown verdict, or two verdicts on one image.
-    """
-    data = fileio.read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path} is not a CSV file in UTF-8 ({error}): download it from the page again.") from error
-    if not rows and not text.startswith("image,"):
-        raise ManifestError(f"{path} holds no verdicts: download verdicts.csv from a page of crackvae.")
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.get("image") is None or row.get("verdict") is None:
-            raise ManifestError(
-                f"{path}: row {number} lacks the columns image and verdict: "
-                "download verdicts.csv from a page of crackvae, or save it with commas."
-            )
-        image, verdict = row["image"], row["verdict"].strip()
-        if verdict and verdict not in VERDICTS:
-            raise ManifestError(
-                f"{path}: {verdict!r} on {image} is not one of {', '.join(VERDICTS)}: correct the file."
-            )
-        if verdict and found.setdefault(image, verdict) != verdict:
-            raise ManifestError(f"{path}: {image} is called {found[image]} and {verdict}: keep one of the two rows.")
-    return found
+from crackvae.storage import fileio, uris, verdicts
+from crackvae.storage.verdict_csv import read_verdict_csv
 
 
 @dataclass(frozen=True)
@@ -68,21 +30,36 @@ class ExcludedCracks:
 
 
 def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
-    """Images that a file of verdicts labels as cracks.
+    """Images that verdicts label as cracks.
+
+    Args:
+        path: CSV downloaded from a page, or folder of scores with a log of verdicts.
 
     Raises:
         ManifestError: the file has verdicts, and none of them is on one of `images`: the paths are those of another
             machine, and the cracks would stay in.
     """
-    verdicts = read_verdicts(path)
-    known = set(verdicts).intersection(images.to_pylist()) if verdicts else set()
-    if verdicts and not known:
+    judged = _agreed_verdicts(path)
+    known = set(judged).intersection(images.to_pylist()) if judged else set()
+    if judged and not known:
         raise ManifestError(
-            f"none of the {len(verdicts)} images in {path} is among the calibration images: it names "
-            f"{next(iter(verdicts))}, and they are named like {images[0].as_py()}. Calibrate with the paths that were "
+            f"none of the {len(judged)} images in {path} is among the calibration images: it names "
+            f"{next(iter(judged))}, and they are named like {images[0].as_py()}. Calibrate with the paths that were "
             "reviewed, or replace the beginning of the paths in the file."
         )
-    return {image for image, verdict in verdicts.items() if verdict == "crack"}
+    return {image for image, verdict in judged.items() if verdict == "crack"}
+
+
+def _agreed_verdicts(path: str) -> dict[str, str]:
+    """The verdict on each image, of a CSV or of a log; an image with a cracked finding is cracked."""
+    folder = uris.join(uris.absolute(path), verdicts.FOLDER)
+    if not fileio.is_folder(folder):
+        return read_verdict_csv(path)
+    found: dict[str, str] = {}
+    for subject, verdict in verdicts.agreed(verdicts.standing_of(verdicts.VerdictLog(path).history())).items():
+        if found.get(subject.image) != "crack":
+            found[subject.image] = verdict
+    return found
 
 
 def without_cracks(scored: pa.Table, cracks: set[str], images: pa.ChunkedArray) -> tuple[pa.Table, ExcludedCracks]:

@@ -22,8 +22,8 @@ from crackvae.images.manifest import load_manifest
 from crackvae.model.inference import load_scorer
 from crackvae.scoring import verb
 from crackvae.scoring.compaction import finish_compaction
-from crackvae.scoring.verdicts import read_verdicts
 from crackvae.storage import fileio, tables
+from crackvae.storage.verdict_csv import read_verdict_csv
 
 # A cut at some byte, and some bytes written over others.
 BENDS = st.tuples(
@@ -76,7 +76,7 @@ def kinds(
         "manifest": (folder / "manifest.parquet", lambda place: load_manifest(str(place)).digest),
         "scores part": (next((folder / "scores").glob("*.parquet")), read_part),
         "journal": (folder / "scores" / "_compact-1.json", lambda place: tables.list_parts(str(place.parent))),
-        "verdicts": (folder / "verdicts.csv", lambda place: read_verdicts(str(place))),
+        "verdicts": (folder / "verdicts.csv", lambda place: read_verdict_csv(str(place))),
         "settings": (folder / "score.toml", lambda place: read_settings(str(place), ScoreConfig)),
     }
 

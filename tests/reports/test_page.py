@@ -12,7 +12,7 @@ from crackvae.config import CalibrateConfig, ReportConfig
 from crackvae.reports import page
 from crackvae.reports.verb import report
 from crackvae.scoring.calibrate import calibrate
-from crackvae.scoring.verdicts import read_verdicts
+from crackvae.storage.verdict_csv import read_verdict_csv
 
 MAX_PAGE_BYTES = 15_000_000
 
@@ -142,7 +142,7 @@ def test_the_keyboard_navigates_assigns_verdicts_and_enlarges(visit: Visit, tmp_
     assert visit.here() == images[3] and Path(images[3]).name[:5] in visit.tab.inner_text("#zoom")
     press("Escape")
     assert not visit.tab.is_visible("#zoom")
-    assert read_verdicts(str(visit.download(tmp_path / "v.csv"))) == {images[0]: "crack", images[1]: "sound"}
+    assert read_verdict_csv(str(visit.download(tmp_path / "v.csv"))) == {images[0]: "crack", images[1]: "sound"}
 
 
 def test_the_dense_view_shows_more_images_at_once_and_is_remembered(visit: Visit) -> None:
@@ -166,7 +166,7 @@ def test_verdicts_round_trip_with_every_character_of_a_name(visit: Visit, tmp_pa
     visit.tab.keyboard.press("j")
     for _ in visit.shown():
         visit.tab.keyboard.press("c")
-    read = read_verdicts(str(visit.download(tmp_path / "verdicts.csv")))
+    read = read_verdict_csv(str(visit.download(tmp_path / "verdicts.csv")))
     assert set(read) == set(visit.shown()) and set(read.values()) == {"crack"}
     assert {Path(image).name for image in read if "/odd/" in image} >= {name.split("/")[-1] for name in HOSTILE_NAMES}
 
@@ -185,7 +185,7 @@ def test_verdicts_survive_a_reload_and_can_be_loaded_elsewhere(visit: Visit, bro
     elsewhere.set_input_files("#load", saved)
     elsewhere.wait_for_function("document.querySelector('#progress').textContent.startsWith('3 of')")
     assert "3 of 3 verdicts" in elsewhere.inner_text("#message")
-    assert list(read_verdicts(str(saved))) == first
+    assert list(read_verdict_csv(str(saved))) == first
     elsewhere.context.close()
 
 

@@ -1,0 +1,78 @@
+"""The public functions that read tables: `read_scores` and `read_verdicts`."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from crackvae.config.settings import suggestion
+from crackvae.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read_scores(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> "pa.Table":
+    """Read a scores table: the latest row of each image and model, sorted by image.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table; `.to_pandas()` makes a DataFrame of it.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: the folder holds no scores table, or a part of it is damaged.
+
+    Example:
+        >>> rows = crackvae.read_scores("scores", ["image", "score", "flagged"]).to_pandas()
+    """
+    from crackvae.storage import tables, uris
+    from crackvae.storage.filesystems import s3_server
+
+    folder = uris.absolute(os.fspath(scores))
+    wanted = list(tables.SCORES_SCHEMA.names if columns is None else columns)
+    for name in wanted:
+        if name not in tables.SCORES_SCHEMA.names:
+            raise ConfigError(
+                f"columns: the scores table has no column {name!r}{suggestion(name, tables.SCORES_SCHEMA.names)}. "
+                f"Known: {', '.join(tables.SCORES_SCHEMA.names)}."
+            )
+    with s3_server(s3_endpoint):
+        if not tables.list_parts(folder):
+            raise StorageError(f"{folder} holds no scores table: check the path.")
+        return tables.read_scores(folder, wanted)
+
+
+def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_endpoint: str = "") -> "pa.Table":
+    """Read the verdicts that reviewers gave with `crackvae review`, in order of time.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        history: also return verdicts that their reviewer has replaced or taken back (verdict "").
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table with the columns time, reviewer, image, finding, verdict, replaces, model, score and id; by
+            default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
+
+    Raises:
+        StorageError: a file of the log is damaged, or storage does not answer.
+
+    Example:
+        >>> verdicts = crackvae.read_verdicts("scores").to_pandas()
+    """
+    from crackvae.storage import uris, verdicts
+    from crackvae.storage.filesystems import s3_server
+
+    with s3_server(s3_endpoint):
+        lines = verdicts.VerdictLog(uris.absolute(os.fspath(scores))).history()
+    if not history:
+        standing = verdicts.standing_of(lines)
+        kept = {one.id for by_reviewer in standing.values() for one in by_reviewer.values()}
+        lines = [one for one in lines if one.id in kept]
+    return verdicts.as_table(lines)

@@ -1,0 +1,221 @@
+"""The log of verdicts beside a scores table: append-only, one small file per answer to a reviewer.
+
+A file `OUT/_verdicts/<key>.json` holds one verdict per line as JSON, and is complete or absent. Its name is chosen by
+the sender, so that a verdict that is sent again after a failure is stored once. On a disk it is flushed before append()
+returns; in object storage it is one PUT.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crackvae.errors import ConfigError, StorageError
+from crackvae.storage import fileio, uris
+from crackvae.storage.records import problems
+
+FOLDER = "_verdicts"
+
+# Verdicts, and what replaces one that its reviewer takes back.
+AnyVerdict = Literal["crack", "sound", "joint", "unsure", ""]
+WITHDRAWN: AnyVerdict = ""
+
+VERDICTS_SCHEMA = pa.schema(
+    [
+        ("time", pa.timestamp("us", tz="UTC")),
+        ("reviewer", pa.string()),
+        ("image", pa.string()),
+        ("finding", pa.string()),  # "": the verdict is on the whole image
+        ("verdict", pa.string()),  # crack | sound | joint | unsure; "": the earlier one is taken back
+        ("replaces", pa.string()),  # id of the reviewer's earlier verdict, or ""
+        ("model", pa.string()),  # digest of the model whose score the reviewer saw
+        ("score", pa.float64()),
+        ("id", pa.string()),
+    ]
+)
+
+# Files of the log that are read at once; a bucket answers each within tens of milliseconds.
+READ_THREADS = 16
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{8,80}")
+_FILE = re.compile(r"(?P<key>[A-Za-z0-9_-]{8,80})\.json")
+
+
+class Verdict(BaseModel):
+    """One line of the log; the columns of VERDICTS_SCHEMA."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    time: datetime
+    reviewer: str
+    image: str
+    finding: str = ""
+    verdict: AnyVerdict
+    replaces: str = ""
+    model: str = ""
+    score: float | None = None
+    id: str
+
+
+class Subject(NamedTuple):
+    """What a verdict is on: a finding, or with finding "" a whole image."""
+
+    image: str
+    finding: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a reviewer says of a subject, and the model and score that were shown."""
+
+    subject: Subject
+    verdict: AnyVerdict
+    model: str = ""
+    score: float | None = None
+
+
+# The standing verdicts on each subject, by reviewer.
+Standing = dict[Subject, dict[str, Verdict]]
+
+
+class VerdictLog:
+    """The log of one scores table, kept in memory. Several servers may write to the same folder.
+
+    Args:
+        scores: folder of the scores table.
+
+    Raises:
+        StorageError: a file of the log is damaged, or storage does not answer.
+    """
+
+    def __init__(self, scores: str) -> None:
+        self.folder = uris.join(scores, FOLDER)
+        self._lock = threading.Lock()
+        self._by_key: dict[str, tuple[Verdict, ...]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what others have appended."""
+        with self._lock:
+            self._read_new()
+
+    def _read_new(self) -> None:
+        found = (match["key"] for name in fileio.list_files(self.folder) if (match := _FILE.fullmatch(name)))
+        new = [key for key in found if key not in self._by_key]
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            self._by_key |= zip(new, pool.map(self._read, new), strict=True)
+
+    def _path(self, key: str) -> str:
+        return uris.join(self.folder, f"{key}.json")
+
+    def _read(self, key: str) -> tuple[Verdict, ...]:
+        path = self._path(key)
+        lines = fileio.read_bytes(path).splitlines()
+        try:
+            return tuple(Verdict.model_validate_json(line) for line in lines)
+        except ValidationError as error:
+            raise StorageError(f"{path} is damaged ({problems(error)}): restore it, or move it away.") from error
+
+    def append(self, key: str, reviewer: str, judgements: Sequence[Judgement]) -> tuple[Verdict, ...]:
+        """Store verdicts of one reviewer; they are safe when this returns.
+
+        Args:
+            key: chosen by the sender, 8 to 80 letters, digits, `-` and `_`. A key that is stored already changes
+                nothing, and its verdicts are returned.
+
+        Raises:
+            ConfigError: not a key.
+            StorageError: not stored; try again with the same key.
+        """
+        if not _KEY.fullmatch(key):
+            raise ConfigError("the key of a verdict must have 8 to 80 letters, digits, - and _.")
+        with self._lock:
+            if key not in self._by_key:
+                made = tuple(self._made(key, reviewer, judgements))
+                data = "".join(f"{one.model_dump_json()}\n" for one in made).encode()
+                fileio.write_bytes(self._path(key), data)
+                _flush_names(self.folder)
+                self._by_key[key] = made
+            return self._by_key[key]
+
+    def _made(self, key: str, reviewer: str, judgements: Sequence[Judgement]) -> Iterable[Verdict]:
+        history = self._in_order()
+        now = datetime.now(UTC)
+        if history and now <= history[-1].time:  # the later verdict counts, also after a clock was set back
+            now = history[-1].time + timedelta(microseconds=1)
+        standing = standing_of(history)
+        for number, one in enumerate(judgements):
+            before = standing.get(one.subject, {}).get(reviewer)
+            yield Verdict(
+                time=now + timedelta(microseconds=number),
+                reviewer=reviewer,
+                image=one.subject.image,
+                finding=one.subject.finding,
+                verdict=one.verdict,
+                replaces=before.id if before else "",
+                model=one.model,
+                score=one.score,
+                id=f"{key}.{number}",
+            )
+
+    def _in_order(self) -> list[Verdict]:
+        return sorted((one for made in self._by_key.values() for one in made), key=lambda one: (one.time, one.id))
+
+    def history(self) -> list[Verdict]:
+        """Every verdict in order of time, also those that were replaced or taken back."""
+        with self._lock:
+            return self._in_order()
+
+
+def _flush_names(folder: str) -> None:
+    """Make the names of the files in a local folder survive a crash of the machine; a bucket needs no such call."""
+    if not uris.is_local(folder):
+        return
+    with uris.storage_errors("write", folder):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def standing_of(history: Iterable[Verdict]) -> Standing:
+    """The last verdict of each reviewer on each subject, without those that were taken back.
+
+    Args:
+        history: in order of time.
+    """
+    standing: Standing = {}
+    for one in history:
+        by_reviewer = standing.setdefault(Subject(one.image, one.finding), {})
+        by_reviewer[one.reviewer] = one
+    withdrawn = [(subject, name) for subject, by in standing.items() for name, one in by.items() if not one.verdict]
+    for subject, name in withdrawn:
+        del standing[subject][name]
+    return {subject: by for subject, by in standing.items() if by}
+
+
+def agreed(standing: Standing) -> dict[Subject, str]:
+    """The verdict on each subject on which all its reviewers agree; `unsure` counts as no opinion.
+
+    Reviewers who call the same place sound and joint agree that it is no crack: the verdict is the later of the two.
+    """
+    found: dict[Subject, str] = {}
+    for subject, by_reviewer in standing.items():
+        sure = sorted((one for one in by_reviewer.values() if one.verdict != "unsure"), key=lambda one: one.time)
+        if sure and len({one.verdict == "crack" for one in sure}) == 1:
+            found[subject] = sure[-1].verdict
+    return found
+
+
+def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
+    """Verdicts as a table with VERDICTS_SCHEMA; a score that is not known is NaN."""
+    rows = [one.model_dump() | {"score": float("nan") if one.score is None else one.score} for one in verdicts]
+    return pa.Table.from_pylist(rows, VERDICTS_SCHEMA)
