@@ -7,11 +7,15 @@ Each command `crackvae VERB` is also a function that takes the flags as keyword 
     >>> night.flagged, night.page
     >>> rows = crackvae.read_scores(night.out).to_pandas()
 
-Only the names in `crackvae.__all__` are public, and only they are covered by semantic versioning. Every submodule is
-private and may change in any release. Names are loaded when they are first used, so that importing the package loads
-neither Ray, PyTorch nor pandas.
+Two modules are public as well: `crackvae.synthetic` draws concrete and cracks (`draw_concrete`, `draw_crack`,
+`write_images`), and `crackvae.tables` reads the files of a scores table (`list_parts`, `read_parts`).
+
+Only the names in `crackvae.__all__` are public, and only they are covered by semantic versioning; of the two modules,
+only the functions named above. Every other submodule is private and may change in any release. Names are loaded when
+they are first used, so that importing the package loads neither Ray, PyTorch nor pandas.
 """
 
+from importlib import import_module
 from typing import Any
 
 _FUNCTIONS = (
@@ -45,7 +49,8 @@ _ERRORS = (
     "OutputExists",
     "StorageError",
 )
-__all__ = ["__version__", "Result", *_FUNCTIONS, *_READERS, *_RESULTS, *_ERRORS]
+_MODULES = {"synthetic": "crackvae.images.synthetic", "tables": "crackvae.storage.tables"}
+__all__ = ["__version__", "Result", *_FUNCTIONS, *_READERS, *_RESULTS, *_ERRORS, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -68,6 +73,8 @@ def __getattr__(name: str) -> Any:
         from crackvae import errors
 
         value = getattr(errors, name)
+    elif name in _MODULES:
+        value = import_module(_MODULES[name])
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -24,7 +24,8 @@ def run_python(program: str) -> str:
 def test_importing_the_package_and_reading_its_help_loads_neither_ray_torch_nor_pandas() -> None:
     program = (
         "import pydoc, sys, crackvae\n"
-        "for name in crackvae.__all__: pydoc.render_doc(getattr(crackvae, name)) if name != '__version__' else None\n"
+        "for name in set(crackvae.__all__) - {'__version__', 'synthetic', 'tables'}:\n"
+        "    pydoc.render_doc(getattr(crackvae, name))\n"
         "print(sorted({'ray', 'torch', 'pandas', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )
     assert run_python(program) == "[]"
@@ -41,6 +42,16 @@ def test_no_submodule_has_the_name_of_a_public_function() -> None:
     # Importing such a submodule would replace the function as an attribute of the package.
     for name in crackvae.__all__:
         assert importlib.util.find_spec(f"crackvae.{name}") is None
+
+
+def test_the_two_public_modules_are_importable_from_the_package() -> None:
+    program = (
+        "import sys; from crackvae import synthetic, tables; import numpy as np\n"
+        "surface = synthetic.draw_concrete(np.random.default_rng(0), 32, 32)\n"
+        "print(synthetic.draw_crack(np.random.default_rng(1), surface)[0].shape, tables.list_parts('absent'))\n"
+        "print(sorted({'ray', 'torch', 'pandas'} & set(sys.modules)))"
+    )
+    assert run_python(program).splitlines() == ["(32, 32, 3) {}", "[]"]
 
 
 @pytest.mark.parametrize("name", api.VERBS)
