@@ -12,6 +12,7 @@ from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
+from crackvae.storage.content import content_key
 
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024
@@ -29,7 +30,7 @@ MEASURED = (*CAMERA, "clipped")
 DECODED_SCHEMA = pa.schema(
     [
         *(tables.SCORES_SCHEMA.field(name) for name in ("image", "group", "status", "error", "width", "height")),
-        *(tables.SCORES_SCHEMA.field(name) for name in ("bytes", "modified", "rows", "cols")),
+        *(tables.SCORES_SCHEMA.field(name) for name in ("bytes", "modified", "content", "rows", "cols")),
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
@@ -90,6 +91,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
     )
     return row | {
         "status": "unreadable",
+        "content": "",
         "width": 0,
         "height": 0,
         "rows": 0,
@@ -109,6 +111,7 @@ def _decode_image(
         return []
     try:
         data = read(image["image"])
+        row["content"] = content_key(data)
         if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
             raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
         picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)

@@ -132,7 +132,7 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
     if plain_HW is not None:
         return Picture(plain_HW)
     is_tiff = data[:4] in TIFF_STARTS
-    if is_tiff:
+    if is_tiff and page == 1:  # a further page was listed, so there are few
         require_few_pages(io.BytesIO(data))
     try:
         image = _open(data, page, max_px)

@@ -99,8 +99,8 @@ def hidden_parts(pixels_HW: np.ndarray, transparent_HW: np.ndarray | None) -> np
 def _bars(pixels_HW: np.ndarray) -> np.ndarray | None:
     height, width = pixels_HW.shape
     top, bottom = _bar_lines(pixels_HW), _bar_lines(pixels_HW[::-1])
-    if top == height:
-        return None  # one grey level: no bars, and no surface either
+    if top + bottom >= height:
+        return None  # black or white all over, but for small marks: no bars, and no surface either
     inner_hW = pixels_HW[top : height - bottom]
     left, right = _bar_lines(inner_hW.T), _bar_lines(inner_hW.T[::-1])
     if not top + bottom + left + right:

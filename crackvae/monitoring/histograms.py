@@ -20,6 +20,7 @@ from crackvae.errors import ModelError, StorageError
 from crackvae.images.decoded import CAMERA
 from crackvae.model.calibration import Calibration
 from crackvae.storage.fileio import exists, read_bytes
+from crackvae.storage.records import problems
 from crackvae.storage.uris import join
 
 REFERENCE_FILE = "reference.json"
@@ -221,18 +222,11 @@ def load_histograms(uri: str) -> NightHistograms:
         groups = {name: tally.tally(edges) for name, tally in content.groups.items()}
         night = NightHistograms(content.model, edges, content.whole.tally(edges), groups)
     except ValueError as error:  # pydantic's ValidationError is one
-        raise StorageError(f"{uri} is not a complete file of histograms ({_first_problem(error)}). {advice}") from error
+        why = problems(error) if isinstance(error, ValidationError) else error
+        raise StorageError(f"{uri} is not a complete file of histograms ({why}). {advice}") from error
     if content.digest != content.computed_digest():
         raise StorageError(f"{uri} was altered: its digest does not match. {advice}")
     return night
-
-
-def _first_problem(error: ValueError) -> str:
-    """One line about the first error: the field and what is wrong with it."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
 
 
 def load_reference(model_dir: str, model: str) -> NightHistograms | None:

@@ -1,6 +1,9 @@
 """Files of an evaluation, and the schema of its table."""
 
+from typing import Any
+
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from crackvae.storage import tables
 
@@ -15,3 +18,13 @@ EVALUATION_SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
+
+
+class MetricsFile(BaseModel):
+    """What a page needs of metrics.json; the other entries are kept."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    sets: dict[str, dict[str, Any]]
+    model: str
+    threshold: float

@@ -1,6 +1,5 @@
 """Writing of the page of a night or of an evaluation, and of full-size pictures beside it."""
 
-import json
 import time
 from typing import Any
 
@@ -8,15 +7,15 @@ import pandas as pd
 import pyarrow as pa
 
 from crackvae.config import ReportConfig
-from crackvae.errors import StorageError
 from crackvae.reports import views
-from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE
+from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE, MetricsFile
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import read_night
 from crackvae.reports.page import FULL_SIZE_NAME, PageSettings, Rendered
 from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.records import read_record
 
 
 def write_report(config: ReportConfig) -> Result:
@@ -57,13 +56,9 @@ def _settings(config: ReportConfig, folder: str) -> PageSettings:
 
 def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
     """Table and summary of an evaluation."""
-    uri = uris.join(folder, METRICS_FILE)
-    try:
-        summary = json.loads(fileio.read_bytes(uri))
-        summary["sets"], summary["model"], summary["threshold"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{uri} is damaged ({error}): run crackvae evaluate again.") from error
-    return tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_extra=True), summary
+    metrics = read_record(uris.join(folder, METRICS_FILE), MetricsFile, "Run crackvae evaluate again.")
+    scored = tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_extra=True)
+    return scored, metrics.model_dump()
 
 
 def _write_full_size(out: str, folder: str, rendered: Rendered) -> int:

@@ -41,8 +41,8 @@ SAMPLE = 50_000
 def compact(config: CompactConfig) -> Result:
     """Merge the parts of a scores table, keeping the latest row of each image and model, and every other finding.
 
-    A name that is used again stands for another photograph: an earlier row that is flagged stays, unless the latest one
-    is of a file of the same size with the same score. A CSV of a run whose parts are merged is replaced as well.
+    A name that is used again stands for another photograph: an earlier row that is flagged stays, unless a later one
+    is of the same content. A CSV of a run whose parts are merged is replaced as well.
 
     Returns:
         Result with the table `compacted`.
@@ -115,16 +115,17 @@ def _merge(folder: str, run: str, paths: list[str], wanted: int, lock: Lock, *, 
 def kept_rows(rows: pa.Table) -> pa.Table:
     """The latest row of each image and model, and earlier ones that are flagged and of other content.
 
-    Content is compared by the size of the file and by its score, which is the same to the last bit for the same bytes.
+    Content is compared by its key, by the size of the file and by its score, which is the same to the last bit for the
+    same bytes. Rows of earlier versions have no key and are compared by the other two.
 
     Returns:
         rows by image and model, the latest of each first.
     """
     keys = [("image", "ascending"), ("model", "ascending"), ("run", "descending")]
     table = rows.take(pc.sort_indices(rows, sort_keys=keys))
-    frame = table.select(["image", "model", "bytes", "score", "flagged"]).to_pandas()
+    frame = table.select(["image", "model", "bytes", "score", "content", "flagged"]).to_pandas()
     is_latest = ~frame.duplicated(["image", "model"])
-    is_other_finding = frame["flagged"] & ~frame.duplicated(["image", "model", "bytes", "score"])
+    is_other_finding = frame["flagged"] & ~frame.duplicated(["image", "model", "bytes", "score", "content"])
     return table.filter(pa.array(is_latest | is_other_finding))
 
 

@@ -58,7 +58,7 @@ def nightly(config: NightlyConfig) -> Result:
     night = config.night or default_night(out, now)
     if not config.night and night != now.date().isoformat():
         say(
-            f"the night of {now.date()} was evaluated more than 12 h ago: this is the night of {night}",
+            f"another night has the date {now.date()}, more than 12 h away: this is the night of {night}",
             quiet=config.quiet,
         )
     log_event("night started", night=night, images=list(config.images), out=out, model=scorer.model.digest)

@@ -1,7 +1,7 @@
 """Which runs belong to which night, from the files beside a scores table. No Ray."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -28,15 +28,31 @@ def nightly_name(night: str) -> str:
 
 
 def default_night(out: str, now: datetime) -> str:
-    """The date of `now`, or the next one that has no verdict of SAME_NIGHT ago or longer."""
-    with_verdict = set(fileio.list_files(out))
+    """The date of `now`, or the next one that no call of `nightly` SAME_NIGHT or longer before or after `now` has.
+
+    A call that was killed has left runs that carry the date, and no verdict: they are another night just the same.
+    """
+    names = fileio.list_files(out)
     date = now.date()
-    while nightly_name(date.isoformat()) in with_verdict:
-        started = read_night_summary(uris.join(out, nightly_name(date.isoformat()))).started
-        if started is None or now - started < SAME_NIGHT:
-            break
+    while (last := _last_call(out, date.isoformat(), names)) and abs(now - last) >= SAME_NIGHT:
         date += timedelta(days=1)
     return date.isoformat()
+
+
+def _last_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
+    """When the last call of `nightly` for a night started; None if there was none, or its verdict does not say."""
+    if nightly_name(night) in names:
+        return read_night_summary(uris.join(out, nightly_name(night))).started
+    runs = [match["run"] for name in names if (match := _RUN.fullmatch(name)) and match["night"] == night]
+    return _start_of(max(runs, default=""))
+
+
+def _start_of(run: str) -> datetime | None:
+    """When a run started; None if its name is not one of ours."""
+    try:
+        return datetime.strptime(run, RUN_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -101,11 +117,8 @@ class Nights:
         return ordinary
 
     def _date_of(self, run: str) -> str:
-        try:
-            started = datetime.strptime(run, RUN_TIME).replace(tzinfo=UTC)
-        except ValueError:  # not a name of ours
-            return ""
-        return started.astimezone(self.zone).date().isoformat()
+        started = _start_of(run)
+        return started.astimezone(self.zone).date().isoformat() if started else ""
 
     def _sum(self, runs: Iterable[str]) -> Counted:
         total, taken, skipped = None, list[str](), list[str]()

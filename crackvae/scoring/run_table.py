@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.content import changed
 
 # A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
 # old [s]: a killed run loses at most a minute of work.
@@ -80,7 +81,7 @@ def write_missing_csvs(out: str) -> list[str]:
 
 
 # Columns of SCORES_SCHEMA that decide what is finished.
-FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold")
+FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold", "content")
 
 # Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000
@@ -98,7 +99,8 @@ def still_to_score(
     """Images that this model has not finished, in their order; and how many of its rows have another threshold.
 
     An image is finished if its latest row is scored or unreadable. An unreachable image is scored again, and so is one
-    whose size or time has changed. Two names with the same 64-bit hash only mean that one of them is scored again.
+    whose size, time or content has changed. Two names with the same 64-bit hash only mean that one of them is scored
+    again.
 
     Args:
         images: LISTING_SCHEMA, each name once.
@@ -120,10 +122,14 @@ def still_to_score(
         listed_R = hash_N[at_R] == hash_R
         rows, row_N = rows.filter(pa.array(listed_R)), order_N[at_R[listed_R]]
         found = images.select(["image", "bytes", "modified"]).take(pa.array(row_N))
-        is_it_R = pc.equal(found["image"], rows["image"]).to_numpy()
+        is_it = pc.equal(found["image"], rows["image"])
         is_same = pc.and_(pc.equal(found["bytes"], rows["bytes"]), pc.equal(found["modified"], rows["modified"]))
         is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
-        finished_N[row_N[is_it_R]] = is_finished.to_numpy()[is_it_R]
+        rows, row_N = rows.filter(is_it), row_N[is_it.to_numpy()]
+        finished_R = is_finished.filter(is_it).to_numpy().copy()
+        perhaps = rows.filter(pa.array(finished_R))
+        finished_R[finished_R] = ~changed(perhaps["image"].to_pylist(), perhaps["content"].to_pylist())
+        finished_N[row_N] = finished_R
     return images.filter(pa.array(~finished_N)), older
 
 

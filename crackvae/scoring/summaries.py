@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from crackvae.errors import StorageError
 from crackvae.scoring.threshold_check import ThresholdVoid
 from crackvae.storage import fileio, uris
+from crackvae.storage.records import read_record
 
 
 class ScoreSummary(BaseModel):
@@ -131,9 +131,4 @@ def read_night_summary(path: str) -> NightSummary:
     Raises:
         StorageError: damaged.
     """
-    try:
-        return NightSummary.model_validate_json(fileio.read_bytes(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "content"
-        raise StorageError(f"{path} is damaged ({field}: {first['msg']}): move it away and run again.") from error
+    return read_record(path, NightSummary, "Move it away and run again.")

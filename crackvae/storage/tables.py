@@ -54,11 +54,12 @@ SCORES_SCHEMA = pa.schema(
         ("brightness", pa.float32()),  # median grey level, 0 black to 255 white; NaN where an image is not decoded
         ("clipped", pa.float32()),  # share of the pixels that are black, white or transparent; NaN likewise
         ("p_kind", pa.string()),  # calibration.P_KINDS: what the p-value rests on
+        ("content", pa.string()),  # content.content_key() of the file; "" where it was not read
     ]
 )
 
 # Columns of SCORES_SCHEMA that tables of earlier versions lack, with the value that they are read with.
-ADDED_COLUMNS = {"brightness": float("nan"), "clipped": float("nan"), "p_kind": ""}
+ADDED_COLUMNS = {"brightness": float("nan"), "clipped": float("nan"), "p_kind": "", "content": ""}
 
 # What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
 MEASURES_SCHEMA = pa.schema(

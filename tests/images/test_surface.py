@@ -95,6 +95,18 @@ def padded(kind: str, fill: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(missing, fill, SOUND_HW).astype(np.uint8), missing
 
 
+@pytest.mark.parametrize("lower", [3, 12, 16, 250, 255])
+@pytest.mark.parametrize("marked", [(), (0, 3), (112, 118)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_an_image_of_two_bars_and_a_small_mark_shows_no_surface(lower: int, marked: tuple, transposed: bool) -> None:
+    pixels = np.zeros((227, 227), np.uint8)
+    pixels[113:] = lower
+    if marked:
+        pixels[slice(*marked), 50:53] = 120
+    row = row_of(png(pixels.T if transposed else pixels))
+    assert row["status"] == "no_surface" and row["tiles"] == b""
+
+
 @pytest.mark.parametrize("fill", [0, 255])
 @pytest.mark.parametrize("kind", ["letterbox", "pillarbox", "corner"])
 @pytest.mark.parametrize("encode", [png, jpeg])

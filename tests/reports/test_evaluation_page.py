@@ -110,5 +110,5 @@ def test_a_folder_that_is_not_an_evaluation_is_refused(judged: Path, tmp_path: P
     with pytest.raises(StorageError, match=r"metrics\.json"):
         report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(StorageError, match="run crackvae evaluate again"):
+    with pytest.raises(StorageError, match=r"sets: Field required.* Run crackvae evaluate again"):
         report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))

@@ -94,6 +94,17 @@ def test_a_finding_under_a_name_that_was_used_again_stays(tmp_path: Path) -> Non
         assert latest == "5"
 
 
+def test_a_finding_of_other_bytes_stays_though_size_and_score_are_the_same(tmp_path: Path) -> None:
+    for run, content in (("1", "a"), ("2", "b"), ("3", "b")):
+        row = rows("7", {"/card/DJI_0001.JPG": "scored"})
+        for name, value in (("run", run), ("content", content), ("flagged", True)):
+            number = row.schema.get_field_index(name)
+            row = row.set_column(number, row.schema.field(name), pa.array([value], row.schema.field(name).type))
+        tables.write_part(str(tmp_path), row, run, 0)
+    compact(merged(tmp_path))
+    assert pq.read_table(tmp_path)["run"].to_pylist() == ["3", "1"]
+
+
 @settings(derandomize=True, deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.dictionaries(st.integers(0, 12).map("/night/{}.jpg".format), st.sampled_from(["scored", "unreachable"]),

@@ -19,6 +19,7 @@ from crackvae.monitoring.histograms import CAMERA_EDGES, NightHistograms, Tally,
 from crackvae.monitoring.telemetry import drift_name
 from crackvae.scoring.night_verdict import NOTHING, severity, verdict_on
 from crackvae.scoring.nights import Nights, default_night, nightly_name
+from crackvae.storage.tables import RUN_TIME
 
 UTC_ZONE = ZoneInfo("UTC")
 SCORES_N = np.linspace(0.01, 1, 100, dtype=np.float32)
@@ -170,3 +171,23 @@ def test_a_job_at_one_local_time_gets_a_night_of_its_own_each_day_of_two_years(
             started[night] = now
             again = now + timedelta(hours=3)
             assert default_night("out", again) == night or again.date().isoformat() > night
+
+
+@pytest.mark.parametrize(
+    ("last", "night"),
+    [
+        (datetime(2027, 3, 28, 0, 30, tzinfo=UTC), "2027-03-29"),  # 23 h before: the clocks went forward
+        (datetime(2027, 3, 28, 22, 0, tzinfo=UTC), "2027-03-28"),  # killed an hour and a half ago, and called again
+        (datetime(2027, 3, 29, 20, 0, tzinfo=UTC), "2027-03-29"),  # the clock was set back since
+    ],
+)
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_date_that_an_earlier_call_has_used_is_another_night_though_the_call_was_killed(
+    tmp_path: Path, last: datetime, night: str, was_killed: bool
+) -> None:
+    run = last.strftime(RUN_TIME)
+    (tmp_path / drift_name(run, "2027-03-28")).write_bytes(histograms_file(images(24), run))
+    if not was_killed:
+        verdict = {"started": last.isoformat(), "runs": [run], "runs_of_another_calibration": []}
+        (tmp_path / nightly_name("2027-03-28")).write_text(json.dumps(verdict | {"drift": NOTHING}))
+    assert default_night(str(tmp_path), datetime(2027, 3, 28, 23, 30, tzinfo=UTC)) == night

@@ -1,10 +1,13 @@
 """A rerun takes what this model has not finished, and nothing else."""
 
+from pathlib import Path
+
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.scoring.run_table import still_to_score
+from crackvae.storage.content import content_key
 from crackvae.storage.listing import LISTING_SCHEMA, list_images
 
 
@@ -20,6 +23,7 @@ def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
     types = [*LISTING_SCHEMA.types[:3], pa.string(), pa.string()]
     columns = [[row[number] for row in rows] for number in range(5)]
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
+    table = table.append_column("content", pa.array([""] * len(rows), pa.string()))
     return table.append_column("threshold", pa.array([0.5] * len(rows), pa.float32()))
 
 
@@ -90,3 +94,16 @@ def test_rows_of_this_model_with_another_threshold_are_counted():
     todo, older = still_to_score(listing(image=["a", "d"]), [done, done.slice(0, 1)], "m", 0.25)
     assert todo["image"].to_pylist() == ["d"] and older == 3
     assert still_to_score(listing(image=["a"]), [done], "m", 0.5)[1] == 0
+
+
+def test_another_photograph_of_the_same_name_size_and_time_is_scored(tmp_path):
+    names = [str(tmp_path / f"{number}.bmp") for number in range(4)]
+    for number, name in enumerate(names):
+        Path(name).write_bytes(bytes([number]) * 200_000)
+    done = finished([(name, 1, 1, "m", "scored") for name in names])
+    keys = [content_key(Path(name).read_bytes()) for name in names]
+    done = done.set_column(done.schema.get_field_index("content"), "content", pa.array([*keys[:3], ""]))
+    Path(names[1]).write_bytes(bytes([9]) * 200_000)
+    Path(names[2]).unlink()
+    Path(names[3]).write_bytes(bytes([9]) * 200_000)  # its row is of a version that kept no key
+    assert left_of(listing(image=names), [done], "m")["image"].to_pylist() == names[1:3]
