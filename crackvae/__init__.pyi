@@ -114,24 +114,24 @@ def train(
     manifest: str | os.PathLike[str],
     model: str | os.PathLike[str],
     preset: Literal["", "published"] = "",
-    head: Literal["mse", "top", "dark", "crack", "evidence"] = "crack",
+    head: Literal["mse", "evidence"] = "evidence",
     recipe: Literal["repair", "plain"] = "repair",
     epochs: int | None = None,
     resume: str | os.PathLike[str] = "",
-    batch: int = 64,
+    batch: int = 16,
     learning_rate: float = 0.002,
     schedule: Literal["cosine", "constant"] = "cosine",
-    clip_norm: float | None = None,
+    clip_norm: float | None = 1.0,
     patience: int | None = None,
     augment: bool = False,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     beta: float = 1e-06,
     latent_dim: int = 128,
-    channels: Sequence[int] = (32, 64, 128, 256),
-    segmenter: Sequence[int] = (24, 48, 64),
-    input_px: int = 128,
-    tile_px: int = 227,
-    stride_px: int = 170,
+    channels: Sequence[int] = (16, 32, 64, 256),
+    segmenter: Sequence[int] = (16, 32, 64, 96),
+    input_px: int = 256,
+    tile_px: int = 256,
+    stride_px: int = 192,
     percentile: float = 95.0,
     seed: int = 0,
     workers: Sequence[int] = (1,),
@@ -147,23 +147,22 @@ def train(
         manifest: manifest.parquet written by partition.
         model: directory to write the model to; must not exist yet.
         preset: published: the recipe of the published ConvVAE; other settings override it.
-        head: score head: crack (darkness where the segmenter sees a crack), evidence (the segmenter's confidence,
-            however dark the crack), dark (darkness alone), mse (mean squared residual) or top (mean of the
-            largest 1 % of them).
+        head: score head: evidence (of a crack, by the segmenter) or mse (mean squared residual of the
+            reconstruction).
         recipe: repair (reconstruct tiles without the synthetic cracks drawn on them) or plain.
-        epochs: passes over the sound images of train; default: as many as show 60,000 tiles.
+        epochs: passes over the sound images of train; default: as many as show 120,000 tiles.
         resume: folder of an interrupted run to continue (MODEL.training); needs no other settings.
-        batch: images per step, over all workers.
+        batch: tiles per step, over all workers.
         learning_rate: peak learning rate of Adam.
         schedule: learning-rate schedule: cosine (warm-up, then decay to 0) or constant.
-        clip_norm: maximum gradient norm; default: no clipping.
+        clip_norm: maximum gradient norm; none: no clipping.
         patience: stop after this many epochs without a lower validation loss; default: never stop early.
         augment: random rotation, flip and exposure of the tiles with recipe plain; repair always does it.
         precision: precision of training: auto (bf16 on hardware that supports it), bf16 or fp32.
         beta: weight of the KL divergence [squared grey level per nat].
         latent_dim: dimensions of the latent space.
         channels: output channels of the stride-2 convolutions.
-        segmenter: channels of the segmenter at its three scales; empty: no segmenter.
+        segmenter: channels of the segmenter at its four scales, finest first; empty: no segmenter.
         input_px: side of a tile at the network's input [px].
         tile_px: side of a tile in the image [px].
         stride_px: distance between neighbouring tiles in a large image [px], at most tile_px.

@@ -38,14 +38,14 @@ HOUSE = Path(__file__).parent.parent
 # Every fault has a short round; `make chaos` runs many rounds and writes their results to benchmarks/results/.
 IS_LONG = os.environ.get("CRACKVAE_CHAOS") == "long"
 # Small enough to train and score in milliseconds; everything else is as in a real model.
-SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (8, 8, 8)}
+SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (4, 8, 8, 8)}
 
 
 def small_spec(**changes: object) -> ModelSpec:
     values = {
         "tile_px": 64,
         "stride_px": 48,
-        "head": "crack",
+        "head": "evidence",
         "recipe": "repair",
         "beta": 1e-6,
         "seed": 0,
@@ -55,10 +55,18 @@ def small_spec(**changes: object) -> ModelSpec:
     return ModelSpec(**(SMALL | values | changes))
 
 
-def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02) -> Path:
-    """A model directory with random weights and an invented calibration."""
+def write_model(folder: Path, spec: ModelSpec, threshold: float = 0.02, paints: float | None = None) -> Path:
+    """A model directory with random weights and an invented calibration.
+
+    Args:
+        paints: grey level of every pixel of a reconstruction, instead of a random one.
+    """
     torch.manual_seed(spec.seed)
-    weights = Network(spec).state_dict()
+    network = Network(spec)
+    if paints is not None:
+        torch.nn.init.zeros_(network.vae.decoder[-2].weight)
+        torch.nn.init.constant_(network.vae.decoder[-2].bias, float(np.log(paints / (1 - paints))))
+    weights = network.state_dict()
     scores = np.linspace(0, 0.04, 99, dtype=np.float32)
     made = Calibration(scores, 99, "made up", threshold, model_digest(spec, weights), spec.leaky)
     files = {calibration.FILE: calibration.calibration_file(made), **model_files(spec, weights, {})}
@@ -252,7 +260,9 @@ def scored_night(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     The images lie in `images` beside the folder that is returned.
     """
     folder = tmp_path_factory.mktemp("night")
-    model = write_model(folder / "model", small_spec(head="top"))  # of which the threshold flags some and passes some
+    model = write_model(
+        folder / "model", small_spec(head="mse"), paints=0.7
+    )  # of which the threshold flags some and passes some
     night = folder / "images"
     pictures = sorted((drawn / "crack").iterdir())[:30] + sorted((drawn / "non_crack").iterdir())[:30]
     places = [f"bridge-{n % 3}/{n:03d}.jpg" for n in range(len(pictures))] + [f"odd/{name}" for name in HOSTILE_NAMES]

@@ -131,7 +131,7 @@ def test_an_argument_that_does_not_exist_or_is_missing_is_a_type_error() -> None
 def test_an_invalid_value_is_a_config_error() -> None:
     with pytest.raises(crackvae.ConfigError, match="workers=0 must be 1 or more"):
         crackvae.score(images="x", model="m", out="y", workers=0)
-    with pytest.raises(crackvae.CrackvaeError, match="head=best is not one of mse, top"):
+    with pytest.raises(crackvae.CrackvaeError, match="head=best is not one of mse, evidence"):
         crackvae.train(manifest="x", model="m", head="best")
 
 

@@ -36,6 +36,7 @@ ONLY_IN = {  # library: the modules that may import it
         "images.duplicates",
         "images.synthetic",
         "images.drawing",
+        "training.drawings",
         "reports.views",
     },
     "tifffile": {"images.tiff"},

@@ -133,7 +133,7 @@ def test_the_table_of_an_evaluation_has_the_columns_of_scores_and_the_truth(
 ) -> None:
     evaluate(config(manifest, model_dir, tmp_path / "out"))
     table = pq.read_table(tmp_path / "out" / "evaluation.parquet")
-    heads = [f"score_{name}" for name in ("mse", "top", "dark", "evidence", "one_line")]
+    heads = [f"score_{name}" for name in ("mse", "one_line")]
     assert table.column_names == [*tables.SCORES_SCHEMA.names, "label", "set", "split", *heads]
 
 
@@ -142,8 +142,8 @@ def test_each_head_and_one_line_of_numpy_are_judged_on_the_same_images(
 ) -> None:
     outcome = evaluate(config(manifest, model_dir, tmp_path / "out"))
     judged = outcome.summary["sets"]["internal"]
-    assert list(judged["heads"]) == ["crack", "mse", "top", "dark", "evidence", "one_line"]
-    own = judged["heads"]["crack"]
+    assert list(judged["heads"]) == ["evidence", "mse", "one_line"]
+    own = judged["heads"]["evidence"]
     assert own == {name: judged["figures"][name] for name in own}
     rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
     rows = rows[rows["set"] == "internal"]
@@ -201,7 +201,7 @@ def test_a_replaced_picture_is_named_and_nothing_is_judged_or_calibrated_on_it(
 def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 60, 20, side_px=64, masks=True, workers=1)
     partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), external=(0, 0), quiet=True))
-    model = write_model(tmp_path / "model", small_spec(head="dark"))
+    model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.8)
     chosen = config(tmp_path / "manifest.parquet", model, tmp_path / "out", masks=str(tmp_path / "images-masks"))
     pixels = evaluate(chosen).summary["sets"]["internal"]["pixels"]
     assert pixels["pixel_roc_auc"] > 0.8 and pixels["aupro"] > 0.5, "a drawn crack is darker than its surface"

@@ -1,5 +1,6 @@
 """Settings of the verbs that make a model: partition and train; and of the demo."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -7,12 +8,14 @@ from typing import Any, Literal, get_args
 from crackvae.config.common import EXCLUDE, PERCENTILE, ClusterConfig, VerbConfig
 from crackvae.config.settings import Location, flag_text, group_by_problem, setting
 
-Head = Literal["mse", "top", "dark", "crack", "evidence"]
+Head = Literal["mse", "evidence"]
 HEADS: tuple[str, ...] = get_args(Head)
 # Score heads that use the segmenter.
-SEGMENTER_HEADS = ("crack", "evidence")
-# The segmenter's convolutions halve the side of a tile three times.
-SEGMENTER_HALVINGS = 8
+SEGMENTER_HEADS = ("evidence",)
+# The segmenter's convolutions halve the side of a tile four times; the ConvVAE beside it sees a quarter of it.
+SEGMENTER_HALVINGS, SEGMENTER_COARSE = 16, 4
+# Channels of the default segmenter.
+SEGMENTER_CHANNELS = (16, 32, 64, 96)
 # Named settings of train, which a file or a flag may still change. The published loss is the textbook's: the squared
 # error summed over the 128 x 128 pixels of a tile, plus the KL divergence.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -25,6 +28,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta": 1 / 128**2,
         "schedule": "constant",
         "precision": "fp32",
+        "channels": (32, 64, 128, 256),
+        "input_px": 128,
+        "tile_px": 227,
+        "stride_px": 170,
+        "batch": 64,
+        "clip_norm": None,
     },
 }
 
@@ -116,23 +125,22 @@ class TrainConfig(DataParallelConfig):
         "published: the recipe of the published ConvVAE; other settings override it", ""
     )
     head: Head = setting(
-        "score head: crack (darkness where the segmenter sees a crack), evidence (the segmenter's confidence, however "
-        "dark the crack), dark (darkness alone), mse (mean squared residual) or top (mean of the largest 1 % of them)",
-        "crack",
+        "score head: evidence (of a crack, by the segmenter) or mse (mean squared residual of the reconstruction)",
+        "evidence",
     )
     recipe: Literal["repair", "plain"] = setting(
         "repair (reconstruct tiles without the synthetic cracks drawn on them) or plain", "repair"
     )
     epochs: int | None = setting(
-        "passes over the sound images of train; default: as many as show 60,000 tiles", None, gt=0
+        "passes over the sound images of train; default: as many as show 120,000 tiles", None, gt=0
     )
     resume: Location = setting("folder of an interrupted run to continue (MODEL.training); needs no other settings", "")
-    batch: int = setting("images per step, over all workers", 64, gt=0)
+    batch: int = setting("tiles per step, over all workers", 16, gt=0)
     learning_rate: float = setting("peak learning rate of Adam", 2e-3, gt=0)
     schedule: Literal["cosine", "constant"] = setting(
         "learning-rate schedule: cosine (warm-up, then decay to 0) or constant", "cosine"
     )
-    clip_norm: float | None = setting("maximum gradient norm; default: no clipping", None, gt=0)
+    clip_norm: float | None = setting("maximum gradient norm; none: no clipping", 1.0, gt=0)
     patience: int | None = setting(
         "stop after this many epochs without a lower validation loss; default: never stop early", None, gt=0
     )
@@ -146,36 +154,31 @@ class TrainConfig(DataParallelConfig):
     latent_dim: int = setting("dimensions of the latent space", 128, gt=0)
     channels: tuple[int, ...] = setting(
         "output channels of the stride-2 convolutions",
-        (32, 64, 128, 256),
+        (16, 32, 64, 256),
         ge=1,
         lengths=range(1, 32),
         must="be one or more counts, such as 32,64,128",
     )
     segmenter: tuple[int, ...] = setting(
-        "channels of the segmenter at its three scales; empty: no segmenter",
-        (24, 48, 64),
+        "channels of the segmenter at its four scales, finest first; empty: no segmenter",
+        SEGMENTER_CHANNELS,
         ge=1,
-        lengths=(0, 3),
-        must="be three counts, such as 24,48,64",
+        lengths=(0, 4),
+        must=f"be four counts, such as {flag_text(SEGMENTER_CHANNELS)}",
     )
-    input_px: int = setting("side of a tile at the network's input [px]", 128)
-    tile_px: int = setting("side of a tile in the image [px]", 227, gt=0)
-    stride_px: int = setting("distance between neighbouring tiles in a large image [px], at most tile_px", 170, gt=0)
+    input_px: int = setting("side of a tile at the network's input [px]", 256)
+    tile_px: int = setting("side of a tile in the image [px]", 256, gt=0)
+    stride_px: int = setting("distance between neighbouring tiles in a large image [px], at most tile_px", 192, gt=0)
     percentile: float = setting("percentile of the val non_crack scores used as threshold", 95.0, **PERCENTILE)
     seed: int = setting("random seed of weights, shuffling and sampling", 0, ge=0)
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.workers[-1] > self.batch:
-            yield f"workers={flag_text(self.workers)} is more than batch={self.batch} images: use fewer workers."
+            yield f"workers={flag_text(self.workers)} is more than batch={self.batch} tiles: use fewer workers."
         if self.augment and self.recipe == "repair":
             yield "recipe=repair always rotates, flips and changes the exposure of its tiles: omit --augment."
-        halvings = 2 ** len(self.channels)
-        if self.input_px < halvings or self.input_px % halvings:
-            yield (
-                f"input_px={self.input_px} must be a multiple of {halvings}: {len(self.channels)} convolutions halve "
-                f"it. Try input_px={max(1, self.input_px // halvings) * halvings}."
-            )
+        yield from self._input_problems()
         if self.stride_px > self.tile_px:
             yield (
                 f"stride_px={self.stride_px} must lie in 1..tile_px={self.tile_px}: a larger stride leaves strips "
@@ -183,16 +186,23 @@ class TrainConfig(DataParallelConfig):
             )
         yield from self._segmenter_problems()
 
+    def _input_problems(self) -> Iterator[str]:
+        multiple = 2 ** len(self.channels)
+        if self.segmenter:
+            multiple = math.lcm(SEGMENTER_COARSE * multiple, SEGMENTER_HALVINGS)
+        smallest = max(multiple, 2 * SEGMENTER_HALVINGS if self.segmenter else 1)
+        if self.input_px < smallest or self.input_px % multiple:
+            yield (
+                f"input_px={self.input_px} must be a multiple of {multiple}, at least {smallest}: the network halves "
+                f"it. Try input_px={max(smallest, self.input_px // multiple * multiple)}."
+            )
+
     def _segmenter_problems(self) -> Iterator[str]:
         if self.head in SEGMENTER_HEADS and not self.segmenter:
-            yield f"head={self.head} needs a segmenter: use --segmenter 24,48,64, or another --head."
+            channels = flag_text(SEGMENTER_CHANNELS)
+            yield f"head={self.head} needs a segmenter: use --segmenter {channels}, or --head mse."
         if self.segmenter and self.recipe != "repair":
             yield "a segmenter learns from synthetic cracks: use --recipe repair, or no --segmenter."
-        if self.segmenter and (self.input_px % SEGMENTER_HALVINGS or self.input_px < 2 * SEGMENTER_HALVINGS):
-            yield (
-                f"input_px={self.input_px} must be a multiple of {SEGMENTER_HALVINGS} and at least "
-                f"{2 * SEGMENTER_HALVINGS} for a segmenter. Try input_px=128."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

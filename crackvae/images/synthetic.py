@@ -119,39 +119,6 @@ def draw_crack(rng: np.random.Generator, surface_HW3: Bytes) -> tuple[Bytes, Mas
     return drawing.shade(surface_HW3, factor_HW), mask_HW
 
 
-def draw_coverage(rng: np.random.Generator, side_px: int, peak_px: float) -> Floats:
-    """Draw where cracks run, without their colour: one tree of cracks, sometimes two.
-
-    Args:
-        side_px: side of the square [px].
-        peak_px: width of the widest place [px]; thinner places go down to half a pixel.
-
-    Returns:
-        float (H, W) in 0..1, the share of each pixel that is cracked.
-    """
-    thinnest_px = rng.uniform(0.5, 0.7)
-    trees = [drawing.crack_tree(rng, side_px, side_px, peak_px, thinnest_px) for _ in range(1 + (rng.random() < 0.12))]
-    quads = [drawing.strip(rng, points_N2, widths_N, thinnest_px) for tree in trees for points_N2, widths_N in tree]
-    return drawing.fill(np.concatenate(quads), side_px, side_px)
-
-
-def draw_blemish(rng: np.random.Generator, side_px: int) -> Floats:
-    """Draw one kind of blemish of sound concrete: stains, bug holes, a joint, or dark stones.
-
-    Returns:
-        float (H, W), the change as a share of the surface's brightness; negative is darker.
-    """
-    shape, kind = (side_px, side_px), rng.integers(4)
-    if kind == 0:
-        return drawing.stains(rng, shape)
-    if kind == 1:
-        return drawing.holes(rng, shape, drawing.compass(rng)) * np.float32(rng.uniform(0.6, 1.4))
-    if kind == 2:
-        return drawing.joint(rng, shape)
-    stones_HW = np.minimum(drawing.blobs(rng, shape, rng.uniform(1, 6), rng.uniform(1.5, 4), -0.7), 0)
-    return stones_HW * np.float32(rng.uniform(0.2, 0.7))
-
-
 def draw_line_crack(
     surface_HW3: Bytes, start_xy: tuple[float, float], end_xy: tuple[float, float], width_px: float
 ) -> tuple[Bytes, Mask]:

@@ -20,7 +20,7 @@ from crackvae.storage.records import problems
 WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "training.json"
 
 # Increased whenever an older crackvae could misread the files.
-FORMAT = 3
+FORMAT = 4
 
 
 class _Header(BaseModel):

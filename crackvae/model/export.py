@@ -14,7 +14,7 @@ import torch
 from crackvae.config import ExportConfig
 from crackvae.images.synthetic import draw_image
 from crackvae.images.tiles import resized
-from crackvae.model.heads import scores_of
+from crackvae.model.heads import model_scores
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
 from crackvae.model.ort import onnxruntime
@@ -90,7 +90,7 @@ def _parity(scorer: Scorer, data: bytes) -> dict[str, dict[str, float]]:
     }
     input_B1PP = torch.from_numpy(tiles_BPP).unsqueeze(1).double() / 255
     with torch.inference_mode():
-        exact_B = scores_of(spec.head, input_B1PP, copy.deepcopy(scorer.model.network).double()(input_B1PP)).numpy()
+        exact_B = model_scores(spec, input_B1PP, copy.deepcopy(scorer.model.network).double()(input_B1PP)).numpy()
     rows: dict[str, dict[str, float]] = {}
     for name, scores_B in found.items():
         largest = float(np.abs(scores_B - exact_B).max())

@@ -5,81 +5,74 @@ Shape letters: B tiles of one forward pass, P side of a tile at the input [px], 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from crackvae.config import SEGMENTER_HEADS
-from crackvae.model.network import ModelSpec, Output, contrast, darker_than, median_of, pooled
+from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, enlarged, largest
 
-# Share of the pixels that the heads `dark`, `crack` and `evidence` average over: of 0.25 to 8 %, 2 % ranked the
-# validation images of METU best.
+# Share of the pixels, those with the highest logits, that the head `evidence` averages over.
 CRACK_SHARE = 0.02
+# Knots of a yardstick, and fewest tiles per knot.
+MAX_KNOTS, TILES_PER_KNOT = 8, 60
+# Added to texture and evidence [nats] before taking their logarithm.
+TEXTURE_OFFSET, EVIDENCE_OFFSET = 0.005, 1e-4
+# Side of the squares in which the texture is measured [px]: below the scale of shading and stains, above the grain.
+TEXTURE_PX = 8
 
 
 @dataclass(frozen=True)
 class Head:
-    """How one forward pass becomes a score: the mean of the largest values of an anomaly map, raised to a power.
+    """How one forward pass becomes an anomaly map and a score.
 
     Attributes:
         anomaly_map: from input (B, 1, P, P) and output of the network to a map (B, 1, P, P), not negative.
         unit: of the map.
-        power: exponent of the map's values in the score.
-        share: share of the pixels, those with the largest values, whose mean is the score.
+        score: from the same to a score of each tile, float (B,).
     """
 
     anomaly_map: Callable[[Tensor, Output], Tensor]
     unit: str
-    power: int
-    share: float
+    score: Callable[[Tensor, Output], Tensor]
 
 
 def residual(input_B1PP: Tensor, output: Output) -> Tensor:
     """Absolute reconstruction error."""
-    return (input_B1PP - output.reconstruction_B1PP).abs()
+    return (input_B1PP - enlarged(output.reconstruction_B1QQ, input_B1PP)).abs()
 
 
-def darkness(input_B1PP: Tensor, output: Output) -> Tensor:
-    """How much darker each pixel is than the tile's median, relative to it; 0 where lighter. Uses no network."""
-    return contrast(input_B1PP).clamp(min=0)
-
-
-def dark_crack(input_B1PP: Tensor, output: Output) -> Tensor:
-    """Darkness times the segmenter's probability of a crack.
-
-    Darkness is relative to the median, or to the reconstruction where that is lighter: if half of a tile lies in
-    shadow, a crack in the lit half is no darker than the median. The reconstruction alone would reproduce a wide crack.
-    """
-    assert output.crack_B1PP is not None, "the settings allow the head `crack` only with a segmenter"
-    reference_B1PP = torch.maximum(output.reconstruction_B1PP, median_of(input_B1PP))
-    return darker_than(reference_B1PP, input_B1PP).clamp(min=0) * torch.sigmoid(output.crack_B1PP)
+def mean_squared_residual(input_B1PP: Tensor, output: Output) -> Tensor:
+    """The published score [squared grey level]."""
+    return residual(input_B1PP, output).square().mean(dim=(1, 2, 3))
 
 
 def evidence(input_B1PP: Tensor, output: Output) -> Tensor:
-    """Evidence of a crack, -log(1 - probability) [nats]; unlike the probability it has no upper bound.
-
-    For surfaces full of dark gaps, where darkness says little.
-    """
+    """Evidence of a crack, -log(1 - probability) [nats]; unlike the probability it has no upper bound."""
     assert output.crack_B1PP is not None, "the settings allow the head `evidence` only with a segmenter"
     return functional.softplus(output.crack_B1PP)
 
 
-_RESIDUAL_UNIT = "residual [grey level, black 0 to white 1]"
+def mean_evidence(input_B1PP: Tensor, output: Output) -> Tensor:
+    """Mean evidence of the CRACK_SHARE of the pixels that have the most."""
+    assert output.crack_B1PP is not None, "the settings allow the head `evidence` only with a segmenter"
+    # softplus() is increasing, so it is needed for the largest logits only.
+    return functional.softplus(largest(output.crack_B1PP, CRACK_SHARE)).mean(dim=1)
+
 
 HEADS = {
-    "mse": Head(residual, _RESIDUAL_UNIT, power=2, share=1.0),  # the published score
-    "top": Head(residual, _RESIDUAL_UNIT, power=2, share=0.01),
-    "dark": Head(darkness, "darkness [share of the brightness]", power=1, share=CRACK_SHARE),
-    "crack": Head(dark_crack, "darkness x probability of a crack", power=1, share=CRACK_SHARE),
-    "evidence": Head(evidence, "evidence of a crack [nats]", power=1, share=CRACK_SHARE),
+    "mse": Head(residual, "residual [grey level, black 0 to white 1]", mean_squared_residual),
+    "evidence": Head(evidence, "evidence of a crack [nats]", mean_evidence),
 }
 
 # Baseline for every model: median minus 1st percentile of the pixels.
 BASELINE = "one_line"
 
-# Norm of the posterior mean: not a score; it separates new textures from known ones.
-LATENT_NORM = "latent_norm"
+# Not scores. Norm of the posterior mean: it separates new textures from known ones. Texture: see texture().
+LATENT_NORM, TEXTURE = "latent_norm", "texture"
 
 
 def one_line(input_B1PP: Tensor) -> Tensor:
@@ -88,14 +81,70 @@ def one_line(input_B1PP: Tensor) -> Tensor:
     return pixels_BN.quantile(0.5, dim=1) - pixels_BN.quantile(0.01, dim=1)
 
 
+def texture(input_B1PP: Tensor) -> Tensor:
+    """Texture of each tile, float (B,): median over squares of TEXTURE_PX px of their relative standard deviation.
+
+    The median is insensitive to joints, holes and cracks in fewer than half of the squares.
+    """
+    squares = functional.pixel_unshuffle(input_B1PP, TEXTURE_PX)
+    mean = squares.mean(dim=1)
+    deviation = (squares - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
+    shares_BN = (deviation / (mean + BLACK)).flatten(1)
+    if input_B1PP.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
+        middle = shares_BN.shape[1] // 2
+        return torch.from_numpy(np.partition(shares_BN.numpy(), middle, axis=1)[:, middle])
+    return shares_BN.topk(shares_BN.shape[1] - shares_BN.shape[1] // 2, dim=1).values[:, -1]
+
+
 def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
-    """Score of each tile, float (B,): `head` is one of HEADS, BASELINE or LATENT_NORM."""
+    """Score of each tile, float (B,): `head` is one of HEADS, BASELINE, LATENT_NORM or TEXTURE."""
     if head == BASELINE:
         return one_line(input_B1PP)
     if head == LATENT_NORM:
         return output.mu_BZ.square().sum(dim=1).sqrt()
-    chosen = HEADS[head]
-    return pooled(chosen.anomaly_map(input_B1PP, output) ** chosen.power, chosen.share)
+    if head == TEXTURE:
+        return texture(input_B1PP)
+    return HEADS[head].score(input_B1PP, output)
+
+
+def model_scores(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
+    """Score of each tile by the model's own head, relative to its yardstick if it has one, float (B,)."""
+    scores_B = scores_of(spec.head, input_B1PP, output)
+    if spec.yardstick is None:
+        return scores_B
+    log_typical_B = _interpolated(spec.yardstick, (texture(input_B1PP) + TEXTURE_OFFSET).log())
+    return (scores_B + EVIDENCE_OFFSET) * (-log_typical_B).exp()
+
+
+def _interpolated(yardstick: Yardstick, log_textures_B: Tensor) -> Tensor:
+    """The line through the knots, constant beyond the first and the last, float (B,).
+
+    As a sum of ramps it needs no search, which ONNX has no operator for.
+    """
+    xs, ys = yardstick.log_textures, yardstick.log_evidences
+    line_B = torch.full_like(log_textures_B, ys[0])
+    for (x, y), (next_x, next_y) in pairwise(zip(xs, ys, strict=True)):
+        line_B = line_B + (next_y - y) / (next_x - x) * log_textures_B.clamp(x, next_x).sub(x)
+    return line_B
+
+
+def fit_yardstick(evidence_N: np.ndarray, texture_N: np.ndarray) -> Yardstick | None:
+    """Median evidence of sound tiles in bins of equal numbers of tiles by texture; None of too few tiles.
+
+    Medians, because a few of the tiles may show a crack.
+
+    Args:
+        evidence_N: scores by the head `evidence`.
+        texture_N: texture() of the same tiles.
+    """
+    n_knots = min(MAX_KNOTS, len(evidence_N) // TILES_PER_KNOT)
+    order = np.argsort(texture_N, kind="stable")
+    log_textures_N = np.log(texture_N[order] + TEXTURE_OFFSET)
+    log_evidences_N = np.log(evidence_N[order] + EVIDENCE_OFFSET)
+    knots: dict[float, float] = {}
+    for chosen in np.array_split(np.arange(len(order)), max(1, n_knots)) if n_knots else []:
+        knots.setdefault(float(np.median(log_textures_N[chosen])), float(np.median(log_evidences_N[chosen])))
+    return Yardstick(tuple(knots), tuple(knots.values())) if knots else None
 
 
 def heads_of(spec: ModelSpec) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, load_calibration
-from crackvae.model.heads import HEADS, scores_of
-from crackvae.model.network import to_input
+from crackvae.model.heads import HEADS, model_scores, scores_of
+from crackvae.model.network import enlarged, to_input
 from crackvae.model.runtime import Runtime, reference
 from crackvae.storage import uris
 
@@ -78,15 +78,14 @@ def score_tiles(
 
     Args:
         tiles_TPP: uint8 (T, P, P).
-        extra_heads: names of HEADS, BASELINE or LATENT_NORM.
+        extra_heads: names of HEADS, BASELINE, LATENT_NORM or TEXTURE.
         runtime: of the model and `batch`; the reference by default.
 
     Returns:
         float32 (T, 1 + number of extra heads).
     """
-    heads = (model.spec.head, *extra_heads)
     runtime = runtime or reference(model)
-    scores = [torch.empty(0, len(heads))]
+    scores = [torch.empty(0, 1 + len(extra_heads))]
     for start in range(0, len(tiles_TPP), batch):
         tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
         filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
@@ -94,7 +93,9 @@ def score_tiles(
             filled_BPP = filled_BPP.pin_memory().to(runtime.device, non_blocking=True)
         input_B1PP = to_input(filled_BPP)
         output = runtime.forward(input_B1PP)
-        scores.append(torch.stack([scores_of(head, input_B1PP, output) for head in heads], dim=1))
+        own_B = model_scores(model.spec, input_B1PP, output)
+        others = [scores_of(head, input_B1PP, output) for head in extra_heads]
+        scores.append(torch.stack([own_B, *others], dim=1))
     on_cpu = torch.cat([part.cpu() for part in scores])  # after the last pass was queued
     return on_cpu[: len(tiles_TPP)].numpy()
 
@@ -147,9 +148,9 @@ def explain_tiles(model: Model, tiles_TPP: np.ndarray) -> tuple[np.ndarray, np.n
         B = slice(start, start + EXPLAIN_BATCH)
         input_B1PP = to_input(torch.from_numpy(np.array(tiles_TPP[B])))
         output = model.network(input_B1PP)
-        reconstructions_TPP[B] = output.reconstruction_B1PP.squeeze(1).numpy()
+        reconstructions_TPP[B] = enlarged(output.reconstruction_B1QQ, input_B1PP).squeeze(1).numpy()
         maps_TPP[B] = HEADS[head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
-        scores_T[B] = scores_of(head, input_B1PP, output).numpy()
+        scores_T[B] = model_scores(model.spec, input_B1PP, output).numpy()
     return reconstructions_TPP, maps_TPP, scores_T
 
 

@@ -1,6 +1,7 @@
 """The network, its specification and its losses.
 
-Shape letters: B tiles of a batch, P side of a tile at the input [px], Z latent dimensions.
+Shape letters: B tiles of a batch, P side of a tile at the input [px], Q side of the ConvVAE's input [px], C channels,
+Z latent dimensions.
 """
 
 import math
@@ -14,15 +15,40 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The segmenter works at half the tile's side: one of its pixels holds FOLD x FOLD pixels of the tile.
-FOLD = 2
-
+# Side of one cell of the segmenter's finest maps [px]; two stride-2 convolutions fold the pixels of a cell into
+# channels.
+FOLD = 4
+# With a segmenter the ConvVAE sees the tile's mean over squares of this side [px]: it reconstructs the surface behind a
+# crack, which varies slowly. At full scale it would cost more than the segmenter.
+COARSE = 4
+# Initial logit of a pixel: about one in fifty is cracked.
+INITIAL_LOGIT = -4.0
 # Added to a reference before dividing by it, so that a share of the brightness stays finite on black.
 BLACK = 0.1
+# Side of the squares over which the local brightness is measured [px]; a tile's side is a multiple of it.
+LOCAL_PX = 16
+# Texture below this standard deviation [share of the brightness] is sensor noise and JPEG blocks; it is not amplified.
+FAINTEST_TEXTURE = 0.012
 
 Count = Annotated[int, Field(gt=0)]
 Recipe = Literal["repair", "plain"]
-HeadName = Literal["mse", "top", "dark", "crack", "evidence"]
+HeadName = Literal["mse", "evidence"]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Typical evidence of sound tiles as a function of their texture, a line between knots.
+
+    Sound gravel has more evidence of a crack than a smooth sound wall. Scores are relative to it, so that one threshold
+    has about the same false-alarm rate on both.
+
+    Attributes:
+        log_textures: of the knots, ascending.
+        log_evidences: of the knots, natural logarithm of nats.
+    """
+
+    log_textures: tuple[float, ...]
+    log_evidences: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +57,10 @@ class ModelSpec:
 
     Attributes:
         input_px: side P of a tile at the network's input [px].
-        channels: output channels of the stride-2 convolutions.
+        channels: output channels of the ConvVAE's stride-2 convolutions.
         latent_dim: Z.
-        segmenter: output channels of the segmenter at its three scales; empty for a model without one.
+        segmenter: output channels of the segmenter at 1/2, 1/4, 1/8 and 1/16 of the tile's side; empty for a model
+            without one.
         recipe: training recipe.
         tile_px, stride_px: side of a tile and distance between tile origins in the image [px].
         head: score head.
@@ -41,6 +68,7 @@ class ModelSpec:
         seed: of the training.
         manifest: digest of the manifest of the training.
         leaky: whether that manifest allows copies of an image on both sides of its splits.
+        yardstick: what the evidence of a tile is divided by; None for the evidence itself.
     """
 
     input_px: Count
@@ -55,12 +83,18 @@ class ModelSpec:
     seed: int
     manifest: str
     leaky: bool
+    yardstick: Yardstick | None = None
+
+    @property
+    def vae_px(self) -> int:
+        """Side Q of the ConvVAE's input [px]."""
+        return self.input_px // COARSE if self.segmenter else self.input_px
 
 
 class ConvVAE(nn.Module):
-    """Convolutional variational autoencoder of grey tiles in [0, 1].
+    """Convolutional variational autoencoder of grey squares in [0, 1].
 
-    Stride-2 convolutions halve the tile, two linear layers give mean and log-variance of the posterior, and transposed
+    Stride-2 convolutions halve the input, two linear layers give mean and log-variance of the posterior, and transposed
     convolutions mirror the encoder, up to a sigmoid.
 
     Attributes:
@@ -73,7 +107,7 @@ class ConvVAE(nn.Module):
         super().__init__()
         widths = (1, *spec.channels)
         pairs = list(pairwise(widths))
-        self.side = spec.input_px >> len(spec.channels)
+        self.side = spec.vae_px >> len(spec.channels)
         self.averages = spec.recipe == "plain"
         self.widest = widths[-1]
         features = self.widest * self.side**2
@@ -84,17 +118,17 @@ class ConvVAE(nn.Module):
         up = [layer for a, b in reversed(pairs) for layer in (nn.ReLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
         self.decoder = nn.Sequential(*up, nn.Sigmoid())
 
-    def encode(self, tiles_B1PP: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, squares_B1QQ: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, Z) of the posterior."""
-        features = self.encoder(tiles_B1PP).flatten(1)
+        features = self.encoder(squares_B1QQ).flatten(1)
         return self.mu(features), self.logvar(features)
 
     def decode(self, z_BZ: Tensor) -> Tensor:
-        """Reconstruction (B, 1, P, P) in (0, 1)."""
+        """Reconstruction (B, 1, Q, Q) in (0, 1)."""
         return self._paint(self.expand(z_BZ))
 
     def average(self, mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
-        """Reconstruction (B, 1, P, P) from the mean of the decoder's first rectified layer over the posterior.
+        """Reconstruction (B, 1, Q, Q) from the mean of the decoder's first rectified layer over the posterior.
 
         With a large weight of the KL divergence most latent dimensions carry no information about the tile and are
         noise of standard deviation 1, which the decoder learns to cancel after its first ReLU. z = mu has no such noise
@@ -110,17 +144,37 @@ class ConvVAE(nn.Module):
     def _paint(self, features_BF: Tensor) -> Tensor:
         return self.decoder(features_BF.view(-1, self.widest, self.side, self.side))  # type: ignore[no-any-return]
 
-    def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, squares_B1QQ: Tensor, noise_BZ: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and log-variance; without noise z is not sampled (scoring)."""
-        mu_BZ, logvar_BZ = self.encode(tiles_B1PP)
+        mu_BZ, logvar_BZ = self.encode(squares_B1QQ)
         if noise_BZ is not None:
             return self.decode(mu_BZ + noise_BZ * (0.5 * logvar_BZ).exp()), mu_BZ, logvar_BZ
-        reconstruction_B1PP = self.average(mu_BZ, logvar_BZ) if self.averages else self.decode(mu_BZ)
-        return reconstruction_B1PP, mu_BZ, logvar_BZ
+        reconstruction_B1QQ = self.average(mu_BZ, logvar_BZ) if self.averages else self.decode(mu_BZ)
+        return reconstruction_B1QQ, mu_BZ, logvar_BZ
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with a skip connection; the first may be dilated, for context without downsampling.
+
+    No batch normalisation: a score must not depend on the other tiles of its batch.
+
+    Source: He et al., Deep Residual Learning (2016); Yu & Koltun, Multi-Scale Context Aggregation (2016).
+    """
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(channels, channels, 3, 1, dilation, dilation)
+        self.narrow = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps of the same shape."""
+        return functional.relu(maps + self.narrow(functional.relu(self.wide(maps))))
 
 
 class Segmenter(nn.Module):
-    """Segments cracks in a tile, given its reconstruction by the ConvVAE: a small U-Net trained on synthetic cracks.
+    """A small U-Net over all pixels of the tile; the receptive field of its coarse branch is the whole tile.
+
+    It is trained on synthetic cracks and sees, beside the tile itself, what the ConvVAE makes of it.
 
     Source: Ronneberger, Fischer & Brox, U-Net (2015); beside a reconstruction: Zavrtanik, Kristan & Skocaj, DRAEM
     (2021).
@@ -128,31 +182,44 @@ class Segmenter(nn.Module):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        fine, middle, coarse = channels
-        self.fine = nn.Sequential(_conv(2 * FOLD**2, fine), _conv(fine, fine))
-        self.middle = nn.Sequential(_halving_conv(fine, middle), _conv(middle, middle))
-        self.coarse = nn.Sequential(_halving_conv(middle, coarse), _conv(coarse, coarse), _conv(coarse, coarse))
-        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), _conv(middle, middle)
-        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), _conv(fine, fine)
+        stem, fine, middle, coarse = channels
+        self.stem = _halving(VIEWS, stem)
+        self.fine = nn.Sequential(_halving(stem, fine), _same(fine, fine))
+        self.middle = nn.Sequential(_halving(fine, middle), Residual(middle, 2))
+        self.coarse = nn.Sequential(_halving(middle, coarse), Residual(coarse, 2), Residual(coarse, 4))
+        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), _same(middle, middle)
+        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), _same(fine, fine)
         self.logits = nn.Conv2d(fine, FOLD**2, 1)
+        self._initialise()
 
-    def forward(self, tiles_B1PP: Tensor, reconstruction_B1PP: Tensor, contrast_B1PP: Tensor) -> Tensor:
-        """Logit (B, 1, P, P) of each pixel being cracked."""
-        residual = darker_than(reconstruction_B1PP, tiles_B1PP)
-        seen = functional.pixel_unshuffle(4 * torch.cat([residual, contrast_B1PP], dim=1), FOLD)
-        fine = self.fine(seen.contiguous(memory_format=torch.channels_last))
+    def _initialise(self) -> None:
+        """He initialisation: without normalisation layers the variance must be preserved from layer to layer.
+
+        Source: He et al., Delving Deep into Rectifiers (2015), section 2.2.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for residual in (module for module in self.modules() if isinstance(module, Residual)):
+            nn.init.zeros_(residual.narrow.weight)  # starts as the identity
+        nn.init.normal_(self.logits.weight, std=0.02)
+        nn.init.constant_(self.logits.bias, INITIAL_LOGIT)  # type: ignore[arg-type]
+
+    def forward(self, views_BCPP: Tensor) -> Tensor:
+        """Logit (B, 1, P, P) of each pixel being cracked, from views()."""
+        fine = self.fine(self.stem(views_BCPP.contiguous(memory_format=torch.channels_last)))
         middle = self.middle(fine)
         middle = self.up_middle(middle + functional.interpolate(self.to_middle(self.coarse(middle)), scale_factor=2.0))
         fine = self.up_fine(fine + functional.interpolate(self.to_fine(middle), scale_factor=2.0))
         return functional.pixel_shuffle(self.logits(fine), FOLD)
 
 
-def _conv(inputs: int, outputs: int) -> nn.Module:
-    """3x3 convolution and ReLU, without normalisation: a score must not depend on the other tiles of its batch."""
+def _same(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU())
 
 
-def _halving_conv(inputs: int, outputs: int) -> nn.Module:
+def _halving(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU())
 
 
@@ -160,12 +227,12 @@ class Output(NamedTuple):
     """Output of one forward pass.
 
     Attributes:
-        reconstruction_B1PP: in (0, 1).
+        reconstruction_B1QQ: in (0, 1), of the tile's mean over squares; of the tile itself without a segmenter.
         mu_BZ, logvar_BZ: mean and log-variance of the posterior.
         crack_B1PP: logit of each pixel being cracked; None for a model without a segmenter.
     """
 
-    reconstruction_B1PP: Tensor
+    reconstruction_B1QQ: Tensor
     mu_BZ: Tensor
     logvar_BZ: Tensor
     crack_B1PP: Tensor | None
@@ -176,25 +243,45 @@ class Network(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.vae_px = spec.vae_px
         self.vae = ConvVAE(spec)
         self.segmenter = Segmenter(spec.segmenter) if spec.segmenter else None
 
-    def forward(
-        self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None, contrast_B1PP: Tensor | None = None
-    ) -> Output:
+    def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> Output:
         """Everything that training and the score heads need. No gradient flows from the segmenter to the ConvVAE.
 
         Args:
             tiles_B1PP: float in [0, 1].
             noise_BZ: standard normal noise to sample z with; None reconstructs without sampling.
-            contrast_B1PP: contrast(tiles_B1PP), if the caller has computed it already.
         """
-        reconstruction, mu, logvar = self.vae(tiles_B1PP, noise_BZ)
+        reconstruction, mu, logvar = self.vae(reduced(tiles_B1PP, self.vae_px), noise_BZ)
         if self.segmenter is None:
             return Output(reconstruction, mu, logvar, None)
-        if contrast_B1PP is None:
-            contrast_B1PP = contrast(tiles_B1PP)
-        return Output(reconstruction, mu, logvar, self.segmenter(tiles_B1PP, reconstruction.detach(), contrast_B1PP))
+        return Output(reconstruction, mu, logvar, self.segmenter(views(tiles_B1PP, reconstruction.detach())))
+
+
+# Number of channels of views().
+VIEWS = 3
+
+
+def views(tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
+    """Input channels of the segmenter, (B, 3, P, P). Each says how much darker a pixel is than a reference.
+
+    1. the local mean, as a share of it;
+    2. the same in standard deviations of the tile's texture: a difference that is visible on a smooth wall may not be
+       on gravel;
+    3. the ConvVAE's reconstruction, as a share of it.
+    """
+    darker = darker_than(_local_mean(tiles_B1PP), tiles_B1PP)
+    texture = (darker.square().mean(dim=(2, 3), keepdim=True) + FAINTEST_TEXTURE**2).sqrt()
+    residual = darker_than(enlarged(reconstruction_B1QQ, tiles_B1PP), tiles_B1PP)
+    return torch.cat([3 * darker, 0.5 * (darker / texture).clamp(-6, 6), 3 * residual], dim=1)
+
+
+def _local_mean(tiles_B1PP: Tensor) -> Tensor:
+    """Mean over about 3 LOCAL_PX around each pixel, by average pooling and interpolation, (B, 1, P, P)."""
+    squares = functional.pad(functional.avg_pool2d(tiles_B1PP, LOCAL_PX), (1, 1, 1, 1), mode="replicate")
+    return functional.interpolate(functional.avg_pool2d(squares, 3, 1), scale_factor=float(LOCAL_PX), mode="bilinear")
 
 
 def darker_than(reference_B1PP: Tensor, tiles_B1PP: Tensor) -> Tensor:
@@ -202,30 +289,23 @@ def darker_than(reference_B1PP: Tensor, tiles_B1PP: Tensor) -> Tensor:
     return (reference_B1PP - tiles_B1PP) / (reference_B1PP + BLACK)
 
 
-def median_of(tiles_B1PP: Tensor) -> Tensor:
-    """Median of the pixels of each tile, (B, 1, 1, 1)."""
-    return _median(tiles_B1PP.flatten(1)).view(-1, 1, 1, 1)
+def reduced(tiles_B1PP: Tensor, side_px: int) -> Tensor:
+    """The tiles as the ConvVAE sees them: means over squares, (B, 1, Q, Q)."""
+    factor = tiles_B1PP.shape[-1] // side_px
+    return functional.avg_pool2d(tiles_B1PP, factor) if factor > 1 else tiles_B1PP
 
 
-def contrast(tiles_B1PP: Tensor) -> Tensor:
-    """How much darker each pixel is than the tile's median, relative to it, (B, 1, P, P); negative where lighter."""
-    return darker_than(median_of(tiles_B1PP), tiles_B1PP)
+def enlarged(reconstruction_B1QQ: Tensor, tiles_B1PP: Tensor) -> Tensor:
+    """A reconstruction in the size of its tiles, (B, 1, P, P)."""
+    factor = tiles_B1PP.shape[-1] // reconstruction_B1QQ.shape[-1]
+    if factor == 1:
+        return reconstruction_B1QQ
+    return functional.interpolate(reconstruction_B1QQ, scale_factor=float(factor), mode="bilinear")
 
 
-def _median(values_BN: Tensor) -> Tensor:
-    """Lower median of each row, without a gradient; on a CPU with numpy, which takes a tenth of torch's time."""
-    n = int(values_BN.shape[1])
-    if torch.onnx.is_in_onnx_export():  # ONNX has no median
-        return values_BN.topk(n - (n - 1) // 2, dim=1).values[:, -1]
-    if values_BN.device.type != "cpu":
-        return values_BN.median(dim=1).values
-    middle = (n - 1) // 2
-    return torch.from_numpy(np.partition(values_BN.detach().numpy(), middle, axis=1)[:, middle])
-
-
-def squared_error(tiles_B1PP: Tensor, reconstruction_B1PP: Tensor) -> Tensor:
-    """Mean squared error of each tile over its pixels, float (B,) [squared grey level, black 0 to white 1]."""
-    return (tiles_B1PP - reconstruction_B1PP).square().mean(dim=(1, 2, 3))
+def squared_error(tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
+    """Mean squared error of each tile's reconstruction, float (B,) [squared grey level, black 0 to white 1]."""
+    return (reduced(tiles_B1PP, reconstruction_B1QQ.shape[-1]) - reconstruction_B1QQ).square().mean(dim=(1, 2, 3))
 
 
 def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
@@ -238,20 +318,19 @@ def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
     return 0.5 * (mu_BZ.square() + logvar_BZ.exp() - 1 - logvar_BZ).sum(dim=1)
 
 
-def pooled(map_B1PP: Tensor, share: float = 0.01) -> Tensor:
-    """Mean of the largest `share` of the values of each map, float (B,).
+def largest(map_B1PP: Tensor, share: float) -> Tensor:
+    """The largest `share` of the values of each map, at least one, in no particular order, float (B, L).
 
-    A crack covers 1 to 3 % of the pixels of a METU tile, so it hardly changes the mean over all pixels.
+    A crack covers 1 to 3 % of the pixels of a tile, so it hardly changes the mean over all of them.
     """
     values_BN = map_B1PP.flatten(1)
     n = int(values_BN.shape[1])
-    largest = max(1, round(share * n))
-    if largest == n:
-        return values_BN.mean(dim=1)
+    count = max(1, round(share * n))
+    if count == n:
+        return values_BN
     if values_BN.requires_grad or values_BN.device.type != "cpu" or torch.onnx.is_in_onnx_export():
-        return values_BN.topk(largest, dim=1).values.mean(dim=1)
-    top_BL = np.partition(values_BN.numpy(), -largest, axis=1)[:, -largest:]  # takes a fifth of torch's time
-    return torch.from_numpy(top_BL.mean(axis=1))
+        return values_BN.topk(count, dim=1).values
+    return torch.from_numpy(np.partition(values_BN.numpy(), -count, axis=1)[:, -count:])  # a fifth of torch's time
 
 
 def to_input(tiles_BPP: Tensor) -> Tensor:

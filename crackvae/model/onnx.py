@@ -4,7 +4,8 @@ The TorchScript exporter (`dynamo=False`) is used because it takes 0.3 s of proc
 15 s and needs a further package (torch 2.13; docs/log.md). So a graph is exported where it is needed and never stored:
 a stored one would have to be verified against the weights first.
 
-Shape letters: B tiles of one pass, P side of a tile at the input [px], Z latent dimensions.
+Shape letters: B tiles of one pass, P side of a tile at the input [px], Q side of the
+ConvVAE's input [px], Z latent dimensions.
 """
 
 import io
@@ -16,52 +17,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crackvae.model.heads import HEADS, scores_of
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.heads import HEADS, model_scores
+from crackvae.model.network import ModelSpec, Network, enlarged
 
 # Supported by every ONNX runtime since 2023.
 OPSET = 17
 
 # Names of the outputs of network_graph(), less `crack_B1PP` for a model without a segmenter.
-NETWORK_OUTPUTS = ("reconstruction_B1PP", "mu_BZ", "crack_B1PP")
+NETWORK_OUTPUTS = ("reconstruction_B1QQ", "mu_BZ", "crack_B1PP")
 
 
 class _Forward(nn.Module):
-    """The network as scoring runs it. The contrast is an input: its median takes a tenth of the time in numpy."""
+    """The network as scoring runs it, without sampling."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, tiles_B1PP: Tensor, contrast_B1PP: Tensor | None = None) -> tuple[Tensor, ...]:
-        output = self.network(tiles_B1PP, None, contrast_B1PP)
-        parts = (output.reconstruction_B1PP, output.mu_BZ, output.crack_B1PP)
+    def forward(self, tiles_B1PP: Tensor) -> tuple[Tensor, ...]:
+        output = self.network(tiles_B1PP)
+        parts = (output.reconstruction_B1QQ, output.mu_BZ, output.crack_B1PP)
         return tuple(part for part in parts if part is not None)
 
 
 class _Scoring(nn.Module):
     """From uint8 tiles to score, anomaly map and reconstruction: all that a program without crackvae needs."""
 
-    def __init__(self, network: Network, head: str) -> None:
+    def __init__(self, spec: ModelSpec, network: Network) -> None:
         super().__init__()
-        self.network, self.head = network, head
+        self.spec, self.network = spec, network
 
     def forward(self, tiles_BPP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         input_B1PP = tiles_BPP.unsqueeze(1).float() / 255
         output = self.network(input_B1PP)
-        anomaly_B1PP = HEADS[self.head].anomaly_map(input_B1PP, output)
-        return scores_of(self.head, input_B1PP, output), anomaly_B1PP, output.reconstruction_B1PP
+        anomaly_B1PP = HEADS[self.spec.head].anomaly_map(input_B1PP, output)
+        reconstruction_B1PP = enlarged(output.reconstruction_B1QQ, input_B1PP)
+        return model_scores(self.spec, input_B1PP, output), anomaly_B1PP, reconstruction_B1PP
 
 
 def network_graph(network: Network, batch: int, side: int) -> bytes:
     """ONNX file of a pass of exactly `batch` tiles.
 
-    Inputs `tiles` and, for a model with a segmenter, `contrast`, both float (B, 1, P, P); outputs NETWORK_OUTPUTS.
+    Input `tiles` float (B, 1, P, P); outputs NETWORK_OUTPUTS.
     """
-    names = ["tiles", "contrast"] if network.segmenter else ["tiles"]
-    examples = (torch.zeros(batch, 1, side, side),) * len(names)
     outputs = NETWORK_OUTPUTS if network.segmenter else NETWORK_OUTPUTS[:-1]
-    return _exported(_Forward(network), examples, names, outputs)
+    return _exported(_Forward(network), (torch.zeros(batch, 1, side, side),), ["tiles"], outputs)
 
 
 def scoring_graph(spec: ModelSpec, network: Network) -> bytes:
@@ -73,7 +73,7 @@ def scoring_graph(spec: ModelSpec, network: Network) -> bytes:
     outputs = ("score", "anomaly_map", "reconstruction")
     examples = (torch.zeros(2, spec.input_px, spec.input_px, dtype=torch.uint8),)
     any_number = {name: {0: "tiles"} for name in ("tiles", *outputs)}
-    return _exported(_Scoring(network, spec.head), examples, ["tiles"], outputs, dynamic_axes=any_number)
+    return _exported(_Scoring(spec, network), examples, ["tiles"], outputs, dynamic_axes=any_number)
 
 
 def _exported(

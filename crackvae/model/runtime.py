@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crackvae.model.artifact import Model
-from crackvae.model.network import Network, Output, contrast
+from crackvae.model.network import Network, Output
 from crackvae.model.onnx import network_graph
 from crackvae.model.ort import onnxruntime
 
@@ -97,10 +97,8 @@ def _by_onnx(model: Model, batch: int) -> Forward:
     names = [output.name for output in session.get_outputs()]
 
     def forward(input_B1PP: Tensor) -> Output:
-        given = {"tiles": input_B1PP.contiguous().numpy()}
-        if model.spec.segmenter:
-            given["contrast"] = contrast(input_B1PP).contiguous().numpy()
-        parts = dict(zip(names, map(torch.from_numpy, session.run(names, given)), strict=True))
-        return Output(parts["reconstruction_B1PP"], parts["mu_BZ"], torch.empty(0), parts.get("crack_B1PP"))
+        found = session.run(names, {"tiles": input_B1PP.contiguous().numpy()})
+        parts = dict(zip(names, map(torch.from_numpy, found), strict=True))
+        return Output(parts["reconstruction_B1QQ"], parts["mu_BZ"], torch.empty(0), parts.get("crack_B1PP"))
 
     return forward

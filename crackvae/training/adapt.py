@@ -26,17 +26,25 @@ from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training import site
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
+from crackvae.training.drawings import draw
 from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
 from crackvae.training.loop import VAL_BATCH
-from crackvae.training.model_writer import CalibratedModel, TrainedModel, reference_on, trained_model, write_model
+from crackvae.training.model_writer import (
+    CalibratedModel,
+    TrainedModel,
+    reference_on,
+    trained_model,
+    with_yardstick,
+    write_model,
+)
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
 from crackvae.training.state import TrainSettings, is_over
-from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
+from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.tile_loader import decoded_tiles, in_object_store, surface_counts
 from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
 
-BATCH = 64
+BATCH = 16
 # Without a number of epochs, fine-tune on about this many tiles: some eight minutes on two cores.
 DEFAULT_TILES, MAX_EPOCHS = 20_000, 20
 MAX_VAL_TILES = 1_000
@@ -105,6 +113,8 @@ def adapt(config: AdaptConfig) -> Result:
                     _fine_tune(base, chosen, spec, config, checkpoints)
                 trained = trained_model(spec, checkpoints)
             calibration_tiles = _calibration_tiles(chosen, spec, config)
+            if not config.quick:
+                trained = with_yardstick(trained, calibration_tiles[0])
             measured_on = hardware(gpu=config.gpu)
         calibrated, threshold, validation = _calibrated(trained.model, *calibration_tiles, config)
         n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}

@@ -19,12 +19,13 @@ from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
+from crackvae.training.drawings import draw
 from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
 from crackvae.training.loop import default_epochs
-from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, write_model
+from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, with_yardstick, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings, is_over
-from crackvae.training.synthetic_cracks import MAX_DRAWINGS, draw
+from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.tile_loader import decoded_tiles, tile_counts, training_tiles
 from crackvae.training.validation import validate_on_synthetic_cracks
 
@@ -59,7 +60,7 @@ def train(config: TrainConfig) -> Result:
             with resume_advice(checkpoints, f"go on with crackvae train --resume {folder}"):
                 _fit(images, val_TPP, spec, settings, config, checkpoints)
             trained_on = hardware(gpu=config.gpu)
-        trained = trained_model(spec, checkpoints)
+        trained = with_yardstick(trained_model(spec, checkpoints), val_TPP)
         calibrated = calibrated_on(trained.model, val_TPP, val_images, config.percentile)
         validation = validate_on_synthetic_cracks(trained.model, val_TPP, calibrated.calibration.threshold)
         summary = {
@@ -100,7 +101,7 @@ def _require_enough(images: pa.Table, val: pa.Table, spec: ModelSpec, config: Tr
 
 
 def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
-    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky}
+    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky, "yardstick": None}
     values |= {spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in values}
     return ModelSpec(**values)
 

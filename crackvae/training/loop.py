@@ -16,22 +16,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.errors import ModelError
-from crackvae.model.network import Output, kl_to_prior, pooled, squared_error, to_input
+from crackvae.model.network import FOLD, Output, kl_to_prior, largest, squared_error, to_input
 from crackvae.model.runtime import has_fast_bf16
 from crackvae.training.state import Epoch, Losses, State, TrainingTiles, TrainSettings, Worker, is_over, unwrapped
-from crackvae.training.synthetic_cracks import TrainingBatch, add_synthetic_cracks, augment, draw_random
+from crackvae.training.synthetic_cracks import MASK_COVERAGE, TrainingBatch, add_synthetic_cracks, augment
 
 # Without a number of epochs, train on about this many tiles: a small set needs more passes than a large one.
-DEFAULT_TILES = 60_000
+DEFAULT_TILES = 120_000
 MAX_EPOCHS = 100
 # Tiles per pass where nothing is learned: validation and calibration. Changes no number.
 VAL_BATCH = 64
 # Share of the steps in which a scheduled learning rate rises.
-WARM_UP = 0.1
+WARM_UP = 0.05
 # A missed crack pixel costs as much as this many false ones: cracks are 2 % of the pixels.
 CRACK_PIXEL_WEIGHT = 3.0
-# Weight of the loss of the whole tile, next to that of its pixels.
-TILE_WEIGHT = 0.3
+# A pixel that a crack covers by a share from here to MASK_COVERAGE is neither sound nor cracked, and does not count.
+SOUND_COVERAGE = 0.04
+# Weights of the losses of the pixels, of cells of FOLD px (which tolerate a shift by a pixel), and of the mean of the
+# tile's highest cells, TOP_CELLS of all.
+PIXEL_WEIGHT, CELL_WEIGHT, TOP_WEIGHT, TOP_CELLS = 0.5, 1.0, 0.2, 0.01
 # Seed of the synthetic cracks of validation: the same in every epoch, so that its losses are comparable.
 VAL_SEED = 7
 
@@ -124,11 +127,9 @@ def _training_batch(
     tiles_BPP: Tensor, settings: TrainSettings, generator: torch.Generator, worker: Worker
 ) -> TrainingBatch:
     """This worker's share of a batch; everything random is drawn for the whole batch."""
-    tiles_bPP = tiles_BPP[worker.share].to(worker.device)
     if settings.drawings is not None:
-        draws = draw_random(generator, len(tiles_BPP), settings.drawings, tiles_BPP.shape[-1])
-        return add_synthetic_cracks(tiles_bPP, settings.drawings, draws.of(worker.share))
-    clean = to_input(tiles_bPP)
+        return add_synthetic_cracks(tiles_BPP.to(worker.device), settings.drawings, generator, worker.share)
+    clean = to_input(tiles_BPP[worker.share].to(worker.device))
     if settings.augment:
         clean = augment(tiles_BPP, generator, worker.share).to(worker.device)
     return TrainingBatch(clean, clean, torch.zeros_like(clean), torch.zeros(len(clean), device=clean.device))
@@ -163,16 +164,29 @@ def _autocast(settings: TrainSettings, worker: Worker) -> AbstractContextManager
 
 def _loss_sums(output: Output, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over tiles of squared error, KL divergence and segmentation loss."""
-    error = squared_error(batch.clean_B1PP, output.reconstruction_B1PP.float()).sum()
+    error = squared_error(batch.clean_B1PP, output.reconstruction_B1QQ.float()).sum()
     kl = kl_to_prior(output.mu_BZ.float(), output.logvar_BZ.float()).sum()
     if output.crack_B1PP is None:
         return error, kl, torch.zeros_like(kl)
-    crack_B1PP, weight = output.crack_B1PP.float(), torch.tensor(CRACK_PIXEL_WEIGHT, device=kl.device)
-    pixels = functional.binary_cross_entropy_with_logits(
-        crack_B1PP, batch.mask_B1PP, pos_weight=weight, reduction="none"
-    )
-    tiles = functional.binary_cross_entropy_with_logits(pooled(crack_B1PP), batch.is_cracked_B, reduction="sum")
-    return error, kl, pixels.mean(dim=(1, 2, 3)).sum() + TILE_WEIGHT * tiles
+    return error, kl, _segmentation_loss(output.crack_B1PP.float(), batch)
+
+
+def _segmentation_loss(logits_B1PP: Tensor, batch: TrainingBatch) -> Tensor:
+    """Sum over tiles of the weighted losses of pixels, cells and highest cells, a scalar [nats]."""
+    mask = (batch.coverage_B1PP > MASK_COVERAGE).float()
+    is_known = ((batch.coverage_B1PP <= SOUND_COVERAGE) | (mask > 0)).float()
+    pixels = (logits_B1PP, mask, is_known)
+    cells = tuple(functional.max_pool2d(maps, FOLD) for maps in pixels)
+    top_B = largest(cells[0], TOP_CELLS).mean(dim=1)
+    top = functional.binary_cross_entropy_with_logits(top_B, batch.is_cracked_B, reduction="sum")
+    return PIXEL_WEIGHT * _cross_entropy(*pixels) + CELL_WEIGHT * _cross_entropy(*cells) + TOP_WEIGHT * top
+
+
+def _cross_entropy(logits: Tensor, mask: Tensor, is_known: Tensor) -> Tensor:
+    """Sum over tiles of the mean binary cross-entropy over pixels, of which the unknown ones count as 0."""
+    weight = torch.tensor(CRACK_PIXEL_WEIGHT, device=logits.device)
+    each = functional.binary_cross_entropy_with_logits(logits, mask, is_known, pos_weight=weight, reduction="none")
+    return each.mean(dim=(1, 2, 3)).sum()
 
 
 @torch.no_grad()

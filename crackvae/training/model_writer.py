@@ -1,6 +1,6 @@
 """Calibrates a trained network on its validation images and writes the model directory, whole or not at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from crackvae.console import say
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
-from crackvae.model.heads import LATENT_NORM
+from crackvae.model.heads import LATENT_NORM, TEXTURE, fit_yardstick
 from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
@@ -58,6 +58,19 @@ def trained_model(spec: ModelSpec, checkpoints: Checkpoints) -> TrainedModel:
     _, epochs = read_checkpoint(checkpoints.read(checkpoints.epochs()[-1]))
     state, _ = read_checkpoint(checkpoints.read(best_of(epochs).epoch))
     return TrainedModel(spec, state["network"], epochs)
+
+
+def with_yardstick(trained: TrainedModel, sound_TPP: np.ndarray) -> TrainedModel:
+    """The model with scores relative to those of sound tiles of like texture, if it has the head `evidence`.
+
+    Args:
+        sound_TPP: uint8 (T, P, P), not trained on; a few of them may show a crack.
+    """
+    if trained.spec.head != "evidence":
+        return trained
+    plain = replace(trained, spec=replace(trained.spec, yardstick=None))
+    evidence_T, texture_T = score_tiles(plain.model, sound_TPP, VAL_BATCH, extra_heads=(TEXTURE,)).T
+    return replace(trained, spec=replace(trained.spec, yardstick=fit_yardstick(evidence_T, texture_T)))
 
 
 @dataclass(frozen=True)

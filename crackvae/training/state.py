@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
 from crackvae.model.network import Network
-from crackvae.training.synthetic_cracks import Drawings
+from crackvae.training.drawings import Drawings
 
 # Changes whenever an older checkpoint could be misread.
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,135 +1,51 @@
-"""Synthetic cracks and blemishes on sound tiles: the network learns to remove and to segment them, without real cracks.
+"""Synthetic cracks and blemishes on sound tiles: the network learns to segment them, without real cracks.
 
-Cracks are labelled in the mask that comes with them. Blemishes (stains, bug holes, joints) are not, so the network
-learns to ignore them; the blemishes of real sound tiles have the same effect.
+A tile is rotated, scaled and re-exposed. Blemishes (joints, holes, stains) are added and labelled sound, so the network
+learns to ignore them; the blemishes of real sound tiles have the same effect. On half of the tiles a crack is added,
+with a depth relative to the texture of the tile. Finally the tile is blurred, made noisy and compressed, so that the
+crack and its surface are degraded in the same way.
 
 Source of the idea: Zavrtanik, Kristan & Skocaj, DRAEM (2021), which adds noise; cracks have a known shape.
 
-Shape letters: N drawings, B tiles of a batch, P side of a tile at the input [px].
+Shape letters: B tiles of a batch, b of them on this worker, P side of a tile at the input [px], N drawings.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crackvae.images import synthetic
+from crackvae.training.drawings import Drawings
 
 # A drawing appears in eight orientations and at any depth, so a few thousand suffice for any number of epochs.
-MAX_DRAWINGS = 3000
-# Widths [share of the tile's side] of hairline, common and wide cracks, and how often each is drawn. Without the
-# widest, a gaping crack, the most obvious of all, scored lower than a hairline.
-WIDTHS = ((0.005, 0.013), (0.009, 0.04), (0.026, 0.16))
-WIDTH_SHARES = (0.35, 0.40, 0.25)
-# Shares of the training tiles that get a crack, and that get a blemish.
-CRACK_SHARE, BLEMISH_SHARE = 0.5, 0.5
-# A pixel is cracked when the crack covers this much of it; a mask of fully covered pixels would miss every hairline.
-MASK_COVERAGE = 0.35
-# Depth of a crack: the share of the light that is lost in it. Fainter ones would be noise labelled as crack.
-DEPTHS = (0.15, 0.90)
-# Factor on the brightness of a tile.
+MAX_DRAWINGS = 2000
+# Shares of the tiles with a crack and with a blemish.
+CRACK_SHARE, BLEMISH_SHARE = 0.5, 0.6
+# Coverage above which a pixel is labelled cracked; hairlines never cover a pixel completely.
+MASK_COVERAGE = 0.3
+# Number of tiles that share orientation, scale, blur and compression: one operation per group is cheaper.
+GROUP = 8
+# Share of the groups that are rescaled, and bounds of the relative side of the square that becomes a tile, log-uniform.
+SCALED_SHARE, SCALES = 0.6, (0.5, 1.6)
+# Contrast of a crack after its edges are softened: a multiple of the texture's standard deviation (log-uniform), or a
+# share of the brightness (uniform). A line below FAINTEST standard deviations is not visible and is not drawn.
+TEXTURE_SHARE, TEXTURE_CONTRASTS, DEPTHS, FAINTEST = 0.55, (1.0, 6.0), (0.15, 0.95), 0.8
+# Minimum contrast [share of the brightness]; less is lost in quantization and noise.
+FAINTEST_CONTRAST = 0.025
+# Shares of the cracks that are lighter than the surface (dust, salt), and with a wet, a lit and a spalled edge.
+LIGHT_SHARE, WET_SHARE, LIT_SHARE, SPALLED_SHARE = 0.05, 0.10, 0.4, 0.15
+# Share of the groups in which two surfaces meet in a tile, and of the cracks whose floor has a different texture.
+PATCHED_SHARE, OWN_FLOOR_SHARE = 0.1, 0.5
+# Share of the groups with debris in their cracks.
+DEBRIS_SHARE = 0.25
+# Factor on the brightness of a tile in augment().
 EXPOSURES = (0.75, 1.15)
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Cracks and blemishes that are drawn once and added to tiles many times.
-
-    Attributes:
-        cracks_NPP: uint8 (N, P, P), coverage of each pixel, from 0 (none) to 255 (all of it).
-        blemishes_NPP: int8 (N, P, P), change of the brightness, from -127 (black) to 127 (twice as bright).
-    """
-
-    cracks_NPP: np.ndarray
-    blemishes_NPP: np.ndarray
-
-
-def draw(seed: int, side_px: int, n: int) -> Drawings:
-    """Draw `n` cracks and `n` blemishes for tiles with a side of `side_px`; 2 ms each at 128 px."""
-    assert side_px >= synthetic.MIN_SIDE_PX, "the settings of a training allow no smaller input"
-    generators = [np.random.default_rng([seed, number]) for number in range(n)]
-    return Drawings(
-        cracks_NPP=np.stack([_crack(rng, side_px) for rng in generators]),
-        blemishes_NPP=np.stack([_blemish(rng, side_px) for rng in generators]),
-    )
-
-
-def _crack(rng: np.random.Generator, side_px: int) -> np.ndarray:
-    low, high = WIDTHS[rng.choice(len(WIDTHS), p=WIDTH_SHARES)]
-    coverage_PP = synthetic.draw_coverage(rng, side_px, peak_px=max(0.7, rng.uniform(low, high) * side_px))
-    return (coverage_PP * 255).astype(np.uint8)
-
-
-def _blemish(rng: np.random.Generator, side_px: int) -> np.ndarray:
-    change_PP = synthetic.draw_blemish(rng, side_px)
-    return np.clip(change_PP * 127, -127, 127).astype(np.int8)
-
-
-@dataclass(frozen=True)
-class RandomDraws:
-    """Random parameters of a batch, one value per tile, drawn for the whole batch; each worker takes its share.
-
-    Every tensor but `blur_px`, `rim` and `orientations` has B as its first dimension.
-    """
-
-    crack_B: Tensor
-    blemish_B: Tensor
-    is_cracked_B: Tensor
-    exposure_B: Tensor
-    blemish_strength_B: Tensor
-    depth_B: Tensor
-    rim_strength_B: Tensor
-    fine_B1QQ: Tensor
-    coarse_B1QQ: Tensor
-    blur_px: float
-    rim: tuple[int, int]
-    orientations: tuple[int, int, int]
-
-    def of(self, share: slice) -> "RandomDraws":
-        """The values of some tiles of the batch."""
-        tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.type is Tensor}
-        return replace(self, **{name: tensor[share] for name, tensor in tensors.items()})
-
-    def cracks_only(self) -> "RandomDraws":
-        """The same cracks, one on every tile, without blemishes and with the exposure of the tile."""
-        nothing_B = torch.zeros_like(self.exposure_B)
-        return replace(
-            self,
-            is_cracked_B=torch.ones_like(self.is_cracked_B),
-            exposure_B=nothing_B + 1,
-            blemish_strength_B=nothing_B,
-        )
-
-
-def draw_random(generator: torch.Generator, batch: int, drawings: Drawings, side_px: int) -> RandomDraws:
-    """Draw all random parameters of the synthetic cracks and blemishes of one batch."""
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(batch, generator=generator) * (high - low) + low
-
-    def integers(high: int, n: int) -> Tensor:
-        return torch.randint(high, (n,), generator=generator)
-
-    n = len(drawings.cracks_NPP)
-    step_y, step_x, reach, *orientations = (integers(high, 1).item() for high in (3, 3, 2, 8, 8, 8))
-    fine, coarse = max(2, side_px // 3), max(2, side_px // 14)
-    return RandomDraws(
-        crack_B=integers(n, batch),
-        blemish_B=integers(n, batch),
-        is_cracked_B=uniform(0, 1) < CRACK_SHARE,
-        exposure_B=uniform(*EXPOSURES),
-        blemish_strength_B=uniform(0.5, 1.3) * (uniform(0, 1) < BLEMISH_SHARE),
-        depth_B=uniform(*DEPTHS),
-        rim_strength_B=uniform(-0.1, 0.35).clamp(min=0),
-        fine_B1QQ=torch.randn(batch, 1, fine, fine, generator=generator),
-        coarse_B1QQ=torch.randn(batch, 1, coarse, coarse, generator=generator),
-        blur_px=float(torch.rand(1, generator=generator)) * 0.75 + 0.35,
-        rim=(int(step_y - 1) * int(reach + 1), int(step_x - 1) * int(reach + 1)),
-        orientations=(int(orientations[0]), int(orientations[1]), int(orientations[2])),
-    )
+# Shares of the groups that are blurred, made noisy and compressed.
+BLUR_SHARE, NOISE_SHARE, COMPRESSED_SHARE = 0.35, 0.3, 0.35
 
 
 @dataclass(frozen=True)
@@ -138,50 +54,46 @@ class TrainingBatch:
 
     Attributes:
         input_B1PP, clean_B1PP: float in [0, 1], with the cracks and without them; blemishes are in both.
-        mask_B1PP: float, 1 where a crack was added.
+        coverage_B1PP: float in 0..1, share of each pixel that the synthetic crack covers.
         is_cracked_B: float, 1 for a tile with a crack.
     """
 
     input_B1PP: Tensor
     clean_B1PP: Tensor
-    mask_B1PP: Tensor
+    coverage_B1PP: Tensor
     is_cracked_B: Tensor
 
 
-def add_synthetic_cracks(tiles_BPP: Tensor, drawings: Drawings, draws: RandomDraws) -> TrainingBatch:
-    """Rotate, flip and expose the tiles, add blemishes to all and cracks to some.
+def add_synthetic_cracks(
+    tiles_BPP: Tensor, drawings: Drawings, generator: torch.Generator, share: slice = slice(None)
+) -> TrainingBatch:
+    """Augment sound tiles, add blemishes to most and cracks to half of them, and degrade the result.
+
+    Everything random is drawn for the whole batch: a worker's share of it is the same for any number of workers.
 
     Args:
-        tiles_BPP: uint8 (B, P, P), sound.
-        draws: of these B tiles.
+        tiles_BPP: uint8 (B, P, P), the whole batch, sound.
+        share: the tiles of the batch to return.
+
+    Returns:
+        The batch of these b tiles.
     """
-    side, device = tiles_BPP.shape[-1], tiles_BPP.device
+    groups = [
+        _training_group(group_BPP, drawings, draws)
+        for group_BPP, draws in _groups(tiles_BPP, drawings, generator, share)
+    ]
+    return TrainingBatch(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
 
-    def each(values_B: Tensor) -> Tensor:
-        return values_B.to(device).view(-1, 1, 1, 1)
 
-    def noise(lattice_B1QQ: Tensor) -> Tensor:
-        return functional.interpolate(lattice_B1QQ.to(device), size=(side, side), mode="bilinear")
-
-    def chosen(drawn_NPP: np.ndarray, index_B: Tensor) -> Tensor:
-        return torch.from_numpy(drawn_NPP[index_B.numpy()]).to(device).unsqueeze(1).float()
-
-    blemish = _reoriented(chosen(drawings.blemishes_NPP, draws.blemish_B), draws.orientations[1]) / 127
-    clean = _reoriented(tiles_BPP.unsqueeze(1).float(), draws.orientations[0]) / 255 * each(draws.exposure_B)
-    clean = (clean * (1 + blemish * each(draws.blemish_strength_B))).clamp(0, 1)
-    coverage = _reoriented(chosen(drawings.cracks_NPP, draws.crack_B), draws.orientations[2]) / 255
-    coverage = coverage * each(draws.is_cracked_B)
-    soft = _blurred(coverage, draws.blur_px)
-    # The bottom of a crack is not uniformly dark, because debris reflects light, and one of its edges may be lit.
-    floor = (1 + 0.1 * noise(draws.fine_B1QQ) + 0.2 * noise(draws.coarse_B1QQ)).clamp(0.2, 1.15)
-    rim = (torch.roll(soft, draws.rim, (2, 3)) - soft).clamp(min=0)
-    light = 1 - each(draws.depth_B) * floor * soft + each(draws.rim_strength_B) * rim
-    return TrainingBatch(
-        input_B1PP=(clean * light).clamp(0, 1).contiguous(memory_format=torch.channels_last),
-        clean_B1PP=clean,
-        mask_B1PP=(coverage > MASK_COVERAGE).float(),
-        is_cracked_B=draws.is_cracked_B.to(device).float(),
-    )
+def add_cracks_only(tiles_BPP: Tensor, drawings: Drawings, generator: torch.Generator) -> TrainingBatch:
+    """A crack on every tile, which is otherwise unchanged."""
+    groups = []
+    for group_BPP, draws in _groups(tiles_BPP, drawings, generator, slice(None)):
+        clean = group_BPP.unsqueeze(1).float() / 255
+        coverage = draws.picked(drawings.cracks_NPP).float() / 255
+        factor, _ = _light(coverage, clean, draws)
+        groups.append(((clean * factor).clamp(0, 1), clean, coverage, torch.ones(len(clean), device=clean.device)))
+    return TrainingBatch(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
 
 
 def augment(tiles_BPP: Tensor, generator: torch.Generator, share: slice) -> Tensor:
@@ -201,21 +113,221 @@ def augment(tiles_BPP: Tensor, generator: torch.Generator, share: slice) -> Tens
     reoriented = torch.empty_like(tiles_b1PP)
     for orientation in range(8):
         chosen = orientation_B == orientation
-        reoriented[chosen] = _reoriented(tiles_b1PP[chosen], orientation)
+        reoriented[chosen] = _turned(tiles_b1PP[chosen], orientation)
     return (reoriented * exposure_B.view(-1, 1, 1, 1)).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _reoriented(tiles_B1PP: Tensor, orientation: int) -> Tensor:
-    """One of the eight orientations of a square, 0 to 7."""
-    rotated = torch.rot90(tiles_B1PP, orientation % 4, (2, 3))
-    return rotated.flip(3) if orientation >= 4 else rotated
+def _groups(
+    tiles_BPP: Tensor, drawings: Drawings, generator: torch.Generator, share: slice
+) -> Iterator[tuple[Tensor, "_RandomDraws"]]:
+    """The batch in groups of GROUP tiles, with the random numbers of each; groups outside `share` are left out."""
+    chosen_B = torch.zeros(len(tiles_BPP), dtype=torch.bool)
+    chosen_B[share] = True
+    for group_BPP, is_chosen in zip(tiles_BPP.split(GROUP), chosen_B.split(GROUP), strict=True):
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        if is_chosen.any():
+            own = torch.Generator().manual_seed(seed)
+            yield group_BPP, _RandomDraws(own, len(group_BPP), torch.nonzero(is_chosen).flatten(), tiles_BPP.device)
 
 
-def _blurred(tiles_B1PP: Tensor, sigma_px: float) -> Tensor:
-    reach = 2
-    weights = [math.exp(-(offset**2) / (2 * sigma_px**2)) for offset in range(-reach, reach + 1)]
-    kernel = torch.tensor(weights, device=tiles_B1PP.device) / sum(weights)
-    across = functional.conv2d(
-        functional.pad(tiles_B1PP, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1)
-    )
-    return functional.conv2d(functional.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
+def _training_group(tiles_BPP: Tensor, drawings: Drawings, draw: "_RandomDraws") -> tuple[Tensor, ...]:
+    """The fields of TrainingBatch of the chosen tiles of one group."""
+    side = tiles_BPP.shape[-1]
+    tiles = _rescaled(_turned(tiles_BPP.unsqueeze(1).float() / 255, draw.integer(8)), draw)
+    clean, other = tiles[draw.chosen], tiles.roll(1, 0)[draw.chosen]
+    clean = (clean * draw.each(0.65, 1.15)).clamp(0, 1) ** draw.each(0.8, 1.25)
+    blemish = draw.picked(drawings.blemishes_NPP).float() / 127
+    clean = clean * (1 + blemish * draw.each(0.3, 1.2) * draw.each_is(BLEMISH_SHARE))
+    if draw.happens(PATCHED_SHARE):
+        clean = torch.where(_side_of_a_line(draw, side), clean, other)
+    coverage = draw.picked(drawings.cracks_NPP).float() / 255
+    is_cracked = draw.each_is(CRACK_SHARE)
+    coverage = coverage * is_cracked
+    factor, soft = _light(coverage, clean, draw)
+    # The floor of a crack may have another texture than the surface.
+    own_floor = draw.each_is(OWN_FLOOR_SHARE)
+    other = other * (clean.mean((2, 3), True) + 0.05) / (other.mean((2, 3), True) + 0.05)
+    cracked = torch.lerp(clean, other, soft * own_floor) * factor
+    cracked, clean = _degraded(cracked, clean, draw)
+    return cracked, clean, coverage, is_cracked.flatten()
+
+
+class _RandomDraws:
+    """The random numbers of one group, drawn in a fixed order for all of its tiles; tensors are of the chosen ones."""
+
+    def __init__(self, generator: torch.Generator, size: int, chosen: Tensor, device: torch.device) -> None:
+        self.generator, self.size, self.chosen, self.device = generator, size, chosen, device
+
+    def number(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand(1, generator=self.generator))
+
+    def integer(self, high: int) -> int:
+        return int(torch.randint(high, (1,), generator=self.generator))
+
+    def happens(self, share: float) -> bool:
+        return self.number(0, 1) < share
+
+    def each(self, low: float, high: float) -> Tensor:
+        return low + (high - low) * self._kept(torch.rand(self.size, 1, 1, 1, generator=self.generator))
+
+    def each_is(self, share: float) -> Tensor:
+        return (self.each(0, 1) < share).float()
+
+    def each_log(self, low: float, high: float) -> Tensor:
+        return low * (high / low) ** self.each(0, 1)
+
+    def normal(self, side: int) -> Tensor:
+        return self._kept(torch.randn(self.size, 1, side, side, generator=self.generator))
+
+    def noise(self, side: int, cell_px: int) -> Tensor:
+        return functional.interpolate(self.normal(side // cell_px + 1), size=(side, side), mode="bilinear")
+
+    def picked(self, drawn_NPP: np.ndarray) -> Tensor:
+        """A random drawing for each tile, all in the same random orientation."""
+        index = torch.randint(len(drawn_NPP), (self.size,), generator=self.generator)[self.chosen].numpy()
+        return _turned(torch.from_numpy(drawn_NPP[index]).to(self.device).unsqueeze(1), self.integer(8))
+
+    def _kept(self, values: Tensor) -> Tensor:
+        return values[self.chosen].to(self.device)
+
+
+def _rescaled(tiles_B1PP: Tensor, draw: _RandomDraws) -> Tensor:
+    """A random square of each tile, or of the tile and its mirror images around it, in the size of the tile."""
+    side = tiles_B1PP.shape[-1]
+    low, high = SCALES
+    cut = round(side * low * (high / low) ** draw.number(0, 1)) if draw.happens(SCALED_SHARE) else side
+    y, x = draw.integer(abs(side - cut) + 1), draw.integer(abs(side - cut) + 1)
+    if cut <= side:
+        squares = tiles_B1PP[:, :, y : y + cut, x : x + cut]
+    else:
+        squares = functional.pad(tiles_B1PP, (x, cut - side - x, y, cut - side - y), mode="reflect")
+    if cut == side:
+        return squares
+    return functional.interpolate(squares, size=(side, side), mode="bilinear", antialias=cut > side)
+
+
+def _side_of_a_line(draw: _RandomDraws, side: int) -> Tensor:
+    """True on one side of a random line through the middle of the tile, bool (B, 1, P, P)."""
+    angle = draw.number(0, 2 * math.pi)
+    steps = torch.arange(side, device=draw.device) - side / 2
+    across = math.cos(angle) * steps[:, None] + math.sin(angle) * steps[None]
+    return across + draw.noise(side, 32) * draw.each(0, 8) * draw.each_is(0.5) > draw.each(-0.3, 0.3) * side
+
+
+def _light(coverage: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor, Tensor]:
+    """Brightness factor of every pixel (floor, edges and surroundings of the crack), and the softened coverage."""
+    side = clean.shape[-1]
+    soft = _blurred(coverage, draw.number(0.3, 1.1))
+    if draw.happens(0.3):  # deepest in the middle
+        soft = 0.5 * soft + 0.5 * _blurred(coverage, draw.number(1.2, 2.5)) * soft
+    floor = (1 + 0.15 * draw.noise(side, 3) + 0.2 * draw.noise(side, 16)).clamp(0.1, 1.2)
+    if draw.happens(DEBRIS_SHARE):
+        floor = floor * (1 - (0.9 * draw.noise(side, 8) - 0.3).clamp(0, 1))
+    depth = _depth(clean, soft, draw)
+    factor = 1 - depth * floor * soft
+    reach = 1 + draw.integer(3)
+    step = [(0, reach), (reach, 0), (0, -reach), (-reach, 0), (reach, reach), (-reach, reach)][draw.integer(6)]
+    rim = (torch.roll(soft, step, (2, 3)) - soft).clamp(min=0)
+    factor = factor + rim * draw.each(-0.15, 0.4) * draw.each_is(LIT_SHARE)
+    if draw.happens(SPALLED_SHARE):
+        beside = (_blurred(coverage, 2.5) * 3).clamp(0, 1) * (draw.noise(side, 5) > draw.number(0, 1)).float()
+        factor = factor + beside * (1 - soft) * draw.each(-0.3, 0.3)
+    if draw.happens(2 * WET_SHARE):
+        near = functional.avg_pool2d(functional.avg_pool2d(coverage, 16), 3, 1, 1)
+        wide = functional.interpolate(near, scale_factor=16.0, mode="bilinear")
+        wet = ((wide * 20).clamp(0, 1) + 0.25 * draw.noise(side, 16) > 0.5).float() * coverage.amax((2, 3), True)
+        factor = factor * (1 - _blurred(wet, 2.0) * draw.each(0.05, 0.4) * draw.each_is(0.5))
+    return factor, soft
+
+
+def _depth(clean: Tensor, soft: Tensor, draw: _RandomDraws) -> Tensor:
+    """Relative darkening of the floor of each tile's crack, (B, 1, 1, 1); negative is lighter.
+
+    Softening reduces the visible contrast by the factor `seen`, the mean softened coverage over the crack's own pixels.
+    """
+    local, squares = functional.avg_pool2d(clean, 8), functional.avg_pool2d(clean.square(), 8)
+    variance = (squares - local.square()).clamp(min=0) / (local + 0.1).square()
+    texture = variance.mean(dim=(2, 3), keepdim=True).sqrt()
+    seen = soft.square().sum((2, 3), True) / soft.sum((2, 3), True).clamp(min=1)
+    seen = seen.clamp(min=0.1)
+    relative = draw.each_log(*TEXTURE_CONTRASTS) * texture / seen
+    depth = torch.where(draw.each(0, 1) < TEXTURE_SHARE, relative, draw.each(*DEPTHS))
+    depth = torch.maximum(depth, (FAINTEST * texture).clamp(min=FAINTEST_CONTRAST) / seen)
+    return depth.clamp(max=0.97) * (1 - 1.5 * draw.each_is(LIGHT_SHARE))
+
+
+def _degraded(cracked: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor, Tensor]:
+    """Uneven illumination for both images; blur, noise and compression for the input of the network only."""
+    side = cracked.shape[-1]
+    if draw.happens(0.35):  # vignetting, a gradient, a soft shadow
+        slope = functional.interpolate(draw.normal(3), size=(side, side), mode="bilinear", align_corners=True)
+        light = 1 + slope * draw.each(0, 0.15)
+        cracked, clean = cracked * light, clean * light
+    if draw.happens(BLUR_SHARE):
+        cracked = _blurred(cracked, draw.number(0.3, 1.1))
+    elif draw.happens(0.15):
+        cracked = _motion(cracked, draw)
+    if draw.happens(NOISE_SHARE):
+        cracked = cracked + draw.each(0, 0.03) * draw.normal(side)
+    cracked, clean = cracked.clamp(0, 1), clean.clamp(0, 1)
+    if draw.happens(COMPRESSED_SHARE):
+        cracked = _compressed(cracked, draw.number(0.01, 0.09)).clamp(0, 1)
+    return cracked, clean
+
+
+def _motion(tiles: Tensor, draw: _RandomDraws) -> Tensor:
+    """Motion blur in one of four directions over 3 or 5 px."""
+    reach = 1 + draw.integer(2)
+    dy, dx = [(0, 1), (1, 0), (1, 1), (1, -1)][draw.integer(4)]
+    padded = functional.pad(tiles, (reach, reach, reach, reach), mode="replicate")
+    side = tiles.shape[-1]
+    parts = [
+        padded[:, :, reach + k * dy : reach + k * dy + side, reach + k * dx : reach + k * dx + side]
+        for k in range(-reach, reach + 1)
+    ]
+    return sum(parts[1:], parts[0]) / len(parts)
+
+
+def _cosines(device: torch.device) -> Tensor:
+    """Orthonormal basis of the DCT of 8 samples, (8, 8)."""
+    n = torch.arange(8.0, device=device)
+    basis = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) * 0.5
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+def _compressed(tiles: Tensor, step: float) -> Tensor:
+    """Quantization of 8x8 DCT coefficients, coarser at higher frequencies, as in JPEG.
+
+    Source: Wallace, The JPEG still picture compression standard (1992); the table here is linear, not the standard's.
+    """
+    batch, _, side, _ = tiles.shape
+    basis = _cosines(tiles.device)
+    blocks = tiles.view(batch, side // 8, 8, side // 8, 8).transpose(2, 3)
+    waves = basis @ blocks @ basis.T
+    order = torch.arange(8.0, device=tiles.device)
+    table = step * (0.6 + 0.35 * (order[:, None] + order[None]))
+    waves = (waves / table).round() * table
+    return (basis.T @ waves @ basis).transpose(2, 3).reshape(batch, 1, side, side)
+
+
+def _turned(tiles: Tensor, orientation: int) -> Tensor:
+    """One of the eight rotations and reflections of a square, 0 to 7."""
+    turned = torch.rot90(tiles, orientation % 4, (2, 3))
+    return turned.flip(3) if orientation >= 4 else turned
+
+
+def _blurred(tiles: Tensor, sigma_px: float) -> Tensor:
+    """Separable Gaussian blur, truncated at 2.2 standard deviations."""
+    reach = max(1, math.ceil(2.2 * sigma_px))
+    weights = torch.tensor([math.exp(-(k**2) / (2 * sigma_px**2)) for k in range(-reach, reach + 1)])
+    weights = weights / weights.sum()
+    padded = functional.pad(tiles, (reach, reach, reach, reach), mode="replicate")
+    side = tiles.shape[-1]
+    across = padded[:, :, :, :side] * weights[0]
+    for k in range(1, 2 * reach + 1):
+        across = across + padded[:, :, :, k : k + side] * weights[k]
+    blurred = across[:, :, :side] * weights[0]
+    for k in range(1, 2 * reach + 1):
+        blurred = blurred + across[:, :, k : k + side] * weights[k]
+    return blurred

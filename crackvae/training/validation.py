@@ -13,8 +13,9 @@ import torch
 from crackvae import metrics
 from crackvae.model.artifact import Model
 from crackvae.model.inference import score_tiles
+from crackvae.training.drawings import draw
 from crackvae.training.loop import VAL_BATCH
-from crackvae.training.synthetic_cracks import add_synthetic_cracks, draw, draw_random
+from crackvae.training.synthetic_cracks import add_cracks_only
 
 # Number of tiles, each with a crack of its own: twice as many are scored, which takes seconds, not minutes.
 MAX_TILES = 300
@@ -53,13 +54,11 @@ def validate_on_synthetic_cracks(model: Model, tiles_TPP: np.ndarray, threshold:
         tiles_TPP: uint8 (T, P, P), sound, not trained on.
         threshold: of the model; that of images, which is higher than one of single tiles if images have many.
     """
-    side_px = model.spec.input_px
     sound_TPP = tiles_TPP[np.linspace(0, len(tiles_TPP) - 1, min(MAX_TILES, len(tiles_TPP))).astype(int)]
-    drawings = draw(SEED, side_px, len(sound_TPP))
+    drawings = draw(SEED, model.spec.input_px, len(sound_TPP))
     generator, parts = torch.Generator().manual_seed(SEED), []
     for tiles_BPP in torch.from_numpy(sound_TPP).split(VAL_BATCH):
-        draws = draw_random(generator, len(tiles_BPP), drawings, side_px).cracks_only()
-        batch = add_synthetic_cracks(tiles_BPP, drawings, draws)
+        batch = add_cracks_only(tiles_BPP, drawings, generator)
         parts += [batch.input_B1PP[:, 0], batch.clean_B1PP[:, 0]]
     both_TPP = [(torch.cat(kind) * 255).round().to(torch.uint8).numpy() for kind in (parts[::2], parts[1::2])]
     cracked_T, clean_T = (score_tiles(model, tiles, VAL_BATCH)[:, 0] for tiles in both_TPP)

@@ -21,7 +21,7 @@ def described(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[list[str]
 def test_a_model_is_described_with_its_calibration(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines, summary = described(capsys, model_dir)
     assert 8 <= len(lines) <= 13
-    assert (summary["kind"], summary["head"], summary["threshold"]) == ("model", "crack", 0.02)
+    assert (summary["kind"], summary["head"], summary["threshold"]) == ("model", "evidence", 0.02)
     assert summary["calibration_images"] == 99 and summary["trained"] == "unknown" and len(summary["digest"]) == 64
 
 

@@ -10,11 +10,12 @@ import pytest
 from conftest import small_spec, write_model
 
 from crackvae.cli import main
-from crackvae.config import HEADS, ExportConfig
+from crackvae.config import ExportConfig
 from crackvae.images.decoding import decode
 from crackvae.images.tiles import resized
 from crackvae.model.export import export
 from crackvae.model.inference import explain, load_scorer, score_tiles
+from crackvae.model.network import Yardstick
 
 
 def session_of(model: Path, out: Path) -> onnxruntime.InferenceSession:
@@ -22,11 +23,13 @@ def session_of(model: Path, out: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "changes", [{"head": "mse"}, {}, {"yardstick": Yardstick((-4.0, -3.0, -1.0), (-1.0, 0.5, 1.0))}], ids=str
+)
 def test_the_file_gives_the_scores_of_every_head_for_any_number_of_tiles(
-    head: str, drawn: Path, tmp_path: Path
+    changes: dict[str, object], drawn: Path, tmp_path: Path
 ) -> None:
-    model_dir = write_model(tmp_path / "model", small_spec(head=head))
+    model_dir = write_model(tmp_path / "model", small_spec(**changes))
     session = session_of(model_dir, tmp_path / "model.onnx")
     images = [*sorted((drawn / "crack").iterdir())[:3], *sorted((drawn / "non_crack").iterdir())[:4]]
     tiles = resized([decode(image.read_bytes()) for image in images], 32)
@@ -52,7 +55,7 @@ def test_the_file_says_what_its_user_has_to_know(model_dir: Path, tmp_path: Path
     onnx.checker.check_model(model, full_check=True)
     says = {entry.key: entry.value for entry in model.metadata_props}
     assert says["digest"] == scorer.model.digest and float(says["threshold"]) == scorer.calibration.threshold
-    assert (says["head"], says["tile_px"], says["stride_px"], says["leaky"]) == ("crack", "64", "48", "False")
+    assert (says["head"], says["tile_px"], says["stride_px"], says["leaky"]) == ("evidence", "64", "48", "False")
 
 
 def test_the_verb_prints_parity_and_one_json_line(

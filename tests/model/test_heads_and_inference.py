@@ -19,9 +19,9 @@ from crackvae.images import decoded
 from crackvae.images.decoded import decode_images
 from crackvae.images.tiles import cut
 from crackvae.model import heads
-from crackvae.model.heads import heads_of, one_line, scores_of
+from crackvae.model.heads import fit_yardstick, heads_of, one_line, scores_of
 from crackvae.model.inference import Scorer, explain, load_scorer, score_tiles
-from crackvae.model.network import Output, to_input
+from crackvae.model.network import Output, Yardstick, enlarged, to_input
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import tables
 from crackvae.storage.listing import LISTING_SCHEMA
@@ -69,25 +69,9 @@ def pass_of(input_B1PP: torch.Tensor, reconstruction: float = 0.0, crack: float 
     return Output(torch.full_like(input_B1PP, reconstruction), nothing, nothing, torch.full_like(input_B1PP, crack))
 
 
-def test_mse_is_the_mean_and_top_the_mean_of_the_top_1_percent_of_squared_residuals() -> None:
+def test_mse_is_the_mean_of_the_squared_residuals() -> None:
     tiles = torch.arange(20_000.0).sqrt().reshape(2, 1, 100, 100)
     assert scores_of("mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
-    assert scores_of("top", tiles, pass_of(tiles)).tolist() == pytest.approx([9_949.5, 19_949.5])
-
-
-def test_a_dark_line_raises_dark_and_a_light_one_does_not() -> None:
-    tiles = torch.full((3, 1, 128, 128), 0.5)
-    tiles[1, :, 64], tiles[2, :, 64] = 0.2, 0.8
-    plain, dark, light = scores_of("dark", tiles, pass_of(tiles)).tolist()
-    assert plain == light == 0 and dark == pytest.approx(0.3 / 0.6 * 128 / round(0.02 * 128**2), rel=1e-3)
-
-
-def test_crack_is_darkness_times_the_probability_of_a_crack() -> None:
-    tiles = torch.full((1, 1, 128, 128), 0.5)
-    tiles[0, :, 64] = 0.2
-    dark = scores_of("dark", tiles, pass_of(tiles)).item()
-    assert scores_of("crack", tiles, pass_of(tiles, crack=0.0)).item() == pytest.approx(dark / 2)
-    assert scores_of("crack", tiles, pass_of(tiles, crack=-20.0)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_evidence_asks_the_segmenter_alone_and_has_no_ceiling() -> None:
@@ -96,19 +80,15 @@ def test_evidence_asks_the_segmenter_alone_and_has_no_ceiling() -> None:
     assert scores == pytest.approx([0, np.log(2), 20, 40], abs=1e-6)
 
 
-def test_a_crack_in_the_lit_half_of_a_tile_is_as_dark_as_on_a_lit_tile() -> None:
-    lit, shadowed = torch.full((1, 1, 128, 128), 0.8), torch.full((1, 1, 128, 128), 0.8)
-    shadowed[..., 60:] = 0.4
-    seen = [pass_of(tile)._replace(reconstruction_B1PP=tile.clone()) for tile in (lit, shadowed)]
-    lit[..., 20:24], shadowed[..., 20:24] = 0.4, 0.4  # no darker than the shadow, which is the median
-    assert scores_of("dark", shadowed, seen[1]).item() == 0
-    assert scores_of("crack", shadowed, seen[1]).item() == pytest.approx(scores_of("crack", lit, seen[0]).item())
-
-
-def test_a_crack_that_the_reconstruction_follows_is_still_dark() -> None:
-    tiles = torch.full((1, 1, 128, 128), 0.5)
-    tiles[..., 64] = 0.2
-    assert scores_of("crack", tiles, pass_of(tiles)._replace(reconstruction_B1PP=tiles)).item() > 0
+def test_texture_is_that_of_the_surface_and_not_of_a_crack() -> None:
+    rng = np.random.default_rng(5)
+    smooth, rough = (rng.normal(0.5, deviation, (64, 64)) for deviation in (0.01, 0.05))
+    cracked = smooth.copy()
+    cracked[:, 30:33] = 0.1
+    tiles = torch.from_numpy(np.stack([smooth, cracked, rough])[:, None]).float()
+    of_smooth, of_cracked, of_rough = scores_of("texture", tiles, pass_of(tiles)).tolist()
+    assert of_smooth == pytest.approx(0.01 / 0.6, rel=0.1) and of_rough == pytest.approx(0.05 / 0.6, rel=0.1)
+    assert of_cracked == pytest.approx(of_smooth, rel=0.2)
 
 
 def test_the_baseline_is_the_one_line_of_numpy_it_says() -> None:
@@ -129,7 +109,7 @@ def test_every_head_and_the_baseline_come_from_one_pass(scorer: Scorer) -> None:
 
 
 def test_a_model_without_a_segmenter_has_no_crack_head() -> None:
-    assert heads_of(small_spec(segmenter=(), head="mse")) == ("mse", "top", "dark")
+    assert heads_of(small_spec(segmenter=(), head="mse")) == ("mse",)
 
 
 def test_a_score_depends_on_its_tile_alone_to_the_last_bit(scorer: Scorer) -> None:
@@ -151,7 +131,7 @@ def test_a_score_is_the_head_of_the_squared_residual(scorer: Scorer) -> None:
     model = replace(scorer.model, spec=replace(scorer.model.spec, head="mse"))
     inputs = torch.from_numpy(tiles)[:, None] / 255
     with torch.no_grad():
-        expected = (inputs - model.network(inputs)[0]).square().mean(dim=(1, 2, 3))
+        expected = (inputs - enlarged(model.network(inputs)[0], inputs)).square().mean(dim=(1, 2, 3))
     assert np.allclose(score_tiles(model, tiles, batch=4)[:, 0], expected, rtol=1e-5)
 
 
@@ -297,13 +277,14 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 
 torch.set_num_threads(1)
-spec = ModelSpec(input_px=128, channels=(32, 64, 128, 256), latent_dim=128, segmenter=(24, 48, 64),
-                 recipe="repair", tile_px=227, stride_px=170, head="crack", beta=1e-6, seed=0, manifest="", leaky=False)
+spec = ModelSpec(input_px=256, channels=(16, 32, 64, 256), latent_dim=128, segmenter=(16, 32, 64, 96),
+                 recipe="repair", tile_px=256, stride_px=192, head="evidence", beta=1e-6, seed=0, manifest="",
+                 leaky=False)
 network = Network(spec).eval()
 model = Model(spec, network, model_digest(spec, network.state_dict()))
 runtime = runtime_of(model, "onnx", 8)
 for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
-    tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 128, 128)
+    tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 256, 256)
     assert len(tiles) == 840
     score_tiles(model, tiles[:64], 8, runtime=runtime)
 print(peak / 1024)
@@ -343,9 +324,42 @@ def test_an_explanation_has_the_size_of_its_image_and_the_scores_of_its_tiles(
 
 def test_the_anomaly_map_of_a_residual_head_is_the_difference_to_the_reconstruction(model_dir: Path) -> None:
     model = load_scorer(str(model_dir)).model
-    model = replace(model, spec=replace(model.spec, head="top"))
+    model = replace(model, spec=replace(model.spec, head="mse"))
     side = model.spec.input_px
     pixels_HW = np.random.default_rng(1).integers(0, 255, (side, side), dtype=np.uint8)  # seen without resizing
     explanation = explain(model, pixels_HW)
     residual_HW = (pixels_HW.astype(float) - explanation.reconstruction_HW) / 255
     np.testing.assert_allclose(explanation.anomaly_HW, np.abs(residual_HW), atol=2 / 255)
+
+
+def test_a_yardstick_is_the_median_evidence_of_like_texture() -> None:
+    rng = np.random.default_rng(8)
+    texture_N = rng.uniform(0.01, 0.2, 1_000)
+    evidence_N = texture_N**0.5 * rng.lognormal(0, 0.3, 1_000)
+    yardstick = fit_yardstick(evidence_N, texture_N)
+    assert yardstick and len(yardstick.log_textures) == heads.MAX_KNOTS
+    assert np.all(np.diff(yardstick.log_textures) > 0)
+    expected = 0.5 * np.log(np.exp(yardstick.log_textures) - heads.TEXTURE_OFFSET)
+    assert yardstick.log_evidences == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("n", [0, 1, heads.TILES_PER_KNOT - 1])
+def test_few_tiles_set_no_yardstick(n: int) -> None:
+    assert fit_yardstick(np.ones(n), np.ones(n)) is None
+
+
+def test_a_yardstick_of_tiles_of_one_texture_has_one_knot() -> None:
+    yardstick = fit_yardstick(np.full(500, 2.0), np.full(500, 0.1))
+    assert yardstick == Yardstick((pytest.approx(np.log(0.105)),), (pytest.approx(np.log(2.0001)),))
+
+
+def test_scores_are_relative_to_the_yardstick(scorer: Scorer) -> None:
+    rng = np.random.default_rng(9)
+    deviations = (2, 8, 30, 60)
+    tiles = np.stack([np.clip(rng.normal(150, one, (32, 32)), 0, 255) for one in deviations]).astype(np.uint8)
+    evidence_T, texture_T = score_tiles(scorer.model, tiles, 4, extra_heads=(heads.TEXTURE,)).T
+    knots = np.log(texture_T[1:3] + heads.TEXTURE_OFFSET)
+    spec = replace(scorer.model.spec, yardstick=Yardstick(tuple(knots.tolist()), (0.0, 1.0)))
+    relative_T = score_tiles(replace(scorer.model, spec=spec), tiles, 4)[:, 0]
+    # Constant beyond the knots.
+    assert relative_T == pytest.approx((evidence_T + heads.EVIDENCE_OFFSET) / np.exp([0, 0, 1, 1]), rel=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -10,20 +11,23 @@ import torch
 from conftest import small_spec, write_model
 
 from crackvae import config
-from crackvae.config import TrainConfig
+from crackvae.config import TrainConfig, with_preset
 from crackvae.errors import ModelError
 from crackvae.model.artifact import FORMAT, MODEL_FILE, WEIGHTS_FILE, load_model, model_digest
 from crackvae.model.heads import HEADS
-from crackvae.model.network import ConvVAE, HeadName, ModelSpec, Network, kl_to_prior, squared_error, to_input
+from crackvae.model.network import ConvVAE, HeadName, ModelSpec, Network, kl_to_prior, reduced, squared_error, to_input
 
 
 def published_spec() -> ModelSpec:
-    defaults = TrainConfig(manifest="m", model="m", head="mse")
-    return small_spec(input_px=defaults.input_px, channels=defaults.channels, latent_dim=defaults.latent_dim)
+    config = TrainConfig(**with_preset({"manifest": "m", "model": "m", "preset": "published"}))
+    names = [one.name for one in fields(ModelSpec) if hasattr(config, one.name)]
+    return ModelSpec(**{name: getattr(config, name) for name in names} | {"manifest": "", "leaky": False})
 
 
-def test_the_default_network_is_the_published_one() -> None:
-    network = Network(published_spec()).vae
+def test_the_preset_has_the_published_network() -> None:
+    published = Network(published_spec())
+    network = published.vae
+    assert published.segmenter is None and published_spec().input_px == 128
     layers = [layer for layer in [*network.encoder, *network.decoder] if hasattr(layer, "kernel_size")]
     assert [(layer.in_channels, layer.out_channels) for layer in layers] == [
         (1, 32), (32, 64), (64, 128), (128, 256), (256, 128), (128, 64), (64, 32), (32, 1),
@@ -34,7 +38,7 @@ def test_the_default_network_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("input_px", [32, 96, 128, 256])
 def test_a_reconstruction_has_the_size_of_its_tile_and_lies_in_0_to_1(input_px: int) -> None:
-    network = ConvVAE(small_spec(input_px=input_px))
+    network = ConvVAE(small_spec(input_px=input_px, segmenter=(), recipe="plain", head="mse"))
     reconstruction, mu, logvar = network(torch.rand(3, 1, input_px, input_px))
     assert reconstruction.shape == (3, 1, input_px, input_px)
     assert mu.shape == logvar.shape == (3, 4)
@@ -49,7 +53,7 @@ def test_without_noise_the_same_tile_has_the_same_reconstruction() -> None:
 
 def test_sampling_moves_z_by_the_standard_deviation() -> None:
     network, tile = Network(small_spec()), torch.rand(1, 1, 32, 32)
-    mu, logvar = network.vae.encode(tile)
+    mu, logvar = network.vae.encode(reduced(tile, 8))
     expected = network.vae.decode(mu + 2 * (0.5 * logvar).exp())
     assert torch.allclose(network(tile, torch.full((1, 4), 2.0))[0], expected)
 

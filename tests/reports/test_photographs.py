@@ -43,7 +43,7 @@ def test_a_partial_map_is_that_of_the_whole_photograph_where_all_tiles_are_expla
 
 
 def test_scores_boxes_and_map_of_a_photograph_are_those_of_its_tiles(tmp_path: Path) -> None:
-    model = load_model(str(write_model(tmp_path / "model", small_spec(head="top"))))
+    model = load_model(str(write_model(tmp_path / "model", small_spec(head="mse"))))
     pixels, _ = draw_image(5, 1, True, 230)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     pixels_HW = np.asarray(Image.open(tmp_path / "p.png").convert("L"))
@@ -61,7 +61,7 @@ def test_scores_boxes_and_map_of_a_photograph_are_those_of_its_tiles(tmp_path: P
 
 
 def test_a_photograph_that_was_replaced_is_not_explained(tmp_path: Path) -> None:
-    model = load_model(str(write_model(tmp_path / "model", small_spec(head="top"))))
+    model = load_model(str(write_model(tmp_path / "model", small_spec(head="mse"))))
     Image.fromarray(np.zeros((200, 200), np.uint8)).save(tmp_path / "p.png")
     row = {"image": str(tmp_path / "p.png"), "height": 230, "width": 230, "threshold": 0.02}
     with ThreadPoolExecutor(1) as executor:

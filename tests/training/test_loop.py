@@ -17,9 +17,10 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae.errors import ModelError
 from crackvae.model.network import Network, squared_error, to_input
+from crackvae.training.drawings import draw
 from crackvae.training.loop import _set_learning_rate, default_epochs, train_epochs, validate
 from crackvae.training.state import Epoch, State, TrainingTiles, TrainSettings, Worker, read_checkpoint
-from crackvae.training.synthetic_cracks import add_synthetic_cracks, augment, draw, draw_random
+from crackvae.training.synthetic_cracks import MASK_COVERAGE, add_cracks_only, augment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,7 +63,7 @@ def test_without_drawings_the_tile_itself_is_the_target_and_nothing_is_segmented
     assert epoch.train.segmentation == epoch.val.segmentation == 0
     with torch.no_grad():
         inputs = to_input(torch.from_numpy(TILES[:10]))
-        expected = squared_error(inputs, network(inputs).reconstruction_B1PP).mean().item()
+        expected = squared_error(inputs, network(inputs).reconstruction_B1QQ).mean().item()
     assert epoch.val.squared_error == pytest.approx(expected, rel=1e-5)
 
 
@@ -71,12 +72,10 @@ def test_the_segmenter_finds_synthetic_cracks_that_it_was_not_trained_on() -> No
     tiles = np.clip(rng.normal(170, 6, (200, 32, 32)), 0, 255).astype(np.uint8)
     _, network = run(replace(SETTINGS, epochs=12, learning_rate=5e-3, drawings=draw(0, 32, 200), schedule=True), tiles)
     drawings = draw(99, 32, 64)
-    unseen = add_synthetic_cracks(
-        torch.from_numpy(tiles[:64]), drawings, draw_random(torch.Generator(), 64, drawings, 32)
-    )
+    unseen = add_cracks_only(torch.from_numpy(tiles[:64]), drawings, torch.Generator())
     with torch.no_grad():
         crack = network(unseen.input_B1PP).crack_B1PP
-    assert roc_auc_score(unseen.mask_B1PP.flatten().bool(), crack.flatten()) > 0.9
+    assert roc_auc_score(unseen.coverage_B1PP.flatten() > MASK_COVERAGE, crack.flatten()) > 0.8
 
 
 def test_the_learning_rate_depends_on_the_step_alone() -> None:
@@ -85,12 +84,12 @@ def test_the_learning_rate_depends_on_the_step_alone() -> None:
     for step in range(100):
         _set_learning_rate(optimizer, replace(SETTINGS, schedule=True, learning_rate=1.0), step, 100)
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1, abs=1e-3) and rates[-1] < 1e-3
-    assert int(np.argmax(rates)) in (9, 10) and np.all(np.diff(rates[10:]) < 0)
+    assert rates[0] == pytest.approx(0.2) and max(rates) == pytest.approx(1, abs=1e-3) and rates[-1] < 1e-3
+    assert int(np.argmax(rates)) in (4, 5) and np.all(np.diff(rates[5:]) < 0)
 
 
 def test_a_small_set_gets_more_epochs() -> None:
-    assert [default_epochs(n) for n in (10, 3_000, 12_000, 1_000_000)] == [100, 20, 5, 1]
+    assert [default_epochs(n) for n in (10, 3_000, 12_000, 1_000_000)] == [100, 40, 10, 1]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

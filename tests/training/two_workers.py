@@ -8,9 +8,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from crackvae.model.network import ModelSpec, Network
+from crackvae.training.drawings import draw
 from crackvae.training.loop import training_steps
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
-from crackvae.training.synthetic_cracks import draw
 
 BATCH, STEPS = 64, 20
 SETTINGS = TrainSettings(
@@ -24,8 +24,8 @@ SETTINGS = TrainSettings(
     drawings=draw(0, 32, 20),
 )
 SPEC = ModelSpec(
-    input_px=32, channels=(4, 8), latent_dim=4, segmenter=(8, 8, 8), recipe="repair", tile_px=64, stride_px=48,
-    head="crack", beta=1e-6, seed=0, manifest="", leaky=False,
+    input_px=32, channels=(4, 8), latent_dim=4, segmenter=(4, 8, 8, 8), recipe="repair", tile_px=64, stride_px=48,
+    head="evidence", beta=1e-6, seed=0, manifest="", leaky=False,
 )  # fmt: skip
 
 

@@ -1,0 +1,132 @@
+"""Make the built-in model: train it on sound concrete of METU and SDNET2018, and evaluate it on images not seen.
+
+    python benchmarks/builtin.py --work FOLDER [--data ../shared/data] [--epochs 8] [--model MODEL]
+
+The data folder contains metu-internal.zip, metu-groups.csv, sdnet-dev.zip, sdnet-dev.csv and sdnet-visible.csv. Images
+are unpacked into the work folder (300 MB), where the manifest and the model directory are written too. Blocks of
+neighbouring photographs of SDNET2018 and groups of overlapping crops of METU stay on one side of the split; each
+surface is split on its own. With --model an existing model is evaluated instead of trained.
+
+SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19, CC BY 4.0; METU: C. F. Ozgenel, doi 10.17632/5y9wdsg2zt.2,
+CC BY 4.0. The result is benchmarks/results/builtin-DATE.json.
+"""
+
+import argparse
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from record import write_result
+
+import crackvae
+from crackvae.images.manifest import METADATA_KEY
+from crackvae.metrics import RANKING_NAMES, ranking_with_intervals
+from crackvae.storage import tables
+
+# Shares of the sound images for training, for the threshold, and for the figures [%]. Blocks stay whole, and one that
+# starts within a share counts for it: at least one of about 400 images is in each.
+SPLITS = {"metu": (76, 8, 16), "decks": (90, 5, 5), "pavements": (85, 5, 10), "walls": (82, 5, 13)}
+SURFACES = {"D": "decks", "P": "pavements", "W": "walls"}
+RESAMPLES, SEED = 1000, 1
+
+
+def unpack(data: Path, work: Path) -> pd.DataFrame:
+    """Write every image to work/PART/LABEL/NAME; PART is metu or a surface.
+
+    Returns:
+        A row per image: its part, path below work/PART, and group.
+    """
+    sdnet = pd.read_csv(data / "sdnet-dev.csv").assign(archive="sdnet-dev.zip")
+    sdnet["part"], sdnet["group"] = sdnet.surface.str[0].map(SURFACES), sdnet.block
+    metu = pd.read_csv(data / "metu-groups.csv").assign(archive="metu-internal.zip", part="metu")
+    metu["group"] = metu.leak_group.astype(str)
+    images = pd.concat([metu, sdnet])[["archive", "image", "part", "group"]]
+    is_crack = images.image.str.split("/").str[0].isin(["crack", "Positive"])
+    images["path"] = np.where(is_crack, "crack/", "non_crack/") + images.image.str.split("/").str[-1]
+    for archive, of_archive in images.groupby("archive"):
+        with zipfile.ZipFile(data / str(archive)) as members:
+            names = {"/".join(name.split("/")[-2:]): name for name in members.namelist()}
+            for row in of_archive.itertuples():
+                place = work / "images" / row.part / row.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(members.read(names[row.image]))
+    return images
+
+
+def manifest_of(images: pd.DataFrame, work: Path) -> Path:
+    """One manifest of all parts, each split by its own groups."""
+    parts = []
+    for part, of_part in images.groupby("part"):
+        groups = work / f"{part}.csv"
+        of_part.rename(columns={"path": "name"})[["name", "group"]].rename(columns={"name": "image"}).to_csv(
+            groups, index=False
+        )
+        made = crackvae.partition(
+            images=work / "images" / str(part),
+            groups=groups,
+            out=work / str(part),
+            external=(0, 0),
+            non_crack_split=SPLITS[str(part)],
+            crack_split=(50, 50),
+            quiet=True,
+        )
+        table = tables.read_table(made.manifest, tables.MANIFEST_SCHEMA)
+        named = pa.array([f"{part}/{group}" for group in table["group"].to_pylist()])
+        parts.append(table.set_column(table.schema.get_field_index("group"), "group", named))
+    metadata = {METADATA_KEY: parts[0].schema.metadata[METADATA_KEY]}
+    place = work / "manifest.parquet"
+    tables.write_table(str(place), pa.concat_tables(parts).replace_schema_metadata(metadata))
+    return place
+
+
+def figures_of(evaluation: Path, visible: pd.DataFrame) -> dict[str, Any]:
+    """Metrics per part of the test images, with intervals over groups; of SDNET2018 also with visible cracks alone."""
+    rows = pd.read_parquet(evaluation / "evaluation.parquet")
+    rows["name"] = rows.image.str.split("/").str[-1]
+    rows["part"] = rows.group.str.split("/").str[0]
+    figures: dict[str, Any] = {}
+    for part, of_part in rows.groupby("part"):
+        is_crack = of_part.label == "crack"
+        kinds = {"labels": of_part}
+        if part != "metu":
+            kinds["visible cracks"] = of_part[~is_crack | of_part.name.isin(visible.name)]
+        figures[str(part)] = {
+            "sound": int((~is_crack).sum()),
+            "flagged_sound": round(float(of_part.flagged[~is_crack].mean()), 4),
+            "groups": int(of_part.group.nunique()),
+        } | {kind: _ranking(chosen) for kind, chosen in kinds.items()}
+    return figures
+
+
+def _ranking(rows: pd.DataFrame) -> dict[str, Any]:
+    is_crack = (rows.label == "crack").to_numpy()
+    table = ranking_with_intervals(is_crack, rows.score.to_numpy(), rows.group.to_numpy(), RESAMPLES, SEED)
+    return {"cracked": int(is_crack.sum())} | table.loc[list(RANKING_NAMES)].round(4).to_dict("index")
+
+
+def main() -> None:
+    """Train or take a model, evaluate it, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    parser.add_argument("--work", type=Path, required=True, help="new folder for images, manifest and model")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--model", type=Path, help="evaluate this model instead of training one")
+    options = parser.parse_args()
+    manifest = options.work / "manifest.parquet"
+    if not manifest.exists():
+        manifest = manifest_of(unpack(options.data, options.work), options.work)
+    model = options.model or options.work / "model"
+    if not model.exists():
+        crackvae.train(manifest=manifest, model=model, epochs=options.epochs, seed=SEED)
+    evaluation = crackvae.evaluate(manifest=manifest, model=model, split="test", out=options.work / "evaluation")
+    verdicts = pd.read_csv(options.data / "sdnet-visible.csv").query("verdict == 'visible'")
+    visible = verdicts.assign(name=verdicts.image.str.split("/").str[-1])
+    figures = {"epochs": options.epochs, "seed": SEED, "split": SPLITS, "model": evaluation.model}
+    print(write_result("builtin", figures | {"test": figures_of(options.work / "evaluation", visible)}))
+
+
+if __name__ == "__main__":
+    main()

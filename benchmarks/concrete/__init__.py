@@ -1,1 +1,0 @@
-"""Candidate detector at the native scale of the photographs; the package `crackvae` does not use it."""
