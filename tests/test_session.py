@@ -66,7 +66,7 @@ def test_rows_come_out_once_and_in_order_with_every_cpu_in_the_pool() -> None:
     assert run("passes on", actors=2, num_cpus=1) == list(range(100))
 
 
-def test_a_stage_that_hangs_is_told_of_while_it_hangs_and_named_in_the_end(
+def test_a_stage_that_hangs_is_reported_while_it_hangs_and_named_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(session, "STALL_S", 4)
@@ -90,7 +90,7 @@ def test_a_full_disk_below_ray_is_one_line() -> None:
         run("has no disk")
 
 
-def test_of_a_driver_that_ended_without_a_word_one_is_said() -> None:
+def test_a_driver_that_ended_silently_leaves_a_message() -> None:
     run = "import os, sys\nfrom crackvae import session\nwith session._last_words():\n    {}"
     for end, words in (("os._exit(1)", session.LAST_WORDS), ("os.kill(os.getpid(), 9)", session.LAST_WORDS), ("1", "")):
         done = subprocess.run([sys.executable, "-c", run.format(end)], capture_output=True, text=True)
@@ -157,7 +157,7 @@ def test_an_address_that_is_none_is_refused_before_ray_tries_it(address: str) ->
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379"])
-def test_an_address_where_nobody_listens_fails_at_once(address: str) -> None:
+def test_an_address_without_a_server_fails_immediately(address: str) -> None:
     with pytest.raises(OSError, match=r"refused|unreachable|not known|resolution|Cannot assign"):
         session._require_listening(address)
 
@@ -223,7 +223,7 @@ def test_a_wait_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert not capsys.readouterr().err
 
 
-def test_without_a_gpu_the_mend_is_to_leave_the_flag_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_advice_is_to_omit_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session.ray, "cluster_resources", lambda: {"CPU": 2.0})
     with pytest.raises(ClusterError, match="the cluster has 0: give --workers 1, or leave out --gpu"):
         session.require_resources(1, gpu=True)

@@ -84,7 +84,7 @@ class ThresholdCheck:
         return ThresholdVoid(
             reason=(
                 f"the threshold does not hold for these images: the tiles below it score unlike those of the "
-                f"calibration (distance {distance:.2f} of {self.images} images; {by_chance:.2f} by chance). The model "
+                f"calibration (distance {distance:.2f} of {self.images} images; {by_chance:.2f} at random). The model "
                 f"was calibrated on another site or camera: run crackvae calibrate --model {self.model_dir} with sound "
                 "images of this site, or crackvae adapt."
             ),

@@ -89,7 +89,7 @@ def config(night: Path, model: Path, out: Path) -> ScoreConfig:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
+def test_a_night_killed_after_any_storage_call_is_completed_by_the_next(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
@@ -104,7 +104,7 @@ def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
         started = time.monotonic()
         summary = verb.score(config(night, model_dir, out)).summary
         counts = compared(wanted, read_rows(out))
-        played.require_clean("process", "death in score, after each call to storage", counts, since=started)
+        played.require_clean("process", "process killed in score, after each storage call", counts, since=started)
         assert summary["listed"] == summary["finished_before"] + summary["scored"]
         if ended:
             break
@@ -112,7 +112,7 @@ def test_a_night_that_dies_after_any_call_to_storage_is_completed_by_the_next(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_compaction_that_dies_after_any_call_to_storage_leaves_the_table_as_it_reads(
+def test_a_compaction_killed_after_any_storage_call_leaves_the_table_unchanged(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
@@ -130,14 +130,14 @@ def test_a_compaction_that_dies_after_any_call_to_storage_leaves_the_table_as_it
         compact(CompactConfig(scores=str(out), quiet=True))
         again = compared(wanted, tables.read_scores(str(out), tables.SCORES_SCHEMA.names))
         counts = {name: counts[name] + again[name] for name in counts}
-        played.require_clean("process", "death in compact, after each call to storage", counts, since=started)
+        played.require_clean("process", "process killed in compact, after each storage call", counts, since=started)
         if ended:
             break
     assert steps > 4
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_calibration_that_dies_after_any_call_to_storage_leaves_the_old_one_or_the_new(
+def test_a_calibration_killed_after_any_storage_call_leaves_the_old_one_or_the_new(
     drawn: Path, tmp_path: Path, played: Played
 ) -> None:
     for steps in range(20):
@@ -153,13 +153,13 @@ def test_a_calibration_that_dies_after_any_call_to_storage_leaves_the_old_one_or
         is_one_of_both = after.calibration.digest in (old, now.digest)
         is_right = now.digest != old and is_one_of_both and now.threshold == new["threshold"]
         counts = {"lost": 0, "twice": 0, "wrong": int(not is_right)}
-        played.require_clean("process", "death in calibrate, after each call to storage", counts, since=started)
+        played.require_clean("process", "process killed in calibrate, after each storage call", counts, since=started)
         if ended:
             break
     assert steps > 0
 
 
-def test_a_report_that_dies_leaves_the_page_before_it_or_the_new_one(
+def test_a_killed_report_leaves_the_previous_page_or_the_new_one(
     scored_night: Path, tmp_path: Path, played: Played
 ) -> None:
     page = tmp_path / "page.html"
@@ -171,12 +171,12 @@ def test_a_report_that_dies_leaves_the_page_before_it_or_the_new_one(
     report(settings)
     is_whole = page.read_text().rstrip().endswith("</html>")
     counts = {"lost": 0, "twice": 0, "wrong": int(not is_whole)}
-    played.require_clean("process", "death in report, before its one write", counts, since=started)
+    played.require_clean("process", "process killed in report, before its only write", counts, since=started)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("train_in_process")
-def test_a_training_that_dies_after_any_call_to_storage_leaves_no_model_and_goes_on_to_the_same_weights(
+def test_a_training_killed_after_any_storage_call_leaves_no_model_and_resumes_to_the_same_weights(
     manifest: Path, tmp_path: Path, played: Played
 ) -> None:
     train(training_config(manifest, tmp_path / "undisturbed"))
@@ -193,7 +193,7 @@ def test_a_training_that_dies_after_any_call_to_storage_leaves_no_model_and_goes
         else:
             train(settings)
         counts = {"lost": 0, "twice": 0, "wrong": int(load_model(settings.model).digest != wanted)}
-        played.require_clean("process", "death in train, after each call to storage", counts, since=started)
+        played.require_clean("process", "process killed in train, after each storage call", counts, since=started)
         if ended:
             break
     assert steps > 8
@@ -217,7 +217,7 @@ def test_sigkill_while_a_model_is_written_leaves_none_that_is_loaded_or_the_whol
                 load_model(str(model))
             write_model(model, small_spec())
         counts = {"lost": 0, "twice": 0, "wrong": int(load_model(str(model)).digest != wanted)}
-        played.require_clean("process", "SIGKILL while a model is written", counts, since=started)
+        played.require_clean("process", "SIGKILL while a model is being written", counts, since=started)
 
 
 def test_sigkill_while_a_report_is_made_leaves_the_page_before_it_or_the_new_one(
@@ -279,7 +279,7 @@ def test_a_clock_that_was_set_back_brings_no_old_row_before_a_new_one(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_disk_that_is_full_ends_in_one_line_and_is_gone_on_with(
+def test_a_full_disk_ends_a_run_in_one_line_and_it_can_be_resumed(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 16)
@@ -350,7 +350,7 @@ def test_sigkill_at_any_moment_costs_no_row(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_run_that_is_stopped_keeps_its_table_and_goes_on_when_it_is_woken(
+def test_a_suspended_run_keeps_its_table_and_continues_when_it_is_resumed(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played
 ) -> None:
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 8)
@@ -372,5 +372,5 @@ def test_a_run_that_is_stopped_keeps_its_table_and_goes_on_when_it_is_woken(
         assert os.waitpid(pid, 0)[1] == 0
         verb.score(config(night, model_dir, out))
         played.require_clean(
-            "process", "SIGSTOP of a run, and another beside it", compared(wanted, read_rows(out)), since=started
+            "process", "SIGSTOP of a run while another one starts", compared(wanted, read_rows(out)), since=started
         )

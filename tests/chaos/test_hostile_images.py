@@ -134,7 +134,7 @@ def test_what_fuzzing_found_gives_pixels_or_a_refusal(path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_session")
-def test_through_ray_too_no_worker_dies_of_them_or_takes_over_1500_megabytes(
+def test_on_ray_too_no_worker_crashes_or_takes_over_1500_megabytes(
     drawn: Path, model_dir: Path, tmp_path: Path, played: Played
 ) -> None:
     sound = sound_images(drawn, tmp_path / "alone", 1000)

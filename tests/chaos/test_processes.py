@@ -67,7 +67,7 @@ def test_after_a_kill_a_rerun_completes_the_table_of_an_undisturbed_run(number: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [10, 20])
-def test_of_an_actor_that_is_stopped_the_person_who_waits_is_told_and_then_it_goes_on(
+def test_a_suspended_actor_is_reported_and_the_run_continues_when_it_is_resumed(
     seconds: int, head: Head, scene: Scene
 ) -> None:
     with scene.running(head.address) as process:
@@ -85,7 +85,7 @@ def test_of_an_actor_that_is_stopped_the_person_who_waits_is_told_and_then_it_go
 
 @pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_ctrl_c_ends_a_run_in_one_line_without_orphans_and_it_can_be_gone_on_with(times: int, scene: Scene) -> None:
+def test_ctrl_c_ends_a_run_in_one_line_without_orphans_and_it_can_be_resumed(times: int, scene: Scene) -> None:
     with scene.running("") as process:  # with a Ray of its own, as on a laptop
         scene.wait_for_a_part(process)
         started = psutil.Process(process.pid).children(recursive=True)
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_a_run_in_one_line_without_orphans_and_it_can_be_gone_on_wit
 @pytest.mark.long
 @pytest.mark.parametrize("signalled", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server", "ray::RuntimeEnvAgent"])
-def test_of_a_head_that_ends_or_stops_the_person_who_waits_is_told_within_a_minute(
+def test_a_head_that_ends_or_hangs_is_reported_within_a_minute(
     victim: str, signalled: signal.Signals, scene: Scene, tmp_path: Path
 ) -> None:
     with ray_head(tmp_path) as head, scene.running(head.address) as process:
@@ -124,7 +124,7 @@ def test_of_a_head_that_ends_or_stops_the_person_who_waits_is_told_within_a_minu
 
 
 @pytest.mark.long
-def test_a_head_that_stops_when_all_is_scored_keeps_nobody_waiting(scene: Scene, tmp_path: Path) -> None:
+def test_a_head_that_hangs_after_the_last_image_delays_the_end_only_briefly(scene: Scene, tmp_path: Path) -> None:
     with ray_head(tmp_path) as head, scene.running(head.address) as process:
         end = time.monotonic() + STUCK_S
         while "402/402" not in scene.said():
@@ -135,7 +135,7 @@ def test_a_head_that_stops_when_all_is_scored_keeps_nobody_waiting(scene: Scene,
             child.suspend()
         assert stopped and process.wait(60) == 0, scene.said()
     assert '"scored": 400' in scene.said() and "without a clean shutdown" in scene.said(), scene.said()
-    scene.require_same_table("SIGSTOP of the gcs_server when all is scored")
+    scene.require_same_table("SIGSTOP of the gcs_server after the last image")
 
 
 @pytest.mark.long
@@ -147,4 +147,4 @@ def test_of_two_runs_at_once_one_is_refused_in_one_line_or_finds_all_done(
         codes = sorted([one.wait(STUCK_S), other.wait(STUCK_S)])
     assert codes in ([0, 0], [0, 2]), scene.said()
     assert codes == [0, 0] or "is being written by run" in scene.said()
-    scene.require_same_table("two runs at once")
+    scene.require_same_table("two concurrent runs")

@@ -62,7 +62,7 @@ def test_an_actor_without_memory_ends_the_run_in_one_line(head: Head, scene: Sce
             with suppress(psutil.Error):
                 actor.rlimit(psutil.RLIMIT_AS, (actor.memory_info().vms, actor.memory_info().vms))
         assert ended_with(process, scene) in (0, 2), scene.said()
-    scene.require_same_table("no more memory for the actors, by RLIMIT_AS")
+    scene.require_same_table("memory of the actors limited (RLIMIT_AS)")
 
 
 @contextmanager
@@ -88,9 +88,7 @@ def cgroup(limit_bytes: int) -> Iterator[tuple[Path, str]]:
         folder.rmdir()
 
 
-def test_an_actor_that_the_kernel_kills_for_want_of_memory_is_replaced_and_the_run_goes_on(
-    head: Head, scene: Scene
-) -> None:
+def test_an_actor_killed_out_of_memory_is_replaced_and_the_run_continues(head: Head, scene: Scene) -> None:
     with cgroup(LEFT_BYTES) as (folder, events), scene.running(head.address) as process:
         scene.wait_for_a_part(process)
         actors = head.scorers()
@@ -100,7 +98,7 @@ def test_an_actor_that_the_kernel_kills_for_want_of_memory_is_replaced_and_the_r
         counts = dict(line.split() for line in (folder / events).read_text().splitlines())
         print(f"exit {code}, killed by the kernel: {counts['oom_kill']}")
         assert int(counts["oom_kill"]) >= 1 and code in (0, 2), scene.said()
-    scene.require_same_table("an actor killed by the kernel for want of memory")
+    scene.require_same_table("an actor killed by the kernel (out of memory)")
 
 
 @contextmanager
@@ -134,14 +132,14 @@ def full(head: Head, log: Path) -> Iterator[None]:
             (head.scratch / "filler").unlink()
 
 
-@pytest.mark.parametrize("when", ["from the start", "half-way"])
-def test_a_store_and_a_disk_of_ray_that_are_full_end_a_run_in_one_line_or_it_goes_on(
+@pytest.mark.parametrize("when", ["from the start", "midway"])
+def test_a_full_object_store_and_disk_of_ray_end_a_run_in_one_line_or_it_continues(
     when: str, scene: Scene, tmp_path: Path
 ) -> None:
     disk = Path(f"/tmp/crackvae-disk-{os.getpid()}")  # sockets lie in it, whose paths have 107 bytes at most
     flags = (f"--object-store-memory={STORE_BYTES}", f"--object-spilling-directory={disk}")
     with small_disk(disk), ray_head(tmp_path, *flags, scratch=disk) as head:
-        if when == "half-way":
+        if when == "midway":
             with scene.running(head.address) as process:
                 scene.wait_for_a_part(process)
                 actors = head.scorers()
@@ -157,4 +155,4 @@ def test_a_store_and_a_disk_of_ray_that_are_full_end_a_run_in_one_line_or_it_goe
                 code = ended_with(process, scene)
         print(f"{when}: exit {code}, {scene.said()[-600:]}")
         assert code in (0, 2), scene.said()
-    scene.require_same_table(f"Ray's store and its disk are full {when}")
+    scene.require_same_table(f"Ray's object store and its disk full {when}")

@@ -41,30 +41,28 @@ def from_request(n: int, behaviour: str, *, methods: str = "GET HEAD PUT POST DE
 
 
 STEADY: dict[str, Fault] = {
-    **{f"500 to {part:.0%} of the requests": share(part, "500 InternalError") for part in (0.01, 0.05, 0.2)},
-    **{f"503 to {part:.0%} of the requests": share(part, "503 SlowDown") for part in (0.01, 0.05, 0.2)},
+    **{f"HTTP 500 for {part:.0%} of the requests": share(part, "500 InternalError") for part in (0.01, 0.05, 0.2)},
+    **{f"HTTP 503 for {part:.0%} of the requests": share(part, "503 SlowDown") for part in (0.01, 0.05, 0.2)},
     "connection reset within 5% of the bodies": share(0.05, "reset"),
     "connection closed within 5% of the bodies": share(0.05, "cut off"),
-    "20% of the images cut off, with a right status and length": share(0.2, "short", images_only=True),
-    "20% of the images drip in": share(0.2, "drip", images_only=True),
-    "all of it at once": lambda request, chance: chance.choice(
+    "20% of the images truncated, with correct status and length": share(0.2, "short", images_only=True),
+    "20% of the images at 10 kB/s": share(0.2, "drip", images_only=True),
+    "all faults together": lambda request, chance: chance.choice(
         [None] * 16 + ["500 InternalError", "503 SlowDown", "reset", "short" if request.is_image else "cut off"]
     ),
 }
 BREAKING: dict[str, Callable[[int], Fault]] = {
-    "credentials expire half-way": lambda seed: from_request(20 + 3 * seed, EXPIRED),
-    "the bucket turns read-only half-way": lambda seed: from_request(
-        2 + seed % 3, READ_ONLY, methods="PUT POST DELETE"
-    ),
-    "images are forbidden half-way": lambda seed: from_request(3 + seed, READ_ONLY, methods="GET", below=".jpg"),
-    "the server is gone half-way": lambda seed: from_request(20 + 3 * seed, "reset"),
+    "credentials expire midway": lambda seed: from_request(20 + 3 * seed, EXPIRED),
+    "bucket becomes read-only midway": lambda seed: from_request(2 + seed % 3, READ_ONLY, methods="PUT POST DELETE"),
+    "access to images denied midway": lambda seed: from_request(3 + seed, READ_ONLY, methods="GET", below=".jpg"),
+    "server unreachable midway": lambda seed: from_request(20 + 3 * seed, "reset"),
 }
 SHORT = (
-    "500 to 20% of the requests",
+    "HTTP 500 for 20% of the requests",
     "connection reset within 5% of the bodies",
-    "20% of the images cut off, with a right status and length",
-    "credentials expire half-way",
-    "the bucket turns read-only half-way",
+    "20% of the images truncated, with correct status and length",
+    "credentials expire midway",
+    "bucket becomes read-only midway",
 )
 LONG_SEEDS = 10
 
@@ -194,7 +192,7 @@ def test_a_listing_that_changes_while_it_is_listed_gives_each_image_a_row_in_the
     lost = sum(status.get(f"s3://{name}") != "scored" for name in names)
     twice = rows(calm, "changed").num_rows - len(status)
     counts = {"lost": lost, "twice": twice, "wrong": 0}
-    played.require_clean("storage", "a listing changes while it is listed", counts, since=started)
+    played.require_clean("storage", "folder changes while it is listed", counts, since=started)
 
 
 def test_storage_that_expires_while_it_is_read_says_so_in_the_rows_and_leaks_no_secret(

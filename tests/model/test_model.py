@@ -121,7 +121,7 @@ class Payload:
         return Path.touch, (Path("payload-ran"),)
 
 
-def test_a_broken_model_directory_is_refused_in_one_line_with_the_mend(tmp_path: Path) -> None:
+def test_a_broken_model_directory_is_refused_in_one_line_with_the_fix(tmp_path: Path) -> None:
     breaks = {
         "no model directory": lambda model: (model / WEIGHTS_FILE).unlink(),
         "format 99": lambda model: change_json(model, format=99),

@@ -94,7 +94,7 @@ def test_images_without_a_surface_are_a_group_of_their_own(copied: Path) -> None
     assert section.count("<td>overexposed</td>") == 2 and "Unreadable (2)" in html
 
 
-def test_no_flag_stands_beside_a_p_value_that_contradicts_it(copied: Path) -> None:
+def test_no_flag_contradicts_the_p_value_beside_it(copied: Path) -> None:
     rows = read_rows(copied)
     (part,) = copied.glob("*.parquet")
     part.unlink()

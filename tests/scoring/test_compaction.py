@@ -128,7 +128,7 @@ def test_compaction_changes_no_latest_row_however_the_rows_lie(
 
 
 @pytest.mark.slow
-def test_a_death_after_any_step_leaves_a_table_that_reads_the_same_and_the_next_run_tidies_up(
+def test_a_kill_after_any_step_leaves_the_table_unchanged_and_the_next_run_cleans_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_nights(tmp_path / "0", NIGHTS)

@@ -269,7 +269,7 @@ def test_a_run_that_fails_half_way_keeps_its_rows(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_parts_are_written_whole_while_the_run_goes_on(
+def test_parts_are_written_completely_during_the_run(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actors, "BLOCK_IMAGES", 8)
@@ -371,7 +371,7 @@ def test_a_second_run_into_one_folder_is_refused_while_the_first_one_works(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_run_finishes_the_compaction_that_a_death_left_half_done(
+def test_a_run_finishes_an_interrupted_compaction(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score(config(night, model_dir, tmp_path / "out"))

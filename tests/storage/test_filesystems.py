@@ -122,7 +122,7 @@ def test_a_bug_in_a_call_ends_the_wait_too():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait_for_a_call_that_hears_none(number):
+def test_a_signal_ends_the_wait_for_a_call_that_ignores_it(number):
     """As a call into C++ does; here the call itself goes on until its event comes."""
     event = threading.Event()
 

@@ -81,7 +81,7 @@ def rows_of(server: Server, out: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_night_is_scored_from_a_bucket_into_a_bucket_and_a_rerun_goes_on(
+def test_a_night_is_scored_from_a_bucket_into_a_bucket_and_a_rerun_continues(
     server: Server, night: list[str], drawn: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     first = score(config(server, model_dir, "s3://nights/scores", prefix="2026-11-22/")).summary
