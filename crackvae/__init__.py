@@ -30,6 +30,7 @@ _FUNCTIONS = (
     "nightly",
     "partition",
     "report",
+    "review",
     "score",
     "train",
 )

@@ -48,6 +48,7 @@ from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
 from crackvae.results import ReportResult as ReportResult
 from crackvae.results import Result as Result
+from crackvae.results import ReviewResult as ReviewResult
 from crackvae.results import ScoreResult as ScoreResult
 from crackvae.results import TrainResult as TrainResult
 from crackvae.storage import tables as tables
@@ -616,6 +617,54 @@ def report(
 
     Example:
         >>> crackvae.report(scores="scores", out="page.html", worst=100).page
+    """
+
+def review(
+    *,
+    scores: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8790,
+    token: str = "",
+    certificate: str | os.PathLike[str] = "",
+    key: str | os.PathLike[str] = "",
+    reviewer: str = "",
+    import_: str | os.PathLike[str] = "",
+    model: str | os.PathLike[str] = "",
+    worst: int = 200,
+    passed: int = 12,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> ReviewResult:
+    """Serve the page of any night to one or several reviewers; verdicts are stored beside the scores as they are given.
+
+    Whoever has the printed address, with its token, may see the images and judge. Ends with Ctrl-C.
+
+    Args:
+        scores: folder of a scores table; the verdicts are written to _verdicts/ in it.
+        host: address to listen on; 0.0.0.0 for every network of this machine.
+        port: port to listen on; 0 for any free one.
+        token: secret that the address must contain, of 16 characters or more; default: a random one.
+        certificate: certificate for https, a PEM file.
+        key: key of the certificate, a PEM file.
+        reviewer: name of the reviewer until another one is entered on the page; default: the user.
+        import_: add the verdicts.csv of a page to the verdicts of reviewer, and end.
+        model: model directory; default: the one that made the scores, if it still exists.
+        worst: most suspicious images in the review queue.
+        passed: random sample of unflagged images.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        ReviewResult: with summary, tables, scores, address, given, not_found, verdicts.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ManifestError: A manifest, a label or a group is wrong.
+
+    Example:
+        >>> crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given
     """
 
 def export(

@@ -107,6 +107,13 @@ VERBS = {
         (errors.StorageError, errors.ModelError),
         ('crackvae.report(scores="scores", out="page.html", worst=100).page',),
     ),
+    "review": Verb(
+        "crackvae.reviewing.verb",
+        config.ReviewConfig,
+        results.ReviewResult,
+        (errors.StorageError, errors.ManifestError),
+        ('crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given',),
+    ),
     "export": Verb(
         "crackvae.model.export",
         config.ExportConfig,

@@ -243,6 +243,25 @@ class ReportResult(Result):
 
 
 @dataclass(frozen=True)
+class ReviewResult(Result):
+    """Result of `review`.
+
+    Attributes:
+        scores: folder of the scores table, with the log of verdicts in `_verdicts/`.
+        address: address of the server, without its token; "" after an import.
+        given: number of verdicts that were added to the log.
+        not_found: number of imported verdicts on images that are not in the table, and were left out.
+        verdicts: number of verdicts in the log, including those that were replaced.
+    """
+
+    scores: str
+    address: str
+    given: int
+    not_found: int
+    verdicts: int
+
+
+@dataclass(frozen=True)
 class ExportResult(Result):
     """Result of `export`.
 

@@ -17,7 +17,7 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"model"},
     {"monitoring", "reports"},
     {"training", "scoring"},
-    {"evaluation", "api", "readers"},
+    {"evaluation", "reviewing", "api", "readers"},
     {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it
@@ -42,6 +42,8 @@ ONLY_IN = {  # library: the modules that may import it
     "tifffile": {"images.tiff"},
     "imagecodecs": {"images.jpeg12"},
     "jinja2": {"reports.page"},
+    "starlette": {"reviewing.app"},
+    "uvicorn": {"reviewing.server"},
     "matplotlib": {"reports.charts", "reports.curves"},
     "skimage": {"reports.crack_size"},
     "torch": {
@@ -157,4 +159,4 @@ def test_no_error_is_swallowed(path: Path) -> None:
 def test_each_verb_that_can_run_on_a_cluster_has_a_job() -> None:
     from crackvae.cli import VERBS
 
-    assert {path.stem for path in (HOUSE / "jobs").glob("*.py")} == set(VERBS) - {"info", "doctor"}
+    assert {path.stem for path in (HOUSE / "jobs").glob("*.py")} == set(VERBS) - {"info", "doctor", "review"}

@@ -1,7 +1,7 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
 from crackvae.config.common import ClusterConfig, ScoringConfig, VerbConfig
-from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig
+from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig, ReviewConfig
 from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
 from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
@@ -29,6 +29,7 @@ __all__ = [
     "NightlyConfig",
     "PartitionConfig",
     "ReportConfig",
+    "ReviewConfig",
     "ScoreConfig",
     "ScoringConfig",
     "TrainConfig",

@@ -1,5 +1,6 @@
-"""Settings of the verbs that show or convert what exists: report, export, info and doctor."""
+"""Settings of the verbs that show or convert what exists: report, review, export, info and doctor."""
 
+import getpass
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,49 @@ class ReportConfig(VerbConfig):
         yield from super()._problems()
         if bool(self.scores) == bool(self.evaluation):
             yield "give either --scores or --evaluation."
+
+
+# Shortest token that a person may choose [characters].
+MIN_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewConfig(VerbConfig):
+    """Serve the page of any night to one or several reviewers; verdicts are stored beside the scores as they are given.
+
+    Whoever has the printed address, with its token, may see the images and judge. Ends with Ctrl-C.
+    """
+
+    scores: Location = setting("folder of a scores table; the verdicts are written to _verdicts/ in it")
+    host: str = setting("address to listen on; 0.0.0.0 for every network of this machine", "127.0.0.1")
+    port: int = setting("port to listen on; 0 for any free one", 8790, ge=0, le=65_535)
+    token: str = setting("secret that the address must contain, of 16 characters or more; default: a random one", "")
+    certificate: Location = setting("certificate for https, a PEM file", "")
+    key: Location = setting("key of the certificate, a PEM file", "")
+    reviewer: str = setting("name of the reviewer until another one is entered on the page; default: the user", "")
+    import_: Location = setting("add the verdicts.csv of a page to the verdicts of --reviewer, and end", "")
+    model: Location = setting("model directory; default: the one that made the scores, if it still exists", "")
+    worst: int = setting("most suspicious images in the review queue", 200, ge=1, le=MAX_SHOWN, why=SHOWN_LIMIT)
+    passed: int = setting("random sample of unflagged images", 12, ge=0, le=MAX_SHOWN, why=SHOWN_LIMIT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.reviewer:
+            object.__setattr__(self, "reviewer", _user())
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if bool(self.certificate) != bool(self.key):
+            yield "--certificate and --key belong together: give both, or neither."
+        if self.token and len(self.token) < MIN_TOKEN:
+            yield f"the token must have {MIN_TOKEN} characters or more: omit --token for a random one."
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without a name for its user
+        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

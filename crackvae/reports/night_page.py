@@ -60,6 +60,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
     shown = [card["image"] for card in gallery.queue + gallery.unflagged]
     html = page.render(
         "night.html",
+        served=settings.served,
         title="All runs" if night.run == ALL_RUNS else f"Night of {page.when(night.run)}",
         page_id=f"{night.run}/{digest[:12]}",
         night=night,

@@ -89,6 +89,7 @@ class PageSettings:
         n_photographs: photographs that are shown whole, with every tile.
         mm_per_px: scale of the images, or None.
         full_size_folder: folder of full-size pictures beside the page, or "".
+        served: whether `crackvae review` serves the page and takes its verdicts.
     """
 
     model_dir: str = ""
@@ -97,6 +98,7 @@ class PageSettings:
     n_photographs: int = 4
     mm_per_px: float | None = None
     full_size_folder: str = ""
+    served: bool = False
 
 
 @dataclass
@@ -218,23 +220,33 @@ def name_parts(image: str, folder: str) -> dict[str, str]:
     return {"folder": visible(f"{below}/" if below else ""), "file": visible(name), "whole": visible(image)}
 
 
-def render(template: str, **context: Any) -> bytes:
+# What a served page may do beyond one that is opened from disk.
+SERVED_POLICY = "; connect-src 'self'"
+
+
+def render(template: str, *, served: bool = False, **context: Any) -> bytes:
     """Render a page. Its content security policy allows our script and embedded pictures, and no requests.
 
     Args:
         template: name of a file in templates/.
+        served: the page may send requests to the server that it came from, and to no other.
         context: variables of the template; text is escaped, charts are our own SVG.
     """
     environment = _environment()
     assert environment.loader
-    style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    style, *scripts = (
+        environment.loader.get_source(environment, name)[0]
+        for name in ("page.css", "page.js", *(("review.js",) if served else ()))
+    )
+    script = "\n".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{digest}'"
+        f"default-src 'none'; img-src data:{' blob:' if served else ''}; style-src 'unsafe-inline'; base-uri 'none'; "
+        f"form-action 'none'; script-src 'sha256-{digest}'"
+        f"{SERVED_POLICY if served else ''}"
     )
     html = environment.get_template(template).render(
-        style=style, script=script, policy=policy, version=crackvae.__version__, **context
+        style=style, script=script, policy=policy, version=crackvae.__version__, served=served, **context
     )
     return html.encode("utf-8")
 

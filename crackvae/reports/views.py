@@ -212,6 +212,11 @@ def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[st
         return
 
 
+def full_picture(image: str) -> bytes:
+    """The image as it is scored, upright and grey, as a PNG at full resolution; raises as decoding.read() does."""
+    return _png(decoding.read(image))
+
+
 def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

@@ -2,8 +2,8 @@
 // Rows are stored as JSON in data-row, which preserves every character of a file name.
 "use strict";
 
-const VERDICTS = ["crack", "sound", "unsure"];
-const KEYS = { c: "crack", s: "sound", u: "unsure" };
+const VERDICTS = ["crack", "sound", "joint", "unsure"];
+const KEYS = { c: "crack", s: "sound", t: "joint", u: "unsure" };
 const COLUMNS = ["image", "group", "score", "p_value", "flagged", "verdict", "run", "model"];
 
 const byId = (id) => document.getElementById(id);
@@ -67,6 +67,10 @@ const rows = new Map(all.map((card) => [card, JSON.parse(card.dataset.row)]));
 const inQueue = all.filter((card) => card.parentElement === cards);
 const galleries = [...document.querySelectorAll(".gallery .item")];
 const rank = new Map(inQueue.map((card, index) => [card, index]));
+const given = []; // verdicts of this visit with what they replaced, for undo
+// What `crackvae review` adds to the page: whether a card passes a filter by name, and what happens to a new verdict.
+const filters = {};
+let onVerdict = null;
 let current = null;
 
 const verdictOf = (card) => card.dataset.verdict || "";
@@ -98,7 +102,7 @@ function showVerdict(card, verdict) {
 }
 
 function storeVerdicts() {
-  storage.write("verdicts", Object.fromEntries(all.filter(verdictOf).map((card) => [rows.get(card).image, verdictOf(card)])));
+  if (!onVerdict) storage.write("verdicts", Object.fromEntries(all.filter(verdictOf).map((card) => [rows.get(card).image, verdictOf(card)])));
   showProgress();
 }
 
@@ -127,7 +131,7 @@ function filterCards() {
   for (const card of inQueue) {
     const row = rows.get(card), verdict = verdictOf(card);
     const matches = (!group || `=${row.group}` === group)
-      && (!state || (state === "open" ? !verdict : state === "flagged" ? row.flagged : verdict === state))
+      && (!state || (filters[state] ? filters[state](card) : state === "open" ? !verdict : state === "flagged" ? row.flagged : verdict === state))
       && (!text || row.image.toLowerCase().includes(text));
     card.hidden = !matches;
   }
@@ -141,9 +145,18 @@ function showView(view) {
   storage.write("view", view);
 }
 
-function assignVerdict(card, verdict) {
+function assignVerdict(card, verdict, isUndo = false) {
+  if (!isUndo) given.push({ card, before: verdictOf(card) });
   showVerdict(card, verdict);
   storeVerdicts();
+  if (onVerdict) onVerdict(card, verdict);
+}
+
+function undo() {
+  const last = given.pop();
+  if (!last) return;
+  assignVerdict(last.card, last.before, true);
+  goTo(last.card);
 }
 
 function showMessage(text) {
@@ -199,10 +212,9 @@ async function load(file) {
   const [names, ...lines] = parseCsv((await file.text()).replace(/^\uFEFF/, ""));
   const image = names ? names.indexOf("image") : -1, verdict = names ? names.indexOf("verdict") : -1;
   if (image < 0 || verdict < 0) { showMessage(`${file.name} has no columns image and verdict: load a verdicts.csv that was downloaded from this page.`); return; }
-  const given = new Map(lines.map((line) => [line[image], line[verdict]]));
-  const found = all.filter((card) => VERDICTS.includes(given.get(rows.get(card).image)));
-  for (const card of found) showVerdict(card, given.get(rows.get(card).image));
-  storeVerdicts();
+  const loaded = new Map(lines.map((line) => [line[image], line[verdict]]));
+  const found = all.filter((card) => VERDICTS.includes(loaded.get(rows.get(card).image)));
+  for (const card of found) assignVerdict(card, loaded.get(rows.get(card).image));
   showMessage(`${found.length} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
 }
 
@@ -216,9 +228,11 @@ document.addEventListener("click", (event) => {
 });
 
 function onKeyDown(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const isCommand = event.ctrlKey || event.metaKey;
+  if (event.altKey || (isCommand && event.key !== "z")) return;
   if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
-  if (event.key === "j" || (event.key === "ArrowRight" && zoom.open)) step(1);
+  if (isCommand) { if (!cards) return; undo(); }
+  else if (event.key === "j" || (event.key === "ArrowRight" && zoom.open)) step(1);
   else if (event.key === "k" || (event.key === "ArrowLeft" && zoom.open)) step(-1);
   else if (current && event.key === "z") { if (zoom.open) zoom.close(); else enlarge(current); }
   else if (cards && event.key === "/") byId("text").focus();
@@ -231,13 +245,15 @@ function onKeyDown(event) {
 
 if (cards || galleries.length) document.addEventListener("keydown", onKeyDown);
 if (cards) {
-  for (const [image, verdict] of Object.entries(storage.read("verdicts") || {})) {
+  const isServed = document.body.dataset.served === "yes"; // the server then knows the verdicts
+  for (const [image, verdict] of isServed ? [] : Object.entries(storage.read("verdicts") || {})) {
     for (const card of all) if (rows.get(card).image === image) showVerdict(card, verdict);
   }
   for (const id of ["group", "state"]) byId(id).addEventListener("change", filterCards);
   byId("text").addEventListener("input", filterCards);
   byId("sort").addEventListener("change", sortCards);
   byId("download").addEventListener("click", download);
+  byId("undo").addEventListener("click", undo);
   byId("load").addEventListener("change", (event) => { if (event.target.files.length) load(event.target.files[0]); event.target.value = ""; });
   byId("view").addEventListener("change", () => showView(byId("view").value));
   showView(storage.read("view") || "");

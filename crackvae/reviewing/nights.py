@@ -1,0 +1,95 @@
+"""The nights of a scores table as the server needs them: rendered pages, and the rows that may be judged."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from crackvae.errors import StorageError
+from crackvae.reports.night_page import night_page
+from crackvae.reports.nights import NightResults, read_night
+from crackvae.reports.page import PageSettings
+from crackvae.storage import tables
+
+# A page takes up to 15 MB, and the rows of a night of 100,000 images about as much.
+KEPT_NIGHTS = 4
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The model and the score that a reviewer sees beside an image."""
+
+    model: str
+    score: float
+
+
+class _Kept(OrderedDict[Any, Any]):
+    """The latest results of an expensive function, each computed once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def get_or_make(self, key: Any, make: Callable[[], Made]) -> Made:
+        with self.lock:
+            if key not in self:
+                self[key] = make()
+                if len(self) > KEPT_NIGHTS:
+                    self.popitem(last=False)
+            self.move_to_end(key)
+            made: Made = self[key]
+            return made
+
+
+class ServedNights:
+    """Pages and rows of the nights in one folder; a run that has grown since is read again.
+
+    Args:
+        scores: folder of a scores table.
+        settings: what a page shows.
+    """
+
+    def __init__(self, scores: str, settings: PageSettings) -> None:
+        self.scores, self.settings = scores, settings
+        self._nights, self._pages, self._rows = _Kept(), _Kept(), _Kept()
+
+    def runs(self) -> dict[str, int]:
+        """Number of parts of each run, in order of time.
+
+        Raises:
+            StorageError: the folder holds no scores.
+        """
+        parts = {run: len(paths) for run, paths in tables.list_parts(self.scores).items()}
+        if not parts:
+            raise StorageError(f"{self.scores} holds no scores: name the folder that crackvae score wrote as --out.")
+        return parts
+
+    def _key(self, run: str) -> tuple[str, int]:
+        """The name of a run, "" for the latest, and its number of parts."""
+        runs = self.runs()
+        run = run or max(runs)
+        if run not in runs:
+            raise StorageError(f"{self.scores} holds no run {run}.")
+        return run, runs[run]
+
+    def _night(self, key: tuple[str, int]) -> NightResults:
+        return self._nights.get_or_make(key, lambda: read_night(self.scores, key[0]))
+
+    def page(self, run: str) -> bytes:
+        """The page of a night."""
+        key = self._key(run)
+        return self._pages.get_or_make(key, lambda: night_page(self._night(key), self.settings).html)
+
+    def rows(self, run: str) -> dict[str, Row]:
+        """The scored images of a night."""
+        key = self._key(run)
+        return self._rows.get_or_make(key, lambda: _scored_rows(self._night(key)))
+
+
+def _scored_rows(night: NightResults) -> dict[str, Row]:
+    columns = ("image", "status", "model", "score")
+    values = zip(*(night.rows[name].to_pylist() for name in columns), strict=True)
+    return {image: Row(model, score) for image, status, model, score in values if status == "scored"}
