@@ -39,6 +39,8 @@ ONLY_IN = {  # library: the modules that may import it
         "training.drawings",
         "reports.views",
     },
+    "pillow_heif": {"images.camera_formats"},
+    "rawpy": {"images.camera_formats"},
     "tifffile": {"images.tiff"},
     "imagecodecs": {"images.jpeg12"},
     "jinja2": {"reports.page"},

@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import jpeg12, tiff
+from crackvae.images import camera_formats, jpeg12, tiff
 from crackvae.storage import archive, fileio
 from crackvae.storage.pages import require_few_pages
 
@@ -25,8 +25,10 @@ from crackvae.storage.pages import require_few_pages
 # 0.75 GB while it is decoded, with the bytes of its file.
 MAX_IMAGE_PX = 160_000_000
 
-# WebP's decoder holds 16 bytes per pixel, four times as many as the others; below this a worker stays under 1.5 GB.
-MAX_WEBP_PX = 50_000_000
+# These decoders hold 12 to 16 bytes per pixel, up to four times as many as the others; below this a worker stays under
+# 1.5 GB.
+MAX_HELD_PX = 50_000_000
+HELD_FORMATS = ("WEBP", "AVIF", "HEIF", "JPEG2000")
 
 # A CMYK JPEG in several scans takes 8 bytes of coefficients per pixel besides 4 of colour, until the last scan.
 MAX_SCANNED_CMYK_PX = 50_000_000
@@ -50,7 +52,7 @@ GREY16_PER_GREY8 = 257
 
 ROWS_AT_ONCE = 64
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "JPEG2000")
 
 # Start of a JPEG, and marker of the segment that may hold an orientation (EXIF, XMP); it does not occur in pixel data.
 JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
@@ -68,7 +70,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
-TIFF_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
+TIFF_SUBFILE_TYPE = 0x00FE
 
 # The header is checked here first, with one limit for every format; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -117,8 +119,8 @@ def decode(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> np.ndarray
 def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Picture:
     """Decode an image file to upright grey pixels.
 
-    JPEG, PNG, TIFF, BMP and WebP of any colour mode (docs/formats.md). Colour becomes ITU-R 601 luma (for JPEG its own
-    Y channel), deeper pixels become 8 bits by their full range, and the EXIF orientation is applied.
+    The formats and colour modes of docs/formats.md. Colour becomes ITU-R 601 luma (for JPEG its own Y channel), deeper
+    pixels become 8 bits by their full range, and the EXIF orientation is applied.
 
     Args:
         data: content of the file.
@@ -127,10 +129,13 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
 
     Raises:
         UnreadableImage: empty, damaged, no image, too large, too small, an animation, or in an unsupported format.
+        OSError: the library that reads its format is not installed.
     """
     plain_HW = _plain_jpeg(data, max_px)
     if plain_HW is not None:
         return Picture(plain_HW)
+    if camera_formats.is_raw(data):
+        return _camera_raw(data, max_px)
     is_tiff = data[:4] in TIFF_STARTS
     if is_tiff and page == 1:  # a further page was listed, so there are few
         require_few_pages(io.BytesIO(data))
@@ -141,7 +146,9 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
             return _by_tifffile(data, page, max_px)
         if jpeg12.precision(data) == 12:
             return Picture(jpeg12.decode(data, partial(_require_size, max_px=max_px)))
-        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
+    if is_tiff and _is_preview(image):
+        return _camera_raw(data, max_px)
     if is_tiff and not tiff.is_plain(getattr(image, "tag_v2", {})):
         return _by_tifffile(data, page, max_px)
     kind = image.format
@@ -166,6 +173,10 @@ def read(image: str) -> np.ndarray:
         UnreadableImage, OSError: as decode() and fileio.read_image() do.
     """
     return decode(fileio.read_image(image), archive.page_of(image), sys.maxsize)
+
+
+def _camera_raw(data: bytes, max_px: int) -> Picture:
+    return Picture(camera_formats.decode_raw(data, partial(_require_size, max_px=max_px)))
 
 
 def _by_tifffile(data: bytes, page: int, max_px: int) -> Picture:
@@ -217,25 +228,25 @@ def _open(data: bytes, page: int, max_px: int) -> Image.Image:
     """Open an image without decoding it; raises UnidentifiedImageError where Pillow does not know it."""
     if not data:
         raise UnreadableImage("empty file")
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"ftyphevc"):
-        raise UnreadableImage("HEIC and AVIF are not supported: convert it to JPEG or PNG")
+    formats: tuple[str, ...] = FORMATS
+    if camera_formats.is_heic(data):
+        camera_formats.enable_heic()
+        formats = ("HEIF",)
     try:
-        image = Image.open(_Timed(data), formats=FORMATS)
+        image = Image.open(_Timed(data), formats=formats)
         if page > 1:
             image.seek(page - 1)
-        is_preview = _is_preview(image)
-        n_frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
+        n_frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "AVIF") else 1
     except UnidentifiedImageError:
         raise
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged header: {_first_line(error)}") from error
-    if is_preview or (data[:2] == b"II" and data[8:10] == b"CR"):
-        raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
     if n_frames > 1:
         raise UnreadableImage(f"an animation of {n_frames} frames: save each frame as an image of its own")
     width, height = image.size
     _require_size(width, height, min(max_px, _most_px(image, data)))
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
+        camera_formats.refuse_thermal(data)
         _refuse_many_scans(data, width * height)
     return image
 
@@ -249,8 +260,8 @@ def _require_size(width: int, height: int, max_px: int) -> None:
 
 def _most_px(image: Image.Image, data: bytes) -> int:
     """The limit of pixels of a format, with which a worker stays under 1.5 GB."""
-    if image.format == "WEBP":
-        return MAX_WEBP_PX
+    if image.format in HELD_FORMATS:
+        return MAX_HELD_PX
     is_held = image.format == "JPEG" and image.mode == "CMYK" and data.count(_START_OF_SCAN) > 1
     return MAX_SCANNED_CMYK_PX if is_held else sys.maxsize
 
@@ -285,8 +296,7 @@ def _refuse_many_scans(jpeg: bytes, n_px: int) -> None:
 
 def _is_preview(image: Image.Image) -> bool:
     """Whether the page of a TIFF is a preview: camera raw files are TIFFs whose first page is a thumbnail."""
-    tags = getattr(image, "tag_v2", {})
-    return DNG_VERSION in tags or tags.get(TIFF_SUBFILE_TYPE, 0) & 1 == 1
+    return bool(getattr(image, "tag_v2", {}).get(TIFF_SUBFILE_TYPE, 0) & 1)
 
 
 def _orientation(image: Image.Image) -> int:

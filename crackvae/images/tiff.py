@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crackvae.errors import UnreadableImage
 
-BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT, DNG_VERSION = 258, 262, 266, 274, 339, 50706
+BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT = 258, 262, 266, 274, 339
 
 # PhotometricInterpretation, of the TIFF 6.0 specification and its supplements.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 4, 5, 6, 8
@@ -77,8 +77,8 @@ def decode_page(
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             found = file.pages[page - 1]
             assert isinstance(found, tifffile.TiffPage), "pages are read whole"
-            if DNG_VERSION in found.tags or found.is_reduced:
-                raise UnreadableImage("camera raw files are not supported: export it as JPEG or PNG")
+            if found.is_reduced:
+                raise UnreadableImage("a preview of a camera raw file: export it as JPEG or PNG")
             require_size(int(found.imagewidth), int(found.imagelength))
             orientation = int(found.tags.valueof(ORIENTATION, 1))
             _require_whole(found, len(data))

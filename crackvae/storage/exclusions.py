@@ -16,10 +16,12 @@ from crackvae.storage.fileio import exists
 from crackvae.storage.unicode_forms import nfc
 from crackvae.storage.uris import join, parent, without_options
 
-# Listed as images. HEIC and the most common camera raw files are listed too, so that each becomes a row that says why.
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
-
-UNSUPPORTED_SUFFIXES = {".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+# Listed as images.
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"),
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+}
 
 # What operating systems, network storage and file managers leave behind: files and folders, in any letter case.
 LITTER = (
@@ -37,8 +39,8 @@ LINK_LOOP, OTHER = "link to a folder above it", "other file"
 
 SUFFIXES_OF_KIND = {
     "image in an unsupported format": (
-        ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nrw .pef .ptx .r3d .raw .rwl .rwz .sr2 "
-        ".srf .srw .x3f .jp2 .j2k .jpf .jpx .jpc .j2c .jxl .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
+        ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .ptx .r3d .raw .rwl .rwz "
+        ".srf .x3f .jxl .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
         ".svgz .ai .eps .ico .tga .pcx .pnm .pgm .ppm .pbm .pam .pfm .qoi .xcf .dcm .fits .fit .heics .heifs .insp .cog"
     ),
     "video": (
@@ -96,7 +98,7 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
     if _OWN_NAME.fullmatch(file):
         return OWN
     suffix = lower[lower.rfind(".") :] if "." in lower else ""
-    return "" if suffix in IMAGE_SUFFIXES or suffix in UNSUPPORTED_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
+    return "" if suffix in IMAGE_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
 
 
 @functools.lru_cache(maxsize=1024)

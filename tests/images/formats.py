@@ -9,6 +9,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import tifffile
 from PIL import Image
 
@@ -32,6 +33,14 @@ def by_pillow(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> by
 def by_tifffile(pixels: np.ndarray, **options: Any) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, pixels, **options)
+    return stream.getvalue()
+
+
+def heic(pixels_HW3: np.ndarray, bits: int = 8) -> bytes:
+    stream = io.BytesIO()
+    height, width, _ = pixels_HW3.shape
+    mode, levels = ("RGB", pixels_HW3) if bits == 8 else ("RGB;16", deeper(pixels_HW3, 16))
+    pillow_heif.from_bytes(mode, (width, height), levels.tobytes()).save(stream, quality=95)
     return stream.getvalue()
 
 
@@ -89,6 +98,7 @@ def encodings() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
         ),
         None,
     )
+    dark = Image.new("RGB", (GREY_HW.shape[1], GREY_HW.shape[0]))
     for subsampling in ("444", "422", "420", "411", "440"):
         yield f"JPEG {subsampling}", lambda s=subsampling: imagecodecs.jpeg_encode(colour, 98, subsampling=s), 6
     yield "JPEG grey", lambda: by_pillow(grey, "JPEG", quality=98), 6
@@ -98,7 +108,14 @@ def encodings() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
     yield "JPEG 12 bits grey", lambda: imagecodecs.jpeg_encode(deeper(grey, 12), 98, bitspersample=12), 6
     yield "JPEG 12 bits colour", lambda: imagecodecs.jpeg_encode(deeper(colour, 12), 98, bitspersample=12), 6
     yield "JPEG lossless", lambda: imagecodecs.ljpeg_encode(grey), 0
-    yield "JPEG 2000", lambda: imagecodecs.jpeg2k_encode(grey), None
+    yield "JPEG, multi-picture", lambda: by_pillow(grey, "MPO", quality=98, append_images=[dark], save_all=True), 6
+    yield "JPEG 2000", lambda: imagecodecs.jpeg2k_encode(grey), 0
+    yield "JPEG 2000 colour", lambda: by_pillow(colour, "JPEG2000"), 1
+    yield "JPEG 2000 16 bits", lambda: imagecodecs.jpeg2k_encode(deeper(grey, 16)), 1
+    yield "AVIF", lambda: by_pillow(colour, "AVIF", quality=95), 12
+    yield "AVIF, 2 frames", lambda: by_pillow(colour, "AVIF", save_all=True, append_images=[dark]), None
+    yield "HEIC", lambda: heic(colour), 12
+    yield "HEIC 10 bits", lambda: heic(colour, 10), 12
     yield "JPEG XL", lambda: imagecodecs.jpegxl_encode(grey), None
     yield "JPEG XR", lambda: imagecodecs.jpegxr_encode(grey), None
     yield from _tiffs()
