@@ -16,6 +16,7 @@ from crackvae.console import progress, say
 from crackvae.errors import ManifestError
 from crackvae.images import decoding, masks
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
+from crackvae.model import builtin
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.reports.evaluation_files import METRICS_FILE, PAGE_FILE, TABLE_FILE
@@ -65,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> Result:
         "verb": "evaluate",
         "out": out,
         "model": scorer.model.digest,
-        "model_dir": uris.absolute(config.model),
+        "model_dir": builtin.name_of(config.model),
         "head": scorer.model.spec.head,
         "manifest": manifest.digest,
         "split": config.split,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +22,7 @@ from crackvae import evaluation
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
 from crackvae.images.manifest import partition
 from crackvae.images.synthetic import draw_image, write_images
-from crackvae.model import calibration
+from crackvae.model import builtin, calibration, graph_cache
 from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
@@ -33,6 +34,9 @@ from crackvae.training import adapt, driver, fit, run, tile_loader
 torch.set_num_threads(1)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Exported graphs of this test run; the user's own stay as they are.
+_GRAPHS = tempfile.TemporaryDirectory(prefix="crackvae-graphs-")
+os.environ[graph_cache.VARIABLE] = _GRAPHS.name
 
 HOUSE = Path(__file__).parent.parent
 # Every fault has a short round; `make chaos` runs many rounds and writes their results to benchmarks/results/.
@@ -131,6 +135,13 @@ def manifest(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "small", small_spec())
+
+
+@pytest.fixture
+def builtin_model(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small model in the place of the built-in one."""
+    monkeypatch.setattr(builtin, "FOLDER", str(model_dir))
+    return model_dir
 
 
 @pytest.fixture

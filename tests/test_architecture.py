@@ -55,6 +55,7 @@ ONLY_IN = {  # library: the modules that may import it
         "model.heads",
         "model.inference",
         "model.export",
+        "model.graph_cache",
         "model.onnx",
         "model.runtime",
         "cli.doctor",

@@ -16,7 +16,7 @@ from typing import Any
 from crackvae import api
 from crackvae.api import VERBS
 from crackvae.cli.parser import EXIT_USER, parse
-from crackvae.config import VerbConfig, flag, read_settings
+from crackvae.config import BUILTIN, VerbConfig, flag, read_settings
 from crackvae.config.settings import is_location
 from crackvae.console import say, tables_text, terminal_width, visible, write
 from crackvae.errors import ConfigError, CrackvaeError, LimitBroken
@@ -134,14 +134,15 @@ def _is_relative(settings: VerbConfig, name: str) -> bool:
     """Whether a setting is a path below the current folder."""
     value = getattr(settings, name, "") if is_location(type(settings), name) else ""
     paths = value if isinstance(value, tuple) else (value,)
-    return any(path and "://" not in path and not os.path.isabs(path.removeprefix("@")) for path in paths)
+    local = [path for path in paths if path not in ("", BUILTIN) and "://" not in path]
+    return any(not os.path.isabs(path.removeprefix("@")) for path in local)
 
 
 def _announce_output(verb: str, settings: VerbConfig) -> None:
     """Say where a verb writes, if that is its default folder below the current one."""
-    for one in fields(settings):
-        if one.name == "out" and verb != "doctor" and not api.is_required(one) and settings.out == one.default:  # type: ignore[attr-defined]
-            say(f"writing to {os.path.abspath(str(one.default))} (--out chooses another folder)", quiet=settings.quiet)
+    default = next((one.default for one in fields(settings) if one.name == "out" and not api.is_required(one)), "")
+    if default and verb != "doctor" and settings.out == default:  # type: ignore[attr-defined]
+        say(f"writing to {os.path.abspath(str(default))} (--out chooses another folder)", quiet=settings.quiet)
 
 
 def _print(result: Result) -> None:

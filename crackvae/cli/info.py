@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from crackvae.config import InfoConfig
+from crackvae.config import BUILTIN, InfoConfig
 from crackvae.errors import ModelError, StorageError
 from crackvae.images.manifest import FILE as MANIFEST_FILE
 from crackvae.images.manifest import METADATA_KEY, load_manifest
+from crackvae.model import builtin
 from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, load_model
 from crackvae.model.calibration import load_calibration
 from crackvae.results import Result
@@ -31,8 +32,8 @@ def info(config: InfoConfig) -> Result:
         StorageError: there is none of the three at the path.
         ModelError, ManifestError, LeakError: it is damaged or was altered.
     """
-    path = uris.absolute(config.path)
-    kind, facts = _facts(path)
+    path = builtin.name_of(config.path)
+    kind, facts = ("model", _model(path)) if path == BUILTIN else _facts(path)
     summary = {"verb": "info", "kind": kind, "path": path, **facts}
     shown = {name.replace("_", " "): value for name, value in {"path": path, **facts}.items()}
     return Result(summary, {kind: pd.DataFrame({"value": list(map(_text, shown.values()))}, index=list(shown))})
@@ -64,7 +65,7 @@ def _model(path: str) -> dict[str, Any]:
     model = load_model(path)
     spec = model.spec
     try:
-        training = json.loads(fileio.read_bytes(uris.join(path, TRAINING_FILE)))
+        training = json.loads(fileio.read_bytes(uris.join(builtin.folder_of(path), TRAINING_FILE)))
     except (StorageError, ValueError):  # only a record of the training; the model works without it
         training = {}
     facts = {

@@ -1,6 +1,6 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
-from crackvae.config.common import ClusterConfig, ScoringConfig, VerbConfig
+from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
 from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig, ReviewConfig
 from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
 from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
@@ -15,6 +15,7 @@ from crackvae.config.training import (
 )
 
 __all__ = [
+    "BUILTIN",
     "HEADS",
     "SEGMENTER_HEADS",
     "AdaptConfig",

@@ -7,6 +7,10 @@ from typing import Any, Literal
 from crackvae.config.settings import check, setting
 from crackvae.errors import ConfigError
 
+# Name of the model that the package contains.
+BUILTIN = "builtin"
+# Help text of the model that a verb uses.
+MODEL = "model directory written by train or adapt, or builtin: the model that comes with crackvae"
 # Help text of --exclude; storage/exclusions.py has all that is always excluded.
 EXCLUDE = (
     "names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths below --images. "
@@ -37,6 +41,12 @@ class VerbConfig:
             yield (
                 "s3_endpoint contains a user name or password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead."
             )
+
+
+def new_model_problem(model: str) -> Iterator[str]:
+    """What is wrong with the name of a new model directory."""
+    if model == BUILTIN:
+        yield f"model={BUILTIN} is the name of the model that comes with crackvae: choose another, or ./{BUILTIN}."
 
 
 @dataclass(frozen=True, kw_only=True)

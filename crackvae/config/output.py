@@ -4,7 +4,7 @@ import getpass
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crackvae.config.common import VerbConfig
+from crackvae.config.common import BUILTIN, MODEL, VerbConfig
 from crackvae.config.settings import Location, setting
 
 # With more images a page would exceed 15 MB, or each image would be too small to assess.
@@ -88,7 +88,7 @@ def _user() -> str:
 class ExportConfig(VerbConfig):
     """Write a model as an ONNX file for programs that do not use this package, and verify that the scores agree."""
 
-    model: Location = setting("model directory written by train")
+    model: Location = setting(MODEL, BUILTIN)
     out: Location = setting("ONNX file to write; an existing file is replaced")
 
 
@@ -96,7 +96,9 @@ class ExportConfig(VerbConfig):
 class InfoConfig(VerbConfig):
     """Describe a model, a scores table or a manifest in about ten lines, and verify that it is intact."""
 
-    path: Location = setting("model directory, folder of a scores table, or manifest.parquet", positional=True)
+    path: Location = setting(
+        "model directory, builtin, folder of a scores table, or manifest.parquet", BUILTIN, positional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from crackvae.config.common import EXCLUDE, PERCENTILE, ScoringConfig, VerbConfig
+from crackvae.config.common import BUILTIN, EXCLUDE, MODEL, PERCENTILE, ScoringConfig, VerbConfig, new_model_problem
 from crackvae.config.settings import (
     Location,
     Locations,
@@ -27,7 +27,12 @@ TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
 class CalibrateConfig(ScoringConfig):
     """Set a model's threshold from the scores of sound images that it was not trained on."""
 
-    model: Location = setting("model directory; its calibration.json is replaced")
+    model: Location = setting(MODEL, BUILTIN)
+    out: Location = setting(
+        "new model directory with the same weights; needed for builtin; default: the calibration.json of the model is "
+        "replaced",
+        "",
+    )
     manifest: Location = setting("manifest.parquet whose val non_crack images are scored", "")
     images: Location = setting("alternatively, a folder, .zip or URI of sound images only", "")
     exclude: tuple[str, ...] = setting(EXCLUDE, ())
@@ -50,6 +55,9 @@ class CalibrateConfig(ScoringConfig):
         yield from super()._problems()
         if bool(self.manifest) == bool(self.images):
             yield "calibrate needs either --manifest or --images, and not both."
+        if self.model == BUILTIN and not self.out:
+            yield "the built-in model stays as it is: give --out for a copy of it with the new threshold."
+        yield from new_model_problem(self.out)
         if self.confidence is not None and self.max_false_alarm is None:
             yield "--confidence needs --max-false-alarm: a percentile guarantees no rate."
 
@@ -59,7 +67,7 @@ class EvaluateConfig(ScoringConfig):
     """Measure how well a model separates cracks from sound concrete, on a labelled split and the external set."""
 
     manifest: Location = setting("manifest.parquet written by partition")
-    model: Location = setting("model directory written by train")
+    model: Location = setting(MODEL, BUILTIN)
     out: Location = setting("directory to write metrics and predictions to; must not exist yet")
     split: Literal["val", "test"] = setting(
         "internal split to evaluate: val or test", "test", must="be val or test", why=": train holds no cracks"
@@ -86,7 +94,7 @@ class ScoreConfig(ScoringConfig):
         must="name at least one image or folder",
         positional=True,
     )
-    model: Location = setting("model directory written by train")
+    model: Location = setting(MODEL, BUILTIN)
     out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time", "scores")
     since: str = setting(
         "only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00]", ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from crackvae.config.common import EXCLUDE, PERCENTILE, ClusterConfig, VerbConfig
+from crackvae.config.common import BUILTIN, EXCLUDE, MODEL, PERCENTILE, ClusterConfig, VerbConfig, new_model_problem
 from crackvae.config.settings import Location, flag_text, group_by_problem, setting
 
 Head = Literal["mse", "evidence"]
@@ -174,6 +174,7 @@ class TrainConfig(DataParallelConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        yield from new_model_problem(self.model)
         if self.workers[-1] > self.batch:
             yield f"workers={flag_text(self.workers)} is more than batch={self.batch} tiles: use fewer workers."
         if self.augment and self.recipe == "repair":
@@ -214,7 +215,7 @@ class AdaptConfig(DataParallelConfig):
 
     images: Location = setting("folder, .zip or URI of the site's photographs or tiles, most of them sound")
     model: Location = setting("directory to write the model to; must not exist yet")
-    from_: Location = setting("model directory to start from")
+    from_: Location = setting(f"{MODEL}; to start from", BUILTIN)
     quick: bool = setting("keep the weights and set the threshold alone: about a minute instead of ten", False)
     group_by: str = setting(
         "which images belong together, and are used either for training or for the threshold: none (each is its own), "
@@ -234,6 +235,7 @@ class AdaptConfig(DataParallelConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        yield from new_model_problem(self.model)
         yield from group_by_problem(self.group_by)
 
 

@@ -12,7 +12,9 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
+from crackvae.config import BUILTIN
 from crackvae.errors import ModelError, StorageError
+from crackvae.model import builtin
 from crackvae.model.network import ModelSpec, Network
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import problems
@@ -92,17 +94,20 @@ def load_model(model_dir: str) -> Model:
     Raises:
         ModelError: missing, damaged, of another version, or altered since it was written.
     """
-    model_dir = uris.absolute(model_dir)
-    again = "Copy the whole directory again, or train it again."
+    folder = builtin.folder_of(model_dir)
+    again = builtin.advice(model_dir, "Copy the whole directory again, or train it again.")
+    model_dir = builtin.name_of(model_dir)
     try:
-        description = fileio.read_bytes(uris.join(model_dir, MODEL_FILE))
-        data = fileio.read_bytes(uris.join(model_dir, WEIGHTS_FILE))
+        description = fileio.read_bytes(uris.join(folder, MODEL_FILE))
+        data = fileio.read_bytes(uris.join(folder, WEIGHTS_FILE))
     except StorageError as error:
+        if model_dir == BUILTIN:
+            raise ModelError(f"this installation has no built-in model: {error} {again}") from error
         raise ModelError(f"{model_dir} is no model directory: {error} Write one with crackvae train.") from error
     try:
         header = _Header.model_validate_json(description)
     except ValidationError as error:
-        path = uris.join(model_dir, MODEL_FILE)
+        path = uris.join(folder, MODEL_FILE)
         raise ModelError(f"{path} is damaged: {problems(error)}. {again}") from error
     if header.format != FORMAT:
         raise ModelError(

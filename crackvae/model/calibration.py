@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
+from crackvae.model import builtin
 from crackvae.storage.fileio import read_bytes
 from crackvae.storage.records import problems
 from crackvae.storage.uris import join
@@ -27,7 +28,7 @@ FILE = "calibration.json"
 # Fewest calibration images: with fewer, the 95th percentile is one of the three largest scores.
 MIN_IMAGES = 20
 
-# Coverage of the interval that is stated with a false-alarm rate.
+# Coverage of the interval of a stated false-alarm rate.
 PROMISE_INTERVAL = 0.95
 
 # What a p-value rests on, in the column p_kind: sound images of at least as many tiles, sound tiles with a fitted tail,
@@ -332,8 +333,8 @@ def load_calibration(model_dir: str, model_digest: str) -> Calibration:
     Raises:
         ModelError: missing, damaged, altered, or made with other weights.
     """
-    path = join(model_dir, FILE)
-    again = f"Run crackvae calibrate --model {model_dir} again."
+    path = join(builtin.folder_of(model_dir), FILE)
+    again = builtin.advice(model_dir, f"Run crackvae calibrate --model {model_dir} again.")
     try:
         content = _CalibrationFile.model_validate_json(read_bytes(path))
     except ValidationError as error:

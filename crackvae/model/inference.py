@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
+from crackvae.model import builtin
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, load_calibration
 from crackvae.model.heads import HEADS, model_scores, scores_of
 from crackvae.model.network import enlarged, to_input
 from crackvae.model.runtime import Runtime, reference
-from crackvae.storage import uris
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,6 @@ class Scorer:
 
 def load_scorer(model_dir: str) -> Scorer:
     """Load model and calibration of a model directory. Raises ModelError."""
-    model_dir = uris.absolute(model_dir)
+    model_dir = builtin.name_of(model_dir)
     model = load_model(model_dir)
     return Scorer(model, load_calibration(model_dir, model.digest))

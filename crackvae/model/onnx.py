@@ -1,8 +1,7 @@
 """A network as an ONNX graph, by torch's own exporter: there is one definition of the forward pass.
 
 The TorchScript exporter (`dynamo=False`) is used because it takes 0.3 s of processor time a model; the newer one took
-15 s and needs a further package (torch 2.13; docs/log.md). So a graph is exported where it is needed and never stored:
-a stored one would have to be verified against the weights first.
+15 s and needs a further package (torch 2.13; docs/log.md). graph_cache keeps what network_graph() has exported.
 
 Shape letters: B tiles of one pass, P side of a tile at the input [px], Q side of the
 ConvVAE's input [px], Z latent dimensions.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from crackvae.model.artifact import Model
+from crackvae.model.graph_cache import graph_of
 from crackvae.model.network import Network, Output
-from crackvae.model.onnx import network_graph
 from crackvae.model.ort import onnxruntime
 
 
@@ -90,7 +90,7 @@ def _by_onnx(model: Model, batch: int) -> Forward:
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # one actor per core
     options.enable_mem_pattern = False  # these two save 40 MB per worker and cost no time
     options.add_session_config_entry("session.disable_prepacking", "1")
-    graph = network_graph(model.network, batch, model.spec.input_px)
+    graph = graph_of(model, batch)
     session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
     del graph
     release_memory()  # the export copied the weights

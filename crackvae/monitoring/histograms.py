@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import ModelError, StorageError
 from crackvae.images.decoded import CAMERA
+from crackvae.model import builtin
 from crackvae.model.calibration import Calibration
 from crackvae.storage.fileio import exists, read_bytes
 from crackvae.storage.records import problems
@@ -235,10 +236,10 @@ def load_reference(model_dir: str, model: str) -> NightHistograms | None:
     Raises:
         ModelError: damaged, altered, or of another model.
     """
-    uri = join(model_dir, REFERENCE_FILE)
+    uri = join(builtin.folder_of(model_dir), REFERENCE_FILE)
     if not exists(uri):
         return None
-    advice = f"Run crackvae calibrate --model {model_dir} again."
+    advice = f"To replace it, {builtin.calibrate_advice(model_dir)}."
     try:
         reference = load_histograms(uri)
     except StorageError as error:

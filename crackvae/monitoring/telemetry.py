@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from ray.util.metrics import Counter, Gauge
 
 from crackvae.console import write
 from crackvae.monitoring import histograms
@@ -26,6 +24,11 @@ COUNT_ROWS = 5_000
 
 # Interval between writes of the histograms [s]: a killed run loses at most the counts of the last minute.
 WRITE_AGE_S = 60.0
+
+
+def is_on_ray() -> bool:
+    """Whether this process is connected to Ray; one that has not imported it is not."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def drift_name(run: str, night: str = "") -> str:
@@ -82,8 +85,10 @@ class RunMetrics:
         self._started = time.monotonic()
         self._n = 0
         self._to_score = to_score
-        self._is_on = ray.is_initialized()
+        self._is_on = is_on_ray()
         if self._is_on:
+            from ray.util.metrics import Counter, Gauge
+
             self._images = Counter("crackvae_images", "Images with a row in the table.", ("status",))
             self._flagged = Counter("crackvae_flagged", "Images above the threshold.")
             self._bytes = Counter("crackvae_bytes", "Bytes of the image files.")
@@ -111,6 +116,8 @@ class StorageRetries:
     """Exports how often this process retries calls to object storage, as `crackvae_storage_retries`."""
 
     def __init__(self) -> None:
+        from ray.util.metrics import Counter
+
         self._counter = Counter("crackvae_storage_retries", "Retried calls to object storage.")
         self._reported = filesystems.retries()
 
@@ -126,6 +133,8 @@ class StageClock:
     """Exports the seconds that an actor spends in each stage, as `crackvae_stage_seconds`."""
 
     def __init__(self) -> None:
+        from ray.util.metrics import Counter
+
         self._seconds = Counter("crackvae_stage_seconds", "Seconds of all actors in a stage.", ("stage",))
 
     @contextmanager
@@ -147,8 +156,10 @@ class StageClock:
 
 def emit_drift_metrics(level: int, ks: Mapping[str, float], unreadable: float) -> None:
     """Export the drift level of a night (-2 none to 2 alarm), distances by measure and the unreadable share."""
-    if not ray.is_initialized():
+    if not is_on_ray():
         return
+    from ray.util.metrics import Gauge
+
     Gauge("crackvae_drift_level", "Drift of the night: -2 no images, -1 too few, 0 ok, 1 watch, 2 alarm.").set(level)
     distance = Gauge("crackvae_drift_ks", "Kolmogorov-Smirnov distance from the calibration.", ("measure",))
     for measure, value in ks.items():

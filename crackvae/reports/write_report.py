@@ -9,7 +9,6 @@ import pyarrow as pa
 from crackvae.config import ReportConfig
 from crackvae.reports import views
 from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE, MetricsFile
-from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.night_page import night_page
 from crackvae.reports.nights import read_night
 from crackvae.reports.page import FULL_SIZE_NAME, PageSettings, Rendered
@@ -27,6 +26,8 @@ def write_report(config: ReportConfig) -> Result:
     if config.scores:
         rendered = night_page(read_night(scores, config.run), _settings(config, folder))
     else:
+        from crackvae.reports.evaluation_page import evaluation_page  # imports scikit-learn, which takes 0.3 s
+
         scored, summary = _read_evaluation(uris.absolute(config.evaluation))
         rendered = evaluation_page(scored, summary, _settings(config, folder))
     fileio.write_bytes(out, rendered.html)

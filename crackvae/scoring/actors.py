@@ -5,13 +5,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import torch
-from ray.data import ActorPoolStrategy, Dataset
 
 from crackvae.config import ScoringConfig
 from crackvae.console import progress, say
@@ -21,11 +19,14 @@ from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import Scorer, one_thread, score_tiles
 from crackvae.model.network import ModelSpec
 from crackvae.model.runtime import runtime_of
-from crackvae.monitoring.telemetry import StageClock, StorageRetries
+from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
 from crackvae.scoring.rows import score_decoded
-from crackvae.session import dataset_of, ray_session, require_resources, tables_of
 from crackvae.storage import fileio
 from crackvae.storage.tables import new_run
+
+if TYPE_CHECKING:  # Ray takes a second to import, and a few images are scored without it
+    import ray
+    from ray.data import Dataset
 
 # Images of one block: about a second of work for one CPU, so that progress is visible and all actors end together.
 BLOCK_IMAGES = 128
@@ -71,6 +72,8 @@ class TileScorer:
     """Ray Data actor: score decoded tiles. On a GPU cluster, CPU tasks decode for it."""
 
     def __init__(self, scorer: "ray.ObjectRef[Scorer]", settings: ScoringSettings) -> None:
+        import ray
+
         self.scorer: Scorer = ray.get(scorer)
         self.clock = StageClock()
         self.rows_of = settings.row_function(self.scorer)
@@ -148,12 +151,16 @@ def needs_ray(images: pa.Table, config: ScoringConfig) -> bool:
     """Whether a cluster is requested or running, or the images are so many that starting one saves time."""
     is_requested = config.address or config.workers or config.gpu or os.environ.get("RAY_ADDRESS")
     is_large = images.num_rows > FEW_IMAGES or (pc.sum(images["bytes"]).as_py() or 0) > FEW_BYTES
-    return bool(is_requested or is_large or ray.is_initialized())
+    return bool(is_requested or is_large or is_on_ray())
 
 
 def scoring_session(images: pa.Table, config: ScoringConfig) -> AbstractContextManager[None]:
     """The context that score_rows() runs in: a Ray session, or nothing for a few images on this machine."""
-    return ray_session(config) if needs_ray(images, config) else nullcontext()
+    if not needs_ray(images, config):
+        return nullcontext()
+    from crackvae.session import ray_session
+
+    return ray_session(config)
 
 
 def score_rows(
@@ -172,6 +179,10 @@ def score_rows(
     """
     heads, max_px = (*extra_heads, LATENT_NORM), config.max_megapixels * 1_000_000
     if needs_ray(images, config):
+        import ray
+
+        from crackvae.session import dataset_of, require_resources, tables_of
+
         work = plan(images.num_rows, config, ray.cluster_resources())
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
@@ -194,8 +205,11 @@ def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSetting
             yield rows
 
 
-def _score_on_ray(images: Dataset, scorer: Scorer, settings: ScoringSettings, work: Plan) -> Dataset:
+def _score_on_ray(images: "Dataset", scorer: Scorer, settings: ScoringSettings, work: Plan) -> "Dataset":
     """The stages of scoring, not yet run: one stage of CPU actors, or CPU tasks that feed GPU actors."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
     reference, read = ray.put(scorer), fileio.image_reader()
     scorer_class: Any = ImageScorer
     arguments: tuple[Any, ...] = (reference, settings, read)

@@ -13,8 +13,8 @@ from crackvae.console import say
 from crackvae.errors import StorageError
 from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
-from crackvae.model import calibration
-from crackvae.model.artifact import load_model
+from crackvae.model import builtin, calibration
+from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, WEIGHTS_FILE, load_model
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.monitoring import histograms
@@ -27,7 +27,7 @@ from crackvae.storage.listing import list_images
 
 @filesystems.with_s3_endpoint
 def calibrate(config: CalibrateConfig) -> Result:
-    """Score sound images and set the model's threshold from them; replaces calibration.json.
+    """Score sound images and set the model's threshold from them, in its directory or in a new one with its weights.
 
     Returns:
         Result with the table `calibration`.
@@ -36,8 +36,10 @@ def calibrate(config: CalibrateConfig) -> Result:
         CalibrationError: too few images for the requested guarantee; calibration.json stays as it was.
         StorageError, ManifestError, ModelError, ClusterError: the message says how to fix it.
     """
-    model_dir = uris.absolute(config.model)
-    model = load_model(model_dir)
+    model_dir = uris.absolute(config.out or config.model)
+    if config.out:
+        fileio.require_new(model_dir, "--out")
+    model = load_model(config.model)
     sound = _sound_images(config)
     calibration.require_enough(sound.images.num_rows)
     cracks = find_cracks(sound.images["image"], config.verdicts) if config.verdicts else set()
@@ -55,10 +57,7 @@ def calibrate(config: CalibrateConfig) -> Result:
     groups = len(set(scored["group"].to_pylist()))
     sample = Sample.of(scored["score"].to_numpy(), scored["group"].to_numpy(), _tile_scores(scored))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold, sample=sample)
-    # The reference first: no decision depends on it, should this process end between the two writes.
-    reference = histograms.histograms_file(histograms.reference_of(scored, made))
-    fileio.write_bytes(uris.join(model_dir, histograms.REFERENCE_FILE), reference)
-    fileio.write_bytes(uris.join(model_dir, calibration.FILE), calibration.calibration_file(made))
+    _write(model_dir, made, histograms.reference_of(scored, made), config)
     summary = {
         "verb": "calibrate",
         "model": model_dir,
@@ -71,6 +70,22 @@ def calibrate(config: CalibrateConfig) -> Result:
         "leaky": sound.leaky or model.spec.leaky,
     }
     return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
+
+
+def _write(model_dir: str, made: Calibration, reference: histograms.NightHistograms, config: CalibrateConfig) -> None:
+    """Write the calibration, and with --out the files of the model beside it."""
+    files = {
+        # The reference first: no decision depends on it, should this process end between two writes.
+        histograms.REFERENCE_FILE: histograms.histograms_file(reference),
+        calibration.FILE: calibration.calibration_file(made),
+    }
+    if config.out:
+        source = builtin.folder_of(config.model)
+        kept = {name: fileio.read_bytes(uris.join(source, name)) for name in (WEIGHTS_FILE, TRAINING_FILE, MODEL_FILE)}
+        fileio.write_folder(model_dir, files | kept)
+        return
+    for name, data in files.items():
+        fileio.write_bytes(uris.join(model_dir, name), data)
 
 
 def _tables(made: Calibration, excluded: ExcludedCracks | None, threshold_before: float) -> dict[str, pd.DataFrame]:

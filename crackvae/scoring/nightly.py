@@ -13,6 +13,7 @@ import pandas as pd
 from crackvae.config import NightlyConfig
 from crackvae.console import say
 from crackvae.errors import LimitBroken, ModelError
+from crackvae.model import builtin
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
@@ -47,13 +48,13 @@ def nightly(config: NightlyConfig) -> Result:
     """
     started = time.perf_counter()
     now = datetime.now(ZoneInfo(config.time_zone))
-    out, model_dir = uris.absolute(config.out), uris.absolute(config.model)
+    out, model_dir = uris.absolute(config.out), builtin.name_of(config.model)
     scorer = load_scorer(model_dir)
     reference = load_reference(model_dir, scorer.model.digest)
     if reference is None:
         raise ModelError(
             f"{model_dir} has no histograms of its calibration images, as measured now, to compare a night with: "
-            f"run crackvae calibrate --model {model_dir}."
+            f"{builtin.calibrate_advice(model_dir)}."
         )
     night = config.night or default_night(out, now)
     if not config.night and night != now.date().isoformat():

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from crackvae.model import builtin
 from crackvae.model.calibration import Calibration
 
 # Images with tiles below the threshold from which on the comparison is made.
@@ -85,8 +86,7 @@ class ThresholdCheck:
             reason=(
                 f"the threshold does not hold for these images: the tiles below it score unlike those of the "
                 f"calibration (distance {distance:.2f} of {self.images} images; {by_chance:.2f} at random). The model "
-                f"was calibrated on another site or camera: run crackvae calibrate --model {self.model_dir} with sound "
-                "images of this site, or crackvae adapt."
+                f"was calibrated on another site or camera: {builtin.calibrate_advice(self.model_dir)}."
             ),
             distance=round(distance, 4),
             images=self.images,

@@ -15,6 +15,7 @@ import pyarrow as pa
 from crackvae.config import AdaptConfig
 from crackvae.console import progress, say
 from crackvae.errors import CalibrationError
+from crackvae.model import builtin
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
@@ -153,7 +154,8 @@ def adapt(config: AdaptConfig) -> Result:
 
 
 def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) -> RunFolder:
-    paths = {name: uris.absolute(getattr(config, name)) for name in ("images", "model", "from_")}
+    paths = {name: uris.absolute(getattr(config, name)) for name in ("images", "model")}
+    paths["from_"] = builtin.name_of(config.from_)
     settings = asdict(config) | paths
     return RunFolder(folder, settings, asdict(spec) | {"from": base.digest}, "give the same settings and images again")
 

@@ -216,6 +216,6 @@ def test_a_clock_counts_the_making_of_items_and_hands_out_all(monkeypatch: pytes
         def inc(self, seconds: float, tags: dict[str, str]) -> None:
             counted.append((seconds, tags["stage"]))
 
-    monkeypatch.setattr("crackvae.monitoring.telemetry.Counter", Counted)
+    monkeypatch.setattr("ray.util.metrics.Counter", Counted)
     assert list(StageClock().each("decode", iter("abc"))) == ["a", "b", "c"]
     assert {stage for _, stage in counted} == {"decode"} and all(seconds > 0 for seconds, _ in counted)

@@ -151,7 +151,7 @@ def test_a_few_small_images_on_this_machine_alone_start_no_ray(
     n: int, mb: int, settings: dict[str, Any], address: str, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(actors.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(actors, "is_on_ray", lambda: False)
     images = pa.table({"bytes": pa.array([mb * 1_000_000 // n] * n, pa.int64())})
     assert actors.needs_ray(images, ScoringConfig(**settings)) is needed
 
