@@ -200,7 +200,7 @@ def adapt(
     *,
     images: str | os.PathLike[str],
     model: str | os.PathLike[str],
-    from_: str | os.PathLike[str],
+    from_: str | os.PathLike[str] = "builtin",
     quick: bool = False,
     group_by: str = "none",
     max_false_alarm: float = 0.01,
@@ -222,7 +222,8 @@ def adapt(
     Args:
         images: folder, .zip or URI of the site's photographs or tiles, most of them sound.
         model: directory to write the model to; must not exist yet.
-        from_: model directory to start from.
+        from_: model directory written by train or adapt, or builtin: the model that comes with crackvae; to start
+            from.
         quick: keep the weights and set the threshold alone: about a minute instead of ten.
         group_by: which images belong together, and are used either for training or for the threshold: none (each
             is its own), parent (folder), or a regular expression on the path below images, whose first group or
@@ -262,7 +263,8 @@ def adapt(
 
 def calibrate(
     *,
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
+    out: str | os.PathLike[str] = "",
     manifest: str | os.PathLike[str] = "",
     images: str | os.PathLike[str] = "",
     exclude: Sequence[str] = (),
@@ -284,7 +286,9 @@ def calibrate(
     """Set a model's threshold from the scores of sound images that it was not trained on.
 
     Args:
-        model: model directory; its calibration.json is replaced.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        out: new model directory with the same weights; needed for builtin; default: the calibration.json of the
+            model is replaced.
         manifest: manifest.parquet whose val non_crack images are scored.
         images: alternatively, a folder, .zip or URI of sound images only.
         exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
@@ -329,8 +333,8 @@ def calibrate(
 def evaluate(
     *,
     manifest: str | os.PathLike[str],
-    model: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
     split: Literal["val", "test"] = "test",
     masks: str | os.PathLike[str] = "",
     one_per_group: bool = False,
@@ -350,8 +354,8 @@ def evaluate(
 
     Args:
         manifest: manifest.parquet written by partition.
-        model: model directory written by train.
         out: directory to write metrics and predictions to; must not exist yet.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         split: internal split to evaluate: val or test.
         masks: folder of masks named like the cracked images, white where cracked; adds metrics of the anomaly
             maps.
@@ -391,7 +395,7 @@ def evaluate(
 def score(
     *,
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
     out: str | os.PathLike[str] = "scores",
     since: str = "",
     prefix: str = "",
@@ -416,7 +420,7 @@ def score(
     Args:
         images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
             Parquet list of images.
-        model: model directory written by train.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
@@ -487,7 +491,6 @@ def nightly(
     *,
     out: str | os.PathLike[str],
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    model: str | os.PathLike[str],
     night: str = "",
     time_zone: str = "UTC",
     min_images: int = 0,
@@ -498,6 +501,7 @@ def nightly(
     drift_flagged: float = 0.02,
     drift_min_images: int = 50,
     linger: int = 0,
+    model: str | os.PathLike[str] = "builtin",
     since: str = "",
     prefix: str = "",
     exclude: Sequence[str] = (),
@@ -522,7 +526,6 @@ def nightly(
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
             Parquet list of images.
-        model: model directory written by train.
         night: date that the runs count towards, YYYY-MM-DD; default: today in time_zone.
         time_zone: time zone of the date of a night, such as Europe/London.
         min_images: fewer scored images of this night break the limit.
@@ -533,6 +536,7 @@ def nightly(
         drift_flagged: increase of the share of flagged images over ordinary nights that raises an alarm.
         drift_min_images: minimum number of scored images for a comparison.
         linger: time to stay connected at the end so that Prometheus scrapes the last values [s].
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
         exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
@@ -668,13 +672,17 @@ def review(
     """
 
 def export(
-    *, model: str | os.PathLike[str], out: str | os.PathLike[str], quiet: bool = False, s3_endpoint: str = ""
+    *,
+    out: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
+    quiet: bool = False,
+    s3_endpoint: str = "",
 ) -> ExportResult:
     """Write a model as an ONNX file for programs that do not use this package, and verify that the scores agree.
 
     Args:
-        model: model directory written by train.
         out: ONNX file to write; an existing file is replaced.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.
@@ -691,11 +699,11 @@ def export(
         >>> crackvae.export(model="model", out="model.onnx").largest_difference
     """
 
-def info(*, path: str | os.PathLike[str], quiet: bool = False, s3_endpoint: str = "") -> InfoResult:
+def info(*, path: str | os.PathLike[str] = "builtin", quiet: bool = False, s3_endpoint: str = "") -> InfoResult:
     """Describe a model, a scores table or a manifest in about ten lines, and verify that it is intact.
 
     Args:
-        path: model directory, folder of a scores table, or manifest.parquet.
+        path: model directory, builtin, folder of a scores table, or manifest.parquet.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.

@@ -124,8 +124,8 @@ def test_a_broken_limit_carries_the_typed_result(model_dir: Path, tmp_path: Path
 def test_an_argument_that_does_not_exist_or_is_missing_is_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"score\(\) got an unexpected .* 'imagse' \(did you mean images\?\)"):
         crackvae.score(imagse="x")
-    with pytest.raises(TypeError, match=r"score\(\) is missing the keyword argument 'model'"):
-        crackvae.score(images="x", out="y")
+    with pytest.raises(TypeError, match=r"score\(\) is missing the keyword argument 'images'"):
+        crackvae.score(model="x", out="y")
 
 
 def test_an_invalid_value_is_a_config_error() -> None:

@@ -27,12 +27,12 @@ from crackvae.errors import ConfigError
 
 # What each verb must be given.
 REQUIRED = {
-    AdaptConfig: {"images": "set", "model": "new", "from_": "model"},
+    AdaptConfig: {"images": "set", "model": "new"},
     PartitionConfig: {"images": "set", "out": "out"},
     TrainConfig: {"manifest": "m.parquet", "model": "model"},
     CalibrateConfig: {"model": "model", "manifest": "m.parquet"},
-    EvaluateConfig: {"manifest": "m.parquet", "model": "model", "out": "out"},
-    ScoreConfig: {"images": ("set",), "model": "model"},
+    EvaluateConfig: {"manifest": "m.parquet", "out": "out"},
+    ScoreConfig: {"images": ("set",)},
     DemoConfig: {},
 }
 VERBS = list(REQUIRED)

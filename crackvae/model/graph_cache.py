@@ -1,6 +1,6 @@
 """Exported graphs of networks, kept between starts: an export takes a second of processor time, reading it 20 ms.
 
-The name of a file is a hash of all that its graph depends on: the digest of the model, the tiles of a pass, and the code
+The name of a file is a hash of all that its graph depends on: the digest of the model, the tiles of a pass and the code
 that exports it. The file starts with a hash of its content, so that a damaged one is exported again. The folder may be
 missing, read-only or deleted at any time.
 """

@@ -52,7 +52,8 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
     rows, summary = night.rows, night.summary
     scored = night_figures.scored_numbers(rows)
     digest, threshold = _digest_and_threshold(rows, summary)
-    recorded = find_recorded_model(settings.model_dir, _recorded_model_dir(night, digest), digest, threshold)
+    model_dir = _recorded_model_dir(night, digest)
+    recorded = find_recorded_model(settings.model_dir, model_dir, digest, threshold)
     gallery = _gallery(night, scored, recorded, settings)
     expected = night_figures.expected_flags(scored, recorded)
     failed = night_figures.of_status(rows, *night_figures.FAILED).slice(0, MAX_FAILED).to_pylist()
@@ -69,6 +70,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         expected=expected,
         expected_photographs=night_figures.expected_photographs(scored, recorded),
         recorded=recorded,
+        model_name=model_dir.rstrip("/").rpartition("/")[-1],
         digest=digest,
         threshold=threshold,
         n_photographs=total(night_figures.is_photograph(scored)),

@@ -1,0 +1,67 @@
+"""The model that the package contains is found by its name, wherever a model is an input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import read_rows
+
+import crackvae
+from crackvae.cli import main
+from crackvae.errors import ConfigError, ModelError
+from crackvae.model import builtin
+from crackvae.model.artifact import WEIGHTS_FILE, load_model
+from crackvae.model.calibration import load_calibration
+
+
+@pytest.mark.usefixtures("in_process")
+def test_images_are_scored_without_naming_a_model(builtin_model: Path, drawn: Path, tmp_path: Path) -> None:
+    run = crackvae.score(images=drawn / "crack", out=tmp_path / "scores", quiet=True)
+    digest = load_model(str(builtin_model)).digest
+    assert run.summary["model_dir"] == "builtin" and run.summary["model"] == digest
+    assert set(read_rows(tmp_path / "scores")["model"].to_pylist()) == {digest}
+    page = Path(run.page).read_text()
+    assert f"Model builtin, {digest[:12]}" in page and "anomaly" in page
+
+
+def test_info_describes_the_built_in_model(builtin_model: Path) -> None:
+    assert crackvae.info().summary["digest"] == load_model(str(builtin_model)).digest
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_calibration_of_the_built_in_model_is_a_copy(builtin_model: Path, drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --out for a copy"):
+        crackvae.calibrate(images=drawn / "non_crack", quiet=True)
+    before = {path.name: path.read_bytes() for path in builtin_model.iterdir()}
+    site = tmp_path / "site"
+    done = crackvae.calibrate(images=drawn / "non_crack", out=site, quiet=True)
+    assert {path.name: path.read_bytes() for path in builtin_model.iterdir()} == before
+    digest = load_model("builtin").digest
+    assert load_model(str(site)).digest == digest
+    assert load_calibration(str(site), digest).threshold == pytest.approx(done.threshold)
+
+
+def test_an_altered_or_missing_built_in_model_is_refused_in_one_line(
+    model_dir: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "builtin"
+    shutil.copytree(model_dir, copy)
+    monkeypatch.setattr(builtin, "FOLDER", str(copy))
+    description = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(description | {"seed": 17}))
+    assert main(["score", str(drawn / "crack"), "--out", str(tmp_path / "scores")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "crackvae score: builtin was altered since it was written: its digest does not match. "
+        "Install crackvae again, or name a model directory with --model."
+    )
+    (copy / WEIGHTS_FILE).unlink()
+    with pytest.raises(ModelError, match="this installation has no built-in model"):
+        load_model("builtin")
+
+
+@pytest.mark.parametrize("call", [lambda: crackvae.train(manifest="m.parquet", model="builtin")])
+def test_a_new_model_cannot_have_its_name(call: object) -> None:
+    with pytest.raises(ConfigError, match="is the name of the model that comes with crackvae"):
+        call()  # type: ignore[operator]
