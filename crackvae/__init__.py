@@ -22,6 +22,7 @@ _FUNCTIONS = (
     "adapt",
     "calibrate",
     "compact",
+    "compare",
     "demo",
     "doctor",
     "evaluate",
@@ -29,8 +30,10 @@ _FUNCTIONS = (
     "info",
     "nightly",
     "partition",
+    "promote",
     "report",
     "review",
+    "rollback",
     "score",
     "train",
 )

@@ -39,6 +39,7 @@ from crackvae.images import synthetic as synthetic
 from crackvae.results import AdaptResult as AdaptResult
 from crackvae.results import CalibrateResult as CalibrateResult
 from crackvae.results import CompactResult as CompactResult
+from crackvae.results import CompareResult as CompareResult
 from crackvae.results import DemoResult as DemoResult
 from crackvae.results import DoctorResult as DoctorResult
 from crackvae.results import EvaluateResult as EvaluateResult
@@ -46,9 +47,11 @@ from crackvae.results import ExportResult as ExportResult
 from crackvae.results import InfoResult as InfoResult
 from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
+from crackvae.results import PromoteResult as PromoteResult
 from crackvae.results import ReportResult as ReportResult
 from crackvae.results import Result as Result
 from crackvae.results import ReviewResult as ReviewResult
+from crackvae.results import RollbackResult as RollbackResult
 from crackvae.results import ScoreResult as ScoreResult
 from crackvae.results import TrainResult as TrainResult
 from crackvae.storage import tables as tables
@@ -669,6 +672,147 @@ def review(
 
     Example:
         >>> crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given
+    """
+
+def compare(
+    *,
+    champion: str | os.PathLike[str],
+    challenger: str | os.PathLike[str],
+    manifest: str | os.PathLike[str] = "",
+    split: Literal["val", "test"] = "test",
+    scores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    batch: int | None = None,
+    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
+    address: str = "",
+    gpu: bool = False,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> CompareResult:
+    """Score the same labelled or judged images with two models, and measure the difference.
+
+    Args:
+        champion: model directory, or registry: the model in use.
+        challenger: model directory, or registry: the model that may replace it.
+        manifest: manifest.parquet with labelled images.
+        split: internal split of the manifest.
+        scores: folders of scores with a log of verdicts: the images that reviewers have judged.
+        resamples: bootstrap resamples of the groups, for 95 % intervals.
+        seed: random seed of the bootstrap.
+        workers: scoring actors; default: one per CPU, or one per GPU with gpu.
+        batch: tiles per forward pass; default: 8, or 256 with gpu.
+        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
+            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
+            move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
+        address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
+        gpu: use one GPU per worker.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        CompareResult: with summary, tables, images, cracks, changed, figures, why_not.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        ManifestError: A manifest, a label or a group is wrong.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ClusterError: Ray or one of its nodes failed.
+
+    Example:
+        >>> crackvae.compare(champion="models/site", challenger="learned", scores="scores").why_not
+    """
+
+def promote(
+    *,
+    model: str | os.PathLike[str],
+    registry: str | os.PathLike[str],
+    why: str = "",
+    who: str = "",
+    manifest: str | os.PathLike[str] = "",
+    split: Literal["val", "test"] = "test",
+    scores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    batch: int | None = None,
+    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
+    address: str = "",
+    gpu: bool = False,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> PromoteResult:
+    """Make a model the current one of a registry, if it is not worse than the current one on labelled or judged images.
+
+    A registry is a folder whose path may be given wherever a model directory is.
+
+    Args:
+        model: model directory to promote.
+        registry: folder of the registry; it is created for the first model.
+        why: reason in words; with it a model is promoted even if it is worse or was not compared.
+        who: name of the person who decides; default: the user.
+        manifest: manifest.parquet with labelled images.
+        split: internal split of the manifest.
+        scores: folders of scores with a log of verdicts: the images that reviewers have judged.
+        resamples: bootstrap resamples of the groups, for 95 % intervals.
+        seed: random seed of the bootstrap.
+        workers: scoring actors; default: one per CPU, or one per GPU with gpu.
+        batch: tiles per forward pass; default: 8, or 256 with gpu.
+        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
+            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
+            move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
+        address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
+        gpu: use one GPU per worker.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        PromoteResult: with summary, tables, registry, model, before.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        ManifestError: A manifest, a label or a group is wrong.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ClusterError: Ray or one of its nodes failed.
+
+    Example:
+        >>> crackvae.promote(model="learned", registry="models/site", scores="scores").model
+    """
+
+def rollback(
+    *, registry: str | os.PathLike[str], why: str, who: str = "", quiet: bool = False, s3_endpoint: str = ""
+) -> RollbackResult:
+    """Make the model of a registry current that the current one replaced.
+
+    Args:
+        registry: folder of the registry.
+        why: reason in words.
+        who: name of the person who decides; default: the user.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        RollbackResult: with summary, tables, registry, model, before.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+
+    Example:
+        >>> crackvae.rollback(registry="models/site", why="misses cracks on the new bridge").model
     """
 
 def export(

@@ -114,6 +114,27 @@ VERBS = {
         (errors.StorageError, errors.ManifestError),
         ('crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given',),
     ),
+    "compare": Verb(
+        "crackvae.reviewing.compare",
+        config.CompareConfig,
+        results.CompareResult,
+        (errors.ManifestError, *_INPUT),
+        ('crackvae.compare(champion="models/site", challenger="learned", scores="scores").why_not',),
+    ),
+    "promote": Verb(
+        "crackvae.reviewing.promote",
+        config.PromoteConfig,
+        results.PromoteResult,
+        (errors.ManifestError, *_INPUT),
+        ('crackvae.promote(model="learned", registry="models/site", scores="scores").model',),
+    ),
+    "rollback": Verb(
+        "crackvae.reviewing.promote",
+        config.RollbackConfig,
+        results.RollbackResult,
+        (errors.StorageError, errors.ModelError),
+        ('crackvae.rollback(registry="models/site", why="misses cracks on the new bridge").model',),
+    ),
     "export": Verb(
         "crackvae.model.export",
         config.ExportConfig,

@@ -148,6 +148,43 @@ def ranking_with_intervals(
     return table
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """What one model says of N images: scores_N, float (N,), and flagged_N, bool (N,)."""
+
+    scores_N: np.ndarray
+    flagged_N: np.ndarray
+
+
+def paired_intervals(
+    is_crack_N: np.ndarray, groups_N: np.ndarray, first: Decisions, second: Decisions, resamples: int, seed: int
+) -> pd.DataFrame:
+    """Every metric of two models on the same images, with the interval of its difference.
+
+    Both models are measured on the same resamples of the groups, so what makes one easy for both cancels.
+
+    Returns:
+        one row per metric: champion (the first), challenger, difference, low, high.
+
+    Source: Davison & Hinkley, Bootstrap Methods and their Application (1997).
+    """
+
+    def measured(one: Decisions, weights_N: np.ndarray) -> np.ndarray:
+        ranks = ranking(is_crack_N, one.scores_N, weights_N)
+        return np.concatenate([ranks, at_threshold(is_crack_N, one.flagged_N, weights_N)])
+
+    def difference(weights_N: np.ndarray) -> np.ndarray:
+        gained: np.ndarray = measured(second, weights_N) - measured(first, weights_N)
+        return gained
+
+    group_N, ones_N = np.unique(groups_N, return_inverse=True)[1], np.ones(len(is_crack_N))
+    table = _with_interval(difference, is_crack_N, group_N, resamples, seed).rename(columns={"value": "difference"})
+    table.insert(0, "champion", measured(first, ones_N))
+    table.insert(1, "challenger", measured(second, ones_N))
+    table.index = pd.Index([*RANKING_NAMES, *THRESHOLD_NAMES])
+    return table
+
+
 def _with_interval(
     measure: Callable[[np.ndarray], np.ndarray], is_crack_N: np.ndarray, group_N: np.ndarray, resamples: int, seed: int
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from crackvae.images.manifest import METADATA_KEY, load_manifest
 from crackvae.model import builtin
 from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, load_model
 from crackvae.model.calibration import load_calibration
+from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
@@ -32,7 +33,7 @@ def info(config: InfoConfig) -> Result:
         StorageError: there is none of the three at the path.
         ModelError, ManifestError, LeakError: it is damaged or was altered.
     """
-    path = builtin.name_of(config.path)
+    path = model_folder(config.path)
     kind, facts = ("model", _model(path)) if path == BUILTIN else _facts(path)
     summary = {"verb": "info", "kind": kind, "path": path, **facts}
     shown = {name.replace("_", " "): value for name, value in {"path": path, **facts}.items()}

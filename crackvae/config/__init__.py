@@ -2,6 +2,7 @@
 
 from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
 from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig, ReviewConfig
+from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
 from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
 from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
@@ -22,15 +23,19 @@ __all__ = [
     "CalibrateConfig",
     "ClusterConfig",
     "CompactConfig",
+    "CompareConfig",
     "DemoConfig",
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
     "InfoConfig",
+    "JudgedConfig",
     "NightlyConfig",
     "PartitionConfig",
+    "PromoteConfig",
     "ReportConfig",
     "ReviewConfig",
+    "RollbackConfig",
     "ScoreConfig",
     "ScoringConfig",
     "TrainConfig",
@@ -40,5 +45,6 @@ __all__ = [
     "parse_value",
     "read_settings",
     "time_of",
+    "user_name",
     "with_preset",
 ]

@@ -1,10 +1,10 @@
 """Settings of the verbs that show or convert what exists: report, review, export, info and doctor."""
 
-import getpass
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crackvae.config.common import BUILTIN, MODEL, VerbConfig
+from crackvae.config.registry import user_name
 from crackvae.config.settings import Location, setting
 
 # With more images a page would exceed 15 MB, or each image would be too small to assess.
@@ -67,7 +67,7 @@ class ReviewConfig(VerbConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.reviewer:
-            object.__setattr__(self, "reviewer", _user())
+            object.__setattr__(self, "reviewer", user_name())
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
@@ -75,13 +75,6 @@ class ReviewConfig(VerbConfig):
             yield "--certificate and --key belong together: give both, or neither."
         if self.token and len(self.token) < MIN_TOKEN:
             yield f"the token must have {MIN_TOKEN} characters or more: omit --token for a random one."
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without a name for its user
-        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
-from crackvae.model import builtin
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, load_calibration
 from crackvae.model.heads import HEADS, model_scores, scores_of
 from crackvae.model.network import enlarged, to_input
+from crackvae.model.registry import model_folder
 from crackvae.model.runtime import Runtime, reference
 
 
@@ -44,7 +44,7 @@ def find_recorded_model(named: str, recorded: str, digest: str, threshold: float
     Raises:
         ModelError: --model names another model than that of the scores.
     """
-    model_dir = named or recorded
+    model_dir = model_folder(named, digest) if named else recorded
     if not model_dir:
         return RecordedModel(None, "these scores do not say which model directory they come from: give --model", None)
     try:
@@ -183,7 +183,7 @@ class Scorer:
 
 
 def load_scorer(model_dir: str) -> Scorer:
-    """Load model and calibration of a model directory. Raises ModelError."""
-    model_dir = builtin.name_of(model_dir)
+    """Load model and calibration of a model directory, or of a registry's current version. Raises ModelError."""
+    model_dir = model_folder(model_dir)
     model = load_model(model_dir)
     return Scorer(model, load_calibration(model_dir, model.digest))

@@ -17,6 +17,7 @@ from crackvae.model import builtin, calibration
 from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, WEIGHTS_FILE, load_model
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
+from crackvae.model.registry import model_folder
 from crackvae.monitoring import histograms
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
@@ -36,10 +37,11 @@ def calibrate(config: CalibrateConfig) -> Result:
         CalibrationError: too few images for the requested guarantee; calibration.json stays as it was.
         StorageError, ManifestError, ModelError, ClusterError: the message says how to fix it.
     """
-    model_dir = uris.absolute(config.out or config.model)
+    source_dir = model_folder(config.model)
+    model_dir = uris.absolute(config.out) if config.out else source_dir
     if config.out:
         fileio.require_new(model_dir, "--out")
-    model = load_model(config.model)
+    model = load_model(source_dir)
     sound = _sound_images(config)
     calibration.require_enough(sound.images.num_rows)
     cracks = find_cracks(sound.images["image"], config.verdicts) if config.verdicts else set()
@@ -80,7 +82,7 @@ def _write(model_dir: str, made: Calibration, reference: histograms.NightHistogr
         calibration.FILE: calibration.calibration_file(made),
     }
     if config.out:
-        source = builtin.folder_of(config.model)
+        source = builtin.folder_of(model_folder(config.model))
         kept = {name: fileio.read_bytes(uris.join(source, name)) for name in (WEIGHTS_FILE, TRAINING_FILE, MODEL_FILE)}
         fileio.write_folder(model_dir, files | kept)
         return

@@ -15,6 +15,7 @@ from crackvae.console import say
 from crackvae.errors import LimitBroken, ModelError
 from crackvae.model import builtin
 from crackvae.model.inference import Scorer, load_scorer
+from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.histograms import NightHistograms, load_reference
@@ -48,7 +49,7 @@ def nightly(config: NightlyConfig) -> Result:
     """
     started = time.perf_counter()
     now = datetime.now(ZoneInfo(config.time_zone))
-    out, model_dir = uris.absolute(config.out), builtin.name_of(config.model)
+    out, model_dir = uris.absolute(config.out), model_folder(config.model)
     scorer = load_scorer(model_dir)
     reference = load_reference(model_dir, scorer.model.digest)
     if reference is None:

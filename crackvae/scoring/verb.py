@@ -14,9 +14,9 @@ from crackvae.config import ScoreConfig, limit_of, time_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.groups import with_groups
-from crackvae.model import builtin
 from crackvae.model.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
+from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
@@ -89,7 +89,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         night: that the run belongs to, for nightly().
     """
     started = time.perf_counter()
-    out, model_dir = uris.absolute(config.out), builtin.name_of(config.model)
+    out, model_dir = uris.absolute(config.out), model_folder(config.model)
     scorer = load_scorer(model_dir)
     with ExitStack() as stack:
         work = _start(config, out, scorer, stack)

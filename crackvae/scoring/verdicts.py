@@ -39,7 +39,9 @@ def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
         ManifestError: the file has verdicts, and none of them is on one of `images`: the paths are those of another
             machine, and the cracks would stay in.
     """
-    judged = _agreed_verdicts(path)
+    folder = uris.absolute(path)
+    has_log = fileio.is_folder(uris.join(folder, verdicts.FOLDER))
+    judged = logged_verdicts(folder) if has_log else read_verdict_csv(path)
     known = set(judged).intersection(images.to_pylist()) if judged else set()
     if judged and not known:
         raise ManifestError(
@@ -50,13 +52,10 @@ def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
     return {image for image, verdict in judged.items() if verdict == "crack"}
 
 
-def _agreed_verdicts(path: str) -> dict[str, str]:
-    """The verdict on each image, of a CSV or of a log; an image with a cracked finding is cracked."""
-    folder = uris.join(uris.absolute(path), verdicts.FOLDER)
-    if not fileio.is_folder(folder):
-        return read_verdict_csv(path)
+def logged_verdicts(scores: str) -> dict[str, str]:
+    """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked."""
     found: dict[str, str] = {}
-    for subject, verdict in verdicts.agreed(verdicts.standing_of(verdicts.VerdictLog(path).history())).items():
+    for subject, verdict in verdicts.agreed(verdicts.standing_of(verdicts.VerdictLog(scores).history())).items():
         if found.get(subject.image) != "crack":
             found[subject.image] = verdict
     return found

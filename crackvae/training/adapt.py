@@ -15,13 +15,13 @@ import pyarrow as pa
 from crackvae.config import AdaptConfig
 from crackvae.console import progress, say
 from crackvae.errors import CalibrationError
-from crackvae.model import builtin
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec
+from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
@@ -96,7 +96,7 @@ def adapt(config: AdaptConfig) -> Result:
     model_dir = uris.absolute(config.model)
     fileio.require_new(model_dir, "--model")
     fileio.require_writable(str(PurePosixPath(model_dir).parent) if uris.is_local(model_dir) else model_dir)
-    base = load_model(config.from_)
+    base = load_model(model_folder(config.from_))
     images = site.read_site(config.images, config.group_by, base.spec, quiet=config.quiet)
     groups = images.table["group"].to_pylist()
     sides_N = site.sides_of(groups, images.tiles_N, quick=config.quick, salt=str(config.seed))
@@ -155,7 +155,7 @@ def adapt(config: AdaptConfig) -> Result:
 
 def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) -> RunFolder:
     paths = {name: uris.absolute(getattr(config, name)) for name in ("images", "model")}
-    paths["from_"] = builtin.name_of(config.from_)
+    paths["from_"] = model_folder(config.from_)
     settings = asdict(config) | paths
     return RunFolder(folder, settings, asdict(spec) | {"from": base.digest}, "give the same settings and images again")
 

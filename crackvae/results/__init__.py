@@ -1,46 +1,33 @@
 """Results of verbs: the summary, tables, and a type per verb that names the most important entries."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+from crackvae.results.base import AnyResult, Result, typed
+from crackvae.results.reviewing import CompareResult, PromoteResult, ReviewResult, RollbackResult
 
-AnyResult = TypeVar("AnyResult", bound="Result")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a verb returns.
-
-    Attributes:
-        summary: JSON values; the command prints them as its last line on standard output.
-        tables: pandas tables by title, in the order in which the command prints them.
-    """
-
-    summary: dict[str, Any] = field(repr=False)
-    tables: "dict[str, pd.DataFrame]" = field(repr=False)
-
-
-def typed(result_class: type[AnyResult], result: Result) -> AnyResult:
-    """The result of a verb in its own type, whose fields are entries of the summary.
-
-    The metadata `path` of a field names an entry of another name (`report`) or a nested one (`drift.level`).
-    """
-    named = {
-        one.name: _entry(result.summary, one.metadata.get("path", one.name))
-        for one in fields(result_class)
-        if one.name not in ("summary", "tables")
-    }
-    return result_class(summary=result.summary, tables=result.tables, **named)
-
-
-def _entry(summary: Mapping[str, Any], path: str) -> Any:
-    value: Any = summary
-    for key in path.split("."):
-        value = value[key]
-    return value
+__all__ = [
+    "AdaptResult",
+    "AnyResult",
+    "CalibrateResult",
+    "CompactResult",
+    "CompareResult",
+    "DemoResult",
+    "DoctorResult",
+    "EvaluateResult",
+    "ExportResult",
+    "InfoResult",
+    "NightlyResult",
+    "PartitionResult",
+    "PromoteResult",
+    "ReportResult",
+    "Result",
+    "ReviewResult",
+    "RollbackResult",
+    "ScoreResult",
+    "TrainResult",
+    "typed",
+]
 
 
 @dataclass(frozen=True)
@@ -240,25 +227,6 @@ class ReportResult(Result):
 
     page: str
     bytes: int
-
-
-@dataclass(frozen=True)
-class ReviewResult(Result):
-    """Result of `review`.
-
-    Attributes:
-        scores: folder of the scores table, with the log of verdicts in `_verdicts/`.
-        address: address of the server, without its token; "" after an import.
-        given: number of verdicts that were added to the log.
-        not_found: number of imported verdicts on images that are not in the table, and were left out.
-        verdicts: number of verdicts in the log, including those that were replaced.
-    """
-
-    scores: str
-    address: str
-    given: int
-    not_found: int
-    verdicts: int
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""A registry of the models of a site: versions by digest, which of them is current, and who decided so.
+
+`site/versions/<digest>/` are model directories, `site/current.json` is the promotion that made one of them current, and
+`site/history.jsonl` has all promotions and rollbacks, oldest first. Files are replaced one at a time, each atomically.
+A process that is killed between two of them leaves one of the two models current; what its history then lacks is the
+content of current.json, which the next change adds.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crackvae.config import BUILTIN
+from crackvae.errors import ModelError, StorageError
+from crackvae.model import builtin
+from crackvae.model.artifact import MODEL_FILE, load_model
+from crackvae.storage import fileio, uris
+from crackvae.storage.records import problems, read_record
+
+CURRENT_FILE, HISTORY_FILE, VERSIONS = "current.json", "history.jsonl", "versions"
+
+
+class Change(BaseModel):
+    """One line of the history.
+
+    Attributes:
+        model, before: digest of the model that became current, and of the one that it replaced; "" for none.
+        who, why: the person who decided, and the reason in words.
+        figures: what the decision rests on; empty without a comparison.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    time: datetime
+    action: Literal["promote", "rollback"]
+    model: str
+    before: str
+    who: str
+    why: str
+    figures: dict[str, Any] = {}
+
+
+def model_folder(path: str, digest: str = "") -> str:
+    """A model directory as summaries name it: `builtin`, or its absolute path; of a registry, that of a version.
+
+    Args:
+        digest: of the version; "" for the current one, which is also returned if there is no such version.
+    """
+    path = builtin.name_of(path)
+    if path == BUILTIN or fileio.exists(uris.join(path, MODEL_FILE)) or not is_registry(path):
+        return path
+    has_version = digest and fileio.exists(uris.join(version_folder(path, digest), MODEL_FILE))
+    return version_folder(path, digest if has_version else current(path).model)
+
+
+def is_registry(path: str) -> bool:
+    """Whether there is a registry at an absolute path."""
+    return fileio.exists(uris.join(path, CURRENT_FILE))
+
+
+def version_folder(registry: str, digest: str) -> str:
+    """The model directory of a version."""
+    return uris.join(uris.join(registry, VERSIONS), digest)
+
+
+def current(registry: str) -> Change:
+    """The change that made the current version current.
+
+    Raises:
+        StorageError: there is none, or it is damaged.
+    """
+    return read_record(uris.join(registry, CURRENT_FILE), Change, "Restore it, or promote a model again.")
+
+
+def history(registry: str) -> list[Change]:
+    """All changes, oldest first; the last one is the current one."""
+    path = uris.join(registry, HISTORY_FILE)
+    lines = fileio.read_bytes(path).splitlines() if fileio.exists(path) else []
+    try:
+        changes = [Change.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise StorageError(f"{path} is damaged ({problems(error)}): restore it from a backup.") from error
+    last = [current(registry)] if is_registry(registry) else []
+    return changes if changes[-1:] == last else changes + last
+
+
+def promote_model(registry: str, model_dir: str, who: str, why: str, figures: dict[str, Any]) -> Change:
+    """Copy a model directory into a registry, which is created if there is none, and make it current.
+
+    Raises:
+        ModelError: not a model directory, or it is current already.
+    """
+    digest = load_model(model_dir).digest
+    before = current(registry).model if is_registry(registry) else ""
+    if digest == before:
+        raise ModelError(f"{model_dir} is already the current model of {registry} (digest {digest[:12]}).")
+    folder = version_folder(registry, digest)
+    if not fileio.exists(uris.join(folder, MODEL_FILE)):
+        source = builtin.folder_of(model_dir)
+        names = [name for name in fileio.list_files(source) if name != MODEL_FILE]
+        files = {name: fileio.read_bytes(uris.join(source, name)) for name in (*names, MODEL_FILE)}
+        fileio.write_folder(folder, files)
+    change = Change(
+        time=datetime.now(UTC), action="promote", model=digest, before=before, who=who, why=why, figures=figures
+    )
+    _make_current(registry, change)
+    return change
+
+
+def roll_back(registry: str, who: str, why: str) -> Change:
+    """Make the version current that the current one replaced.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not is_registry(registry):
+        raise ModelError(f"{registry} is no registry of models: make one with crackvae promote.")
+    now = current(registry)
+    # After a rollback the next one goes further back: to what the version that is current again had replaced.
+    promotions = [one for one in history(registry) if one.action == "promote" and one.model == now.model]
+    before = promotions[-1].before if promotions else ""
+    if not before:
+        raise ModelError(f"{registry} had no model before {now.model[:12]}: there is nothing to go back to.")
+    load_model(version_folder(registry, before))
+    change = Change(time=datetime.now(UTC), action="rollback", model=before, before=now.model, who=who, why=why)
+    _make_current(registry, change)
+    return change
+
+
+def _make_current(registry: str, change: Change) -> None:
+    """The history without the change, then the change, then the history with it."""
+    earlier = history(registry)
+    if earlier:
+        _write_history(registry, earlier)
+    fileio.write_bytes(uris.join(registry, CURRENT_FILE), change.model_dump_json(indent=1).encode())
+    _write_history(registry, [*earlier, change])
+
+
+def _write_history(registry: str, changes: list[Change]) -> None:
+    data = "".join(f"{one.model_dump_json()}\n" for one in changes).encode()
+    fileio.write_bytes(uris.join(registry, HISTORY_FILE), data)
