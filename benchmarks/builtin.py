@@ -12,6 +12,7 @@ CC BY 4.0. The result is benchmarks/results/builtin-DATE.json.
 """
 
 import argparse
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,16 @@ def main() -> None:
     model = options.model or options.work / "model"
     if not model.exists():
         crackvae.train(manifest=manifest, model=model, epochs=options.epochs, seed=SEED)
-    evaluation = crackvae.evaluate(manifest=manifest, model=model, split="test", out=options.work / "evaluation")
+    evaluation = options.work / "evaluation"
+    crackvae.evaluate(manifest=manifest, model=model, split="test", out=evaluation)
     verdicts = pd.read_csv(options.data / "sdnet-visible.csv").query("verdict == 'visible'")
     visible = verdicts.assign(name=verdicts.image.str.split("/").str[-1])
-    figures = {"epochs": options.epochs, "seed": SEED, "split": SPLITS, "model": evaluation.model}
-    print(write_result("builtin", figures | {"test": figures_of(options.work / "evaluation", visible)}))
+    training = json.loads((model / "training.json").read_text())
+    figures = {"model": training["digest"], "split": SPLITS, "threshold": training["threshold"]} | {
+        name: training["settings"][name] for name in ("epochs", "batch", "learning_rate", "precision", "seed")
+    }
+    figures["training_seconds"] = training["seconds"]
+    print(write_result("builtin", figures | {"test": figures_of(evaluation, visible)}))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ HeadName = Literal["mse", "evidence"]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Typical evidence of sound tiles as a function of their texture, a line between knots.
+    """What the evidence of a tile is divided by, as a function of its texture: a line between knots.
 
     Sound gravel has more evidence of a crack than a smooth sound wall. Scores are relative to it, so that one threshold
     has about the same false-alarm rate on both.

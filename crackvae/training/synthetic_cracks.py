@@ -34,10 +34,14 @@ SCALED_SHARE, SCALES = 0.6, (0.5, 1.6)
 # Contrast of a crack after its edges are softened: a multiple of the texture's standard deviation (log-uniform), or a
 # share of the brightness (uniform). A line below FAINTEST standard deviations is not visible and is not drawn.
 TEXTURE_SHARE, TEXTURE_CONTRASTS, DEPTHS, FAINTEST = 0.55, (1.0, 6.0), (0.15, 0.95), 0.8
+# A crack that covers more than this share of its tile gapes: no light returns from its floor, and its edges are high.
+GAPING_SHARE, GAPING_DEPTHS, GAPING_TILES = 0.02, (0.5, 0.97), 0.85
 # Minimum contrast [share of the brightness]; less is lost in quantization and noise.
 FAINTEST_CONTRAST = 0.025
 # Shares of the cracks that are lighter than the surface (dust, salt), and with a wet, a lit and a spalled edge.
 LIGHT_SHARE, WET_SHARE, LIT_SHARE, SPALLED_SHARE = 0.05, 0.10, 0.4, 0.15
+# Widths of a lit or shaded edge [px].
+REACHES_PX = (1, 2, 3, 6)
 # Share of the groups in which two surfaces meet in a tile, and of the cracks whose floor has a different texture.
 PATCHED_SHARE, OWN_FLOOR_SHARE = 0.1, 0.5
 # Share of the groups with debris in their cracks.
@@ -223,9 +227,9 @@ def _light(coverage: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor,
     floor = (1 + 0.15 * draw.noise(side, 3) + 0.2 * draw.noise(side, 16)).clamp(0.1, 1.2)
     if draw.happens(DEBRIS_SHARE):
         floor = floor * (1 - (0.9 * draw.noise(side, 8) - 0.3).clamp(0, 1))
-    depth = _depth(clean, soft, draw)
+    depth = _depth(clean, coverage, soft, draw)
     factor = 1 - depth * floor * soft
-    reach = 1 + draw.integer(3)
+    reach = REACHES_PX[draw.integer(len(REACHES_PX))]
     step = [(0, reach), (reach, 0), (0, -reach), (-reach, 0), (reach, reach), (-reach, reach)][draw.integer(6)]
     rim = (torch.roll(soft, step, (2, 3)) - soft).clamp(min=0)
     factor = factor + rim * draw.each(-0.15, 0.4) * draw.each_is(LIT_SHARE)
@@ -240,7 +244,7 @@ def _light(coverage: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor,
     return factor, soft
 
 
-def _depth(clean: Tensor, soft: Tensor, draw: _RandomDraws) -> Tensor:
+def _depth(clean: Tensor, coverage: Tensor, soft: Tensor, draw: _RandomDraws) -> Tensor:
     """Relative darkening of the floor of each tile's crack, (B, 1, 1, 1); negative is lighter.
 
     Softening reduces the visible contrast by the factor `seen`, the mean softened coverage over the crack's own pixels.
@@ -252,6 +256,8 @@ def _depth(clean: Tensor, soft: Tensor, draw: _RandomDraws) -> Tensor:
     seen = seen.clamp(min=0.1)
     relative = draw.each_log(*TEXTURE_CONTRASTS) * texture / seen
     depth = torch.where(draw.each(0, 1) < TEXTURE_SHARE, relative, draw.each(*DEPTHS))
+    gapes = (coverage.mean(dim=(2, 3), keepdim=True) > GAPING_SHARE) & (draw.each(0, 1) < GAPING_TILES)
+    depth = torch.where(gapes, torch.maximum(depth, draw.each(*GAPING_DEPTHS)), depth)
     depth = torch.maximum(depth, (FAINTEST * texture).clamp(min=FAINTEST_CONTRAST) / seen)
     return depth.clamp(max=0.97) * (1 - 1.5 * draw.each_is(LIGHT_SHARE))
 

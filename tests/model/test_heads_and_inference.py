@@ -339,7 +339,7 @@ def test_a_yardstick_is_the_median_evidence_of_like_texture() -> None:
     yardstick = fit_yardstick(evidence_N, texture_N)
     assert yardstick and len(yardstick.log_textures) == heads.MAX_KNOTS
     assert np.all(np.diff(yardstick.log_textures) > 0)
-    expected = 0.5 * np.log(np.exp(yardstick.log_textures) - heads.TEXTURE_OFFSET)
+    expected = heads.YARDSTICK_SHARE * 0.5 * np.log(np.exp(yardstick.log_textures) - heads.TEXTURE_OFFSET)
     assert yardstick.log_evidences == pytest.approx(expected, abs=0.1)
 
 
@@ -350,7 +350,9 @@ def test_few_tiles_set_no_yardstick(n: int) -> None:
 
 def test_a_yardstick_of_tiles_of_one_texture_has_one_knot() -> None:
     yardstick = fit_yardstick(np.full(500, 2.0), np.full(500, 0.1))
-    assert yardstick == Yardstick((pytest.approx(np.log(0.105)),), (pytest.approx(np.log(2.0001)),))
+    assert yardstick == Yardstick(
+        (pytest.approx(np.log(0.105)),), (pytest.approx(heads.YARDSTICK_SHARE * np.log(2.0001)),)
+    )
 
 
 def test_scores_are_relative_to_the_yardstick(scorer: Scorer) -> None:
