@@ -25,6 +25,11 @@ MIN_EXCESSES = 5
 # irregular (Coles, section 4.3.2): a tail that ends more abruptly gets p-values that are too high.
 SHAPES = np.linspace(-0.5, 0.8, 27)
 
+# Mean and standard deviation of the normal prior of the shape. Fifteen excesses leave it nearly undetermined, and the
+# heaviest shapes, which scores do not have, then decide about large photographs. Those with five degrees of freedom
+# (0.2) and with an exponential tail (0) lie well within it; both keep their level (docs/log.md, 2026-11-29).
+SHAPE_PRIOR = (0.1, 0.2)
+
 # Range of the scale, relative to the mean excess.
 SCALES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 41))
 
@@ -117,11 +122,12 @@ class Tail:
 
         The highest rate is that of independent tiles. The lowest is that of tiles as dependent as in the groups of the
         calibration within a block of that size, and of fully dependent blocks, about which the calibration says
-        nothing.
+        nothing. A draw of the lightest tail in SHAPES stands for all lighter ones, which may end below the threshold.
         """
         survival_D = self.survival(np.array([threshold]))[0]
         block = max(1.0, min(self.dependence.block, n_tiles) * self.dependence.share / 2)
         lows_D, highs_D = _any_of(survival_D, block), _any_of(survival_D, float(n_tiles))
+        lows_D[self.shape_D <= SHAPES[0]] = 0.0
         levels_D = np.random.default_rng(1).permutation(_LEVELS)
         low, _ = np.quantile(binom.ppf(levels_D, n_images, lows_D), INTERVAL) / n_images
         _, high = np.quantile(binom.ppf(levels_D, n_images, highs_D), INTERVAL) / n_images
@@ -162,13 +168,18 @@ def fit_tail(scores_M: np.ndarray, groups_M: np.ndarray) -> Tail | None:
 
 
 def _posterior_draws(excess_K: np.ndarray, design_effect: float) -> tuple[np.ndarray, np.ndarray]:
-    """Shape and scale, float (D,) each, from their posterior on a grid; the prior of shape and log scale is flat."""
+    """Shape and scale, float (D,) each, from their posterior on a grid; the prior of the log scale is flat.
+
+    Source of a prior of the shape: Martins & Stedinger, Generalized maximum-likelihood generalized extreme-value
+    quantile estimators for hydrologic data (2000).
+    """
     scales = SCALES * excess_K.mean()
     log_likelihood = np.empty((len(SHAPES), len(scales)))
     for row, shape in enumerate(SHAPES):
         log_likelihood[row] = genpareto.logpdf(excess_K[:, None], shape, scale=scales).sum(axis=0)
-    log_likelihood /= design_effect
-    weights = np.exp(log_likelihood - log_likelihood.max()).ravel()
+    mean, deviation = SHAPE_PRIOR
+    log_posterior = log_likelihood / design_effect - ((SHAPES - mean) / deviation)[:, None] ** 2 / 2
+    weights = np.exp(log_posterior - log_posterior.max()).ravel()
     cumulative = np.cumsum(weights) / weights.sum()
     chosen = np.searchsorted(cumulative, _LEVELS)
     return SHAPES[chosen // len(scales)], scales[chosen % len(scales)]

@@ -68,6 +68,7 @@ def test_the_share_of_sound_photographs_flagged_lies_in_the_stated_interval_in_9
         promise = made.promise(PHOTOGRAPHS, n_tiles)
         kept += promise["low"] <= rate <= promise["high"]
         rates.append(rate)
+    print(f"{marginal}, {correlation}, {groups}, {n_tiles} tiles: {kept}/{CALIBRATIONS}, share {np.mean(rates):.4f}")
     assert kept >= 0.95 * CALIBRATIONS
     assert np.mean(rates) <= LEVEL + 3 * np.std(rates) / np.sqrt(CALIBRATIONS)
 

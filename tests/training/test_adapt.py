@@ -82,6 +82,7 @@ def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
     assert "epoch 2/2" in printed and "score calibration" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_an_interrupted_run_resumes_with_the_same_command_to_the_same_weights(
     photographs: Path, model_dir: Path, tmp_path: Path

@@ -153,6 +153,7 @@ def test_a_diverging_run_says_how_to_fix_it_and_resumes_from_the_last_good_epoch
     assert written["settings"]["learning_rate"] == 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_tiles_that_do_not_fit_into_memory_are_streamed(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

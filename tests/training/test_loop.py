@@ -67,6 +67,7 @@ def test_without_drawings_the_tile_itself_is_the_target_and_nothing_is_segmented
     assert epoch.val.squared_error == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_segmenter_finds_synthetic_cracks_that_it_was_not_trained_on() -> None:
     rng = np.random.default_rng(0)
     tiles = np.clip(rng.normal(170, 6, (200, 32, 32)), 0, 255).astype(np.uint8)

@@ -51,7 +51,7 @@ def test_cracked_tiles_up_to_five_per_cent_move_the_threshold_by_less_than_its_o
     assert naive - without.mean() > half_width, "without care the same cracks move it by more"
 
 
-@pytest.mark.parametrize("cracked", [0, 0.01, 0.05])
+@pytest.mark.parametrize("cracked", [0.01, *(pytest.param(share, marks=pytest.mark.slow) for share in (0, 0.05))])
 def test_the_rate_on_other_tiles_lies_in_the_stated_interval_nine_times_in_ten(
     cracked: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
