@@ -404,6 +404,7 @@ def score(
     prefix: str = "",
     exclude: Sequence[str] = (),
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
+    every: float | None = None,
     group_by: str = "parent",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
@@ -431,6 +432,7 @@ def score(
             below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
             .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
+        every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
@@ -509,6 +511,7 @@ def nightly(
     prefix: str = "",
     exclude: Sequence[str] = (),
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
+    every: float | None = None,
     group_by: str = "parent",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
@@ -546,6 +549,7 @@ def nightly(
             below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
             .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
+        every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.

@@ -14,7 +14,7 @@ from crackvae import metrics
 from crackvae.config import EvaluateConfig
 from crackvae.console import progress, say
 from crackvae.errors import ManifestError
-from crackvae.images import decoding, masks
+from crackvae.images import masks, pictures
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import builtin
 from crackvae.model.heads import BASELINE, heads_of
@@ -141,7 +141,7 @@ def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> 
     maps, truth = [], []
     with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
         for name in chosen:
-            pixels_HW = decoding.read(name)
+            pixels_HW = pictures.read_pixels(name)
             mask_HW = masks.read_mask(mask_of[name]) if name in mask_of else np.zeros(pixels_HW.shape, bool)
             if mask_HW.shape != pixels_HW.shape:
                 raise ManifestError(f"the mask of {name} has another size than the image: provide one of its size.")

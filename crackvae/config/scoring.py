@@ -104,6 +104,9 @@ class ScoreConfig(ScoringConfig):
     format: tuple[Literal["parquet", "csv"], ...] = setting(
         "parquet, or parquet,csv", ("parquet",), must="be parquet or parquet,csv", why=": a rerun reads Parquet"
     )
+    every: float | None = setting(
+        "also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5", None, gt=0
+    )
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
     max_false_discovery: float | None = setting(
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1

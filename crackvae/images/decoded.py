@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
+from crackvae.images.pictures import read_part
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
 from crackvae.storage.content import content_key
+from crackvae.storage.parts import part_of
 
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024
@@ -63,7 +65,8 @@ def decode_images(
     uncut: list[tuple[dict[str, Any], list[np.ndarray]]] = []
     n_tiles = n_px = 0
     listed = images.to_pylist()
-    asked_for = [(image["image"], image["bytes"]) for image in listed if not image["error"]]
+    whole = [image for image in listed if not image["error"] and not part_of(image["image"])]
+    asked_for = [(image["image"], image["bytes"]) for image in whole]
     with prefetch.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
             rows.append(_blank_row(image))
@@ -110,11 +113,15 @@ def _decode_image(
     if row["error"]:
         return []
     try:
-        data = read(image["image"])
-        row["content"] = content_key(data)
-        if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
-            raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
-        picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
+        part = part_of(image["image"])
+        if part:
+            picture = read_part(part, max_px)
+        else:
+            data = read(image["image"])
+            row["content"] = content_key(data)
+            if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+                raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
+            picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
         pixels_HW = picture.pixels_HW
         height, width = pixels_HW.shape
         row |= {"height": height, "width": width}
@@ -124,6 +131,9 @@ def _decode_image(
         return []
     except OSError as error:
         row |= {"status": "unreachable", "error": uris.reason(error)}
+        return []
+    if picture.problem:
+        row |= {"status": "no_surface", "error": picture.problem}
         return []
     return _surface_tiles(row, picture, grid)
 

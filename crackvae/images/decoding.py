@@ -18,7 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import camera_formats, jpeg12, tiff
-from crackvae.storage import archive, fileio
 from crackvae.storage.pages import require_few_pages
 
 # Refuse larger images by their header, before decoding; it covers cameras of 151 Mpx. A colour PNG of that size takes
@@ -105,10 +104,12 @@ class Picture:
     Attributes:
         pixels_HW: uint8 (H, W), 0 black to 255 white.
         hidden_HW: bool (H, W), True where a pixel is transparent; None if none is.
+        problem: why it is not scored although it was decoded, or "".
     """
 
     pixels_HW: np.ndarray
     hidden_HW: np.ndarray | None = None
+    problem: str = ""
 
 
 def decode(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> np.ndarray:
@@ -164,15 +165,6 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
         return Picture(np.asarray(upright[0]), None if upright[1] is None else np.asarray(upright[1]) > 0)
     except DECODER_ERRORS as error:
         raise UnreadableImage(f"damaged {kind}: {_first_line(error)}") from error
-
-
-def read(image: str) -> np.ndarray:
-    """The pixels of a listed image, uint8 (H, W), whatever its size: it was scored before.
-
-    Raises:
-        UnreadableImage, OSError: as decode() and fileio.read_image() do.
-    """
-    return decode(fileio.read_image(image), archive.page_of(image), sys.maxsize)
 
 
 def _camera_raw(data: bytes, max_px: int) -> Picture:

@@ -82,33 +82,44 @@ def decode_page(
             require_size(int(found.imagewidth), int(found.imagelength))
             orientation = int(found.tags.valueof(ORIENTATION, 1))
             _require_whole(found, len(data))
-            kind = _kind(found)
+            kind = kind_of(found)
+            _require_few_bytes(found)
             samples_HWS = _samples(found)
     except UnreadableImage:
         raise
     except Exception as error:  # each codec raises errors of its own on damaged bytes
         raise UnreadableImage(f"damaged TIFF: {type(error).__name__}: {error}"[:200].splitlines()[0]) from error
+    return *grey_of(found, samples_HWS, kind), orientation
+
+
+def grey_of(page: Any, samples_HWS: np.ndarray, kind: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Grey pixels uint8 (H, W) of decoded samples, and bool (H, W) where they are transparent or None.
+
+    Raises:
+        UnreadableImage: without a defined grey level.
+    """
     grey_HW = np.empty(samples_HWS.shape[:2], np.uint8)
-    white = _white(found, samples_HWS)
-    alpha = _alpha(found)
+    white = _white(page, samples_HWS)
+    alpha = _alpha(page)
     hidden_HW = None
     if alpha is not None:
         hidden_HW = samples_HWS[..., alpha] < white / 2
     for top in range(0, len(grey_HW), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
         shares_hwS = np.clip(samples_HWS[rows].astype(np.float64) / white, 0, 1).astype(np.float32)
-        if alpha is not None and found.extrasamples[0] == 1:  # colours were multiplied by it
+        if alpha is not None and page.extrasamples[0] == 1:  # colours were multiplied by it
             shares_hwS /= np.maximum(shares_hwS[..., alpha : alpha + 1], 1e-3)
-        grey_hw = _grey(kind, shares_hwS, found, samples_HWS[rows])
+        grey_hw = _grey(kind, shares_hwS, page, samples_HWS[rows])
         grey_HW[rows] = np.floor(np.clip(grey_hw, 0, 1) * 255 + 0.5)
-    return grey_HW, hidden_HW, orientation
+    return grey_HW, hidden_HW
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
-def _kind(page: Any) -> int:
+def kind_of(page: Any) -> int:
+    """The colour space of a page; raises UnreadableImage where it has no defined grey level."""
     kind, samples = int(page.photometric), int(page.samplesperpixel)
     colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3}
     if kind not in colours:
@@ -118,12 +129,15 @@ def _kind(page: Any) -> int:
         raise UnreadableImage(
             f"TIFF of {samples} samples a pixel where its colour space has {n_colours}: export it as RGB"
         )
-    size = page.imagelength * page.imagewidth * samples * (page.dtype.itemsize if page.dtype else 1)
+    return kind
+
+
+def _require_few_bytes(page: Any) -> None:
+    size = page.imagelength * page.imagewidth * page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
     if size > MAX_DECODED_BYTES:
         raise UnreadableImage(
             f"its pixels take {size:,} bytes, over the limit of {MAX_DECODED_BYTES:,}: save it in 8 bits"
         )
-    return kind
 
 
 def _require_whole(page: Any, n_bytes: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import decoding
+from crackvae.images import pictures
 from crackvae.images.tiles import Grid, grid_of, resized, stitch_some
 from crackvae.model.artifact import Model
 from crackvae.model.inference import explain_tiles
@@ -67,7 +67,7 @@ def view_photograph(
         executor: of threads, each with one torch thread.
     """
     try:
-        pixels_HW = decoding.read(row["image"])
+        pixels_HW = pictures.read_pixels(row["image"])
     except (UnreadableImage, OSError):
         return None
     if pixels_HW.shape != (row["height"], row["width"]):

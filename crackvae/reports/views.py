@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import decoding
+from crackvae.images import pictures
 from crackvae.model.artifact import Model
 from crackvae.model.inference import explain
 from crackvae.reports import charts
@@ -99,7 +99,7 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
         model: the model of the score, or None if it is not available.
     """
     try:
-        pixels_HW = decoding.read(row["image"])
+        pixels_HW = pictures.read_pixels(row["image"])
     except UnreadableImage as error:
         return ImageView(f"can no longer be read: {error}", None, None, None)
     except OSError as error:
@@ -202,7 +202,7 @@ def data_uri(pixels: np.ndarray, max_bytes: int) -> str:
 def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[str, bytes]]:
     """The image and, with a model, its reconstruction and anomaly map as full-resolution PNGs, by kind."""
     try:
-        pixels_HW = decoding.read(image)
+        pixels_HW = pictures.read_pixels(image)
         yield "picture", _png(pixels_HW)
         if model is not None:
             explanation = explain(model, pixels_HW)
@@ -213,8 +213,8 @@ def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[st
 
 
 def full_picture(image: str) -> bytes:
-    """The image as it is scored, upright and grey, as a PNG at full resolution; raises as decoding.read() does."""
-    return _png(decoding.read(image))
+    """The image as it is scored, upright and grey, as a PNG at full resolution; raises as read_pixels()."""
+    return _png(pictures.read_pixels(image))
 
 
 def _png(pixels: np.ndarray) -> bytes:

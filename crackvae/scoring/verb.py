@@ -14,6 +14,8 @@ from crackvae.config import ScoreConfig, limit_of, time_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.groups import with_groups
+from crackvae.images.video import with_frames
+from crackvae.images.windows import with_windows
 from crackvae.model.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
@@ -29,7 +31,7 @@ from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, 
 from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, write_summary
 from crackvae.scoring.threshold_check import MIN_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
-from crackvae.storage.listing import list_paths
+from crackvae.storage.listing import Listing, list_paths
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.tables import new_run
 
@@ -161,7 +163,7 @@ class _Work:
 
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
     """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
-    found = list_paths(config.images, time_of(config.since), config.prefix, config.exclude)
+    found = _listing(config)
     listed = found.images.num_rows
     if not listed:
         raise StorageError(found.empty())
@@ -189,6 +191,18 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     }
     notes |= {"rows_with_an_older_threshold": older}
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
+
+
+def _listing(config: ScoreConfig) -> Listing:
+    """What is listed, with the frames of videos and the windows of very large TIFFs."""
+    found = list_paths(
+        config.images, time_of(config.since), config.prefix, config.exclude, videos=config.every is not None
+    )
+    images = with_windows(found.images, config.max_megapixels * 1_000_000)
+    if config.every is not None:
+        with uris.storage_errors("read", found.source):
+            images = with_frames(images, config.every)
+    return replace(found, images=images)
 
 
 def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: ThresholdCheck, *, quiet: bool) -> None:

@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 from crackvae.errors import ArchiveError, UnreadableImage
 from crackvae.storage import zip_names
 from crackvae.storage.filesystems import answered, filesystem
+from crackvae.storage.parts import part_of
 from crackvae.storage.uris import is_local, reason, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
@@ -28,9 +29,9 @@ _PAGE = re.compile(r"(?P<file>.*\.tiff?(?:\?.*)?)!/page=(?P<page>\d+)", re.DOTAL
 
 
 def file_of(image: str) -> str:
-    """Path of the file, or of the entry of an archive, of which an image is a page: `scan.tif!/page=2`."""
-    found = _PAGE.fullmatch(image)
-    return found["file"] if found else image
+    """Path of the file, or of the entry of an archive, of which an image is a page, a window or a frame."""
+    found = _PAGE.fullmatch(image) or part_of(image)
+    return image if found is None else found["file"] if isinstance(found, re.Match) else found.file
 
 
 def page_of(image: str) -> int:

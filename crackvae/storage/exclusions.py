@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from crackvae.storage import archive
 from crackvae.storage.fileio import exists
+from crackvae.storage.parts import VIDEO_SUFFIXES
 from crackvae.storage.unicode_forms import nfc
 from crackvae.storage.uris import join, parent, without_options
 
@@ -35,7 +36,7 @@ UNFINISHED = ("*.tmp", "*.part", "*.partial", "*.crdownload", "*.filepart", "*~"
 # Kinds of excluded files.
 EXCLUDED, SYSTEM, HIDDEN, OWN = "matched by --exclude", "system litter", "hidden", "written by crackvae"
 UNREADABLE_FOLDER, UNREADABLE_ARCHIVE = "unreadable folder", "unreadable archive"
-LINK_LOOP, OTHER = "link to a folder above it", "other file"
+LINK_LOOP, OTHER, VIDEO = "link to a folder above it", "other file", "video"
 
 SUFFIXES_OF_KIND = {
     "image in an unsupported format": (
@@ -43,7 +44,7 @@ SUFFIXES_OF_KIND = {
         ".srf .x3f .jxl .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
         ".svgz .ai .eps .ico .tga .pcx .pnm .pgm .ppm .pbm .pam .pfm .qoi .xcf .dcm .fits .fit .heics .heifs .insp .cog"
     ),
-    "video": (
+    VIDEO: (
         ".mp4 .m4v .mov .avi .mkv .webm .wmv .flv .mpg .mpeg .mts .m2ts .ts .3gp .3g2 .ogv .insv .360 .lrv .lrf .braw "
         ".r3d .vob .mxf"
     ),
@@ -68,11 +69,17 @@ _OWN_PICTURE, _PICTURES_OF = re.compile(r"\d{3,}-(picture|reconstruction|anomaly
 
 
 class Exclusions:
-    """Counts of excluded files by kind, and the first name of each kind."""
+    """Counts of excluded files by kind, and the first name of each kind. With `videos`, videos are not excluded."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, videos: bool = False) -> None:
+        self.videos = videos
         self.counts: Counter[str] = Counter()
         self.first: dict[str, str] = {}
+
+    def kind_of(self, name: str, exclude: Sequence[str]) -> str:
+        """kind_of(), and "" for a video where videos are listed."""
+        kind = kind_of(name, exclude)
+        return "" if self.videos and kind == VIDEO and name.lower().endswith(VIDEO_SUFFIXES) else kind
 
     def add(self, kind: str, name: str) -> None:
         self.counts[kind] += 1

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
-from crackvae.storage.exclusions import OWN, Exclusions, is_own, kind_of, may_be_own
+from crackvae.storage.exclusions import OWN, Exclusions, is_own, may_be_own
 from crackvae.storage.lists import listed_files
 from crackvae.storage.pages import with_pages
 from crackvae.storage.patterns import matches, split_pattern
@@ -93,17 +93,22 @@ def list_images(path: str, since: datetime | None = None, prefix: str = "", excl
 
 
 def list_paths(
-    paths: Sequence[str], since: datetime | None = None, prefix: str = "", exclude: Sequence[str] = ()
+    paths: Sequence[str],
+    since: datetime | None = None,
+    prefix: str = "",
+    exclude: Sequence[str] = (),
+    *,
+    videos: bool = False,
 ) -> Listing:
     """List one or several paths, each as list_images() does; an image that two of them contain is listed once.
 
     The root is the folder that all paths have in common. `prefix` and `exclude` apply to each path by itself, and a
-    file that is excluded from two of them counts twice.
+    file that is excluded from two of them counts twice. With `videos`, videos are listed instead of excluded.
 
     Raises:
         As list_images(); filters must leave an image of one of the paths.
     """
-    listings = [_listed(path, since, prefix, exclude) for path in paths]
+    listings = [_listed(path, since, prefix, exclude, videos=videos) for path in paths]
     found = listings[0] if len(listings) == 1 else _joined(listings)
     n_images = found.images.num_rows + found.passed_over
     if not found.images.num_rows and (n_images or prefix):
@@ -125,8 +130,8 @@ def _joined(listings: Sequence[Listing]) -> Listing:
     )
 
 
-def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[str]) -> Listing:
-    left_out = Exclusions()
+def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[str], *, videos: bool = False) -> Listing:
+    left_out = Exclusions(videos=videos)
     if path.startswith("@") and not os.path.lexists(path):
         source = "@" + existing_form(absolute(path[1:]))
         root = parent(source[1:])
@@ -189,7 +194,7 @@ def _images(
             if file not in skipped:  # several patterns may lead to it
                 left_out.add(file.kind, name)
             skipped.add(file)
-        elif kind := kind_of(name, exclude):
+        elif kind := left_out.kind_of(name, exclude):
             left_out.add(kind, name)
         elif may_be_own(file.image):
             perhaps_own.append(file)

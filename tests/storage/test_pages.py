@@ -10,7 +10,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crackvae.images import decoding
+from crackvae.images import pictures
 from crackvae.images.groups import with_groups
 from crackvae.storage.archive import file_of, page_of
 from crackvae.storage.listing import list_images
@@ -60,7 +60,7 @@ def test_each_page_is_listed_read_and_decoded_as_an_image_of_its_own(tmp_path: P
     names = found.images["image"].to_pylist()
     scan = str(tmp_path / "wall" / "scan.tif")
     assert names == [str(tmp_path / "wall" / "scan.jpg"), scan, f"{scan}!/page=2", f"{scan}!/page=3"]
-    assert [decoding.read(name)[0, 0] for name in names[1:]] == [1, 2, 3]
+    assert [pictures.read_pixels(name)[0, 0] for name in names[1:]] == [1, 2, 3]
     assert set(with_groups(found, "parent")["group"].to_pylist()) == {"wall"}
     assert len(set(found.images["modified"].to_pylist()[1:])) == 1
 
@@ -70,7 +70,7 @@ def test_pages_of_a_tiff_in_an_archive_are_listed_too(tmp_path: Path) -> None:
         archive.writestr("b/scan.tif", tiff([0, 0]))
     names = list_images(str(tmp_path / "a.zip")).images["image"].to_pylist()
     assert [name.rpartition("a.zip")[2] for name in names] == ["!/b/scan.tif", "!/b/scan.tif!/page=2"]
-    assert [decoding.read(name)[0, 0] for name in names] == [1, 2]
+    assert [pictures.read_pixels(name)[0, 0] for name in names] == [1, 2]
 
 
 def test_the_name_of_a_page_is_taken_apart() -> None:

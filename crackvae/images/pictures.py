@@ -1,0 +1,34 @@
+"""Pictures that are parts of a file, frames of a video and windows of a TIFF; and the pixels of any listed image."""
+
+import sys
+
+import numpy as np
+
+from crackvae.images import decoding, video, windows
+from crackvae.images.decoding import Picture
+from crackvae.storage import archive, fileio
+from crackvae.storage.parts import Frame, Window, part_of
+
+
+def read_part(part: Frame | Window, max_px: int) -> Picture:
+    """The pixels of a part of a file; the file is not read whole.
+
+    Args:
+        max_px: larger frames are unreadable.
+
+    Raises:
+        UnreadableImage, OSError.
+    """
+    return video.read_frame(part, max_px) if isinstance(part, Frame) else windows.read_window(part)
+
+
+def read_pixels(image: str) -> np.ndarray:
+    """The pixels of a listed image, uint8 (H, W), whatever its size: it was scored before.
+
+    Raises:
+        UnreadableImage, OSError.
+    """
+    part = part_of(image)
+    if part:
+        return read_part(part, sys.maxsize).pixels_HW
+    return decoding.decode(fileio.read_image(image), archive.page_of(image), sys.maxsize)
