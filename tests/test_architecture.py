@@ -16,6 +16,7 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"images"},
     {"model"},
     {"monitoring", "reports"},
+    {"changes"},
     {"training", "scoring"},
     {"evaluation", "reviewing", "api", "readers"},
     {"cli"},
@@ -30,6 +31,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.tile_loader",
         "monitoring.telemetry",
     },
+    "cv2": {"changes.registration"},
     "PIL": {
         "images.decoding",
         "images.tiles",

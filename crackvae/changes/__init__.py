@@ -1,0 +1,1 @@
+"""What has changed since the last inspection: pairs of photographs, their registration, and findings matched on it."""
