@@ -28,7 +28,7 @@ from crackvae.storage import fileio, filesystems, uris
 from crackvae.training import site
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.drawings import draw
-from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
+from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import (
     CalibratedModel,
@@ -40,7 +40,7 @@ from crackvae.training.model_writer import (
 )
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
-from crackvae.training.state import TrainSettings, is_over
+from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.tile_loader import decoded_tiles, in_object_store, surface_counts
 from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
@@ -167,10 +167,7 @@ def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, 
     """Train on the sound tiles of the site, from the weights of `base`; the most crack-like tiles are set aside."""
     n_tiles = chosen.training_tiles(config.max_cracked)
     settings = _settings(spec, n_tiles, config)
-    epochs = completed_epochs(checkpoints)
-    if epochs:
-        say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=config.quiet)
-    if is_over(epochs, settings):
+    if is_completed(checkpoints, settings, quiet=config.quiet):
         return
     tiles_TPP = _least_crack_like(base, chosen, "train", site.MAX_TRAINING_TILES, config)
     val_TPP = _least_crack_like(base, chosen, "val", MAX_VAL_TILES, config)

@@ -20,11 +20,11 @@ from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
 from crackvae.training.drawings import draw
-from crackvae.training.fit import FitJob, WorkerPlan, completed_epochs, fit
+from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import default_epochs
 from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, with_yardstick, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
-from crackvae.training.state import TrainSettings, is_over
+from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.tile_loader import decoded_tiles, tile_counts, training_tiles
 from crackvae.training.validation import validate_on_synthetic_cracks
@@ -130,10 +130,7 @@ def _fit(
     checkpoints: Checkpoints,
 ) -> None:
     """Load the training tiles, draw the synthetic cracks, and train; nothing is left to do for a completed run."""
-    epochs = completed_epochs(checkpoints)
-    if epochs:
-        say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=config.quiet)
-    if is_over(epochs, settings):
+    if is_completed(checkpoints, settings, quiet=config.quiet):
         return
     tiles = training_tiles(images, spec, settings.batch, settings.seed, quiet=config.quiet)
     n_tiles = int(tile_counts(images, spec).sum())

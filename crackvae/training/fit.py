@@ -92,6 +92,14 @@ def completed_epochs(checkpoints: Checkpoints) -> list[Epoch]:
     return read_checkpoint(last)[1] if last else []
 
 
+def is_completed(checkpoints: Checkpoints, settings: TrainSettings, *, quiet: bool) -> bool:
+    """Whether a run has no epoch left to train; tells the user where it resumes."""
+    epochs = completed_epochs(checkpoints)
+    if epochs:
+        say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=quiet)
+    return is_over(epochs, settings)
+
+
 def fit(job: FitJob, plan: WorkerPlan, checkpoints: Checkpoints, *, quiet: bool) -> None:
     """Train from the last checkpoint, if there is one, until the last epoch has its checkpoint.
 
