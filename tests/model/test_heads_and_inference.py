@@ -74,10 +74,17 @@ def test_mse_is_the_mean_of_the_squared_residuals() -> None:
     assert scores_of("mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
 
 
-def test_evidence_asks_the_segmenter_alone_and_has_no_ceiling() -> None:
+def test_on_an_even_tile_evidence_is_that_of_the_segmenter_and_has_no_ceiling() -> None:
     tiles = torch.full((1, 1, 128, 128), 0.5)
     scores = [scores_of("evidence", tiles, pass_of(tiles, crack=logit)).item() for logit in (-20.0, 0.0, 20.0, 40.0)]
     assert scores == pytest.approx([0, np.log(2), 20, 40], abs=1e-6)
+
+
+def test_a_dark_line_has_more_evidence_than_a_light_one() -> None:
+    tiles = torch.full((3, 1, 64, 64), 0.6)
+    tiles[1, :, 32], tiles[2, :, 32] = 0.1, 0.9
+    even, dark, light = scores_of("evidence", tiles, pass_of(tiles)).tolist()
+    assert even == light == pytest.approx(np.log(2)) and dark > 1.2 * even
 
 
 def test_texture_is_that_of_the_surface_and_not_of_a_crack() -> None:
