@@ -17,7 +17,8 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=HOUSE, capture_output=True, te
 SHIPPED = [
     path for path in TRACKED if path.startswith(("cluster/", "jobs/", "crackvae/", "docs/", "README", "Makefile"))
 ]
-TEXTS = {path: (HOUSE / path).read_text() for path in SHIPPED if not path.endswith((".png", ".gif", ".webp", ".jpg"))}
+BINARY = (".png", ".gif", ".webp", ".jpg", ".pth")
+TEXTS = {path: (HOUSE / path).read_text() for path in SHIPPED if not path.endswith(BINARY)}
 
 pytestmark = pytest.mark.skipif(not TRACKED, reason="not a checkout of git")
 

@@ -186,7 +186,7 @@ def test_an_unreachable_image_comes_again(
     listed = pa.concat_tables([real.images, real.images.slice(0, 1)]).to_pylist()
     listed[-1]["image"] = str(night / "vanished.jpg")
     longer = replace(real, images=pa.Table.from_pylist(listed, schema=real.images.schema))
-    monkeypatch.setattr(verb, "list_paths", lambda *_: longer)
+    monkeypatch.setattr(verb, "list_paths", lambda *_, **__: longer)
     first = score(config(night, model_dir, tmp_path / "out")).summary
     assert (first["unreachable"], first["listed"]) == (1, len(listed))
     shutil.copy(night / "000.jpg", night / "vanished.jpg")
