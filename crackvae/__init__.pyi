@@ -506,6 +506,10 @@ def nightly(
     drift_flagged: float = 0.02,
     drift_min_images: int = 50,
     linger: int = 0,
+    webhook: bool = False,
+    mail_to: Sequence[str] = (),
+    mail_from: str = "",
+    mail_server: str = "localhost:25",
     model: str | os.PathLike[str] = "builtin",
     since: str = "",
     prefix: str = "",
@@ -542,6 +546,10 @@ def nightly(
         drift_flagged: increase of the share of flagged images over ordinary nights that raises an alarm.
         drift_min_images: minimum number of scored images for a comparison.
         linger: time to stay connected at the end so that Prometheus scrapes the last values [s].
+        webhook: post the outcome to the address in CRACKVAE_WEBHOOK_URL, as JSON that Slack takes.
+        mail_to: send the outcome by e-mail to these addresses.
+        mail_from: address of the sender of the e-mail.
+        mail_server: SMTP server, HOST:PORT; name and password from CRACKVAE_SMTP_USER and CRACKVAE_SMTP_PASSWORD.
         model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.

@@ -1,5 +1,6 @@
 """Settings of the verbs that score images: calibrate, evaluate, score, nightly; and of compact."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -166,11 +167,21 @@ class NightlyConfig(ScoreConfig):
     linger: int = setting(
         "time to stay connected at the end so that Prometheus scrapes the last values [s]", 0, ge=0, le=3600
     )
+    webhook: bool = setting("post the outcome to the address in CRACKVAE_WEBHOOK_URL, as JSON that Slack takes", False)
+    mail_to: tuple[str, ...] = setting("send the outcome by e-mail to these addresses", ())
+    mail_from: str = setting("address of the sender of the e-mail", "")
+    mail_server: str = setting(
+        "SMTP server, HOST:PORT; name and password from CRACKVAE_SMTP_USER and CRACKVAE_SMTP_PASSWORD", "localhost:25"
+    )
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.night and not is_date(self.night):
             yield f"night={self.night} is not a date: write it as 2026-11-23."
+        if self.mail_to and "@" not in self.mail_from:
+            yield "--mail-to needs --mail-from, the address of the sender."
+        if not re.fullmatch(r".+:\d{1,5}", self.mail_server):
+            yield f"mail_server={self.mail_server} is not HOST:PORT, such as mail.example.org:587."
         try:
             ZoneInfo(self.time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -23,7 +23,7 @@ from crackvae.storage import uris
 from crackvae.storage.records import problems
 from crackvae.storage.verdicts import AnyVerdict, Judgement, Subject, Verdict, VerdictLog, standing_of
 
-TOKEN_HEADER = "x-crackvae-token"
+AUTHORISATION_HEADER = "x-crackvae-token"
 
 # A verdict with a path of 4,096 bytes, each escaped in JSON, takes 25 kB.
 MAX_BODY_BYTES = 64_000
@@ -72,7 +72,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         is_page = request.method == "GET" and request.url.path == "/"
-        given = request.query_params.get("token", "") if is_page else request.headers.get(TOKEN_HEADER, "")
+        given = request.query_params.get("token", "") if is_page else request.headers.get(AUTHORISATION_HEADER, "")
         if not secrets.compare_digest(given.encode(), self.token):
             text = "Open the address that crackvae review printed, with its token."
             return PlainTextResponse(text, 401)

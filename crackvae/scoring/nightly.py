@@ -19,6 +19,7 @@ from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.histograms import NightHistograms, load_reference
+from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_drift_metrics, log_event
 from crackvae.reports import nights as pages
 from crackvae.results import Result
@@ -94,6 +95,7 @@ def nightly(config: NightlyConfig) -> Result:
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
         _emit(tonight.verdict, config)
+    _tell(summary, config)
     result = Result(summary, {**scored.result().tables, "drift": pd.DataFrame(tonight.verdict["findings"])})
     if broken:
         raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", result)
@@ -193,6 +195,16 @@ def _page(summary: ScoreSummary, verdict: dict[str, Any], config: NightlyConfig)
 
 def _write(out: str, night: str, summary: dict[str, Any]) -> None:
     fileio.write_bytes(uris.join(out, nightly_name(night)), json.dumps(summary, indent=1).encode())
+
+
+def _tell(summary: dict[str, Any], config: NightlyConfig) -> None:
+    """Send the outcome to people; that nobody could be told is said, and costs the night nothing."""
+    mail = Mail(config.mail_server, config.mail_from, config.mail_to) if config.mail_to else None
+    outcomes = notify(message_of(summary), webhook=config.webhook, mail=mail)
+    for receiver, why_not in outcomes.items():
+        log_event("told", night=summary["night"], receiver=receiver, failed=why_not)
+        if why_not:
+            say(f"{receiver}: the outcome of the night was not delivered: {why_not}", quiet=False)
 
 
 def _emit(verdict: dict[str, Any], config: NightlyConfig) -> None:

@@ -201,3 +201,22 @@ def test_a_damaged_file_of_histograms_is_named(drawn: Path, calibrated: Path, tm
     (tmp_path / "out" / drift_name(run, "2026-11-23")).write_text("{}")
     with pytest.raises(StorageError, match=drift_name(run, "2026-11-23")):
         nightly(config(images, calibrated, tmp_path / "out"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_people_are_told_of_a_night_that_broke_a_limit_and_a_failure_to_tell_them_costs_nothing(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def told_in_vain(text: str, *, webhook: bool, mail: object) -> dict[str, str]:
+        told.append(text)
+        return {"webhook": "Connection refused"} if webhook else {}
+
+    monkeypatch.setattr(module, "notify", told_in_vain)
+    images = night_of(drawn, tmp_path / "night", 120, 180)
+    settings = config(images, calibrated, tmp_path / "out", no_report=True, webhook=True, min_images=1_000)
+    with pytest.raises(LimitBroken, match="fewer than --min-images"):
+        nightly(settings)
+    assert told[0].startswith("crackvae, night of 2026-11-23: ") and "limit exceeded: 60 images were" in told[0]
+    assert "webhook: the outcome of the night was not delivered: Connection refused" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""Telling people of a night: a webhook that takes Slack's JSON, and e-mail. Failures are said, and never raised.
+
+Secrets come from the environment alone: CRACKVAE_WEBHOOK_URL, whose path is one; CRACKVAE_SMTP_USER and
+CRACKVAE_SMTP_PASSWORD.
+"""
+
+import http.client
+import json
+import os
+import smtplib
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import urlsplit
+
+from crackvae.console import visible
+from crackvae.storage.uris import reason
+
+# A receiver that is down costs a night at most this [s], whatever its retries and the name server do.
+LIMIT_S = 30.0
+# Each step of one attempt may take this long [s].
+ATTEMPT_S = 6.0
+# Pauses before the second and third attempt [s].
+PAUSES_S = (1.0, 4.0)
+
+WEBHOOK_VARIABLE = "CRACKVAE_WEBHOOK_URL"
+USER_VARIABLE, PASSWORD_VARIABLE = "CRACKVAE_SMTP_USER", "CRACKVAE_SMTP_PASSWORD"
+
+
+class _Refused(Exception):
+    """A receiver that would refuse the message again."""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Where an e-mail goes.
+
+    Attributes:
+        server: HOST:PORT of an SMTP server; TLS is used where it offers STARTTLS, and required for a password.
+    """
+
+    server: str
+    sender: str
+    recipients: tuple[str, ...]
+
+
+def message_of(summary: dict[str, Any]) -> str:
+    """What people are told of a night: its level, its counts, its broken limits and its page, one line each."""
+    score, drift = summary["score"], summary["drift"]
+    lines = [
+        f"crackvae, night of {summary['night']}: {drift['level']}",
+        f"{score['scored']:,} images scored, {score['flagged']:,} flagged, {score['unreadable']:,} unreadable, "
+        f"{score['unreachable']:,} unreachable",
+    ]
+    if drift["causes"]:
+        lines.append(f"likely {', '.join(drift['causes'])}, in {drift['where']}")
+    lines += [f"limit exceeded: {line}" for line in summary["broken"]]
+    lines += [f"page: {summary['report']}"] if summary["report"] else []
+    return "\n".join(map(visible, lines))
+
+
+def notify(text: str, *, webhook: bool, mail: Mail | None) -> dict[str, str]:
+    """Send a text to each receiver, at the same time; returns "" or the reason of a failure by receiver."""
+    senders: dict[str, Callable[[], None]] = {}
+    if webhook:
+        senders["webhook"] = lambda: _post(text)
+    if mail is not None:
+        senders["mail"] = lambda: _mail(text, mail)
+    outcomes = dict.fromkeys(senders, f"no answer within {LIMIT_S:g} s")
+    # Daemons: a look-up of a name cannot be interrupted, and must not keep the process alive.
+    threads = [threading.Thread(target=_attempt, args=(outcomes, *one), daemon=True) for one in senders.items()]
+    deadline = time.monotonic() + LIMIT_S
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(max(0.0, deadline - time.monotonic()))
+    return dict(outcomes)
+
+
+def _attempt(outcomes: dict[str, str], name: str, send: Callable[[], None]) -> None:
+    for pause_s in (*PAUSES_S, None):
+        try:
+            send()
+            outcomes[name] = ""
+            return
+        except (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError, _Refused) as error:
+            outcomes[name] = _without_secrets(reason(error))
+            if pause_s is None or isinstance(error, _Refused | ValueError):
+                return
+        time.sleep(pause_s)
+
+
+def _without_secrets(text: str) -> str:
+    for name in (WEBHOOK_VARIABLE, PASSWORD_VARIABLE):
+        secret = os.environ.get(name, "")
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def _post(text: str) -> None:
+    """One POST of {"text": ...}; a redirection is refused."""
+    url = urlsplit(os.environ.get(WEBHOOK_VARIABLE, ""))
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise _Refused(f"{WEBHOOK_VARIABLE} is not set to an http or https address")
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = kind(url.hostname, url.port, timeout=ATTEMPT_S)
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # as Slack asks for
+    try:
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", target, json.dumps({"text": escaped}).encode(), headers)
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    if status >= 500 or status == 429:
+        raise OSError(f"the webhook answered {status}")
+    if status >= 300:
+        raise _Refused(f"the webhook answered {status}")
+
+
+def _mail(text: str, mail: Mail) -> None:
+    """One e-mail, whose subject is the first line."""
+    message = EmailMessage()
+    message["Subject"], message["From"] = text.partition("\n")[0], mail.sender
+    message["To"] = ", ".join(mail.recipients)
+    message.set_content(text)
+    host, _, port = mail.server.rpartition(":")
+    user, password = (os.environ.get(name, "") for name in (USER_VARIABLE, PASSWORD_VARIABLE))
+    try:
+        with smtplib.SMTP(host, int(port), timeout=ATTEMPT_S) as server:
+            server.ehlo_or_helo_if_needed()
+            if server.has_extn("starttls"):
+                server.starttls(context=ssl.create_default_context())
+            elif password:
+                raise _Refused(f"{mail.server} offers no TLS, so the password is not sent")
+            if password:
+                server.login(user, password)
+            server.send_message(message)
+    except smtplib.SMTPRecipientsRefused as error:
+        codes: Sequence[int] = [code for code, _ in error.recipients.values()]
+        text = f"{mail.server} refused the recipients ({', '.join(map(str, codes))})"
+        raise (_Refused if min(codes) >= 500 else OSError)(text) from error
+    except smtplib.SMTPResponseException as error:
+        text = f"{mail.server} answered {error.smtp_code}"
+        raise (_Refused if error.smtp_code >= 500 else OSError)(text) from error
