@@ -1,5 +1,6 @@
 """The server process of `review`."""
 
+import ipaddress
 import secrets
 import socket
 import ssl
@@ -96,9 +97,19 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("127.0.0.1", "::1", "localhost")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, of any machine
+        return False
+
+
+def _is_every_network(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _address(config: ReviewConfig, port: int) -> str:
-    name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
+    name = socket.gethostname() if _is_every_network(config.host) else config.host
     return f"{'https' if config.certificate else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
