@@ -929,27 +929,6 @@ def demo(
         >>> crackvae.demo(images=200, epochs=1).folder
     """
 
-def read_findings(
-    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
-) -> pa.Table:
-    """Read the cracks and joints of a scores table, those of the latest row of each image and model.
-
-    Args:
-        scores: folder of the scores table, a path or a URI.
-        columns: columns to read; default: all.
-        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
-
-    Returns:
-        pyarrow.Table sorted by image, the longest finding of an image first; empty if there is none.
-
-    Raises:
-        ConfigError: a column that the table does not have.
-        StorageError: the folder holds no scores table, or a part of it is damaged.
-
-    Example:
-        >>> cracks = crackvae.read_findings("scores", ["finding", "image", "length_px", "width_mean_px"]).to_pandas()
-    """
-
 def read_scores(
     scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
 ) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The public functions that read tables: `read_scores`, `read_findings` and `read_verdicts`."""
+"""The public functions that read tables: `read_scores` and `read_verdicts`."""
 
 import os
 from collections.abc import Sequence
@@ -46,43 +46,6 @@ def read_scores(
         if not tables.list_parts(folder):
             raise StorageError(f"{folder} holds no scores table: check the path.")
         return tables.read_scores(folder, wanted)
-
-
-def read_findings(
-    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
-) -> "pa.Table":
-    """Read the cracks and joints of a scores table, those of the latest row of each image and model.
-
-    Args:
-        scores: folder of the scores table, a path or a URI.
-        columns: columns to read; default: all.
-        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
-
-    Returns:
-        pyarrow.Table sorted by image, the longest finding of an image first; empty if there is none.
-
-    Raises:
-        ConfigError: a column that the table does not have.
-        StorageError: the folder holds no scores table, or a part of it is damaged.
-
-    Example:
-        >>> cracks = crackvae.read_findings("scores", ["finding", "image", "length_px", "width_mean_px"]).to_pandas()
-    """
-    from crackvae.storage import findings, tables, uris
-    from crackvae.storage.filesystems import s3_server
-
-    folder, names = uris.absolute(os.fspath(scores)), findings.FINDINGS_SCHEMA.names
-    wanted = list(names if columns is None else columns)
-    for name in wanted:
-        if name not in names:
-            raise ConfigError(
-                f"columns: the findings table has no column {name!r}{suggestion(name, names)}. "
-                f"Known: {', '.join(names)}."
-            )
-    with s3_server(s3_endpoint):
-        if not tables.list_parts(folder):
-            raise StorageError(f"{folder} holds no scores table: check the path.")
-        return findings.read_findings(folder, wanted)
 
 
 def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_endpoint: str = "") -> "pa.Table":
