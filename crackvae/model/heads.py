@@ -17,8 +17,8 @@ from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_t
 
 # Share of the pixels, those with the highest logits, that the head `evidence` averages over.
 CRACK_SHARE = 0.02
-# Log-odds of a crack that a black pixel adds, in a light tile: of 0 to 3, with 2 nearly all gaping cracks of close-ups
-# were found, and recall on rough surfaces was kept.
+# Log-odds of a crack that a black pixel adds, in a light tile. It finds the gaping cracks of close-ups, and costs some
+# recall at a low false-alarm rate on rough surfaces, whose shadows are dark too (docs/log.md).
 DARKNESS_WEIGHT = 2.0
 # The median of a tile is that of every fourth pixel of each row and column.
 MEDIAN_STEP = 4
