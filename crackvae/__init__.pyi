@@ -900,33 +900,38 @@ def doctor(*, out: str | os.PathLike[str] = ".", quiet: bool = False, s3_endpoin
 def demo(
     *,
     out: str | os.PathLike[str] = "demo",
+    model: str | os.PathLike[str] = "builtin",
+    train: bool = False,
     images: int = 900,
     epochs: int = 12,
     seed: int = 0,
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> DemoResult:
-    """Draw concrete and cracks, then partition, train, evaluate and score them; print where the results are.
+    """Draw photographs of concrete and score them with the built-in model; with --train also train and evaluate.
 
     Args:
         out: folder; each demo creates a new one in it.
-        images: drawn non_crack images; a third as many crack images.
-        epochs: epochs of training.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        train: draw labelled images, then partition, train, evaluate and score: minutes.
+        images: drawn non_crack images with train; a third as many crack images.
+        epochs: epochs of train.
         seed: random seed of the drawings.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.
 
     Returns:
-        DemoResult: with summary, tables, folder, score.
+        DemoResult: with summary, tables, folder, score, page.
 
     Raises:
         ConfigError: A flag or a setting has an invalid value.
         StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
         ClusterError: Ray or one of its nodes failed.
 
     Example:
-        >>> crackvae.demo(images=200, epochs=1).folder
+        >>> crackvae.demo(out="demo").page
     """
 
 def read_scores(

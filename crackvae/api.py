@@ -160,8 +160,8 @@ VERBS = {
         "crackvae.cli.demo",
         config.DemoConfig,
         results.DemoResult,
-        (errors.StorageError, errors.ClusterError),
-        ("crackvae.demo(images=200, epochs=1).folder",),
+        (errors.StorageError, errors.ModelError, errors.ClusterError),
+        ('crackvae.demo(out="demo").page',),
     ),
 }
 

@@ -386,9 +386,21 @@ def test_a_submitted_job_may_not_write_into_its_own_temporary_folder(
     assert "is no model directory" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "/x")
 
 
+@pytest.mark.usefixtures("in_process", "builtin_model")
+def test_the_demo_scores_photographs_with_the_built_in_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crackvae.cli.demo.PHOTOGRAPH_PX", 128)
+    assert cli.main(["demo", "--out", str(tmp_path), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    summary = json.loads(shown.splitlines()[-1])
+    assert summary["score"]["scored"] == 4 and summary["score"]["model_dir"] == "builtin"
+    assert f"page: {Path(summary['score']['report']).as_uri()}" in shown
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_the_demo_runs_every_verb_and_prints_its_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["demo", "--out", str(tmp_path), "--images", "200", "--epochs", "1", "--quiet"]) == 0
+    assert cli.main(["demo", "--train", "--out", str(tmp_path), "--images", "200", "--epochs", "1", "--quiet"]) == 0
     *tables, last = capsys.readouterr().out.splitlines()
     summary = json.loads(last)
     folder = Path(summary["folder"])

@@ -241,11 +241,16 @@ class AdaptConfig(DataParallelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(VerbConfig):
-    """Draw concrete and cracks, then partition, train, evaluate and score them; print where the results are."""
+    """Draw photographs of concrete and score them with the built-in model; with --train also train and evaluate."""
 
     out: Location = setting("folder; each demo creates a new one in it", "demo")
+    model: Location = setting(MODEL, BUILTIN)
+    train: bool = setting("draw labelled images, then partition, train, evaluate and score; takes minutes", False)
     images: int = setting(
-        "drawn non_crack images; a third as many crack images", 900, ge=200, why=": fewer calibrate no threshold"
+        "drawn non_crack images with --train; a third as many crack images",
+        900,
+        ge=200,
+        why=": fewer calibrate no threshold",
     )
-    epochs: int = setting("epochs of training", 12, ge=1)
+    epochs: int = setting("epochs of --train", 12, ge=1)
     seed: int = setting("random seed of the drawings", 0, ge=0)

@@ -253,12 +253,14 @@ class DemoResult(Result):
     """Result of `demo`.
 
     Attributes:
-        folder: the new folder with the drawn images, the model, the evaluation and the scores.
+        folder: the new folder with the drawn images, the scores, and with `train` the model and its evaluation.
         score: the summary of `score`.
+        page: path of its page.
     """
 
     folder: str
     score: dict[str, Any]
+    page: str = field(metadata={"path": "score.report"})
 
 
 @dataclass(frozen=True)
