@@ -908,12 +908,12 @@ def demo(
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> DemoResult:
-    """Draw photographs of concrete and score them with the built-in model; with --train also train and evaluate.
+    """Draw photographs of concrete and score them with the built-in model, or run every verb on drawn images.
 
     Args:
         out: folder; each demo creates a new one in it.
         model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
-        train: draw labelled images, then partition, train, evaluate and score: minutes.
+        train: draw labelled images, then partition, train, evaluate and score; takes minutes.
         images: drawn non_crack images with train; a third as many crack images.
         epochs: epochs of train.
         seed: random seed of the drawings.

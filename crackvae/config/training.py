@@ -241,7 +241,7 @@ class AdaptConfig(DataParallelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(VerbConfig):
-    """Draw photographs of concrete and score them with the built-in model; with --train also train and evaluate."""
+    """Draw photographs of concrete and score them with the built-in model, or run every verb on drawn images."""
 
     out: Location = setting("folder; each demo creates a new one in it", "demo")
     model: Location = setting(MODEL, BUILTIN)
