@@ -7,7 +7,8 @@ import pandas as pd
 
 from crackvae.config import ClusterConfig, DemoConfig, EvaluateConfig, PartitionConfig, ScoreConfig, TrainConfig
 from crackvae.console import say
-from crackvae.images.synthetic import SIDE_PX, write_images
+from crackvae.images.drawing import SIDE_PX
+from crackvae.images.synthetic import write_images
 from crackvae.results import Result
 from crackvae.scoring.verb import score
 from crackvae.storage.fileio import require_writable
