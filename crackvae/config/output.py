@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from crackvae.config.common import BUILTIN, MODEL, VerbConfig
 from crackvae.config.registry import user_name
@@ -82,7 +83,13 @@ class ExportConfig(VerbConfig):
     """Write a model as an ONNX file for programs that do not use this package, and verify that the scores agree."""
 
     model: Location = setting(MODEL, BUILTIN)
-    out: Location = setting("ONNX file to write; an existing file is replaced")
+    out: Location = setting("ONNX file to write, replaced if it exists; with --kind edge a new folder")
+    kind: Literal["onnx", "edge"] = setting(
+        "onnx: one file, from tiles to scores; edge: a folder that scores photographs with numpy, Pillow and ONNX "
+        "Runtime alone",
+        "onnx",
+        must="be onnx or edge",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from crackvae.config import ExportConfig
 from crackvae.images.synthetic import draw_image
 from crackvae.images.tiles import resized
+from crackvae.model.edge import edge_files
 from crackvae.model.heads import model_scores
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.model.onnx import OPSET, scoring_graph
@@ -44,12 +45,17 @@ def export(config: ExportConfig) -> Result:
     """
     scorer = load_scorer(config.model)
     out = uris.absolute(config.out)
+    if config.kind == "edge":
+        fileio.require_new(out, "--out")
     fileio.require_outside_table(out, "--out")
     data = onnx_file(scorer)
     parity = _parity(scorer, data)
     worst = parity["ONNX file"]["largest difference"]
     assert worst <= BOUND * max(scorer.calibration.threshold, 1e-9), f"scores of the file differ by {worst:g}: {parity}"
-    fileio.write_bytes(out, data)
+    if config.kind == "edge":
+        fileio.write_folder(out, edge_files(scorer, data))
+    else:
+        fileio.write_bytes(out, data)
     summary = {
         "verb": "export",
         "out": out,
