@@ -831,14 +831,17 @@ def export(
     *,
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] = "builtin",
+    kind: Literal["onnx", "edge"] = "onnx",
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> ExportResult:
     """Write a model as an ONNX file for programs that do not use this package, and verify that the scores agree.
 
     Args:
-        out: ONNX file to write; an existing file is replaced.
+        out: ONNX file to write, replaced if it exists; with kind edge a new folder.
         model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        kind: onnx: one file, from tiles to scores; edge: a folder that scores photographs with numpy, Pillow and
+            ONNX Runtime alone.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.
