@@ -83,17 +83,26 @@ def manifest_of(images: pd.DataFrame, work: Path) -> Path:
     return place
 
 
-def figures_of(evaluation: Path, visible: pd.DataFrame) -> dict[str, Any]:
-    """Metrics per part of the test images, with intervals over groups; of SDNET2018 also with visible cracks alone."""
-    rows = pd.read_parquet(evaluation / "evaluation.parquet")
-    rows["name"] = rows.image.str.split("/").str[-1]
-    rows["part"] = rows.group.str.split("/").str[0]
+def visible_cracks(data: Path) -> set[str]:
+    """Names of the images of SDNET2018 that plainly show a crack, by a reviewer."""
+    verdicts = pd.read_csv(data / "sdnet-visible.csv").query("verdict == 'visible'")
+    return set(verdicts.image.str.split("/").str[-1])
+
+
+def figures_of(rows: pd.DataFrame, visible: set[str]) -> dict[str, Any]:
+    """Metrics per part of the test images, with intervals over groups; of SDNET2018 also with visible cracks alone.
+
+    Args:
+        rows: of evaluation.parquet; a group is named PART/GROUP.
+        visible: as visible_cracks() returns them.
+    """
+    rows = rows.assign(name=rows.image.str.split("/").str[-1], part=rows.group.str.split("/").str[0])
     figures: dict[str, Any] = {}
     for part, of_part in rows.groupby("part"):
         is_crack = of_part.label == "crack"
         kinds = {"labels": of_part}
         if part != "metu":
-            kinds["visible cracks"] = of_part[~is_crack | of_part.name.isin(visible.name)]
+            kinds["visible cracks"] = of_part[~is_crack | of_part.name.isin(visible)]
         figures[str(part)] = {
             "sound": int((~is_crack).sum()),
             "flagged_sound": round(float(of_part.flagged[~is_crack].mean()), 4),
@@ -124,14 +133,13 @@ def main() -> None:
         crackvae.train(manifest=manifest, model=model, epochs=options.epochs, seed=SEED)
     evaluation = options.work / "evaluation"
     crackvae.evaluate(manifest=manifest, model=model, split="test", out=evaluation)
-    verdicts = pd.read_csv(options.data / "sdnet-visible.csv").query("verdict == 'visible'")
-    visible = verdicts.assign(name=verdicts.image.str.split("/").str[-1])
     training = json.loads((model / "training.json").read_text())
     figures = {"model": training["digest"], "split": SPLITS, "threshold": training["threshold"]} | {
         name: training["settings"][name] for name in ("epochs", "batch", "learning_rate", "precision", "seed")
     }
     figures["training_seconds"] = training["seconds"]
-    print(write_result("builtin", figures | {"test": figures_of(evaluation, visible)}))
+    rows = pd.read_parquet(evaluation / "evaluation.parquet")
+    print(write_result("builtin", figures | {"test": figures_of(rows, visible_cracks(options.data))}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""Train with the package on sound concrete and evaluate on other concrete: one command a protocol.
+
+    python benchmarks/concrete.py own-site --folds 0 1 2 3 --work FOLDER
+    python benchmarks/concrete.py unseen-site --surface decks --work FOLDER
+    python benchmarks/concrete.py metu --work FOLDER
+
+`own-site` trains on the sound SDNET2018 tiles of the other folds, a network for each fold, and evaluates the fold;
+figures of several folds are pooled by surface. Blocks of neighbouring photographs are divided into four folds.
+`unseen-site` trains on METU and two surfaces, and evaluates the third. `metu` trains on METU and evaluates one image of
+each group of overlapping crops that the network has not seen. In each, the smallest block of a surface that is trained
+on, or a share of METU, sets the threshold.
+
+Data, and how they are unpacked: see builtin.py. Steps whose results are in the work folder are left out, so a command
+that was interrupted goes on, and the protocols may share a work folder. A training takes about as long as 120,000 tiles
+do. The result is benchmarks/results/concrete-PROTOCOL-...-DATE.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from builtin import SURFACES, figures_of, unpack, visible_cracks
+from record import write_result
+
+import crackvae
+from crackvae.images.manifest import METADATA_KEY
+from crackvae.metrics import RANKING_NAMES
+from crackvae.storage import tables
+
+N_FOLDS = 4
+# Shares of the METU groups for training and for the threshold; `metu` evaluates the rest.
+METU_TRAIN, METU_VAL = 0.76, 0.08
+# Seed of the division of METU, which is the same for every --seed of the training.
+SPLIT_SEED = 1
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command-line options."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    shared.add_argument("--work", type=Path, required=True, help="folder for images, manifests and models")
+    shared.add_argument("--epochs", type=int, help="of each training (default: that of crackvae train)")
+    shared.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    protocols = parser.add_subparsers(dest="protocol", required=True)
+    own = protocols.add_parser("own-site", parents=[shared], help="the other folds are trained on")
+    own.add_argument("--folds", type=int, nargs="+", choices=range(N_FOLDS), required=True, help="evaluated in turn")
+    unseen = protocols.add_parser("unseen-site", parents=[shared], help="the other surfaces and METU are trained on")
+    unseen.add_argument("--surface", choices=list(SURFACES.values()), required=True, help="evaluated")
+    protocols.add_parser("metu", parents=[shared], help="METU alone")
+    return parser.parse_args(arguments)
+
+
+def all_images(data: Path, work: Path) -> pd.DataFrame:
+    """The images of all parts as rows of a manifest, with the columns part and fold; group is PART/GROUP."""
+    whole = work / "all" / "manifest.parquet"
+    if not whole.exists():
+        unpack(data, work).to_csv(work / "images.csv", index=False)
+        # Every image on its own: protocols() divides them by group, and reading the manifest checks that.
+        crackvae.partition(images=work / "images", out=work / "all", external=(0, 0), group_by="none", quiet=True)
+    rows = tables.read_table(str(whole), tables.MANIFEST_SCHEMA).to_pandas()
+    known = pd.read_csv(work / "images.csv", dtype=str)
+    groups = (known.part + "/" + known.group).set_axis(known.part + "/" + known.path)
+    rows["group"] = groups[rows.image.str.split("/").str[-3:].str.join("/")].to_numpy()
+    rows["part"] = rows.group.str.split("/").str[0]
+    rows["fold"] = rows.group.map(_folds(rows[rows.part != "metu"])).fillna(-1).astype(int)
+    return rows
+
+
+def _folds(tiles: pd.DataFrame) -> dict[str, int]:
+    """Fold of each block: those of a surface, largest first, each to the fold with the fewest tiles."""
+    fold_of: dict[str, int] = {}
+    for _, of_surface in tiles.groupby("part"):
+        sizes = [0] * N_FOLDS
+        for block, n_tiles in (
+            of_surface.group.value_counts().sort_index().sort_values(ascending=False, kind="stable").items()
+        ):
+            fold_of[str(block)] = int(np.argmin(sizes))
+            sizes[fold_of[str(block)]] += int(n_tiles)
+    return fold_of
+
+
+def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str = "") -> pd.DataFrame:
+    """The rows that a protocol uses, with their split; cracked images are in test alone.
+
+    Args:
+        rows: as all_images() returns them.
+        fold: evaluated by `own-site`.
+        surface: evaluated by `unseen-site`.
+    """
+    is_metu = rows.part == "metu"
+    groups = np.sort(rows.group[is_metu].unique())
+    draws = pd.Series(np.random.default_rng(SPLIT_SEED).random(len(groups)), groups)
+    draw = rows.group.map(draws)
+    metu = pd.Series(np.select([draw < METU_TRAIN, draw < METU_TRAIN + METU_VAL], ["train", "val"], "test"), rows.index)
+    if protocol == "metu":
+        split = metu.where(is_metu, "")
+    else:
+        is_test = rows.fold == fold if protocol == "own-site" else rows.part == surface
+        trained = rows[~is_metu & ~is_test]
+        sizes = trained.groupby("part").group.value_counts()
+        split = pd.Series("train", rows.index)
+        split[rows.group.isin([block for _, block in sizes.groupby("part").idxmin()])] = "val"
+        split[is_test] = "test"
+        split[is_metu] = "" if protocol == "own-site" else metu[is_metu].replace("test", "train")
+    is_used = (split == "test") | ((split != "") & (rows.label == "non_crack"))
+    return rows.assign(split=split)[is_used]
+
+
+def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train on the rows and evaluate; returns the scored test images, and what the figures belong to."""
+    manifest = folder / "manifest.parquet"
+    metadata = {METADATA_KEY: json.dumps({"leaky": False, "group_by": "blocks and groups of crops"}).encode()}
+    table = pa.Table.from_pandas(rows[tables.MANIFEST_SCHEMA.names], tables.MANIFEST_SCHEMA, preserve_index=False)
+    if not manifest.exists():
+        tables.write_table(str(manifest), table.replace_schema_metadata(metadata))
+    if not (folder / "model").exists():
+        crackvae.train(manifest=manifest, model=folder / "model", epochs=options.epochs, seed=options.seed)
+    if not (folder / "evaluation").exists():
+        one = options.protocol == "metu"
+        crackvae.evaluate(
+            manifest=manifest, model=folder / "model", split="test", out=folder / "evaluation", one_per_group=one
+        )
+    training = json.loads((folder / "model" / "training.json").read_text())
+    counts = rows.groupby(["split", "label"]).size()
+    about = {name: training[name] for name in ("digest", "best_epoch", "val_loss", "seconds", "hardware")}
+    about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
+    return pd.read_parquet(folder / "evaluation" / "evaluation.parquet"), about
+
+
+def mean_of(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean over the surfaces of each metric, without an interval."""
+    return {
+        kind: {
+            name: round(float(np.mean([one[kind][name]["value"] for one in figures.values()])), 4)
+            for name in RANKING_NAMES
+        }
+        for kind in ("visible cracks", "labels")
+    }
+
+
+def main() -> None:
+    """Run what is missing of a protocol, then write its figures."""
+    options = parse()
+    rows = all_images(options.data, options.work)
+    if options.protocol == "own-site":
+        runs = {f"fold-{fold}": divided(rows, "own-site", fold=fold) for fold in options.folds}
+    elif options.protocol == "unseen-site":
+        runs = {options.surface: divided(rows, "unseen-site", surface=options.surface)}
+    else:
+        runs = {"clean": divided(rows, "metu")}
+    scored, about = zip(
+        *(
+            run(one, options.work / f"{options.protocol}-{name}-seed-{options.seed}", options)
+            for name, one in runs.items()
+        ),
+        strict=True,
+    )
+    figures = figures_of(pd.concat(scored), visible_cracks(options.data))
+    result: dict[str, Any] = {
+        "protocol": options.protocol,
+        "seed": options.seed,
+        "runs": dict(zip(runs, about, strict=True)),
+    }
+    result["test"] = figures
+    if options.protocol == "own-site":
+        result["mean of the surfaces"] = mean_of(figures)
+    name = "-".join(["concrete", options.protocol, *runs])
+    print(write_result(name, result))
+
+
+if __name__ == "__main__":
+    main()

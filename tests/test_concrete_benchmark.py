@@ -1,0 +1,99 @@
+"""Protocols of benchmarks/concrete.py: what is trained on, what sets the threshold, what is evaluated. No training."""
+
+import io
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import HOUSE
+from PIL import Image
+
+from crackvae.metrics import RANKING_NAMES
+
+
+@pytest.fixture(scope="module")
+def concrete() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HOUSE / "benchmarks")
+        import concrete
+    return concrete
+
+
+def write_data(folder: Path, tiles_per_block: int = 2, side_px: int = 32) -> Path:
+    """The archives and tables of both data sets: five blocks a surface and 40 groups of METU, noise as images."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    sdnet = [
+        {"image": f"{label}/{surface[0]}_{block}-{n}.jpg", "block": f"{surface[0]}{block}", "surface": surface}
+        for surface in ("Decks", "Pavements", "Walls")
+        for block in range(5)
+        for label, count in (("crack", 1), ("non_crack", tiles_per_block + block))
+        for n in range(count)
+    ]
+    metu = [
+        {"image": f"{label}/{group:05}.jpg", "leak_group": group}
+        for group in range(40)
+        for label in ("Negative", "Positive")
+    ]
+    for name, rows in (("sdnet-dev", sdnet), ("metu-internal", metu)):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for row in rows:
+                data = io.BytesIO()
+                Image.fromarray(rng.integers(0, 255, (side_px, side_px), np.uint8)).save(data, "png")
+                archive.writestr(f"{name}/{row['image']}", data.getvalue())
+    pd.DataFrame(sdnet).to_csv(folder / "sdnet-dev.csv", index=False)
+    pd.DataFrame(metu).to_csv(folder / "metu-groups.csv", index=False)
+    cracks = [row["image"] for row in sdnet if row["image"].startswith("crack/")]
+    pd.DataFrame({"image": cracks, "verdict": "visible"}).to_csv(folder / "sdnet-visible.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(concrete: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    folder = tmp_path_factory.mktemp("concrete")
+    return concrete.all_images(write_data(folder / "data"), folder / "work")
+
+
+def test_the_command_line_names_a_protocol_and_what_it_evaluates(concrete: ModuleType) -> None:
+    assert concrete.parse(["own-site", "--folds", "0", "3", "--work", "w"]).folds == [0, 3]
+    assert concrete.parse(["unseen-site", "--surface", "walls", "--work", "w"]).surface == "walls"
+    assert concrete.parse(["metu", "--work", "w", "--epochs", "2"]).epochs == 2
+    for wrong in (["own-site", "--work", "w"], ["own-site", "--folds", "4", "--work", "w"], ["metu"]):
+        with pytest.raises(SystemExit):
+            concrete.parse(wrong)
+
+
+def test_every_tile_is_evaluated_once_over_the_folds(concrete: ModuleType, rows: pd.DataFrame) -> None:
+    folds = [concrete.divided(rows, "own-site", fold=fold) for fold in range(concrete.N_FOLDS)]
+    tests = pd.concat([one[one.split == "test"] for one in folds])
+    assert sorted(tests.image) == sorted(rows.image[rows.part != "metu"])
+    for one in folds:
+        assert set(one.split) == {"train", "val", "test"}
+        assert set(one.part) == {"decks", "pavements", "walls"}
+
+
+@pytest.mark.parametrize("surface", ["decks", "pavements", "walls"])
+def test_an_unseen_surface_is_evaluated_alone(concrete: ModuleType, rows: pd.DataFrame, surface: str) -> None:
+    one = concrete.divided(rows, "unseen-site", surface=surface)
+    assert set(one.part[one.split == "test"]) == {surface}
+    assert set(one.part[one.split == "train"]) == {"metu", "decks", "pavements", "walls"} - {surface}
+
+
+@pytest.mark.parametrize("choice", [("own-site", {"fold": 1}), ("unseen-site", {"surface": "walls"}), ("metu", {})])
+def test_no_group_is_on_two_sides_and_no_crack_is_trained_on(
+    concrete: ModuleType, rows: pd.DataFrame, choice: tuple[str, dict[str, object]]
+) -> None:
+    one = concrete.divided(rows, choice[0], **choice[1])
+    assert (one.groupby("group").split.nunique() == 1).all()
+    assert set(one.split[one.label == "crack"]) == {"test"}
+
+
+def test_the_mean_is_over_surfaces(concrete: ModuleType) -> None:
+    def surface(value: float) -> dict[str, object]:
+        return {kind: {name: {"value": value} for name in RANKING_NAMES} for kind in ("visible cracks", "labels")}
+
+    mean = concrete.mean_of({"decks": surface(0.2), "walls": surface(0.6)})
+    assert mean["visible cracks"]["roc_auc"] == pytest.approx(0.4)
