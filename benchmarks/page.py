@@ -65,14 +65,14 @@ def main() -> None:
 def write_model(folder: Path) -> str:
     """A model of the default size with random weights; returns its digest."""
     spec = ModelSpec(
-        input_px=128,
-        channels=(32, 64, 128, 256),
+        input_px=256,
+        channels=(16, 32, 64, 256),
         latent_dim=128,
-        segmenter=(24, 48, 64),
+        segmenter=(16, 32, 64, 96),
         recipe="repair",
-        tile_px=227,
-        stride_px=170,
-        head="crack",
+        tile_px=256,
+        stride_px=192,
+        head="evidence",
         beta=1e-6,
         seed=0,
         manifest="",

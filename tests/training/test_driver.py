@@ -48,7 +48,9 @@ from crackvae.training.driver import train
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 
-SETTINGS = TrainSettings(epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0)
+SETTINGS = TrainSettings(
+    epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0, clip_norm=1.0
+)
 MODEL_FILES = ["calibration.json", "loss.png", "model.json", "reference.json", "training.json", "vae_concrete.pth"]
 
 
