@@ -19,7 +19,7 @@ from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_t
 CRACK_SHARE = 0.02
 # Log-odds of a crack that a black pixel adds, in a light tile. It finds the gaping cracks of close-ups, and costs some
 # recall at a low false-alarm rate on rough surfaces, whose shadows are dark too (docs/log.md).
-DARKNESS_WEIGHT = 2.0
+DARKNESS_WEIGHT = 1.0
 # The median of a tile is that of every fourth pixel of each row and column.
 MEDIAN_STEP = 4
 # Knots of a yardstick, and fewest tiles per knot.

@@ -292,7 +292,7 @@ model = Model(spec, network, model_digest(spec, network.state_dict()))
 runtime = runtime_of(model, "onnx", 8)
 for decoded in decode_images(with_groups(list_images(sys.argv[1]), "none"), spec):
     tiles = np.frombuffer(decoded["tiles"][0].as_py(), np.uint8).reshape(-1, 256, 256)
-    assert len(tiles) == 840
+    assert len(tiles) == 651
     score_tiles(model, tiles[:64], 8, runtime=runtime)
 print(peak / 1024)
 """

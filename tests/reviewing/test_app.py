@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def ask(app: ASGIApp, method: str, target: str, body: bytes = b"", **headers: st
     async def send(message: Any) -> None:
         messages.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    with ThreadPoolExecutor(1) as thread:  # a browser test in this process leaves an event loop running
+        thread.submit(asyncio.run, app(scope, receive, send)).result()
     start = messages[0]
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], found, b"".join(one.get("body", b"") for one in messages[1:]))

@@ -90,7 +90,7 @@ def two_hundred(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "images").mkdir()
     for picture in pictures:
         shutil.copy(picture, tmp_path / "images" / f"{picture.parent.name}-{picture.name}")
-    model = write_model(tmp_path / "model", small_spec(head="top"))
+    model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.7)
     score_in_process(monkeypatch)
     crackvae.score(images=tmp_path / "images", model=model, out=tmp_path / "scores", no_report=True, quiet=True)
     return tmp_path / "scores"
