@@ -62,9 +62,7 @@ def manifest_of(images: pd.DataFrame, work: Path) -> Path:
     parts = []
     for part, of_part in images.groupby("part"):
         groups = work / f"{part}.csv"
-        of_part.rename(columns={"path": "name"})[["name", "group"]].rename(columns={"name": "image"}).to_csv(
-            groups, index=False
-        )
+        of_part[["path", "group"]].to_csv(groups, index=False, header=["image", "group"])
         made = crackvae.partition(
             images=work / "images" / str(part),
             groups=groups,

@@ -7,6 +7,7 @@ from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConf
 from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
     HEADS,
+    SEGMENTER_COARSE,
     SEGMENTER_HEADS,
     AdaptConfig,
     DemoConfig,
@@ -18,6 +19,7 @@ from crackvae.config.training import (
 __all__ = [
     "BUILTIN",
     "HEADS",
+    "SEGMENTER_COARSE",
     "SEGMENTER_HEADS",
     "AdaptConfig",
     "CalibrateConfig",

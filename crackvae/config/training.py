@@ -12,8 +12,11 @@ Head = Literal["mse", "evidence"]
 HEADS: tuple[str, ...] = get_args(Head)
 # Score heads that use the segmenter.
 SEGMENTER_HEADS = ("evidence",)
-# The segmenter's convolutions halve the side of a tile four times; the ConvVAE beside it sees a quarter of it.
-SEGMENTER_HALVINGS, SEGMENTER_COARSE = 16, 4
+# The segmenter's convolutions halve the side of a tile four times.
+SEGMENTER_HALVINGS = 16
+# Beside a segmenter the ConvVAE sees the tile's mean over squares of this side [px]: it reconstructs the surface behind
+# a crack, which varies slowly. At full scale it would cost more than the segmenter.
+SEGMENTER_COARSE = 4
 # Channels of the default segmenter.
 SEGMENTER_CHANNELS = (16, 32, 64, 96)
 # Named settings of train, which a file or a flag may still change. The published loss is the textbook's: the squared

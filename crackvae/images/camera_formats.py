@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from crackvae.errors import UnreadableImage
+from crackvae.images.luma import luma
 
 # Brands of an ISO base media file (ISO/IEC 23008-12, annex E) that hold HEVC pictures or do not say which codec.
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
@@ -97,7 +98,7 @@ def decode_raw(data: bytes, require_size: Callable[[int, int], None]) -> np.ndar
     grey_HW = np.empty(rgb_HW3.shape[:2], np.uint8)
     for top in range(0, len(grey_HW), _ROWS_AT_ONCE):
         rows = slice(top, top + _ROWS_AT_ONCE)
-        grey_HW[rows] = np.rint(rgb_HW3[rows] @ np.array([0.299, 0.587, 0.114], np.float32))
+        grey_HW[rows] = np.rint(luma(rgb_HW3[rows]))
     return grey_HW
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from crackvae.errors import UnreadableImage
+from crackvae.images.luma import luma
 
 # Start of a frame with its length and precision; height and width follow.
 _START_OF_FRAME = re.compile(rb"\xff[\xc0-\xc3]..[\x08\x0c\x10]", re.DOTALL)
@@ -41,5 +42,5 @@ def decode(data: bytes, require_size: Callable[[int, int], None]) -> np.ndarray:
         raise UnreadableImage(f"damaged JPEG: {type(error).__name__}") from error
     if shares.shape[:2] != (height, width):
         raise UnreadableImage(f"the header states {width}x{height} px, the data hold {shares.shape}")
-    grey_HW = shares @ np.array([0.299, 0.587, 0.114], np.float32) if shares.shape[2:] == (3,) else shares
+    grey_HW = luma(shares) if shares.shape[2:] == (3,) else shares
     return np.rint(grey_HW.reshape(height, width) * 255).astype(np.uint8)

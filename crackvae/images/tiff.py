@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.errors import UnreadableImage
+from crackvae.images.luma import luma
 
 BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT = 258, 262, 266, 274, 339
 
@@ -157,12 +158,16 @@ def _samples(page: Any) -> np.ndarray:
     """The decoded samples (H, W, S); raises UnreadableImage where they contradict the tags."""
     values = np.asarray(page.asarray())
     height, width, samples = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
-    is_planar = int(page.planarconfig or 1) == 2 and samples > 1
-    shape = (samples, height, width) if is_planar else (height, width, samples)
+    shape = (samples, height, width) if is_planar(page) else (height, width, samples)
     if values.size != height * width * samples:
         raise UnreadableImage(f"the tags state {width}x{height} px of {samples} samples, the data hold {values.shape}")
     values = values.reshape(shape)
-    return np.moveaxis(values, 0, 2) if is_planar else values
+    return np.moveaxis(values, 0, 2) if is_planar(page) else values
+
+
+def is_planar(page: Any) -> bool:
+    """Whether the samples of a pixel lie in planes of their own instead of beside each other."""
+    return int(page.planarconfig or 1) == 2 and int(page.samplesperpixel) > 1
 
 
 def _white(page: Any, samples_HWS: np.ndarray) -> float:
@@ -207,24 +212,19 @@ def _grey(kind: int, shares_hwS: Floats, page: Any, samples_hwS: np.ndarray) -> 
     if kind == BLACK_IS_ZERO:
         return shares_hwS[..., 0]
     if kind == YCBCR:
-        return shares_hwS[..., 0] if not _is_decoded_to_rgb(page) else _luma(shares_hwS)
+        return shares_hwS[..., 0] if not _is_decoded_to_rgb(page) else luma(shares_hwS[..., :3])
     if kind == PALETTE:
         colours_3N = np.asarray(page.colormap, np.float32) / np.float32(65_535)
-        return _luma(colours_3N.T[samples_hwS[..., 0]])
+        return luma(colours_3N.T[samples_hwS[..., 0]])
     if kind == CMYK:
-        return _luma((1 - shares_hwS[..., :3]) * (1 - shares_hwS[..., 3:4]))
+        return luma((1 - shares_hwS[..., :3]) * (1 - shares_hwS[..., 3:4]))
     if kind == CIELAB:
         return _lab_luma(shares_hwS, samples_hwS, page)
-    return _luma(shares_hwS)
+    return luma(shares_hwS[..., :3])
 
 
 def _is_decoded_to_rgb(page: Any) -> bool:
     return int(page.compression) in (6, 7, 33007)  # JPEG: the codec converts
-
-
-def _luma(rgb_hw3: Floats) -> Floats:
-    """ITU-R 601 luma."""
-    return np.asarray(rgb_hw3[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))
 
 
 def _lab_luma(shares_hwS: Floats, samples_hwS: np.ndarray, page: Any) -> Floats:
@@ -245,4 +245,4 @@ def _lab_luma(shares_hwS: Floats, samples_hwS: np.ndarray, page: Any) -> Floats:
         [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
     )
     linear = np.clip(xyz @ to_rgb.T, 0, 1)
-    return _luma(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32))
+    return luma(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32))

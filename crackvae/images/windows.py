@@ -108,7 +108,7 @@ def read_window(window: Window) -> Picture:
         if page.dtype is None or page.dtype.kind not in "uf" or (page.dtype.kind == "u" and page.dtype.itemsize > 2):
             raise UnreadableImage(f"a TIFF of {page.dtype} pixels is not read by window: save it in 8 or 16 bits")
         samples_HWS = np.zeros((window.h, window.w, int(page.samplesperpixel)), page.dtype)
-        is_planar = int(page.planarconfig or 1) == 2 and page.samplesperpixel > 1
+        is_planar = tiff.is_planar(page)
         for number in _segments(page, window, is_planar=is_planar):
             _fill(samples_HWS, page, number, window, is_planar=is_planar)
         grey_HW, hidden_HW = tiff.grey_of(page, samples_HWS, kind)

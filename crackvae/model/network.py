@@ -15,12 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crackvae.config import SEGMENTER_COARSE
+
 # Side of one cell of the segmenter's finest maps [px]; two stride-2 convolutions fold the pixels of a cell into
 # channels.
 FOLD = 4
-# With a segmenter the ConvVAE sees the tile's mean over squares of this side [px]: it reconstructs the surface behind a
-# crack, which varies slowly. At full scale it would cost more than the segmenter.
-COARSE = 4
 # Initial logit of a pixel: about one in fifty is cracked.
 INITIAL_LOGIT = -4.0
 # Added to a reference before dividing by it, so that a share of the brightness stays finite on black.
@@ -88,7 +87,7 @@ class ModelSpec:
     @property
     def vae_px(self) -> int:
         """Side Q of the ConvVAE's input [px]."""
-        return self.input_px // COARSE if self.segmenter else self.input_px
+        return self.input_px // SEGMENTER_COARSE if self.segmenter else self.input_px
 
 
 class ConvVAE(nn.Module):

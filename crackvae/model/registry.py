@@ -9,14 +9,14 @@ content of current.json, which the next change adds.
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from crackvae.config import BUILTIN
-from crackvae.errors import ModelError, StorageError
+from crackvae.errors import ModelError
 from crackvae.model import builtin
 from crackvae.model.artifact import MODEL_FILE, load_model
 from crackvae.storage import fileio, uris
-from crackvae.storage.records import problems, read_record
+from crackvae.storage.records import read_lines, read_record, write_lines
 
 CURRENT_FILE, HISTORY_FILE, VERSIONS = "current.json", "history.jsonl", "versions"
 
@@ -76,11 +76,7 @@ def current(registry: str) -> Change:
 def history(registry: str) -> list[Change]:
     """All changes, oldest first; the last one is the current one."""
     path = uris.join(registry, HISTORY_FILE)
-    lines = fileio.read_bytes(path).splitlines() if fileio.exists(path) else []
-    try:
-        changes = [Change.model_validate_json(line) for line in lines]
-    except ValidationError as error:
-        raise StorageError(f"{path} is damaged ({problems(error)}): restore it from a backup.") from error
+    changes = read_lines(path, Change, "Restore it from a backup.") if fileio.exists(path) else []
     last = [current(registry)] if is_registry(registry) else []
     return changes if changes[-1:] == last else changes + last
 
@@ -132,11 +128,6 @@ def _make_current(registry: str, change: Change) -> None:
     """The history without the change, then the change, then the history with it."""
     earlier = history(registry)
     if earlier:
-        _write_history(registry, earlier)
+        write_lines(uris.join(registry, HISTORY_FILE), earlier)
     fileio.write_bytes(uris.join(registry, CURRENT_FILE), change.model_dump_json(indent=1).encode())
-    _write_history(registry, [*earlier, change])
-
-
-def _write_history(registry: str, changes: list[Change]) -> None:
-    data = "".join(f"{one.model_dump_json()}\n" for one in changes).encode()
-    fileio.write_bytes(uris.join(registry, HISTORY_FILE), data)
+    write_lines(uris.join(registry, HISTORY_FILE), [*earlier, change])

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from typing import get_args
 
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio
+from crackvae.storage.verdicts import WITHDRAWN, AnyVerdict
 
-VERDICTS = ("crack", "sound", "joint", "unsure")
+VERDICTS = tuple(verdict for verdict in get_args(AnyVerdict) if verdict != WITHDRAWN)
 
 
 def read_verdict_csv(path: str) -> dict[str, str]:

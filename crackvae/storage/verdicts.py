@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from crackvae.errors import ConfigError, StorageError
+from crackvae.errors import ConfigError
 from crackvae.storage import fileio, uris
-from crackvae.storage.records import problems
+from crackvae.storage.records import read_lines, write_lines
 
 FOLDER = "_verdicts"
 
@@ -116,12 +116,7 @@ class VerdictLog:
         return uris.join(self.folder, f"{key}.json")
 
     def _read(self, key: str) -> tuple[Verdict, ...]:
-        path = self._path(key)
-        lines = fileio.read_bytes(path).splitlines()
-        try:
-            return tuple(Verdict.model_validate_json(line) for line in lines)
-        except ValidationError as error:
-            raise StorageError(f"{path} is damaged ({problems(error)}): restore it, or move it away.") from error
+        return tuple(read_lines(self._path(key), Verdict, "Restore it, or move it away."))
 
     def append(self, key: str, reviewer: str, judgements: Sequence[Judgement]) -> tuple[Verdict, ...]:
         """Store verdicts of one reviewer; they are safe when this returns.
@@ -139,8 +134,7 @@ class VerdictLog:
         with self._lock:
             if key not in self._by_key:
                 made = tuple(self._made(key, reviewer, judgements))
-                data = "".join(f"{one.model_dump_json()}\n" for one in made).encode()
-                fileio.write_bytes(self._path(key), data)
+                write_lines(self._path(key), made)
                 _flush_names(self.folder)
                 self._by_key[key] = made
             return self._by_key[key]
