@@ -91,7 +91,7 @@ VERBS = {
         ('crackvae.compact(scores="scores").parts',),
     ),
     "nightly": Verb(
-        "crackvae.scoring.nightly",
+        "crackvae.nights.nightly",
         config.NightlyConfig,
         results.NightlyResult,
         (errors.LimitBroken, errors.FolderInUse, errors.ArchiveError, *_INPUT),

@@ -26,7 +26,8 @@ from crackvae.model import builtin, calibration, graph_cache
 from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
 from crackvae.model.network import ModelSpec, Network
-from crackvae.scoring import actors, nightly, verb
+from crackvae.nights import nightly
+from crackvae.scoring import actors, verb
 from crackvae.storage import fileio, filesystems, tables
 from crackvae.training import adapt, driver, fit, run, tile_loader
 

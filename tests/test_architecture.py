@@ -16,9 +16,9 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"images"},
     {"model"},
     {"monitoring", "reports"},
-    {"changes"},
     {"training", "scoring"},
-    {"evaluation", "reviewing", "api", "readers"},
+    {"changes"},
+    {"nights", "evaluation", "reviewing", "api", "readers"},
     {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it

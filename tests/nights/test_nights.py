@@ -17,8 +17,8 @@ from crackvae.model.calibration import Calibration
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.histograms import CAMERA_EDGES, NightHistograms, Tally, histograms_file
 from crackvae.monitoring.telemetry import drift_name
-from crackvae.scoring.night_verdict import NOTHING, severity, verdict_on
-from crackvae.scoring.nights import Nights, default_night, nightly_name
+from crackvae.nights.runs import Nights, default_night, nightly_name
+from crackvae.nights.verdict import NOTHING, severity, verdict_on
 from crackvae.storage.tables import RUN_TIME
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -153,11 +153,9 @@ def test_a_job_at_one_local_time_gets_a_night_of_its_own_each_day_of_two_years(
     """Whether or not the time zone is set: the clocks go forward and back, and in UTC a date comes twice or never."""
     for setting in (zone, "UTC"):
         started: dict[str, datetime] = {}
+        monkeypatch.setattr("crackvae.nights.runs.fileio.list_files", lambda out, s=started: list(map(nightly_name, s)))
         monkeypatch.setattr(
-            "crackvae.scoring.nights.fileio.list_files", lambda out, s=started: list(map(nightly_name, s))
-        )
-        monkeypatch.setattr(
-            "crackvae.scoring.nights.read_night_summary",
+            "crackvae.nights.runs.read_night_summary",
             lambda path, s=started: type("Read", (), {"started": s[path[-15:-5]]}),
         )
         hour, minute = map(int, local.split(":"))

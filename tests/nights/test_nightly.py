@@ -14,10 +14,10 @@ from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.telemetry import drift_name
+from crackvae.nights import nightly as module
+from crackvae.nights.nightly import nightly
 from crackvae.results import Result
-from crackvae.scoring import nightly as module
 from crackvae.scoring.calibrate import calibrate
-from crackvae.scoring.nightly import nightly
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.histograms import NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_drift_metrics, log_event
+from crackvae.nights.runs import Nights, default_night, nightly_name
+from crackvae.nights.verdict import severity, verdict_on
 from crackvae.reports import nights as pages
 from crackvae.results import Result
-from crackvae.scoring.night_verdict import severity, verdict_on
-from crackvae.scoring.nights import Nights, default_night, nightly_name
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.summaries import ScoreSummary, write_summary
 from crackvae.scoring.verb import score_images
