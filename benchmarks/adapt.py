@@ -19,7 +19,7 @@ import pandas as pd
 from record import write_result
 
 import crackvae
-from crackvae.training.site_threshold import site_threshold
+from crackvae.training.adapt.threshold import site_threshold
 
 SHARES, SPLITS = (0.0, 0.01, 0.02, 0.05), 10
 RATE, MAX_CRACKED = 0.01, 0.05

@@ -136,7 +136,7 @@ VERBS = {
         ('crackvae.rollback(registry="models/site", why="misses cracks on the new bridge").model',),
     ),
     "export": Verb(
-        "crackvae.model.export",
+        "crackvae.model.runtime.export",
         config.ExportConfig,
         results.ExportResult,
         (errors.StorageError, errors.ModelError),

@@ -66,8 +66,9 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
     Example:
         >>> verdicts = crackvae.read_verdicts("scores").to_pandas()
     """
-    from crackvae.storage import uris, verdicts
+    from crackvae.storage import uris
     from crackvae.storage.filesystems import s3_server
+    from crackvae.storage.tables import verdicts
 
     with s3_server(s3_endpoint):
         lines = verdicts.VerdictLog(uris.absolute(os.fspath(scores))).history()

@@ -11,7 +11,7 @@ from crackvae.errors import ConfigError
 BUILTIN = "builtin"
 # Help text of the model that a verb uses.
 MODEL = "model directory written by train or adapt, or builtin: the model that comes with crackvae"
-# Help text of --exclude; storage/exclusions.py has all that is always excluded.
+# Help text of --exclude; storage/listing/exclusions.py has all that is always excluded.
 EXCLUDE = (
     "names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths below --images. "
     "Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*, $RECYCLE.BIN, "

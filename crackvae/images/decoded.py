@@ -14,7 +14,7 @@ from crackvae.images.pictures import read_part
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
 from crackvae.storage.content import content_key
-from crackvae.storage.parts import part_of
+from crackvae.storage.names.parts import part_of
 
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024

@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 
-from crackvae.images import decoding, video, windows
-from crackvae.images.decoding import Picture
+from crackvae.images import decoding
+from crackvae.images.decoding import Picture, video, windows
 from crackvae.storage import archive, fileio
-from crackvae.storage.parts import Frame, Window, part_of
+from crackvae.storage.names.parts import Frame, Window, part_of
 
 
 def read_part(part: Frame | Window, max_px: int) -> Picture:

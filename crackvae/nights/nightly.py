@@ -23,7 +23,7 @@ from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_drift_metrics, log_event
 from crackvae.nights.runs import Nights, default_night, nightly_name
 from crackvae.nights.verdict import severity, verdict_on
-from crackvae.reports import nights as pages
+from crackvae.reports.night_page import nights as pages
 from crackvae.results import Result
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.summaries import ScoreSummary, write_summary

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from crackvae import metrics
 from crackvae.model.heads import BASELINE
 from crackvae.model.inference import find_recorded_model
-from crackvae.reports import charts, curves, page, views
+from crackvae.reports import charts, page, views
+from crackvae.reports.charts import curves
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
 from crackvae.reports.views import ImageView
 from crackvae.storage import tables

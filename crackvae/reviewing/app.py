@@ -21,7 +21,7 @@ from crackvae.reports import page, views
 from crackvae.reviewing.nights import ServedNights
 from crackvae.storage import uris
 from crackvae.storage.records import problems
-from crackvae.storage.verdicts import AnyVerdict, Judgement, Subject, Verdict, VerdictLog, standing_of
+from crackvae.storage.tables.verdicts import AnyVerdict, Judgement, Subject, Verdict, VerdictLog, standing_of
 
 AUTHORISATION_HEADER = "x-crackvae-token"
 

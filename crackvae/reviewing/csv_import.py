@@ -8,8 +8,8 @@ import pandas as pd
 from crackvae.errors import ManifestError
 from crackvae.results import Result
 from crackvae.storage import tables
-from crackvae.storage.verdict_csv import verdict_rows
-from crackvae.storage.verdicts import Judgement, Subject, VerdictLog, as_table, standing_of
+from crackvae.storage.tables.verdict_csv import verdict_rows
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog, as_table, standing_of
 
 
 def import_verdicts(scores: str, path: str, reviewer: str) -> Result:

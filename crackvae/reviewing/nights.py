@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from crackvae.errors import StorageError
 from crackvae.reports.night_page import night_page
-from crackvae.reports.nights import NightResults, read_night
+from crackvae.reports.night_page.nights import NightResults, read_night
 from crackvae.reports.page import PageSettings
 from crackvae.storage import tables
 

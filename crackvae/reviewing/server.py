@@ -18,7 +18,7 @@ from crackvae.reviewing.app import review_app
 from crackvae.reviewing.csv_import import counts_by_reviewer
 from crackvae.reviewing.nights import ServedNights
 from crackvae.storage import fileio, uris
-from crackvae.storage.verdicts import FOLDER, VerdictLog
+from crackvae.storage.tables.verdicts import FOLDER, VerdictLog
 
 # 256 random bits: guessing is out of the question, so attempts are not counted.
 TOKEN_BYTES = 32

@@ -3,7 +3,7 @@
 from crackvae.config import ReportConfig
 from crackvae.console import progress, say
 from crackvae.errors import StorageError
-from crackvae.reports.nights import page_name
+from crackvae.reports.night_page.nights import page_name
 from crackvae.reports.verb import report
 from crackvae.scoring.summaries import ScoreSummary
 from crackvae.storage import uris

@@ -13,16 +13,16 @@ import pyarrow.compute as pc
 from crackvae.config import ScoreConfig, limit_of, time_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
-from crackvae.images.groups import with_groups
-from crackvae.images.video import with_frames
-from crackvae.images.windows import with_windows
+from crackvae.images.decoding.video import with_frames
+from crackvae.images.decoding.windows import with_windows
+from crackvae.images.manifest.groups import with_groups
 from crackvae.model.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
-from crackvae.reports import nights
+from crackvae.reports.night_page import nights
 from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.errors import ManifestError
-from crackvae.storage import fileio, uris, verdicts
-from crackvae.storage.verdict_csv import read_verdict_csv
+from crackvae.storage import fileio, uris
+from crackvae.storage.tables import verdicts
+from crackvae.storage.tables.verdict_csv import read_verdict_csv
 
 
 @dataclass(frozen=True)

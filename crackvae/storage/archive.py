@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import IO, NamedTuple
 
 from crackvae.errors import ArchiveError, UnreadableImage
-from crackvae.storage import zip_names
 from crackvae.storage.filesystems import answered, filesystem
-from crackvae.storage.parts import part_of
+from crackvae.storage.names import zip_names
+from crackvae.storage.names.parts import part_of
 from crackvae.storage.uris import is_local, reason, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.

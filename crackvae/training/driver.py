@@ -19,13 +19,13 @@ from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
-from crackvae.training.drawings import draw
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import default_epochs
 from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, with_yardstick, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
+from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import decoded_tiles, tile_counts, training_tiles
 from crackvae.training.validation import validate_on_synthetic_cracks
 

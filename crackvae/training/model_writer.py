@@ -17,7 +17,7 @@ from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
-from crackvae.reports.matplotlib_folder import matplotlib_folder
+from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
 from crackvae.storage import fileio, uris
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
@@ -155,7 +155,7 @@ def _loss_curve(trained: TrainedModel, model_dir: str) -> dict[str, bytes]:
     """The loss curve, which is optional: Matplotlib needs a folder that it can write to."""
     try:
         with matplotlib_folder(uris.parent(model_dir)):
-            from crackvae.reports.curves import loss_curve  # imported here: it imports Matplotlib
+            from crackvae.reports.charts.curves import loss_curve  # imported here: it imports Matplotlib
 
             return {CURVE_FILE: loss_curve(trained.table)}
     except OSError as error:

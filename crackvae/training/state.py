@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
 from crackvae.model.network import Network
-from crackvae.training.drawings import Drawings
+from crackvae.training.synthetic_cracks.drawings import Drawings
 
 # Changes whenever an older checkpoint could be misread.
 CHECKPOINT_FORMAT = 2

@@ -13,9 +13,9 @@ import torch
 from crackvae import metrics
 from crackvae.model.artifact import Model
 from crackvae.model.inference import score_tiles
-from crackvae.training.drawings import draw
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.synthetic_cracks import add_cracks_only
+from crackvae.training.synthetic_cracks.drawings import draw
 
 # Number of tiles, each with a crack of its own: twice as many are scored, which takes seconds, not minutes.
 MAX_TILES = 300

@@ -23,7 +23,7 @@ from crackvae.model.inference import load_scorer
 from crackvae.scoring import verb
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.storage import fileio, tables
-from crackvae.storage.verdict_csv import read_verdict_csv
+from crackvae.storage.tables.verdict_csv import read_verdict_csv
 
 # A cut at some byte, and some bytes written over others.
 BENDS = st.tuples(

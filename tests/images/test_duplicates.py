@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import duplicates
-from crackvae.images.duplicates import (
+from crackvae.images.manifest import duplicates
+from crackvae.images.manifest.duplicates import (
     COARSE_PX,
     MAX_DIFFERENCE,
     THUMB_PX,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crackvae.errors import ManifestError
-from crackvae.images.masks import read_mask
+from crackvae.images.decoding.masks import read_mask
 
 CRACKED_HW = np.zeros((64, 96), bool)
 CRACKED_HW[30:34, 5:90] = True

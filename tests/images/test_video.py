@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crackvae.errors import UnreadableImage
+from crackvae.images.decoding.video import frames_of, read_frame, with_frames
 from crackvae.images.synthetic import draw_image
-from crackvae.images.video import frames_of, read_frame, with_frames
 from crackvae.storage import archive
 from crackvae.storage.listing import list_paths
-from crackvae.storage.parts import Frame, Window, part_of
+from crackvae.storage.names.parts import Frame, Window, part_of
 
 MAX_PX = 10_000_000
 FPS = 20

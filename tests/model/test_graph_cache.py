@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from crackvae.model import graph_cache, onnx
 from crackvae.model.artifact import load_model
+from crackvae.model.runtime import graph_cache, onnx
 
 
 def test_a_graph_is_exported_once(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

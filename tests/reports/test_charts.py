@@ -7,7 +7,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from crackvae.reports import charts, curves
+from crackvae.reports import charts
+from crackvae.reports.charts import curves
 
 
 def test_a_thinned_curve_keeps_both_ends_of_every_visible_step() -> None:

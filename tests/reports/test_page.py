@@ -12,7 +12,7 @@ from crackvae.config import CalibrateConfig, ReportConfig
 from crackvae.reports import page
 from crackvae.reports.verb import report
 from crackvae.scoring.calibrate import calibrate
-from crackvae.storage.verdict_csv import read_verdict_csv
+from crackvae.storage.tables.verdict_csv import read_verdict_csv
 
 MAX_PAGE_BYTES = 15_000_000
 

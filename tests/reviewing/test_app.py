@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from crackvae.reports.page import PageSettings
 from crackvae.reviewing.app import review_app
 from crackvae.reviewing.nights import ServedNights
-from crackvae.storage.verdicts import VerdictLog
+from crackvae.storage.tables.verdicts import VerdictLog
 
 TOKEN = "t" * 32
 OWN = "http://127.0.0.1:8790"

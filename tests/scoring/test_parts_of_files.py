@@ -7,7 +7,7 @@ import numpy as np
 import tifffile
 
 from crackvae.config import ScoreConfig
-from crackvae.images import windows
+from crackvae.images.decoding import windows
 from crackvae.images.synthetic import draw_image
 from crackvae.scoring.verb import score_images
 from crackvae.storage.tables import read_scores

@@ -7,7 +7,7 @@ import pytest
 
 from crackvae.errors import ManifestError
 from crackvae.scoring.verdicts import find_cracks, without_cracks
-from crackvae.storage.verdicts import Judgement, Subject, VerdictLog
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 
 def write(path: Path, text: str) -> str:

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.reports.verb import report
 from crackvae.scoring.verb import score
-from crackvae.storage import exclusions, walk
-from crackvae.storage.exclusions import EXCLUDED, HIDDEN, LINK_LOOP, OTHER, OWN, SYSTEM, kind_of
-from crackvae.storage.listing import Listing, list_images, list_paths
-from crackvae.storage.unicode_forms import existing_form, nfc
+from crackvae.storage.listing import Listing, exclusions, list_images, list_paths, walk
+from crackvae.storage.listing.exclusions import EXCLUDED, HIDDEN, LINK_LOOP, OTHER, OWN, SYSTEM, kind_of
+from crackvae.storage.names.unicode_forms import existing_form, nfc
 
 VIDEO, ARCHIVE, SIDECAR, FORMAT = "video", "archive", "sidecar", "image in an unsupported format"
 PHOTOGRAPH = ""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from crackvae.storage import findings, tables
+from crackvae.storage import tables
+from crackvae.storage.tables import findings
 
 
 def blank(schema: pa.Schema, **values: object) -> pa.Table:

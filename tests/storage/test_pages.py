@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.images import pictures
-from crackvae.images.groups import with_groups
+from crackvae.images.manifest.groups import with_groups
 from crackvae.storage.archive import file_of, page_of
 from crackvae.storage.listing import list_images
-from crackvae.storage.pages import full_pages
+from crackvae.storage.names.pages import full_pages
 
 PAGE = np.random.default_rng(0).integers(60, 200, (40, 50), np.uint8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crackvae.errors import ManifestError, StorageError
-from crackvae.storage.verdict_csv import read_verdict_csv
+from crackvae.storage.tables.verdict_csv import read_verdict_csv
 
 
 def write(path: Path, text: str) -> str:

@@ -14,7 +14,7 @@ from conftest import HOUSE
 
 import crackvae
 from crackvae.errors import ConfigError, StorageError
-from crackvae.storage.verdicts import VERDICTS_SCHEMA, Judgement, Subject, VerdictLog, agreed, standing_of
+from crackvae.storage.tables.verdicts import VERDICTS_SCHEMA, Judgement, Subject, VerdictLog, agreed, standing_of
 
 A, B = Subject("/night/a.jpg"), Subject("s3://b/=1+1,\n\u202e.jpg")
 
@@ -102,7 +102,7 @@ def test_the_folder_is_readable_without_this_package(tmp_path: Path) -> None:
 
 def test_a_verdict_is_on_disk_when_the_process_is_killed(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from crackvae.storage.verdicts import *; log = VerdictLog(sys.argv[1])\n"
+        "import os, signal, sys; from crackvae.storage.tables.verdicts import *; log = VerdictLog(sys.argv[1])\n"
         "log.append('acknowledged', 'anna', [Judgement(Subject('a'), 'crack')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -17,10 +17,9 @@ from crackvae.images.synthetic import draw_image
 from crackvae.model.artifact import load_model
 from crackvae.model.inference import load_scorer
 from crackvae.scoring.verb import score
-from crackvae.training import site
-from crackvae.training.adapt import Site, adapt
+from crackvae.training.adapt import Site, adapt, site
+from crackvae.training.adapt.site import read_site, sides_of, some_images
 from crackvae.training.checkpoints import Checkpoints
-from crackvae.training.site import read_site, sides_of, some_images
 
 PHOTOGRAPHS, TILES, CRACKED = 12, 60, 6
 

@@ -43,10 +43,10 @@ from crackvae.storage import tables
 from crackvae.storage.lock import locked
 from crackvae.training import tile_loader
 from crackvae.training.checkpoints import Checkpoints, run_folder, with_run
-from crackvae.training.drawings import draw
 from crackvae.training.driver import train
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
+from crackvae.training.synthetic_cracks.drawings import draw
 
 SETTINGS = TrainSettings(
     epochs=4, batch=16, learning_rate=1e-3, schedule=True, beta=1e-6, precision="fp32", seed=0, clip_norm=1.0

@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae.errors import ModelError
 from crackvae.model.network import Network, squared_error, to_input
-from crackvae.training.drawings import draw
 from crackvae.training.loop import _set_learning_rate, default_epochs, train_epochs, validate
 from crackvae.training.state import Epoch, State, TrainingTiles, TrainSettings, Worker, read_checkpoint
 from crackvae.training.synthetic_cracks import MASK_COVERAGE, add_cracks_only, augment
+from crackvae.training.synthetic_cracks.drawings import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crackvae.training import site_threshold as module
-from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
+from crackvae.training.adapt import threshold as module
+from crackvae.training.adapt.threshold import SiteThreshold, site_threshold, tiles_needed
 
 RATE, MAX_CRACKED = 0.01, 0.05
 GROUPS, N = 40, 2_000

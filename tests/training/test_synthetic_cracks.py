@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from crackvae.training.drawings import Drawings, draw
 from crackvae.training.synthetic_cracks import (
     CRACK_SHARE,
     MASK_COVERAGE,
@@ -13,6 +12,7 @@ from crackvae.training.synthetic_cracks import (
     add_cracks_only,
     add_synthetic_cracks,
 )
+from crackvae.training.synthetic_cracks.drawings import Drawings, draw
 
 SIDE, BATCH = 64, 40
 FIELDS = ("input_B1PP", "clean_B1PP", "coverage_B1PP", "is_cracked_B")

@@ -8,9 +8,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from crackvae.model.network import ModelSpec, Network
-from crackvae.training.drawings import draw
 from crackvae.training.loop import training_steps
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
+from crackvae.training.synthetic_cracks.drawings import draw
 
 BATCH, STEPS = 64, 20
 SETTINGS = TrainSettings(

@@ -25,9 +25,9 @@ from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
-from crackvae.training import site
+from crackvae.training.adapt import site
+from crackvae.training.adapt.threshold import SiteThreshold, site_threshold, tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
-from crackvae.training.drawings import draw
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import (
@@ -39,9 +39,9 @@ from crackvae.training.model_writer import (
     write_model,
 )
 from crackvae.training.run import hardware, locked_run, resume_advice
-from crackvae.training.site_threshold import SiteThreshold, site_threshold, tiles_needed
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
+from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import decoded_tiles, in_object_store, surface_counts
 from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
 

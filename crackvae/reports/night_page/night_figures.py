@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel
 from crackvae.reports import charts, page
-from crackvae.reports.nights import RunSummary, total
+from crackvae.reports.night_page.nights import RunSummary, total
 
 # Statuses of images without a score, as the page counts them.
 FAILED = ("unreadable", "unreachable")

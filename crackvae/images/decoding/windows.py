@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import tiff
-from crackvae.images.decoding import Picture
+from crackvae.images.decoding import Picture, tiff
 from crackvae.storage import archive
-from crackvae.storage.parts import Window, opened
+from crackvae.storage.names.parts import Window, opened
 
 # Side of a window, and what neighbours have in common [px]: two tiles of the default model.
 WINDOW_PX, OVERLAP_PX = 4096, 512

@@ -11,8 +11,8 @@ import pyarrow.fs as pafs
 from crackvae.errors import ArchiveError
 from crackvae.storage import archive
 from crackvae.storage.archive import File
-from crackvae.storage.exclusions import LINK_LOOP, UNREADABLE_ARCHIVE, UNREADABLE_FOLDER
 from crackvae.storage.filesystems import answered, bucket, filesystem
+from crackvae.storage.listing.exclusions import LINK_LOOP, UNREADABLE_ARCHIVE, UNREADABLE_FOLDER
 from crackvae.storage.uris import is_local, reason, split_uri, storage_errors
 
 # Rows that exist as Python objects at any time.

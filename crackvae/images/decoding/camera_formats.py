@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from crackvae.errors import UnreadableImage
-from crackvae.images.luma import luma
+from crackvae.images.decoding.luma import luma
 
 # Brands of an ISO base media file (ISO/IEC 23008-12, annex E) that hold HEVC pictures or do not say which codec.
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")

@@ -6,7 +6,7 @@ from typing import get_args
 
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio
-from crackvae.storage.verdicts import WITHDRAWN, AnyVerdict
+from crackvae.storage.tables.verdicts import WITHDRAWN, AnyVerdict
 
 VERDICTS = tuple(verdict for verdict in get_args(AnyVerdict) if verdict != WITHDRAWN)
 

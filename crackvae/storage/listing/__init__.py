@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
-from crackvae.storage.exclusions import OWN, Exclusions, is_own, may_be_own
-from crackvae.storage.lists import listed_files
-from crackvae.storage.pages import with_pages
-from crackvae.storage.patterns import matches, split_pattern
-from crackvae.storage.unicode_forms import existing_form, nfc
+from crackvae.storage.listing.exclusions import OWN, Exclusions, is_own, may_be_own
+from crackvae.storage.listing.lists import listed_files
+from crackvae.storage.listing.patterns import matches, split_pattern
+from crackvae.storage.listing.walk import SkippedFolder, chunks, files
+from crackvae.storage.names.pages import with_pages
+from crackvae.storage.names.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, common_folder, join, parent, relative, without_options
-from crackvae.storage.walk import SkippedFolder, chunks, files
 
 LISTING_SCHEMA = pa.schema(
     [

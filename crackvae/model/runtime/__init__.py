@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from crackvae.model.artifact import Model
-from crackvae.model.graph_cache import graph_of
 from crackvae.model.network import Network, Output
-from crackvae.model.ort import onnxruntime
+from crackvae.model.runtime.graph_cache import graph_of
+from crackvae.model.runtime.ort import onnxruntime
 
 
 def release_memory() -> None:

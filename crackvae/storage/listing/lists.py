@@ -8,9 +8,9 @@ from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import archive, tables
 from crackvae.storage.archive import File
 from crackvae.storage.fileio import read_bytes
-from crackvae.storage.unicode_forms import existing_form, nfc
+from crackvae.storage.listing.walk import CHUNK_ROWS, chunks, local_file, remote_file
+from crackvae.storage.names.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, is_local, join, parent, reason, storage_errors, without_options
-from crackvae.storage.walk import CHUNK_ROWS, chunks, local_file, remote_file
 
 # Objects of a list that are looked up at once; each request takes 10 to 50 ms.
 HEAD_THREADS = 32

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.errors import UnreadableImage
-from crackvae.images.luma import luma
+from crackvae.images.decoding.luma import luma
 
 BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT = 258, 262, 266, 274, 339
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import pyarrow.fs as pafs
 
 from crackvae.storage import fileio
-from crackvae.storage.exclusions import LINK_LOOP, UNREADABLE_FOLDER
 from crackvae.storage.filesystems import answered, filesystem
-from crackvae.storage.unicode_forms import existing_form, nfc
+from crackvae.storage.listing.exclusions import LINK_LOOP, UNREADABLE_FOLDER
+from crackvae.storage.listing.walk import Folder, SkippedFolder, is_folder, utf_8
+from crackvae.storage.names.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import is_local, join, split_uri, storage_errors, without_options
-from crackvae.storage.walk import Folder, SkippedFolder, is_folder, utf_8
 
 _WILDCARD = re.compile(r"[*?\[]")
 

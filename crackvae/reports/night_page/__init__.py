@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel, find_recorded_model
-from crackvae.reports import charts, night_figures, page, photographs, views
-from crackvae.reports.nights import ALL_RUNS, NightResults, RunSummary, tile_scores, total
+from crackvae.reports import charts, page, photographs, views
+from crackvae.reports.night_page import night_figures
+from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, RunSummary, tile_scores, total
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView

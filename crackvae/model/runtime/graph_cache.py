@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from crackvae.model import network, onnx
+from crackvae.model import network
 from crackvae.model.artifact import Model
+from crackvae.model.runtime import onnx
 
 # Graphs in the folder, the latest first: some sites with a model each. One has the size of its weights.
 MAX_KEPT = 8

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import Picture
-from crackvae.images.windows import with_parts
+from crackvae.images.decoding.windows import with_parts
 from crackvae.storage import archive
-from crackvae.storage.parts import VIDEO_NAME, Frame, opened
+from crackvae.storage.names.parts import VIDEO_NAME, Frame, opened
 from crackvae.storage.uris import is_local, reason
 
 # A frame is compared with those this close to it in time [s]: nine frames at 30 frames a second, 75 MB in 4K.

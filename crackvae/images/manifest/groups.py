@@ -12,7 +12,7 @@ from crackvae.config import PartitionConfig
 from crackvae.console import say
 from crackvae.errors import ManifestError
 from crackvae.storage import archive, fileio, listing, uris
-from crackvae.storage.unicode_forms import nfc
+from crackvae.storage.names.unicode_forms import nfc
 
 # Names that exist as Python objects at any time.
 GROUP_ROWS = 10_000

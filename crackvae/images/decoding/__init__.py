@@ -17,8 +17,8 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
-from crackvae.images import camera_formats, jpeg12, tiff
-from crackvae.storage.pages import require_few_pages
+from crackvae.images.decoding import camera_formats, jpeg12, tiff
+from crackvae.storage.names.pages import require_few_pages
 
 # Refuse larger images by their header, before decoding; it covers cameras of 151 Mpx. A colour PNG of that size takes
 # 0.75 GB while it is decoded, with the bytes of its file.

@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 from crackvae.storage import archive
 from crackvae.storage.fileio import exists
-from crackvae.storage.parts import VIDEO_SUFFIXES
-from crackvae.storage.unicode_forms import nfc
+from crackvae.storage.names.parts import VIDEO_SUFFIXES
+from crackvae.storage.names.unicode_forms import nfc
 from crackvae.storage.uris import join, parent, without_options
 
 # Listed as images.

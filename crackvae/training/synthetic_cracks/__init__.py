@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crackvae.training.drawings import Drawings
+from crackvae.training.synthetic_cracks.drawings import Drawings
 
 # A drawing appears in eight orientations and at any depth, so a few thousand suffice for any number of epochs.
 MAX_DRAWINGS = 2000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from crackvae.errors import UnreadableImage
-from crackvae.images.luma import luma
+from crackvae.images.decoding.luma import luma
 
 # Start of a frame with its length and precision; height and width follow.
 _START_OF_FRAME = re.compile(rb"\xff[\xc0-\xc3]..[\x08\x0c\x10]", re.DOTALL)
