@@ -10,6 +10,7 @@ import subprocess  # nosec B404
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -34,6 +35,8 @@ STALL_S = 1800
 CONNECT_S = 10
 # And to disconnect; the local cluster of a busy machine ends within 10 s.
 DISCONNECT_S = 30.0
+# And the threads of an interrupted dataset to end: one that calls Ray after it has disconnected ends the process.
+DATASET_THREADS_S = 10.0
 # Ray's own default, shown where no session is known; never opened.
 LOGS = "/tmp/ray/session_latest/logs"  # nosec B108
 # In the folder of logs: what Ray itself prints in the driver.
@@ -308,16 +311,26 @@ def tables_of(dataset: Dataset, *, stage: str = "Ray Data", quiet: bool = False)
                     quiet=quiet,
                 )
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    before = set(threading.enumerate())
+    threading.Thread(target=watch, daemon=True).start()
+    batches = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     try:
-        for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for rows in batches:
             heard.set()
             yield rows
     finally:
         ended.set()
         heard.set()
-        watcher.join()
+        del batches  # stops the execution of the dataset
+        _wait_for_end(set(threading.enumerate()) - before)
+
+
+def _wait_for_end(threads: set[threading.Thread]) -> None:
+    """Wait for the threads of a dataset that was left early, but for Ray's prefetcher, which sleeps for ever."""
+    deadline = time.monotonic() + DATASET_THREADS_S
+    for thread in threads - {threading.current_thread()}:
+        if thread.name != "Prefetcher":
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def log_folder() -> str:
