@@ -1,10 +1,10 @@
-"""The table of changes: the findings of a pair of photographs before and after, one row per finding.
+"""One pair of photographs compared: the findings before and after, one row per finding.
 
 Shape letters: H, W rows and columns of an image; K points of a trace.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,26 +12,26 @@ import pyarrow as pa
 from scipy import ndimage
 
 from crackvae.changes.matching import INTERVAL, Change, Trace, match
-from crackvae.changes.registration import Registration, register
+from crackvae.changes.registration import Registration, register, unmatched
+from crackvae.errors import UnreadableImage
+from crackvae.storage.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
+from crackvae.storage.findings import FINDINGS_TYPE
+from crackvae.storage.uris import reason
 
-CHANGES_SCHEMA = pa.schema(
+# A pair that is to be compared, as it travels to a worker.
+TO_COMPARE_SCHEMA = pa.schema(
     [
-        ("finding", pa.string()),  # at the later visit; "" where it is gone or not seen
-        ("previous", pa.string()),  # the finding of the visit before, or ""
-        ("history", pa.string()),  # the finding at the first visit that had it: the same over all visits
-        ("image", pa.string()),
+        ("image", pa.string()),  # "" where an earlier photograph has no later one
         ("previous_image", pa.string()),
-        ("status", pa.string()),  # new | grown | static | gone | not seen | unmatched
-        ("reason", pa.string()),  # why nothing is claimed, or ""
-        ("length_change_px", pa.float32()),  # later minus earlier, in pixels of the later photograph; NaN without both
-        ("length_change_low_px", pa.float32()),  # 90 % interval
-        ("length_change_high_px", pa.float32()),
-        ("width_change_px", pa.float32()),
-        ("width_change_low_px", pa.float32()),
-        ("width_change_high_px", pa.float32()),
-        ("residual_px", pa.float32()),  # of the registration of the pair; NaN where it is unmatched
+        ("group", pa.string()),
+        ("reason", pa.string()),  # why it cannot be compared, where that is known beforehand, or ""
+        ("before", FINDINGS_TYPE),
+        ("after", FINDINGS_TYPE),
+        ("histories", pa.list_(pa.string())),  # of each finding before: the first finding of the same crack
+        ("run", pa.string()),
     ]
 )
+COMPARED_SCHEMA = PAIRS_SCHEMA.append(pa.field(CHANGES_COLUMN, CHANGES_TYPE))
 
 # Surroundings at most this dark, or at least this bright, show no crack [grey level].
 BLACK, WHITE = 12, 250
@@ -39,10 +39,69 @@ BLACK, WHITE = 12, 250
 # Side of these surroundings [px]: wider than a crack, which is dark itself.
 AROUND_PX = 41
 
-OTHER_MODEL = "the photographs were scored by different models: score the earlier one again with the later model"
+
+def compared_rows(pairs: pa.Table, read_pixels: Callable[[str], np.ndarray]) -> pa.Table:
+    """COMPARED_SCHEMA rows of TO_COMPARE_SCHEMA rows, in their order.
+
+    Args:
+        read_pixels: grey pixels of an image, uint8 (H, W); raises UnreadableImage or OSError.
+    """
+    return pa.Table.from_pylist([compare(pair, read_pixels) for pair in pairs.to_pylist()], schema=COMPARED_SCHEMA)
 
 
-def traces_of(findings: Sequence[dict[str, Any]]) -> list[Trace]:
+def compare(pair: Mapping[str, Any], read_pixels: Callable[[str], np.ndarray]) -> dict[str, Any]:
+    """One row of COMPARED_SCHEMA: what became of each finding of a pair of photographs.
+
+    A pair in which nothing was found at either visit is not registered: there is nothing to claim about it.
+    """
+    found = {name: pair[name] for name in ("image", "previous_image", "group", "run")}
+    found |= {"residual_px": math.nan, "overlap": math.nan, "homography": [], "reason": pair["reason"]}
+    if not (pair["image"] and pair["previous_image"]):
+        is_later = bool(pair["image"])
+        changes = [_unclaimed(row, "not seen", pair["reason"], is_later=is_later) for row in _findings(pair)]
+        return found | {"status": "no partner", CHANGES_COLUMN: _rows(changes, pair, math.nan)}
+    if not pair["reason"] and not _findings(pair):
+        return found | {"status": "nothing found", CHANGES_COLUMN: []}
+    pixels, why_not = _pixels(pair, read_pixels)
+    registration = register(*pixels) if pixels else unmatched(why_not)
+    if not (pixels and registration.is_matched):
+        changes = [_unclaimed(row, "unmatched", registration.reason, is_later=True) for row in pair["after"]]
+        changes += [_unclaimed(row, "unmatched", registration.reason, is_later=False) for row in pair["before"]]
+        rows = _rows(changes, pair, math.nan)
+        return found | {"status": "unmatched", "reason": registration.reason, CHANGES_COLUMN: rows}
+    shown = map(_shown, pixels)
+    changes = match(traces_of(pair["before"]), traces_of(pair["after"]), registration, *shown)
+    return found | _registered(registration) | {CHANGES_COLUMN: _rows(changes, pair, registration.residual_px)}
+
+
+def _findings(pair: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*pair["after"], *pair["before"]]
+
+
+def _pixels(
+    pair: Mapping[str, Any], read_pixels: Callable[[str], np.ndarray]
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
+    """Both photographs, the earlier one first, or why they cannot be had."""
+    if pair["reason"]:
+        return None, pair["reason"]
+    try:
+        return (read_pixels(pair["previous_image"]), read_pixels(pair["image"])), ""
+    except UnreadableImage as error:
+        return None, f"a photograph can no longer be read: {error}"
+    except OSError as error:
+        return None, f"a photograph can no longer be fetched: {reason(error)}"
+
+
+def _registered(registration: Registration) -> dict[str, Any]:
+    return {
+        "status": "compared",
+        "residual_px": registration.residual_px,
+        "overlap": registration.overlap,
+        "homography": registration.matrix_33.ravel().tolist(),
+    }
+
+
+def traces_of(findings: Sequence[Mapping[str, Any]]) -> list[Trace]:
     """Rows of FINDINGS_SCHEMA as traces; the gaps between branches, and rows without a trace, are left out."""
     traces = []
     for row in findings:
@@ -63,56 +122,30 @@ def traces_of(findings: Sequence[dict[str, Any]]) -> list[Trace]:
     return traces
 
 
-def compare(
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
-    images: tuple[str, str],
-    pixels: tuple[np.ndarray, np.ndarray],
-    history: dict[str, str],
-) -> pa.Table:
-    """Rows of CHANGES_SCHEMA for one pair of photographs.
-
-    Args:
-        before, after: their findings, rows of FINDINGS_SCHEMA.
-        images: names of the earlier and the later photograph.
-        pixels: both, grey, uint8 (H, W).
-        history: `history` of earlier findings, from the table of the visit before; an id that is missing starts one.
-    """
-    if len({row["model"] for row in (*before, *after)}) > 1:
-        return _rows(_unmatched(before, after, OTHER_MODEL), images, math.nan, history)
-    registration = register(*pixels)
-    if not registration.is_matched:
-        return _rows(_unmatched(before, after, registration.reason), images, math.nan, history)
-    changes = _matched(before, after, registration, pixels)
-    return _rows(changes, images, registration.residual_px, history)
-
-
-def _matched(
-    before: Sequence[dict[str, Any]],
-    after: Sequence[dict[str, Any]],
-    registration: Registration,
-    pixels: tuple[np.ndarray, np.ndarray],
-) -> list[Change]:
-    return match(traces_of(before), traces_of(after), registration, *map(_shown, pixels))
-
-
 def _shown(pixels_HW: np.ndarray) -> np.ndarray:
     """Where a crack would be seen: not in the black or the white of a wrong exposure or a shadow, bool (H, W)."""
     around_HW = ndimage.uniform_filter(pixels_HW, AROUND_PX)
     return np.asarray((around_HW > BLACK) & (around_HW < WHITE))
 
 
-def _unmatched(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], reason: str) -> list[Change]:
-    later = [Change("unmatched", row["finding"], "", reason=reason) for row in after]
-    return later + [Change("unmatched", "", row["finding"], reason=reason) for row in before]
+def _unclaimed(row: Mapping[str, Any], status: str, why: str, *, is_later: bool) -> Change:
+    ids = (row["finding"], "") if is_later else ("", row["finding"])
+    return Change(status, *ids, reason=why)
 
 
-def _rows(changes: Sequence[Change], images: tuple[str, str], residual_px: float, history: dict[str, str]) -> pa.Table:
+def _rows(changes: Sequence[Change], pair: Mapping[str, Any], residual_px: float) -> list[dict[str, Any]]:
+    """Rows of CHANGES_SCHEMA."""
+    before, after = ({row["finding"]: row for row in pair[visit]} for visit in ("before", "after"))
+    first = dict(zip(before, pair["histories"], strict=True))
     rows = []
     for one in changes:
-        first = history.get(one.before, one.before) if one.before else one.after
-        row: dict[str, Any] = {"finding": one.after, "previous": one.before, "history": first, "status": one.status}
-        row |= {"image": images[1], "previous_image": images[0], "reason": one.reason, "residual_px": residual_px}
+        later, earlier = after.get(one.after), before.get(one.before)
+        known = later or earlier or {}
+        mm_per_px = float(later["mm_per_px"] or math.nan) if later else math.nan
+        row = {name: pair[name] for name in ("image", "previous_image", "group", "run")}
+        row |= {"finding": one.after, "previous": one.before, "history": first.get(one.before, one.after)}
+        row |= {"kind": known["kind"], "status": one.status, "reason": one.reason, "residual_px": residual_px}
+        row |= dict(zip(("length_px", "width_px", "previous_length_px", "previous_width_px"), one.sizes, strict=True))
         for name, value, sigma in (
             ("length", one.length_px, one.length_sigma_px),
             ("width", one.width_px, one.width_sigma_px),
@@ -120,5 +153,8 @@ def _rows(changes: Sequence[Change], images: tuple[str, str], residual_px: float
             row[f"{name}_change_px"] = value
             row[f"{name}_change_low_px"] = value - INTERVAL * sigma
             row[f"{name}_change_high_px"] = value + INTERVAL * sigma
+            row[f"{name}_change_mm"] = value * mm_per_px
+        row |= {"mm_per_px": mm_per_px, "model": known["model"]}
+        row |= {"taken": later and later["taken"], "previous_taken": earlier and earlier["taken"]}
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=CHANGES_SCHEMA)
+    return rows

@@ -32,6 +32,8 @@ MIN_SEEN = 0.8
 # Standard uncertainty of where a trace ends, at each end [px]: a crack fades out.
 END_PX = 3.0
 
+NAN = float("nan")
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -56,21 +58,24 @@ class Trace:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one finding; differences are later minus earlier, with their standard uncertainty.
+    """What became of one finding, and its size in the place that both photographs show [px of the later one].
 
     Attributes:
         status: new | grown | static | gone | not seen.
         after, before: ids of the finding at both visits; "" where there is none.
-        length_px, width_px: differences; NaN unless both visits have the finding.
+        sizes: length and mean width at the later, then at the earlier visit; NaN where there is no finding.
+        length_px, width_px: differences, later minus earlier, with their standard uncertainty; NaN unless both visits
+            have the finding.
     """
 
     status: str
     after: str
     before: str
-    length_px: float = float("nan")
-    length_sigma_px: float = float("nan")
-    width_px: float = float("nan")
-    width_sigma_px: float = float("nan")
+    sizes: tuple[float, float, float, float] = (NAN, NAN, NAN, NAN)
+    length_px: float = NAN
+    length_sigma_px: float = NAN
+    width_px: float = NAN
+    width_sigma_px: float = NAN
     reason: str = ""
 
 
@@ -157,7 +162,10 @@ def _alone(trace: Trace, seen_K: np.ndarray, *, is_later: bool) -> Change:
     if seen_K.mean() < MIN_SEEN:
         other = "earlier" if is_later else "later"
         status, reason = "not seen", f"the {other} photograph shows {100 * seen_K.mean():.0f} % of its place"
-    return Change(status, *((trace.finding, "") if is_later else ("", trace.finding)), reason=reason)
+    size = trace.length_px, trace.width_px
+    if is_later:
+        return Change(status, trace.finding, "", (*size, NAN, NAN), reason=reason)
+    return Change(status, "", trace.finding, (NAN, NAN, *size), reason=reason)
 
 
 def _cut(trace: Trace, seen_K: np.ndarray) -> Trace:
@@ -175,7 +183,8 @@ def _cut(trace: Trace, seen_K: np.ndarray) -> Trace:
 def _compared(old: list[Trace], new: list[Trace], reach_px: float, residual_px: float) -> list[Change]:
     """One crack at both visits: its growth is that of all its pieces together."""
     ends_px = 2 * np.hypot(END_PX, residual_px)
-    length_px = sum(one.length_px for one in new) - sum(one.length_px for one in old)
+    sizes = (*_size(new), *_size(old))
+    length_px = sizes[0] - sizes[2]
     length_sigma_px = float(np.sqrt(sum(one.length_sigma_px**2 for one in (*old, *new)) + ends_px**2))
     added_px = sum(one.length_px * float((~_near_any(one, old, reach_px)).mean()) for one in new)
     width_px, width_sigma_px = _widening(old, new, reach_px)
@@ -187,6 +196,7 @@ def _compared(old: list[Trace], new: list[Trace], reach_px: float, residual_px: 
             status,
             one.finding,
             max(old, key=lambda other: _near(one, other, reach_px).sum()).finding,
+            sizes,
             length_px,
             length_sigma_px,
             width_px,
@@ -194,6 +204,12 @@ def _compared(old: list[Trace], new: list[Trace], reach_px: float, residual_px: 
         )
         for one in new
     ]
+
+
+def _size(pieces: Sequence[Trace]) -> tuple[float, float]:
+    """Total length of the pieces of a crack, and their mean width."""
+    length_px = sum(one.length_px for one in pieces)
+    return length_px, sum(one.width_px * one.length_px for one in pieces) / length_px if length_px else NAN
 
 
 def _near_any(trace: Trace, others: Sequence[Trace], reach_px: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Which earlier photograph shows the place of a later one: by a CSV, or by equal paths below the folders of visits."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 
 from crackvae.errors import ManifestError
@@ -9,20 +10,33 @@ from crackvae.storage import uris
 COLUMNS = ("before", "after")
 
 
-def by_path(before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
+# A date in the name of a folder or a file, which differs between visits: 2026-11-28, 2026_11, 20261128.
+_DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.](0[1-9]|1[0-2])([-_.]\d\d)?|(0[1-9]|1[0-2])[0-3]\d)(?!\d)")
+
+
+def by_path(before: Sequence[str], after: Sequence[str], *, same_root: bool = False) -> dict[str, str]:
     """The earlier photograph of each later one that has the same path below the common folder of its visit.
 
+    Dates in a path do not count, and of several earlier photographs with one path the last in `before` is taken.
+
     Args:
-        before, after: URIs or absolute paths of the photographs of both visits.
+        before, after: URIs or absolute paths of the photographs of both visits, the earlier ones in order of time.
+        same_root: both visits have one folder above them, and paths are those below it.
 
     Returns:
         Earlier by later photograph; later ones without a partner are missing.
     """
     if not before or not after:
         return {}
-    earlier = {uris.relative(image, uris.common_folder(before)): image for image in before}
-    below = {image: uris.relative(image, uris.common_folder(after)) for image in after}
-    return {image: earlier[path] for image, path in below.items() if path in earlier}
+    roots = [uris.common_folder([*before, *after])] * 2 if same_root else list(map(uris.common_folder, (before, after)))
+    earlier = {_place(image, roots[0]): image for image in before}
+    places = {image: _place(image, roots[1]) for image in after}
+    return {image: earlier[place] for image, place in places.items() if earlier.get(place, image) != image}
+
+
+def _place(image: str, root: str) -> str:
+    """The path of a photograph below the folder of its visit, without dates."""
+    return "/".join(part for name in uris.relative(image, root).split("/") if (part := _DATE.sub("", name)))
 
 
 def by_csv(text: str, source: str, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:

@@ -1,61 +1,108 @@
-"""The rows of the table of changes."""
+"""A pair of photographs compared: the rows of the table of changes."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from crackvae.changes.comparison import CHANGES_SCHEMA, compare
+from crackvae.changes.comparison import TO_COMPARE_SCHEMA, compare, compared_rows
+from crackvae.errors import UnreadableImage
 from crackvae.images import synthetic
+from crackvae.storage.changes import CHANGES_COLUMN, CHANGES_SCHEMA, PAIRS_SCHEMA
+from crackvae.storage.findings import FINDINGS_SCHEMA
 
 SHIFT = np.array([[1, 0, 6], [0, 1, -4]], float)
 
 
-def finding(name: str, x: float, y: float, length: int, model: str = "m") -> dict[str, object]:
+def finding(name: str, x: float, y: float, length: int, **values: object) -> dict[str, Any]:
     xs = [*(x + np.arange(length)), float("nan")]
-    row = {"finding": name, "model": model, "x_px": xs, "y_px": [y] * len(xs), "widths_px": [3.0] * len(xs)}
-    return row | {"length_px": length, "length_sigma_px": 2.0, "width_mean_px": 3.0, "width_sigma_px": 0.2}
+    row = dict.fromkeys(FINDINGS_SCHEMA.names) | {"finding": name, "model": "m", "kind": "crack", "mm_per_px": 0.5}
+    row |= {"x_px": xs, "y_px": [y] * len(xs), "widths_px": [3.0] * len(xs)}
+    row |= {"length_px": length, "length_sigma_px": 2.0, "width_mean_px": 3.0, "width_sigma_px": 0.2}
+    return row | values
+
+
+def pair(before: list[dict[str, Any]], after: list[dict[str, Any]], **values: object) -> dict[str, Any]:
+    row = {"image": "now.jpg", "previous_image": "old.jpg", "group": "g", "reason": "", "run": "r"}
+    row |= {"before": before, "after": after, "histories": [one["finding"] for one in before]}
+    return row | values
 
 
 @pytest.fixture(scope="module")
-def pixels() -> tuple[np.ndarray, np.ndarray]:
+def pixels() -> dict[str, np.ndarray]:
     before = synthetic.draw_concrete(np.random.default_rng(3), 300, 400)[..., 0]
-    return before, cv2.warpAffine(before, SHIFT, (400, 300), borderMode=cv2.BORDER_REFLECT)
+    return {
+        "old.jpg": before,
+        "now.jpg": cv2.warpAffine(before, SHIFT, (400, 300), borderMode=cv2.BORDER_REFLECT),
+        "blank.jpg": np.full((300, 400), 128, np.uint8),
+    }
 
 
-def test_each_finding_has_a_row_and_its_history_goes_back_to_the_first_visit(
-    pixels: tuple[np.ndarray, np.ndarray],
-) -> None:
+def changes(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(row[CHANGES_COLUMN])
+
+
+def test_each_finding_has_a_row_and_its_history_goes_back_to_the_first_visit(pixels: dict[str, np.ndarray]) -> None:
     before = [finding("a", 50, 100, 120), finding("b", 50, 200, 120)]
     after = [finding("c", 56, 96, 180), finding("d", 56, 50, 120)]
-    table = compare(before, after, ("old.jpg", "now.jpg"), pixels, {"a": "first"})
-    assert table.schema == CHANGES_SCHEMA
-    rows = {row["status"]: row for row in table.to_pylist()}
-    assert {name: (row["finding"], row["previous"], row["history"]) for name, row in rows.items()} == {
+    row = compare(pair(before, after, histories=["first", "b"]), pixels.__getitem__)
+    assert row["status"] == "compared" and row["residual_px"] < 0.5
+    assert np.allclose(np.reshape(row["homography"], (3, 3))[:2], SHIFT, atol=0.1)
+    rows = {one["status"]: one for one in changes(row)}
+    assert {name: (one["finding"], one["previous"], one["history"]) for name, one in rows.items()} == {
         "grown": ("c", "a", "first"),
         "gone": ("", "b", "b"),
         "new": ("d", "", "d"),
     }
     grown = rows["grown"]
     assert grown["length_change_low_px"] < grown["length_change_px"] == pytest.approx(60, abs=1)
-    assert grown["image"] == "now.jpg" and grown["residual_px"] < 0.5
+    assert grown["length_px"] - grown["previous_length_px"] == grown["length_change_px"]
+    assert grown["length_change_mm"] == pytest.approx(grown["length_change_px"] / 2)
+    assert (rows["new"]["length_px"], rows["gone"]["previous_length_px"]) == (120, pytest.approx(120, abs=1))
+
+
+def test_rows_travel_as_tables(pixels: dict[str, np.ndarray]) -> None:
+    sent = pa.Table.from_pylist([pair([finding("a", 50, 100, 120)], []), pair([], [])], schema=TO_COMPARE_SCHEMA)
+    came = compared_rows(sent, pixels.__getitem__)
+    assert came.select(PAIRS_SCHEMA.names).schema.equals(PAIRS_SCHEMA)
+    assert came["status"].to_pylist() == ["compared", "nothing found"]
+    assert set(changes(came.to_pylist()[0])[0]) == set(CHANGES_SCHEMA.names)
 
 
 def test_nothing_is_claimed_in_the_black_of_a_shadow_but_a_dark_crack_hides_nothing(
-    pixels: tuple[np.ndarray, np.ndarray],
+    pixels: dict[str, np.ndarray],
 ) -> None:
-    before = pixels[0].copy()
+    before = pixels["old.jpg"].copy()
     before[230:, :] = 0
     before[98:103, 50:170] = 0
     after = [finding("c", 56, 260, 120), finding("d", 56, 96, 120)]
-    rows = compare([finding("a", 50, 100, 120)], after, ("old.jpg", "now.jpg"), (before, pixels[1]), {}).to_pylist()
-    assert {row["finding"]: row["status"] for row in rows} == {"c": "not seen", "d": "static"}
+    row = compare(pair([finding("a", 50, 100, 120)], after), (pixels | {"old.jpg": before}).__getitem__)
+    assert {one["finding"]: one["status"] for one in changes(row)} == {"c": "not seen", "d": "static"}
 
 
-def test_nothing_is_claimed_about_pairs_that_differ_in_model_or_surface(pixels: tuple[np.ndarray, np.ndarray]) -> None:
-    before, other = [finding("a", 50, 100, 120)], np.full_like(pixels[1], 128)
-    for after, shown in (
-        ([finding("c", 50, 100, 300, "n")], pixels),
-        ([finding("c", 50, 100, 300)], (pixels[0], other)),
-    ):
-        rows = compare(before, after, ("old.jpg", "now.jpg"), shown, {}).to_pylist()
-        assert [row["status"] for row in rows] == ["unmatched"] * 2 and all(row["reason"] for row in rows)
+def gone_file(image: str) -> np.ndarray:
+    raise UnreadableImage("truncated")
+
+
+@pytest.mark.parametrize("why", ["other surface", "known beforehand", "unreadable"])
+def test_nothing_is_claimed_about_a_pair_that_cannot_be_registered(pixels: dict[str, np.ndarray], why: str) -> None:
+    one = pair([finding("a", 50, 100, 120)], [finding("c", 50, 100, 300)])
+    one |= {"other surface": {"image": "blank.jpg"}, "known beforehand": {"reason": "another model"}}.get(why, {})
+    row = compare(one, gone_file if why == "unreadable" else pixels.__getitem__)
+    assert row["status"] == "unmatched" and row["reason"] and row["homography"] == []
+    assert [(found["status"], found["reason"]) for found in changes(row)] == [("unmatched", row["reason"])] * 2
+
+
+@pytest.mark.parametrize("missing", ["image", "previous_image"])
+def test_nothing_is_claimed_where_a_photograph_is_missing(missing: str) -> None:
+    found = [finding("a", 50, 100, 120)]
+    row = compare(
+        pair([], found, previous_image="", reason="no earlier photograph")
+        if missing == "previous_image"
+        else pair(found, [], image="", reason="no later photograph"),
+        gone_file,
+    )
+    assert row["status"] == "no partner" and [one["status"] for one in changes(row)] == ["not seen"]

@@ -13,6 +13,15 @@ def test_photographs_with_the_same_path_below_their_visit_are_pairs() -> None:
     assert by_path(BEFORE, AFTER) == {AFTER[0]: BEFORE[0], AFTER[1]: BEFORE[1]}
 
 
+def test_dates_in_a_path_do_not_count_and_the_last_visit_before_is_taken() -> None:
+    before = [f"/site/{night}/bridge/1.jpg" for night in ("2024-05-02", "2025-05-07")]
+    after = ["/site/2026-05-09/bridge/1.jpg", "/site/2026-05-09/tunnel/1.jpg", before[1]]
+    assert by_path(before, after, same_root=True) == {after[0]: before[1]}
+    assert by_path(["/a/wall_20250507_3.jpg", "/a/20250507.jpg"], ["/b/wall_20260509_3.jpg", "/b/1234567890.jpg"]) == {
+        "/b/wall_20260509_3.jpg": "/a/wall_20250507_3.jpg"
+    }
+
+
 def test_a_csv_names_photographs_by_whole_paths_or_unambiguous_ends() -> None:
     text = "\ufeffafter,before\nc/9.jpg,2.jpg\ns3://site/may/a/1.jpg,b/1.jpg\n"
     assert by_csv(text, "pairs.csv", BEFORE, AFTER) == {AFTER[2]: BEFORE[2], AFTER[0]: BEFORE[1]}

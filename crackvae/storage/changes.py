@@ -1,0 +1,107 @@
+"""The tables of changes: what became of each finding since the visit before, and how its photographs were compared.
+
+They lie in a folder of their own, by default `_changes` in that of the later scores. Each comparison adds a part with
+its rows, `<run>-00000.parquet`, and its pairs of photographs, `_pairs-<run>.parquet`.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae.storage import fileio, tables
+from crackvae.storage.uris import join
+
+STATUSES = ("new", "grown", "static", "gone", "not seen", "unmatched")
+
+CHANGES_SCHEMA = pa.schema(
+    [
+        ("finding", pa.string()),  # at the later visit; "" where it is gone or not seen
+        ("previous", pa.string()),  # the finding of the visit before, or ""
+        ("history", pa.string()),  # the finding at the first visit that had it: the same over all visits
+        ("image", pa.string()),  # "" where there is no later photograph
+        ("previous_image", pa.string()),
+        ("group", pa.string()),
+        ("kind", pa.string()),  # crack | joint | unclear, at the later visit if it has the finding
+        ("status", pa.string()),  # one of STATUSES
+        ("reason", pa.string()),  # why nothing is claimed, or ""
+        ("length_px", pa.float32()),  # in the place that both photographs show; NaN without the finding
+        ("previous_length_px", pa.float32()),  # all pixels are those of the later photograph
+        ("length_change_px", pa.float32()),  # later minus earlier; NaN without both
+        ("length_change_low_px", pa.float32()),  # 90 % interval
+        ("length_change_high_px", pa.float32()),
+        ("width_px", pa.float32()),  # mean
+        ("previous_width_px", pa.float32()),
+        ("width_change_px", pa.float32()),
+        ("width_change_low_px", pa.float32()),
+        ("width_change_high_px", pa.float32()),
+        ("mm_per_px", pa.float32()),  # of the later photograph; NaN where it is not known, as are all millimetres
+        ("length_change_mm", pa.float32()),
+        ("width_change_mm", pa.float32()),
+        ("residual_px", pa.float32()),  # of the registration of the pair; NaN where it is unmatched
+        ("taken", pa.timestamp("us", tz="UTC")),  # null where it is not known
+        ("previous_taken", pa.timestamp("us", tz="UTC")),
+        ("model", pa.string()),  # digest of the model that found both
+        ("run", pa.string()),  # of the comparison
+    ]
+)
+
+PAIRS_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),  # the later photograph, or ""
+        ("previous_image", pa.string()),
+        ("group", pa.string()),
+        ("status", pa.string()),  # compared | nothing found | unmatched | no partner
+        ("reason", pa.string()),  # why nothing is claimed, or ""
+        ("residual_px", pa.float32()),
+        ("overlap", pa.float32()),  # share of the later photograph that the earlier one covers
+        ("homography", pa.list_(pa.float64())),  # 9 numbers, row by row: (x, y) of the earlier one to the later one
+        ("run", pa.string()),
+    ]
+)
+
+# Column of compared pairs in which workers send changes to the driver.
+CHANGES_COLUMN = "changes"
+CHANGES_TYPE = pa.list_(pa.struct(list(CHANGES_SCHEMA)))
+
+
+def folder_of(out: str) -> str:
+    """The folder of the changes of a folder of scores."""
+    return join(out, "_changes")
+
+
+def pairs_path(folder: str, run: str) -> str:
+    """Path of the pairs of a comparison."""
+    return join(folder, f"_pairs-{run}.parquet")
+
+
+def write_changes(folder: str, changes: pa.Table, pairs: pa.Table, run: str) -> str:
+    """Write the rows and the pairs of a comparison, and its CSV, whose path is returned."""
+    tables.write_table(pairs_path(folder, run), pairs)
+    csv = join(folder, f"_changes-{run}.csv")
+    fileio.write_bytes(csv, tables.csv_bytes(changes))
+    tables.write_part(folder, changes, run, 0)
+    return csv
+
+
+def read_changes(folder: str) -> pa.Table:
+    """All rows of CHANGES_SCHEMA in a folder, in order of their comparisons; none if there is no such folder.
+
+    Raises:
+        StorageError: a part is incomplete or has other columns.
+    """
+    paths = [path for parts in tables.list_parts(folder).values() for path in parts]
+    found = [tables.read_table(path, CHANGES_SCHEMA) for path in paths]
+    return pa.concat_tables(found) if found else CHANGES_SCHEMA.empty_table()
+
+
+def histories(changes: pa.Table) -> dict[str, str]:
+    """The first finding of the same crack, by finding; of several comparisons the latest counts."""
+    known = changes.filter(pc.not_equal(changes["finding"], ""))
+    return dict(zip(known["finding"].to_pylist(), known["history"].to_pylist(), strict=True))
+
+
+def counts(changes: pa.Table) -> Mapping[str, int]:
+    """Number of findings by status, joints left out; every status has a number."""
+    found = changes.filter(pc.not_equal(changes["kind"], "joint"))["status"].value_counts().to_pylist()
+    return dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in found}
