@@ -14,8 +14,8 @@ from scipy import ndimage
 from crackvae.changes.matching import INTERVAL, Change, Trace, match
 from crackvae.changes.registration import Registration, register, unmatched
 from crackvae.errors import UnreadableImage
-from crackvae.storage.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
-from crackvae.storage.findings import FINDINGS_TYPE
+from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
+from crackvae.storage.tables.findings import FINDINGS_TYPE
 from crackvae.storage.uris import reason
 
 # A pair that is to be compared, as it travels to a worker.
@@ -129,8 +129,8 @@ def _shown(pixels_HW: np.ndarray) -> np.ndarray:
 
 
 def _unclaimed(row: Mapping[str, Any], status: str, why: str, *, is_later: bool) -> Change:
-    ids = (row["finding"], "") if is_later else ("", row["finding"])
-    return Change(status, *ids, reason=why)
+    after, before = (row["finding"], "") if is_later else ("", row["finding"])
+    return Change(status, after, before, reason=why)
 
 
 def _rows(changes: Sequence[Change], pair: Mapping[str, Any], residual_px: float) -> list[dict[str, Any]]:

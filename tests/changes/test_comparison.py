@@ -11,8 +11,8 @@ import pytest
 from crackvae.changes.comparison import TO_COMPARE_SCHEMA, compare, compared_rows
 from crackvae.errors import UnreadableImage
 from crackvae.images import synthetic
-from crackvae.storage.changes import CHANGES_COLUMN, CHANGES_SCHEMA, PAIRS_SCHEMA
-from crackvae.storage.findings import FINDINGS_SCHEMA
+from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_SCHEMA, PAIRS_SCHEMA
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA
 
 SHIFT = np.array([[1, 0, 6], [0, 1, -4]], float)
 

@@ -1,0 +1,36 @@
+"""The table of changes: several comparisons in one folder."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from crackvae.storage import tables
+from crackvae.storage.tables import changes
+
+
+def found(run: str, image: str, finding: str, **values: object) -> dict[str, object]:
+    row = {"finding": finding, "history": finding, "image": image, "previous_image": f"old {image}", "run": run}
+    return row | {"kind": "crack", "status": "new"} | values
+
+
+def write(folder: Path, run: str, *rows: dict[str, object]) -> str:
+    pairs = pa.Table.from_pylist([{"image": row["image"], "run": run} for row in rows], schema=changes.PAIRS_SCHEMA)
+    return changes.write_changes(str(folder), pa.Table.from_pylist(rows, schema=changes.CHANGES_SCHEMA), pairs, run)
+
+
+def test_of_a_pair_that_was_compared_twice_the_last_comparison_counts(tmp_path: Path) -> None:
+    write(tmp_path, "1", found("1", "a", "f1"), found("1", "b", "f2"))
+    csv = write(tmp_path, "2", found("2", "a", "f3"))
+    rows = changes.read_changes(str(tmp_path)).to_pylist()
+    assert [(row["run"], row["finding"]) for row in rows] == [("1", "f2"), ("2", "f3")]
+    assert Path(csv).read_text().splitlines()[0].startswith('"finding","previous","history"')
+    assert tables.read_table(changes.pairs_path(str(tmp_path), "2"), changes.PAIRS_SCHEMA).num_rows == 1
+    assert changes.read_changes(str(tmp_path / "missing")).num_rows == 0
+
+
+def test_histories_follow_a_finding_and_counts_leave_out_joints(tmp_path: Path) -> None:
+    write(tmp_path, "1", found("1", "a", "f1"), found("1", "a", "", previous="f0", status="gone"))
+    write(tmp_path, "2", found("2", "b", "f2", history="f1", status="grown"), found("2", "b", "f4", kind="joint"))
+    rows = changes.read_changes(str(tmp_path))
+    assert changes.histories(rows) == {"f1": "f1", "f2": "f1", "f4": "f4"}
+    assert changes.counts(rows) == {"new": 1, "grown": 1, "static": 0, "gone": 1, "not seen": 0, "unmatched": 0}
