@@ -23,8 +23,7 @@ import cv2
 import numpy as np
 from record import write_result
 
-from crackvae.changes import registration
-from crackvae.images import decoding, synthetic
+from crackvae.images import decoding, registration, synthetic
 
 # Correlation over the overlap, and share of the crop, from which on two crops count as overlapping.
 SAME_CORRELATION, SAME_SHARE = 0.9, 0.25

@@ -12,8 +12,8 @@ import pyarrow as pa
 from scipy import ndimage
 
 from crackvae.changes.matching import INTERVAL, Change, Trace, match
-from crackvae.changes.registration import Registration, register, unmatched
 from crackvae.errors import UnreadableImage
+from crackvae.images.registration import Registration, register, unmatched
 from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
 from crackvae.storage.tables.findings import FINDINGS_TYPE
 from crackvae.storage.uris import reason

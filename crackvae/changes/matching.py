@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from crackvae.changes.registration import Registration, scale_at, transformed
+from crackvae.images.registration import Registration, scale_at, transformed
 
 # Two traces of one crack lie within this distance of each other on perfectly registered photographs [px]: a trace is
 # the middle line of a mask whose edges move by about a pixel, and bends where branches meet.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crackvae.changes.matching import Change, Trace, match
-from crackvae.changes.registration import Registration
+from crackvae.images.registration import Registration
 
 SHOWN = np.ones((600, 800), bool)
 HALF = 0.5 * np.eye(3) + np.diag([0, 0, 0.5])  # the later photograph has half the scale

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crackvae.changes import registration
-from crackvae.images import synthetic
+from crackvae.images import registration, synthetic
 
 
 @cache
