@@ -406,6 +406,7 @@ def score(
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
     every: float | None = None,
     group_by: str = "parent",
+    findings: Literal["on", "off"] = "on",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -434,6 +435,7 @@ def score(
         format: parquet, or parquet,csv.
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
+        findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
@@ -517,6 +519,7 @@ def nightly(
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
     every: float | None = None,
     group_by: str = "parent",
+    findings: Literal["on", "off"] = "on",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -559,6 +562,7 @@ def nightly(
         format: parquet, or parquet,csv.
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
+        findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).

@@ -109,6 +109,11 @@ class ScoreConfig(ScoringConfig):
         "also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5", None, gt=0
     )
     group_by: str = setting("group of each row: parent (folder), none, or a regular expression on the path", "parent")
+    findings: Literal["on", "off"] = setting(
+        "on: trace the cracks of flagged images, one row each, in the folder _findings of --out",
+        "on",
+        must="be on or off",
+    )
     max_false_discovery: float | None = setting(
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
     )

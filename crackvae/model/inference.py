@@ -12,7 +12,7 @@ from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, load_calibration
-from crackvae.model.heads import HEADS, model_scores, scores_of
+from crackvae.model.heads import HEADS, evidence, model_scores, scores_of
 from crackvae.model.network import enlarged, to_input
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import Runtime, reference
@@ -98,6 +98,27 @@ def score_tiles(
         scores.append(torch.stack([own_B, *others], dim=1))
     on_cpu = torch.cat([part.cpu() for part in scores])  # after the last pass was queued
     return on_cpu[: len(tiles_TPP)].numpy()
+
+
+@torch.inference_mode()
+def crack_probabilities(model: Model, tiles_TPP: np.ndarray, batch: int, runtime: Runtime | None = None) -> np.ndarray:
+    """Probability of each pixel being cracked, by a model whose head is `evidence`; passes as in score_tiles().
+
+    Args:
+        tiles_TPP: uint8 (T, P, P).
+
+    Returns:
+        float32 (T, P, P) in [0, 1].
+    """
+    runtime = runtime or reference(model)
+    found_TPP = np.empty(tiles_TPP.shape, np.float32)
+    for start in range(0, len(tiles_TPP), batch):
+        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
+        n = len(tiles_BPP)
+        input_B1PP = to_input(functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - n)).to(runtime.device))
+        evidence_B1PP = evidence(input_B1PP, runtime.forward(input_B1PP))
+        found_TPP[start : start + n] = -torch.expm1(-evidence_B1PP[:n, 0]).cpu().numpy()
+    return found_TPP
 
 
 @contextmanager

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from crackvae.config import ScoringConfig
+from crackvae.config import SEGMENTER_HEADS, ScoringConfig
 from crackvae.console import progress, say
 from crackvae.errors import ManifestError
 from crackvae.images.decoded import decode_images
 from crackvae.model.heads import LATENT_NORM
-from crackvae.model.inference import Scorer, one_thread, score_tiles
+from crackvae.model.inference import Scorer, crack_probabilities, one_thread, score_tiles
 from crackvae.model.network import ModelSpec
 from crackvae.model.runtime import runtime_of
 from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
+from crackvae.scoring.findings import with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import fileio
 from crackvae.storage.tables import new_run
@@ -51,6 +52,7 @@ class ScoringSettings:
         extra_heads: heads beside the model's own, each an additional column.
         max_px: larger images are unreadable.
         device: cpu or cuda.
+        findings: whether the cracks of flagged images are traced.
     """
 
     run: str
@@ -59,13 +61,22 @@ class ScoringSettings:
     extra_heads: tuple[str, ...]
     max_px: int
     device: str = "cpu"
+    findings: bool = False
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
         """score_decoded() with the network loaded, for actors and for this process alike."""
         runtime = runtime_of(scorer.model, self.precision, self.batch, self.device)
         heads = self.extra_heads
         score = partial(score_tiles, scorer.model, batch=self.batch, extra_heads=heads, runtime=runtime)
-        return partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
+        rows_of = partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
+        if not self.findings:
+            return rows_of
+        maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
+
+        def rows_with_findings(decoded: pa.Table) -> pa.Table:
+            return with_findings(rows_of(decoded), decoded, scorer.calibration, scorer.model.spec, maps)
+
+        return rows_with_findings
 
 
 class TileScorer:
@@ -164,7 +175,13 @@ def scoring_session(images: pa.Table, config: ScoringConfig) -> AbstractContextM
 
 
 def score_rows(
-    images: pa.Table, scorer: Scorer, config: ScoringConfig, run: str, extra_heads: tuple[str, ...] = ()
+    images: pa.Table,
+    scorer: Scorer,
+    config: ScoringConfig,
+    run: str,
+    extra_heads: tuple[str, ...] = (),
+    *,
+    findings: bool = False,
 ) -> Generator[pa.Table]:
     """Score images in their order, in a scoring_session(); on Ray, the driver keeps no copy of the listing.
 
@@ -173,11 +190,13 @@ def score_rows(
     Args:
         images: LISTING_SCHEMA and group.
         extra_heads: heads beside the model's own, each an additional column.
+        findings: also trace the cracks of flagged images, in FINDINGS_COLUMN; a model without a segmenter has none.
 
     Returns:
         a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
     """
     heads, max_px = (*extra_heads, LATENT_NORM), config.max_megapixels * 1_000_000
+    findings = findings and scorer.model.spec.head in SEGMENTER_HEADS
     if needs_ray(images, config):
         import ray
 
@@ -187,11 +206,11 @@ def score_rows(
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
-        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device)
+        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, findings)
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px)
+    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px, findings=findings)
     return _score_in_process(images, scorer, settings)
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
+from crackvae.storage.tables.findings import FINDINGS_COLUMN, folder_of, rows_of
 
 # A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
 # old [s]: a killed run loses at most a minute of work.
@@ -21,15 +22,19 @@ N_WORST = 10
 
 
 class RunTable:
-    """Collects the rows of one run and writes them as parts. Leaving the block writes the rest, after an error too."""
+    """Collects the rows of one run and writes them as parts. Leaving the block writes the rest, after an error too.
+
+    The findings of a part are written before it, so that no row is ever without its findings.
+    """
 
     def __init__(self, out: str, run: str) -> None:
         self.out, self.run = out, run
-        self.n = self.flagged = self.parts = 0
+        self.n = self.flagged = self.findings = self.parts = 0
         self.statuses: Counter[str] = Counter()
         self.tiles: Counter[int] = Counter()  # number of scored images of each number of tiles
         self._worst = tables.SCORES_SCHEMA.empty_table().select(["image", "score", "p_value", "flagged"])
         self._waiting: list[pa.Table] = []
+        self._findings: list[pa.Table] = []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
     def __enter__(self) -> "RunTable":
@@ -39,6 +44,13 @@ class RunTable:
         self._write()
 
     def add(self, rows: pa.Table) -> None:
+        """Take rows of SCORES_SCHEMA, perhaps with FINDINGS_COLUMN and others, which are not written."""
+        if FINDINGS_COLUMN in rows.column_names:
+            found = rows_of(rows[FINDINGS_COLUMN])
+            self.findings += found.num_rows
+            self._findings.append(found)
+            self._bytes += found.nbytes
+        rows = rows.select(tables.SCORES_SCHEMA.names)
         self.n += rows.num_rows
         self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
         self.flagged += pc.sum(rows["flagged"]).as_py()
@@ -62,10 +74,12 @@ class RunTable:
         return pd.DataFrame(self._worst.to_pandas())
 
     def _write(self) -> None:
+        if any(found.num_rows for found in self._findings):
+            tables.write_part(folder_of(self.out), pa.concat_tables(self._findings), self.run, self.parts)
         if self._waiting:
             tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
             self.parts += 1
-        self._waiting = []
+        self._waiting, self._findings = [], []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
 

@@ -15,6 +15,7 @@ class ScoreSummary(BaseModel):
     """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written.
 
     Attributes:
+        findings: cracks and joints that were traced in the flagged images.
         threshold_void: why the threshold does not hold for the images of this run.
         threshold_images: images that it was checked on, in this run or in an earlier one for which it held.
     """
@@ -32,6 +33,7 @@ class ScoreSummary(BaseModel):
     unreadable: int
     unreachable: int
     flagged: int
+    findings: int = 0
     images: str
     skipped_files: int
     excluded: dict[str, int] = {}

@@ -116,6 +116,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             unreadable=table.statuses["unreadable"],
             unreachable=table.statuses["unreachable"],
             flagged=table.flagged,
+            findings=table.findings,
             **work.notes,
             **discoveries,
             model=scorer.model.digest,
@@ -181,7 +182,9 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     connection = stack.enter_context(ExitStack())
     if todo.num_rows:
         connection.enter_context(scoring_session(todo, config))
-        rows = connection.enter_context(closing(score_rows(todo, scorer, config, run)))
+        rows = connection.enter_context(
+            closing(score_rows(todo, scorer, config, run, findings=config.findings == "on"))
+        )
     names = found.images["image"] if config.max_false_discovery else None
     notes: dict[str, Any] = {
         "images": found.source,
@@ -214,7 +217,7 @@ def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: 
             histograms.add(rows)
             metrics.add(rows)
             check.add(rows)
-            table.add(rows.select(tables.SCORES_SCHEMA.names))
+            table.add(rows)
             bar.update(rows.num_rows)
 
 

@@ -36,6 +36,7 @@ FINDINGS_SCHEMA = pa.schema(
         ("width_max_sigma_px", pa.float32()),
         ("straightness", pa.float32()),  # distance of the ends over length, of the main branch, 0 to 1
         ("waviness_px", pa.float32()),  # RMS distance of the main branch from a straight line
+        ("roughness_deg", pa.float32()),  # spread of its directions around those of a parabola
         ("width_variation", pa.float32()),  # standard deviation of the width over its mean
         ("borders", pa.int32()),  # ends of the main branch at a border of the image, 0 to 2
         ("orientation_deg", pa.float32()),  # of the main branch: 0 horizontal, 90 vertical, in [0, 180)

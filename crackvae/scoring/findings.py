@@ -1,0 +1,127 @@
+"""Findings of flagged images, traced in the worker that has scored them: unflagged images cost nothing. No Ray."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from scipy import ndimage
+
+from crackvae.images.decoded import tiles_of
+from crackvae.images.tiles import Grid, Tiling, grid_of
+from crackvae.model.calibration import Calibration
+from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
+from crackvae.tracing.findings import trace_findings
+
+# A crack is followed into neighbouring tiles whose score exceeds this share of the threshold.
+FOLLOW_SHARE = 0.5
+
+# Side of the squares in which the middle of a finding keeps its id [px].
+ID_CELL_PX = 128
+
+# Columns of a finding that are those of its image.
+OF_IMAGE = ("image", "group", "run", "model", "p_value")
+
+# What is not known of a finding when it is traced.
+_UNKNOWN: dict[str, Any] = {
+    field.name: "" if field.type == pa.string() else None if pa.types.is_timestamp(field.type) else np.nan
+    for field in FINDINGS_SCHEMA
+}
+
+# uint8 (T, P, P) -> float32 (T, P, P), probability of each pixel being cracked.
+Probabilities = Callable[[np.ndarray], np.ndarray]
+
+
+def with_findings(
+    rows: pa.Table, decoded: pa.Table, calibration: Calibration, tiling: Tiling, probabilities: Probabilities
+) -> pa.Table:
+    """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
+
+    Args:
+        rows: MEASURED_SCHEMA.
+        decoded: DECODED_SCHEMA, what the rows were made from.
+    """
+    flagged_N = rows["flagged"].to_numpy()
+    found: list[list[dict[str, Any]]] = [[] for _ in flagged_N]
+    for number in np.flatnonzero(flagged_N):
+        row = rows.slice(number, 1).to_pylist()[0]
+        tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
+        found[number] = findings_of(row, tiles_TPP, calibration, tiling, probabilities)
+    return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
+
+
+def findings_of(
+    row: dict[str, Any], tiles_TPP: np.ndarray, calibration: Calibration, tiling: Tiling, probabilities: Probabilities
+) -> list[dict[str, Any]]:
+    """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first."""
+    grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
+    scores_T = np.array(row["tile_scores"], np.float32)
+    chosen_K = tiles_to_trace(scores_T, grid, calibration)
+    rows_K, columns_K = chosen_K // grid.cols, chosen_K % grid.cols
+    top, left = grid.ys[rows_K.min()], grid.xs[columns_K.min()]
+    bottom, right = grid.ys[rows_K.max()] + grid.tile_h, grid.xs[columns_K.max()] + grid.tile_w
+    pixels_hw = np.zeros((bottom - top, right - left), np.uint8)
+    for tile, square in enumerate(tiles_TPP):
+        _paste(pixels_hw, square, grid, tile, (top, left))
+    probability_hw = np.zeros(pixels_hw.shape, np.uint8)
+    for tile, map_PP in zip(chosen_K, probabilities(tiles_TPP[chosen_K]), strict=True):
+        _paste(probability_hw, (map_PP * 255).astype(np.uint8), grid, int(tile), (top, left))
+    traced = trace_findings(pixels_hw, probability_hw, (top, left), (row["height"], row["width"]))
+    findings = [_UNKNOWN | {name: row[name] for name in OF_IMAGE} | one for one in traced]
+    for one in findings:
+        one["score"] = _score_of(one, scores_T, chosen_K, grid)
+    _name(findings)
+    return findings
+
+
+def tiles_to_trace(scores_T: np.ndarray, grid: Grid, calibration: Calibration) -> np.ndarray:
+    """Tiles that would flag their image by themselves, and those around them that continue a crack, int (K,).
+
+    Args:
+        scores_T: of a flagged image, NaN for tiles without a score.
+    """
+    counted = np.full(len(scores_T), np.count_nonzero(~np.isnan(scores_T)))
+    flags_T = calibration.flags(scores_T, calibration.p_values(scores_T, counted))
+    seeds = flags_T.reshape(grid.rows, grid.cols)
+    continues = seeds | (scores_T > FOLLOW_SHARE * calibration.threshold).reshape(grid.rows, grid.cols)
+    followed = ndimage.binary_propagation(seeds, np.ones((3, 3), bool), mask=continues)
+    return np.flatnonzero(followed)
+
+
+def _paste(canvas_hw: np.ndarray, square: np.ndarray, grid: Grid, tile: int, origin: tuple[int, int]) -> None:
+    """Put a tile into its place on a crop of its image that begins at `origin` (y, x); the larger value stays."""
+    top, left = grid.ys[tile // grid.cols] - origin[0], grid.xs[tile % grid.cols] - origin[1]
+    if square.shape != (grid.tile_h, grid.tile_w):
+        square = np.asarray(Image.fromarray(square).resize((grid.tile_w, grid.tile_h), Image.Resampling.BILINEAR))
+    y, x = max(0, top), max(0, left)
+    part = canvas_hw[y : max(0, top + grid.tile_h), x : max(0, left + grid.tile_w)]
+    np.maximum(part, square[y - top :, x - left :][: part.shape[0], : part.shape[1]], out=part)
+
+
+def _score_of(finding: dict[str, Any], scores_T: np.ndarray, chosen_K: np.ndarray, grid: Grid) -> float:
+    """The highest score of the tiles that a trace crosses."""
+    x_N, y_N = finding["x_px"], finding["y_px"]
+    crossed = [
+        scores_T[tile]
+        for tile, x, y in ((t, grid.xs[t % grid.cols], grid.ys[t // grid.cols]) for t in chosen_K)
+        if ((x_N >= x) & (x_N < x + grid.tile_w) & (y_N >= y) & (y_N < y + grid.tile_h)).any()
+    ]
+    return float(max(crossed))
+
+
+def _name(findings: list[dict[str, Any]]) -> None:
+    """Give each finding its id: of the image and the square of ID_CELL_PX that the middle of its box lies in."""
+    taken: set[str] = set()
+    for one in findings:
+        x, y = (one["left_px"] + one["right_px"]) // 2, (one["top_px"] + one["bottom_px"]) // 2
+        place, number = f"{one['image']}\n{x // ID_CELL_PX}\n{y // ID_CELL_PX}", 0
+        while (name := _digest(f"{place}\n{number}")) in taken:
+            number += 1
+        taken.add(name)
+        one["finding"] = name
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()

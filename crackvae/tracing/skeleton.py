@@ -1,0 +1,203 @@
+"""Skeleton of a mask as chains: lines that run through their forks and over small gaps as straight as they can.
+
+Only the pixels of the skeleton are looked at, so that a photograph costs what its cracks cost.
+
+Shape letters: H, W rows and columns of an image; N pixels of a skeleton; E edges between them; K points of a chain;
+2 = (y, x) [px].
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components, depth_first_order
+from scipy.spatial import cKDTree
+from skimage.morphology import skeletonize
+
+# Length of the end of a segment whose direction decides which other one continues it [px]; the last pixels before a
+# fork are left out, because the skeleton bends towards the other line there.
+DIRECTION_PX, BENT_PX = 24, 8
+
+# Largest turn where one segment continues another, at a fork and over a gap [degrees]; of several, the smallest turn.
+MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, 40.0
+
+# Longest gap that is bridged [px]: a crack fades for a stretch, and two cracks in one line are rarely this close.
+MAX_GAP_PX = 40.0
+
+# Branches shorter than this many widths of the mask, or than MIN_SPUR_PX, come from a rough edge.
+SPUR_WIDTHS, MIN_SPUR_PX = 1.5, 8
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One line of a skeleton.
+
+    Attributes:
+        points_K2: pixels in their order, float.
+        forks: numbers of the forks that it passes or ends at.
+        free_ends: whether its first and its last point end at no fork.
+    """
+
+    points_K2: np.ndarray
+    forks: frozenset[int]
+    free_ends: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    points_K2: np.ndarray
+    forks: tuple[int, int]  # at its first and its last point; 0 where there is none
+
+
+# A segment by number, and 0 for its first or 1 for its last point.
+_End = tuple[int, int]
+
+
+def chains(mask_HW: np.ndarray) -> list[Chain]:
+    """The chains of a mask, bool (H, W), in no particular order."""
+    skeleton_HW = skeletonize(mask_HW)
+    at_N2 = np.argwhere(skeleton_HW)
+    if not len(at_N2):
+        return []
+    mean_width_px = mask_HW.sum() / len(at_N2)
+    shortest = max(MIN_SPUR_PX, SPUR_WIDTHS * mean_width_px)
+    segments = _segments(at_N2, _edges(at_N2))
+    segments = _without_bridges(segments, shortest)
+    kept = [one for one in segments if len(one.points_K2) >= shortest or all(one.forks)]
+    return _joined(kept, _links(kept))
+
+
+def _without_bridges(segments: list[_Segment], shortest: float) -> list[_Segment]:
+    """Two forks that a short segment connects become one: lines that cross share a few pixels of their skeletons."""
+    is_bridge = [all(one.forks) and len(one.points_K2) < shortest for one in segments]
+    n = 1 + max((fork for one in segments for fork in one.forks), default=0)
+    bridges = [one.forks for one, short in zip(segments, is_bridge, strict=True) if short]
+    _, merged = connected_components(_graph(np.array(bridges, int).reshape(-1, 2), n), directed=False)
+    number = np.r_[0, merged[1:] + 1]  # 0 stays "no fork"
+    rest = [one for one, short in zip(segments, is_bridge, strict=True) if not short]
+    return [replace(one, forks=(int(number[one.forks[0]]), int(number[one.forks[1]]))) for one in rest]
+
+
+def _edges(at_N2: np.ndarray) -> np.ndarray:
+    """Pairs of neighbouring pixels, int (E, 2); a diagonal that two straight steps bypass is no edge."""
+    pitch = int(at_N2[:, 1].max()) + 3
+    key_N = (at_N2[:, 0] + 1) * pitch + at_N2[:, 1] + 1  # ascending, as argwhere() goes row by row
+
+    def number_of(key: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(key_N, key).clip(max=len(key_N) - 1)
+        return np.where(key_N[place] == key, place, -1)
+
+    found = []
+    for step in (1, pitch):
+        other = number_of(key_N + step)
+        found.append(np.stack([np.flatnonzero(other >= 0), other[other >= 0]], axis=1))
+    for down, aside in ((pitch, 1), (pitch, -1)):
+        other = number_of(key_N + down + aside)
+        is_edge = (other >= 0) & (number_of(key_N + down) < 0) & (number_of(key_N + aside) < 0)
+        found.append(np.stack([np.flatnonzero(is_edge), other[is_edge]], axis=1))
+    return np.concatenate(found)
+
+
+def _graph(edges_E2: np.ndarray, n: int) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(len(edges_E2), np.int8), (edges_E2[:, 0], edges_E2[:, 1])), shape=(n, n))
+
+
+def _segments(at_N2: np.ndarray, edges_E2: np.ndarray) -> list[_Segment]:
+    """The parts of a skeleton between its forks; a ring is cut open at one of its pixels."""
+    n = len(at_N2)
+    is_fork_N = np.bincount(edges_E2.reshape(-1), minlength=n) >= 3
+    n_forks_E = is_fork_N[edges_E2].sum(axis=1)
+    _, fork_N = connected_components(_graph(edges_E2[n_forks_E == 2], n), directed=False)
+    forks_at: defaultdict[int, list[int]] = defaultdict(list)  # numbers of the forks beside a pixel that is none
+    for one, other in edges_E2[n_forks_E == 1].tolist():
+        pixel, fork = (other, one) if is_fork_N[one] else (one, other)
+        forks_at[pixel].append(int(fork_N[fork]) + 1)
+    lines_E2 = edges_E2[n_forks_E == 0]
+    graph = _graph(lines_E2, n)
+    degree_N = np.bincount(lines_E2.reshape(-1), minlength=n)
+    _, line_N = connected_components(graph, directed=False)
+    order_N = np.lexsort((degree_N, line_N))  # of each line, one of its ends first
+    first_N = order_N[np.r_[True, np.diff(line_N[order_N]) > 0]]
+    found = []
+    for start in first_N[~is_fork_N[first_N]]:
+        path = depth_first_order(graph, start, directed=False, return_predecessors=False)
+        first, last = [*forks_at[path[0]], 0, 0], [*forks_at[path[-1]], 0]
+        second = first[1] if len(path) == 1 else last[0]  # one pixel may lie between two forks
+        found.append(_Segment(at_N2[path].astype(float), (first[0], second)))
+    return found
+
+
+def _outward(points_K2: np.ndarray, end: int) -> np.ndarray:
+    """Unit direction (y, x) in which a segment leaves at an end; 0 for a single pixel."""
+    along = points_K2 if end else points_K2[::-1]
+    last = max(len(along) - 1 - BENT_PX, min(len(along) - 1, BENT_PX))
+    step = along[last] - along[max(0, last - DIRECTION_PX)]
+    return np.asarray(step / max(1e-9, float(np.hypot(*step))))
+
+
+def _turn_deg(one_2: np.ndarray, other_2: np.ndarray) -> float:
+    """Turn from a segment that leaves in one direction into another that leaves in the other [degrees]."""
+    return float(np.degrees(np.arccos(np.clip(-one_2 @ other_2, -1, 1))))
+
+
+def _links(segments: list[_Segment]) -> dict[_End, _End]:
+    """Which end continues at which other one, both ways; the smallest turns first."""
+    ends = [(number, end) for number in range(len(segments)) for end in (0, 1)]
+    outward = {at: _outward(segments[at[0]].points_K2, at[1]) for at in ends}
+    at_fork: dict[int, list[_End]] = {}
+    for at in ends:
+        at_fork.setdefault(segments[at[0]].forks[at[1]], []).append(at)
+    free = at_fork.pop(0, [])
+    pairs = [
+        (turn, one, other)
+        for group in at_fork.values()
+        for i, one in enumerate(group)
+        for other in group[i + 1 :]
+        if (turn := _turn_deg(outward[one], outward[other])) <= (180 if len(group) == 2 else MAX_TURN_DEG)
+    ]
+    pairs += _over_gaps(free, np.array([segments[k].points_K2[-end] for k, end in free]).reshape(-1, 2), outward)
+    links: dict[_End, _End] = {}
+    for _, one, other in sorted(pairs):
+        if one not in links and other not in links:
+            links[one], links[other] = other, one
+    return links
+
+
+def _over_gaps(
+    free: list[_End], places_N2: np.ndarray, outward: dict[_End, np.ndarray]
+) -> list[tuple[float, _End, _End]]:
+    """Free ends that face each other over a small gap, each pair with its turn plus its gap."""
+    pairs = []
+    for i, j in cKDTree(places_N2).query_pairs(MAX_GAP_PX) if len(free) else ():
+        one, other = free[i], free[j]
+        if one[0] == other[0]:
+            continue
+        gap_px = float(np.hypot(*(places_N2[j] - places_N2[i])))
+        across = (places_N2[j] - places_N2[i]) / max(1.0, gap_px)
+        turn = max(_turn_deg(outward[one], -across), _turn_deg(outward[other], across))
+        if turn <= MAX_TURN_OVER_GAP_DEG:
+            pairs.append((turn + gap_px, one, other))
+    return pairs
+
+
+def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[Chain]:
+    """The chains that linked segments form; a ring is cut open at one of its links."""
+    seen: set[int] = set()
+    starts = [(k, end) for k in range(len(segments)) for end in (0, 1) if (k, end) not in links]
+    starts += [(k, 0) for k in range(len(segments))]  # rings
+    found = []
+    for start in starts:
+        if start[0] in seen:
+            continue
+        parts, forks, at = [], set(), start
+        while at[0] not in seen:
+            number, end = at
+            seen.add(number)
+            parts.append(segments[number].points_K2[:: -1 if end else 1])
+            forks |= set(segments[number].forks)
+            last = (number, 1 - end)
+            at = links.get(last, at)
+        free = segments[start[0]].forks[start[1]] == 0, segments[last[0]].forks[last[1]] == 0
+        found.append(Chain(np.concatenate(parts), frozenset(forks - {0}), free))
+    return found

@@ -1,0 +1,77 @@
+"""Tracing on drawn photographs whose cracks and joints are known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from crackvae.tracing.findings import trace_findings
+
+# Drawing at four times the size makes edges accurate to a quarter of a pixel.
+FINE = 4
+
+
+def drawn(
+    lines: list[tuple[np.ndarray, float]], shape: tuple[int, int], blur_px: float = 1.0, noise: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels and crack probability of dark lines, each (x, y) points and a width [px]."""
+    canvas = Image.new("L", (shape[1] * FINE, shape[0] * FINE))
+    for points_N2, width in lines:
+        at = [((x + 0.5) * FINE, (y + 0.5) * FINE) for x, y in points_N2]
+        ImageDraw.Draw(canvas).line(at, fill=255, width=round(width * FINE), joint="curve")
+    fine = np.asarray(canvas, np.float32) / 255
+    share = fine.reshape(shape[0], FINE, shape[1], FINE).mean(axis=(1, 3))
+    soft = ndimage.gaussian_filter(share, blur_px)
+    grey = 160 - 90 * soft + noise * np.random.default_rng(0).standard_normal(shape)
+    return grey.clip(0, 255).round().astype(np.uint8), share
+
+
+def wandering(start: tuple[float, float], end: tuple[float, float], amplitude: float, seed: int) -> np.ndarray:
+    """Points (x, y) about 2 px apart of a line that wanders off the straight one."""
+    n = int(np.hypot(end[0] - start[0], end[1] - start[1]) / 2)
+    walk = ndimage.gaussian_filter1d(np.random.default_rng(seed).standard_normal((n, 2)).cumsum(axis=0), 6, axis=0)
+    walk -= np.linspace(walk[0], walk[-1], n)
+    return np.linspace(start, end, n) + amplitude * walk
+
+
+def traced(pixels_HW: np.ndarray, share_HW: np.ndarray) -> list[dict[str, Any]]:
+    return trace_findings(pixels_HW, (255 * share_HW).astype(np.uint8), (0, 0), pixels_HW.shape)
+
+
+def length_of(points_N2: np.ndarray) -> float:
+    return float(np.hypot(*np.diff(points_N2, axis=0).T).sum())
+
+
+@pytest.mark.parametrize(("width", "blur_px"), [(4, 0.7), (5, 1.5), (8, 2.0), (14, 1.0)])
+def test_a_crack_is_one_finding_with_its_length_and_width(width: float, blur_px: float) -> None:
+    crack = wandering((60, 80), (700, 420), 1.5, seed=1)
+    (found,) = traced(*drawn([(crack, width)], (500, 800), blur_px))
+    assert found["kind"] == "crack"
+    assert found["length_px"] == pytest.approx(length_of(crack), rel=0.05)
+    assert abs(found["width_mean_px"] - width) < 0.5
+    assert len(found["x_px"]) == len(found["y_px"]) == len(found["widths_px"])
+
+
+def test_a_joint_that_a_crack_crosses_stays_apart_from_it() -> None:
+    joint, crack = np.array([(0.0, 200.0), (799.0, 215.0)]), wandering((380, 20), (430, 480), 1.5, seed=2)
+    found = traced(*drawn([(joint, 6), (crack, 4)], (500, 800)))
+    assert [one["kind"] for one in found] == ["joint", "crack"]
+    assert found[0]["borders"] == 2 and found[0]["straightness"] > 0.99
+    assert found[1]["length_px"] == pytest.approx(length_of(crack), rel=0.05)
+
+
+def test_a_crack_that_fades_for_a_stretch_is_one_finding_and_two_neighbours_are_two() -> None:
+    crack = wandering((60, 80), (700, 120), 1.5, seed=3)
+    other = wandering((60, 300), (700, 320), 1.5, seed=4)
+    grey, probability = drawn([(crack, 5), (other, 5)], (400, 800))
+    probability[:, 300:315] = 0
+    assert len(traced(grey, probability)) == 2
+
+
+def test_an_image_without_a_line_has_no_finding() -> None:
+    grey, probability = drawn([], (300, 300))
+    assert traced(grey, probability) == []
+    probability[100:120, 100:120] = 1
+    assert traced(grey, probability) == []
