@@ -251,8 +251,8 @@ def test_a_run_that_fails_half_way_keeps_its_rows(
 ) -> None:
     real = actors.score_rows
 
-    def fails_half_way(*arguments: object) -> object:
-        blocks = real(*arguments)
+    def fails_half_way(*arguments: object, **others: Any) -> object:
+        blocks = real(*arguments, **others)
         yield next(blocks)
         raise KeyboardInterrupt
 
@@ -358,11 +358,11 @@ def test_a_second_run_into_one_folder_is_refused_while_the_first_one_works(
 ) -> None:
     real = actors.score_rows
 
-    def while_another_starts(*arguments: Any) -> Iterator[pa.Table]:
+    def while_another_starts(*arguments: Any, **others: Any) -> Iterator[pa.Table]:
         monkeypatch.setattr(verb, "score_rows", real)
         with pytest.raises(FolderInUse, match="wait for it to end"):
             score(config(night, model_dir, tmp_path / "out"))
-        yield from real(*arguments)
+        yield from real(*arguments, **others)
 
     monkeypatch.setattr(verb, "score_rows", while_another_starts)
     assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == 33
