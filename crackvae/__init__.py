@@ -37,7 +37,7 @@ _FUNCTIONS = (
     "score",
     "train",
 )
-_READERS = ("read_scores", "read_verdicts")
+_READERS = ("read_findings", "read_scores", "read_verdicts")
 _RESULTS = tuple(f"{name.capitalize()}Result" for name in _FUNCTIONS)
 _ERRORS = (
     "ArchiveError",

@@ -455,8 +455,8 @@ def score(
             AWS_ENDPOINT_URL.
 
     Returns:
-        ScoreResult: with summary, tables, run, out, images, finished_before, scored, flagged, unreadable,
-            unreachable, threshold, model, page.
+        ScoreResult: with summary, tables, run, out, images, finished_before, scored, flagged, findings,
+            unreadable, unreachable, threshold, model, page.
 
     Raises:
         ConfigError: A flag or a setting has an invalid value.
@@ -939,6 +939,31 @@ def demo(
 
     Example:
         >>> crackvae.demo(out="demo").page
+    """
+
+def read_findings(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> pa.Table:
+    """Read the findings of a scores table: one row per crack or joint in a flagged image.
+
+    Only findings of the latest row of each image and model count. A finding keeps its id while its image and its model
+    stay the same.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table, sorted by image, the longest finding of an image first. Lengths and widths are in pixels of the
+            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: the folder holds no scores table, or a part of it is damaged.
+
+    Example:
+        >>> cracks = crackvae.read_findings("scores", ["image", "kind", "length_px", "width_mean_px"]).to_pandas()
     """
 
 def read_scores(

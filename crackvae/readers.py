@@ -1,4 +1,4 @@
-"""The public functions that read tables: `read_scores` and `read_verdicts`."""
+"""The public functions that read tables: `read_scores`, `read_findings` and `read_verdicts`."""
 
 import os
 from collections.abc import Sequence
@@ -35,17 +35,57 @@ def read_scores(
     from crackvae.storage.filesystems import s3_server
 
     folder = uris.absolute(os.fspath(scores))
-    wanted = list(tables.SCORES_SCHEMA.names if columns is None else columns)
-    for name in wanted:
-        if name not in tables.SCORES_SCHEMA.names:
-            raise ConfigError(
-                f"columns: the scores table has no column {name!r}{suggestion(name, tables.SCORES_SCHEMA.names)}. "
-                f"Known: {', '.join(tables.SCORES_SCHEMA.names)}."
-            )
+    wanted = _known(columns, tables.SCORES_SCHEMA.names, "the scores table")
     with s3_server(s3_endpoint):
         if not tables.list_parts(folder):
             raise StorageError(f"{folder} holds no scores table: check the path.")
         return tables.read_scores(folder, wanted)
+
+
+def read_findings(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> "pa.Table":
+    """Read the findings of a scores table: one row per crack or joint in a flagged image.
+
+    Only findings of the latest row of each image and model count. A finding keeps its id while its image and its model
+    stay the same.
+
+    Args:
+        scores: folder of the scores table, a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table, sorted by image, the longest finding of an image first. Lengths and widths are in pixels of the
+            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: the folder holds no scores table, or a part of it is damaged.
+
+    Example:
+        >>> cracks = crackvae.read_findings("scores", ["image", "kind", "length_px", "width_mean_px"]).to_pandas()
+    """
+    from crackvae.storage import tables, uris
+    from crackvae.storage.filesystems import s3_server
+    from crackvae.storage.tables import findings
+
+    folder = uris.absolute(os.fspath(scores))
+    wanted = _known(columns, findings.FINDINGS_SCHEMA.names, "the findings table")
+    with s3_server(s3_endpoint):
+        if not tables.list_parts(folder):
+            raise StorageError(f"{folder} holds no scores table: check the path.")
+        return findings.read_findings(folder, wanted)
+
+
+def _known(columns: Sequence[str] | None, names: list[str], table: str) -> list[str]:
+    """The columns, or all; raises ConfigError for one that the table does not have."""
+    for name in columns or ():
+        if name not in names:
+            raise ConfigError(
+                f"columns: {table} has no column {name!r}{suggestion(name, names)}. Known: {', '.join(names)}."
+            )
+    return list(names if columns is None else columns)
 
 
 def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_endpoint: str = "") -> "pa.Table":

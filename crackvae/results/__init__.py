@@ -152,6 +152,7 @@ class ScoreResult(Result):
         finished_before: number of those that this model had finished before.
         scored: number of images scored in this run.
         flagged: number of those with a score above the threshold.
+        findings: number of cracks and joints traced in flagged images.
         unreadable: number of images whose bytes are damaged.
         unreachable: number of images that could not be fetched from storage; the next run tries them again.
         threshold: score above which an image is flagged.
@@ -165,6 +166,7 @@ class ScoreResult(Result):
     finished_before: int
     scored: int
     flagged: int
+    findings: int
     unreadable: int
     unreachable: int
     threshold: float

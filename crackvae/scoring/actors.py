@@ -74,7 +74,7 @@ class ScoringSettings:
         maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
 
         def rows_with_findings(decoded: pa.Table) -> pa.Table:
-            return with_findings(rows_of(decoded), decoded, scorer.calibration, scorer.model.spec, maps)
+            return with_findings(rows_of(decoded), decoded, scorer.calibration.threshold, scorer.model.spec, maps)
 
         return rows_with_findings
 

@@ -11,7 +11,6 @@ from scipy import ndimage
 
 from crackvae.images.decoded import tiles_of
 from crackvae.images.tiles import Grid, Tiling, grid_of
-from crackvae.model.calibration import Calibration
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
 from crackvae.tracing.findings import trace_findings
 
@@ -35,7 +34,7 @@ Probabilities = Callable[[np.ndarray], np.ndarray]
 
 
 def with_findings(
-    rows: pa.Table, decoded: pa.Table, calibration: Calibration, tiling: Tiling, probabilities: Probabilities
+    rows: pa.Table, decoded: pa.Table, threshold: float, tiling: Tiling, probabilities: Probabilities
 ) -> pa.Table:
     """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
 
@@ -48,17 +47,17 @@ def with_findings(
     for number in np.flatnonzero(flagged_N):
         row = rows.slice(number, 1).to_pylist()[0]
         tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
-        found[number] = findings_of(row, tiles_TPP, calibration, tiling, probabilities)
+        found[number] = findings_of(row, tiles_TPP, threshold, tiling, probabilities)
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
 
 
 def findings_of(
-    row: dict[str, Any], tiles_TPP: np.ndarray, calibration: Calibration, tiling: Tiling, probabilities: Probabilities
+    row: dict[str, Any], tiles_TPP: np.ndarray, threshold: float, tiling: Tiling, probabilities: Probabilities
 ) -> list[dict[str, Any]]:
     """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first."""
     grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
     scores_T = np.array(row["tile_scores"], np.float32)
-    chosen_K = tiles_to_trace(scores_T, grid, calibration)
+    chosen_K = tiles_to_trace(scores_T, grid, threshold)
     rows_K, columns_K = chosen_K // grid.cols, chosen_K % grid.cols
     top, left = grid.ys[rows_K.min()], grid.xs[columns_K.min()]
     bottom, right = grid.ys[rows_K.max()] + grid.tile_h, grid.xs[columns_K.max()] + grid.tile_w
@@ -76,16 +75,14 @@ def findings_of(
     return findings
 
 
-def tiles_to_trace(scores_T: np.ndarray, grid: Grid, calibration: Calibration) -> np.ndarray:
-    """Tiles that would flag their image by themselves, and those around them that continue a crack, int (K,).
+def tiles_to_trace(scores_T: np.ndarray, grid: Grid, threshold: float) -> np.ndarray:
+    """Tiles above the threshold, and those around them that continue a crack, int (K,).
 
     Args:
         scores_T: of a flagged image, NaN for tiles without a score.
     """
-    counted = np.full(len(scores_T), np.count_nonzero(~np.isnan(scores_T)))
-    flags_T = calibration.flags(scores_T, calibration.p_values(scores_T, counted))
-    seeds = flags_T.reshape(grid.rows, grid.cols)
-    continues = seeds | (scores_T > FOLLOW_SHARE * calibration.threshold).reshape(grid.rows, grid.cols)
+    scores = scores_T.reshape(grid.rows, grid.cols)
+    seeds, continues = scores > threshold, scores > FOLLOW_SHARE * threshold
     followed = ndimage.binary_propagation(seeds, np.ones((3, 3), bool), mask=continues)
     return np.flatnonzero(followed)
 

@@ -14,10 +14,10 @@ from crackvae.tracing.skeleton import Chain, chains
 from crackvae.tracing.widths import Widths, widths_along
 
 # A line belongs to a crack where its probability exceeds LOW, if it exceeds HIGH somewhere [1/255]. Guesses.
-LOW, HIGH = 76, 153
+LOW, HIGH = 51, 128
 
-# Shorter findings count as texture [px]: a tenth of the side of a METU image.
-MIN_LENGTH_PX = 23.0
+# Shorter findings count as texture: as a share of the shorter side of the image, but at most MAX_SHORT_PX. Guesses.
+SHORT_SHARE, MAX_SHORT_PX = 0.1, 64.0
 
 # A line of at least this length [px] can be told to be straight.
 MIN_JOINT_PX = 120.0
@@ -31,7 +31,7 @@ JOINT_ROUGHNESS_DEG, CRACK_ROUGHNESS_DEG, MAX_JOINT_VARIATION = 2.0, 4.0, 0.35
 CHORD_PX = 24
 
 # Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
-SMOOTHING = 3.0
+SMOOTHING = 2.0
 
 # Distance from a border of the image at which a line counts as reaching it [px].
 BORDER_PX = 12.0
@@ -57,7 +57,7 @@ def trace_findings(
     mask_hw = apply_hysteresis_threshold(probability_hw, LOW, HIGH)
     lines = [_Line(one, pixels_hw, mask_hw) for one in chains(mask_hw)]
     found = [_row(group, origin, shape) for group in _groups(lines)]
-    found = [one for one in found if one["length_px"] >= MIN_LENGTH_PX]
+    found = [one for one in found if one["length_px"] >= min(SHORT_SHARE * min(shape), MAX_SHORT_PX)]
     return sorted(found, key=lambda one: (-one["length_px"], one["left_px"], one["top_px"]))
 
 

@@ -20,6 +20,9 @@ STEP_PX = 0.5
 # Points of one stretch, whose profiles are averaged: noise falls by a factor of 4, and a width changes little over it.
 STRETCH_PX = 16
 
+# Standard deviation of the Gaussians along a trace that calm its moves to the middle of the line [px].
+ALONG_PX = 2.0
+
 # Smallest depth of a line as a multiple of the standard error of its surroundings; below, it has no width.
 MIN_SIGNAL = 4.0
 
@@ -112,13 +115,13 @@ def _depths(profile_T: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _shifts(profile_KT: np.ndarray, offsets_T: np.ndarray, rough_width_px: float) -> np.ndarray:
     """Distance of the middle of the dark line from each point, along the normal, float (K,) [px]."""
-    smooth_KT = ndimage.gaussian_filter1d(profile_KT, 3, axis=0, mode="nearest")
+    smooth_KT = ndimage.gaussian_filter1d(profile_KT, ALONG_PX, axis=0, mode="nearest")
     depth_KT, _ = _depths(smooth_KT)
     near_T = np.abs(offsets_T) <= max(3.0, 0.75 * rough_width_px + 1)
     weight_KT = np.where(near_T, depth_KT, 0)
     weight_KT = np.clip(weight_KT - weight_KT.max(axis=1, keepdims=True) / 2, 0, None)
     shift_K = weight_KT @ offsets_T / np.maximum(weight_KT.sum(axis=1), 1e-6)
-    return np.asarray(ndimage.gaussian_filter1d(shift_K, 3, mode="nearest"))
+    return np.asarray(ndimage.gaussian_filter1d(shift_K, ALONG_PX, mode="nearest"))
 
 
 def _width(profile_NT: np.ndarray, offsets_T: np.ndarray) -> tuple[float, float]:

@@ -4,7 +4,7 @@ Readers of the scores skip names that begin with `_`. A finding counts if the ro
 the latest of its model and comes from the same run, so what a killed run wrote before its scores is never read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,13 +74,17 @@ def rows_of(column: pa.ChunkedArray) -> pa.Table:
     return pa.Table.from_arrays(structs.flatten(), schema=FINDINGS_SCHEMA)
 
 
-def read_findings(out: str, columns: Sequence[str] = ()) -> pa.Table:
+def read_findings(out: str, columns: Sequence[str] = (), runs: Collection[str] | None = None) -> pa.Table:
     """Some columns of the findings that count, by default all; sorted by image, the longest of an image first.
+
+    Args:
+        runs: only findings of these runs.
 
     Raises:
         StorageError: a part is incomplete or has other columns.
     """
-    paths = [path for parts in tables.list_parts(folder_of(out)).values() for path in parts]
+    by_run = tables.list_parts(folder_of(out))
+    paths = [path for run, parts in by_run.items() if runs is None or run in runs for path in parts]
     found = [tables.read_table(path, FINDINGS_SCHEMA) for path in paths]
     rows = pa.concat_tables(found) if found else FINDINGS_SCHEMA.empty_table()
     key = list(tables.VERSION_KEY)

@@ -1,0 +1,210 @@
+"""Findings on drawn photographs of 20 Mpx whose cracks and joints are known, by the built-in model.
+
+    python benchmarks/findings.py [--photographs 12] [--seed 1] [--work FOLDER]
+
+Cracks are at least 3 px wide and 100 px long, with blur, noise and contrast drawn for each photograph; a joint crosses
+the whole photograph. Prints and writes: cracks that are one finding, errors of length and width, how many of them their
+uncertainties cover, kinds, and the processor time of scoring with and without findings.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from record import write_result
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+import crackvae
+from crackvae.images import drawing, synthetic
+from crackvae.scoring import actors
+from crackvae.storage.tables.findings import read_findings
+
+HEIGHT, WIDTH = 3648, 5472
+N_CRACKS, N_JOINTS = 6, 2
+# Distance within which a point of a finding lies on a drawn line [px], beside half of the line's width.
+NEAR_PX = 8.0
+# Cracks are drawn at least this far apart [px]: nearer ones are one crack to a viewer, too.
+APART_PX = 150.0
+# Length of the steps of drawing.wander() [px].
+STEP_PX = 3.0
+# Shares of a finding that lies on one line, and of the line that it covers, for "one finding".
+OWN_SHARE, COVERED_SHARE = 0.9, 0.9
+
+
+def draw_photograph(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Grey levels uint8 (H, W), and the lines in them: kind, points (N, 2) of x and y, length and width [px]."""
+    surface_HW = np.asarray(Image.fromarray(synthetic.draw_concrete(rng, HEIGHT, WIDTH)).convert("L"), np.float32)
+    lines = [_joint(rng) for _ in range(N_JOINTS)]
+    while len(lines) < N_JOINTS + N_CRACKS:
+        crack = _crack(rng)
+        others = [line["points"] for line in lines if line["kind"] == "crack"]
+        if not others or cKDTree(np.concatenate(others)).query(crack["points"])[0].min() > APART_PX:
+            lines.append(crack)
+    coverage_HW = np.zeros((HEIGHT, WIDTH), np.float32)
+    for line in lines:
+        widths_N = np.full(len(line["points"]), line["width"])
+        roughness = 0.15 if line["kind"] == "crack" else 0.0
+        _add(coverage_HW, _strip(rng, line["points"], widths_N, roughness), line["contrast"])
+    photograph_HW = ndimage.gaussian_filter(surface_HW * (1 - coverage_HW), rng.uniform(0.5, 2.5))
+    photograph_HW += rng.standard_normal((HEIGHT, WIDTH), np.float32) * np.float32(rng.uniform(0.5, 3))
+    return photograph_HW.clip(0, 255).astype(np.uint8), lines
+
+
+def _crack(rng: np.random.Generator) -> dict[str, Any]:
+    length_px = np.exp(rng.uniform(np.log(130), np.log(2000)))
+    angle = rng.uniform(0, 2 * np.pi)
+    reach_2 = length_px * np.array([np.cos(angle), np.sin(angle)])
+    start_2 = rng.uniform(100 + np.maximum(-reach_2, 0), np.array([WIDTH, HEIGHT]) - 100 - np.maximum(reach_2, 0))
+    width_px = float(rng.uniform(3, 12))
+    # Bends finer than the width are no part of a line's length: they only make its edges rough.
+    steps = width_px / 2 / STEP_PX
+    points_N2 = ndimage.gaussian_filter1d(drawing.wander(rng, start_2, start_2 + reach_2), steps, axis=0)
+    return _line("crack", points_N2, width_px, float(rng.uniform(0.25, 0.6)))
+
+
+def _joint(rng: np.random.Generator) -> dict[str, Any]:
+    across = rng.uniform(0.1, 0.9, 2)
+    ends_22 = [(0.0, HEIGHT * across[0]), (WIDTH - 1.0, HEIGHT * (across[0] + rng.normal(0, 0.02)))]
+    if rng.random() < 0.5:
+        ends_22 = [(WIDTH * across[0], 0.0), (WIDTH * (across[0] + rng.normal(0, 0.02)), HEIGHT - 1.0)]
+    n = round(float(np.hypot(*np.subtract(*ends_22))) / 3)
+    return _line("joint", np.linspace(*ends_22, n), float(rng.uniform(3, 10)), float(rng.uniform(0.25, 0.6)))
+
+
+def _line(kind: str, points_N2: np.ndarray, width_px: float, contrast: float) -> dict[str, Any]:
+    length_px = float(np.hypot(*np.diff(points_N2, axis=0).T).sum())
+    return {"kind": kind, "points": points_N2, "length": length_px, "width": width_px, "contrast": contrast}
+
+
+def _strip(rng: np.random.Generator, points_N2: np.ndarray, widths_N: np.ndarray, roughness: float) -> np.ndarray:
+    """Outline of a line as quadrilaterals (N - 1, 4, 2), one for each step."""
+    along_N2 = np.gradient(points_N2, axis=0)
+    across_N2 = along_N2[:, ::-1] * (-1, 1) / np.hypot(along_N2[:, :1], along_N2[:, 1:])
+    halves_N2 = widths_N[:, None] / 2 * rng.normal(1, roughness, (len(points_N2), 2)).clip(0.5, 1.5)
+    left_N2, right_N2 = points_N2 + across_N2 * halves_N2[:, :1], points_N2 - across_N2 * halves_N2[:, 1:]
+    return np.stack([left_N2[:-1], left_N2[1:], right_N2[1:], right_N2[:-1]], axis=1)
+
+
+def _add(coverage_HW: np.ndarray, quads_N42: np.ndarray, contrast: float) -> None:
+    """Darken the pixels that a line covers, in blocks of steps, so that only their boxes are filled."""
+    for block_N42 in np.array_split(quads_N42, max(1, len(quads_N42) // 60)):
+        (left, top), (right, bottom) = block_N42.min(axis=(0, 1)) - 1, block_N42.max(axis=(0, 1)) + 2
+        x, y = max(0, int(left)), max(0, int(top))
+        part = coverage_HW[y : max(0, int(bottom)), x : max(0, int(right))]
+        if part.size:
+            np.maximum(part, contrast * drawing.fill(block_N42 - (x, y), *part.shape), out=part)
+
+
+def compare(lines: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each line its findings: how many pieces, whether it is one finding, its kind, and the errors of that one."""
+    traces = [np.stack([one["x_px"], one["y_px"]], axis=1) for one in found]
+    traces = [trace[~np.isnan(trace[:, 0])] for trace in traces]
+    return [_compare(line, found, traces) for line in lines]
+
+
+def _compare(line: dict[str, Any], found: list[dict[str, Any]], traces: list[np.ndarray]) -> dict[str, Any]:
+    near_px = NEAR_PX + line["width"] / 2
+    fine_N2 = np.concatenate([np.linspace(a, b, 4) for a, b in zip(line["points"], line["points"][1:], strict=False)])
+    tree = cKDTree(fine_N2)
+    own = [(tree.query(trace)[0] < near_px).mean() for trace in traces]
+    mine = [number for number, share in enumerate(own) if share > 0.5]
+    on_line = [number for number, share in enumerate(own) if share * found[number]["length_px"] > 0.3 * line["length"]]
+    result = {key: line[key] for key in ("kind", "length", "width", "contrast")} | {"pieces": len(mine)}
+    points = [traces[number] for number in mine]
+    covered = (cKDTree(np.concatenate(points)).query(fine_N2)[0] < near_px).mean() if points else 0.0
+    kinds: Counter[str] = Counter()
+    for number in mine:
+        kinds[found[number]["kind"]] += found[number]["length_px"]
+    result |= {"covered": float(covered), "named": max(kinds, key=lambda kind: kinds[kind]) if kinds else ""}
+    result["merged"] = any(own[number] < OWN_SHARE for number in on_line)
+    result["one"] = len(mine) == 1 and covered >= COVERED_SHARE and not result["merged"]
+    if len(mine) == 1:
+        one = found[mine[0]]
+        result |= {
+            "length_error": one["length_px"] / line["length"] - 1,
+            "length_covered": abs(one["length_px"] - line["length"]) <= 1.645 * one["length_sigma_px"],
+            "width_error": one["width_mean_px"] - line["width"],
+            "width_covered": abs(one["width_mean_px"] - line["width"]) <= 1.645 * one["width_sigma_px"],
+        }
+    return result
+
+
+def summary(results: list[dict[str, Any]], n_found: int) -> dict[str, Any]:
+    """The figures of all lines."""
+    cracks = [one for one in results if one["kind"] == "crack"]
+    joints = [one for one in results if one["kind"] == "joint" and one["named"]]
+    single = [one for one in cracks if one["one"]]
+    seen = [one for one in cracks if one["named"]]
+
+    def share(values: list[bool]) -> float:
+        return round(float(np.mean(values)), 3) if values else float("nan")
+
+    return {
+        "cracks": len(cracks),
+        "found": share([bool(one["named"]) for one in cracks]),
+        "one_finding": share([one["one"] for one in cracks]),
+        "merged": share([one["merged"] for one in cracks]),
+        "cracks_named_crack": share([one["named"] == "crack" for one in seen]),
+        "joints_found": len(joints),
+        "joints_named_joint": share([one["named"] == "joint" for one in joints]),
+        "length_within_5_percent": share([abs(one["length_error"]) <= 0.05 for one in single]),
+        "median_length_error": round(float(np.median([one["length_error"] for one in single])), 4),
+        "width_within_half_px": share([abs(one["width_error"]) <= 0.5 for one in single]),
+        "median_width_error_px": round(float(np.median([one["width_error"] for one in single])), 3),
+        "length_covered": share([one["length_covered"] for one in single]),
+        "width_covered": share([one["width_covered"] for one in single]),
+        "other_findings": n_found - sum(one["pieces"] for one in results),
+    }
+
+
+def processor_seconds(images: Path, out: Path, findings: str) -> float:
+    """Processor time of one scoring in this process."""
+    before = time.process_time()
+    crackvae.score(images=str(images), out=str(out), findings=findings, no_report=True, quiet=True)
+    return time.process_time() - before
+
+
+def main() -> None:
+    """Draw, score, compare, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--photographs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path)
+    args = parser.parse_args()
+    work = args.work or Path(tempfile.mkdtemp(prefix="crackvae-findings-"))
+    images, truth = work / "images", {}
+    images.mkdir(parents=True, exist_ok=True)
+    for number in range(args.photographs):
+        pixels_HW, lines = draw_photograph(np.random.default_rng((args.seed, number)))
+        truth[f"{number:03d}.png"] = lines
+        Image.fromarray(pixels_HW).save(images / f"{number:03d}.png", compress_level=1)
+    actors.FEW_BYTES = 10**12  # all in this process, whose time is measured
+    seconds = {how: processor_seconds(images, work / f"scores-{how}", how) for how in ("off", "on")}
+    found = read_findings(str(work / "scores-on")).to_pylist()
+    results = []
+    for name, lines in truth.items():
+        mine = [
+            {**one, **{k: np.array(one[k], float) for k in ("x_px", "y_px")}}
+            for one in found
+            if one["image"].endswith(f"/{name}")
+        ]
+        results += compare(lines, mine)
+    figures = summary(results, len(found)) | {
+        "photographs": args.photographs,
+        "seed": args.seed,
+        "processor_seconds": {how: round(value, 1) for how, value in seconds.items()},
+        "cost": round(seconds["on"] / seconds["off"], 3),
+    }
+    print(json.dumps(figures, indent=1))
+    write_result("findings", figures | {"lines": results})
+
+
+if __name__ == "__main__":
+    main()
