@@ -34,6 +34,7 @@ ONLY_IN = {  # library: the modules that may import it
     "cv2": {"images.registration"},
     "PIL": {
         "images.decoding",
+        "images.metadata.exif",
         "images.tiles",
         "images.manifest.duplicates",
         "images.synthetic",
@@ -42,6 +43,7 @@ ONLY_IN = {  # library: the modules that may import it
         "reports.views",
         "scoring.findings",
     },
+    "defusedxml": {"images.metadata.exif"},
     "pillow_heif": {"images.decoding.camera_formats"},
     "rawpy": {"images.decoding.camera_formats"},
     "av": {"images.decoding.video"},

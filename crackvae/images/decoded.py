@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
+from crackvae.images.metadata import Metadata, read_metadata
 from crackvae.images.pictures import read_part
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
@@ -28,6 +29,9 @@ NO_TILES = np.empty(0, np.uint8)
 CAMERA = ("brightness", "contrast", "sharpness")
 MEASURED = (*CAMERA, "clipped")
 
+# Fields of the metadata that are columns.
+METADATA = ("taken", "taken_is_local", "lat", "lon", "alt_m", "camera", "focal_mm")
+
 # What decode_images() makes of the rows of a listing, as input of score_decoded().
 DECODED_SCHEMA = pa.schema(
     [
@@ -37,7 +41,7 @@ DECODED_SCHEMA = pa.schema(
         ("ys", pa.list_(pa.int32())),
         ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
-        *(tables.MEASURED_SCHEMA.field(name) for name in MEASURED),
+        *(tables.MEASURED_SCHEMA.field(name) for name in (*MEASURED, *METADATA)),
     ]
 )
 
@@ -92,18 +96,26 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
     row = {name: image[name] for name in ("image", "group", "bytes", "modified", "error")} | dict.fromkeys(
         MEASURED, np.nan
     )
-    return row | {
-        "status": "unreadable",
-        "content": "",
-        "width": 0,
-        "height": 0,
-        "rows": 0,
-        "cols": 0,
-        "xs": (),
-        "ys": (),
-        "blank": (),
-        "tiles": NO_TILES,
-    }
+    return (
+        row
+        | _columns_of(Metadata())
+        | {
+            "status": "unreadable",
+            "content": "",
+            "width": 0,
+            "height": 0,
+            "rows": 0,
+            "cols": 0,
+            "xs": (),
+            "ys": (),
+            "blank": (),
+            "tiles": NO_TILES,
+        }
+    )
+
+
+def _columns_of(metadata: Metadata) -> dict[str, Any]:
+    return {name: getattr(metadata, name) for name in METADATA}
 
 
 def _decode_image(
@@ -122,6 +134,7 @@ def _decode_image(
             if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
                 raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
             picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
+            row |= _columns_of(read_metadata(data))
         pixels_HW = picture.pixels_HW
         height, width = pixels_HW.shape
         row |= {"height": height, "width": width}

@@ -21,7 +21,7 @@ FOLLOW_SHARE = 0.5
 ID_CELL_PX = 128
 
 # Columns of a finding that are those of its image.
-OF_IMAGE = ("image", "group", "run", "model", "p_value")
+OF_IMAGE = ("image", "group", "run", "model", "p_value", "taken", "lat", "lon")
 
 # What is not known of a finding when it is traced.
 _UNKNOWN: dict[str, Any] = {

@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import time
+import warnings
 import zlib
 from dataclasses import dataclass
 from functools import partial
@@ -135,6 +136,13 @@ def decode_picture(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> Pi
     plain_HW = _plain_jpeg(data, max_px)
     if plain_HW is not None:
         return Picture(plain_HW)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, which do not affect the pixels
+        return _by_pillow(data, page, max_px)
+
+
+def _by_pillow(data: bytes, page: int, max_px: int) -> Picture:
+    """decode_picture() of a file that Pillow opens, or says that another library has to."""
     if camera_formats.is_raw(data):
         return _camera_raw(data, max_px)
     is_tiff = data[:4] in TIFF_STARTS

@@ -55,11 +55,30 @@ SCORES_SCHEMA = pa.schema(
         ("clipped", pa.float32()),  # share of the pixels that are black, white or transparent; NaN likewise
         ("p_kind", pa.string()),  # calibration.P_KINDS: what the p-value rests on
         ("content", pa.string()),  # content.content_key() of the file; "" where it was not read
+        ("taken", pa.timestamp("us", tz="UTC")),  # null where unknown
+        ("taken_is_local", pa.bool_()),  # the clock of the camera, whose time zone is unknown, as if it were UTC
+        ("lat", pa.float64()),  # of the camera, WGS 84; NaN where unknown
+        ("lon", pa.float64()),
+        ("alt_m", pa.float32()),  # above sea level
+        ("camera", pa.string()),
+        ("focal_mm", pa.float32()),
     ]
 )
 
 # Columns of SCORES_SCHEMA that tables of earlier versions lack, with the value that they are read with.
-ADDED_COLUMNS = {"brightness": float("nan"), "clipped": float("nan"), "p_kind": "", "content": ""}
+ADDED_COLUMNS = {
+    "brightness": float("nan"),
+    "clipped": float("nan"),
+    "p_kind": "",
+    "content": "",
+    "taken": None,
+    "taken_is_local": False,
+    "lat": float("nan"),
+    "lon": float("nan"),
+    "alt_m": float("nan"),
+    "camera": "",
+    "focal_mm": float("nan"),
+}
 
 # What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
 MEASURES_SCHEMA = pa.schema(
