@@ -31,7 +31,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.tile_loader",
         "monitoring.telemetry",
     },
-    "cv2": {"images.registration"},
+    "cv2": {"images.registration", "images.places"},
     "PIL": {
         "images.decoding",
         "images.metadata.exif",

@@ -90,6 +90,7 @@ class PageSettings:
         mm_per_px: scale of the images, or None.
         full_size_folder: folder of full-size pictures beside the page, or "".
         served: whether `crackvae review` serves the page and takes its verdicts.
+        beside_scores: whether the page lies in the folder of its scores, where those of other nights are.
     """
 
     model_dir: str = ""
@@ -99,6 +100,7 @@ class PageSettings:
     mm_per_px: float | None = None
     full_size_folder: str = ""
     served: bool = False
+    beside_scores: bool = False
 
 
 @dataclass

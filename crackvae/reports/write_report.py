@@ -52,6 +52,7 @@ def _settings(config: ReportConfig, folder: str) -> PageSettings:
         n_photographs=config.photographs,
         mm_per_px=config.mm_per_px,
         full_size_folder=folder,
+        beside_scores=bool(config.scores) and uris.parent(uris.absolute(config.out)) == uris.absolute(config.scores),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from crackvae.errors import StorageError
 from crackvae.reports.night_page import night_page
+from crackvae.reports.night_page.known import false_alarms
 from crackvae.reports.night_page.nights import NightResults, read_night
 from crackvae.reports.page import PageSettings
 from crackvae.storage import tables
@@ -79,9 +80,11 @@ class ServedNights:
         return self._nights.get_or_make(key, lambda: read_night(self.scores, key[0]))
 
     def page(self, run: str) -> bytes:
-        """The page of a night."""
+        """The page of a night; rendered again when other nights have given other false alarms to compare with."""
         key = self._key(run)
-        return self._pages.get_or_make(key, lambda: night_page(self._night(key), self.settings).html)
+        night = self._night(key)
+        known = tuple(one.id for one in false_alarms(night))
+        return self._pages.get_or_make((key, known), lambda: night_page(night, self.settings).html)
 
     def rows(self, run: str) -> dict[str, Row]:
         """The scored images of a night."""

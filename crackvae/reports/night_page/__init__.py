@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from crackvae.model.inference import RecordedModel, find_recorded_model
 from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import night_figures
-from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, RunSummary, tile_scores, total
+from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
+from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, RunSummary, page_name, tile_scores, total
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
@@ -31,7 +32,9 @@ class _Gallery:
     """The images on a page, as the template needs them.
 
     Attributes:
-        queue, unflagged: cards of the most suspicious images and of the random sample of unflagged ones.
+        queue, unflagged: cards of the most suspicious images, known false alarms last, and of the random sample of
+            unflagged ones.
+        n_known: number of known false alarms.
         photographs: whole photographs.
         image_views: views of queue and unflagged, in their order.
         vmax: upper end of the colour scale of all anomaly maps.
@@ -39,6 +42,7 @@ class _Gallery:
 
     queue: list[dict[str, Any]]
     unflagged: list[dict[str, Any]]
+    n_known: int
     photographs: list[dict[str, Any]]
     image_views: list[ImageView]
     vmax: float
@@ -91,6 +95,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         "run": night.run,
         "images": rows.num_rows,
         "flagged": total(rows["flagged"]),
+        "known_false_alarms": gallery.n_known,
         **page.shown_figures(gallery.image_views, recorded),
     }
     return Rendered(html, figures, shown, recorded.model, gallery.vmax)
@@ -112,22 +117,24 @@ def _recorded_model_dir(night: NightResults, digest: str) -> str:
 def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, settings: PageSettings) -> _Gallery:
     """Read and explain the images of the page."""
     rows, mm_per_px = night.rows, settings.mm_per_px
-    worst = _worst(scored, settings.n_worst)
-    unflagged = _random_unflagged(scored, settings.n_unflagged, night.run)
-    shown = rows.take(pa.concat_arrays([worst, unflagged])).to_pylist()
-    suspicious = rows.take(
-        _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
-    ).to_pylist()
     with page.threads() as executor:
+        queue = _queue(night, scored, recorded, settings.n_worst, executor)
+        unflagged = rows.take(_random_unflagged(scored, settings.n_unflagged, night.run)).to_pylist()
+        shown = [row for row, _ in queue] + unflagged
         image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), shown))
+        suspicious = rows.take(
+            _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
+        ).to_pylist()
         explained = _explained(suspicious, night, recorded, executor)
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
     small = Thumbnails(3 * len(image_views) + WORST_TILES * len(explained), vmax)
     large = Thumbnails(2 * len(explained), vmax, large=True)
     folder = settings.full_size_folder
+    known = [one for _, one in queue] + [None] * len(unflagged)
     cards = [
-        _card(row, view, small, mm_per_px) | {"files": full_size_links(folder, number, view, recorded)}
-        for number, (row, view) in enumerate(zip(shown, image_views, strict=True), start=1)
+        _card(row, view, small, mm_per_px)
+        | {"files": full_size_links(folder, number, view, recorded), "known": _known_card(one, settings)}
+        for number, (row, view, one) in enumerate(zip(shown, image_views, known, strict=True), start=1)
     ]
     highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
@@ -135,7 +142,41 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
         | {"grid": charts.tile_grid(one.tile_scores, row["threshold"], highest, f"tiles-{number}")}
         for number, (row, one) in enumerate(explained, start=1)
     ]
-    return _Gallery(cards[: len(worst)], cards[len(worst) :], photograph_cards, image_views, vmax)
+    n, n_known = len(queue), sum(one is not None for _, one in queue)
+    return _Gallery(cards[:n], cards[n:], n_known, photograph_cards, image_views, vmax)
+
+
+def _queue(
+    night: NightResults, scored: pa.Table, recorded: RecordedModel, n: int, executor: Executor
+) -> list[tuple[dict[str, Any], KnownPlace | None]]:
+    """The `n` most suspicious images that are no known false alarms, as far as there are any among twice as many,
+    and after them the known ones that are as suspicious.
+    """
+    rows = night.rows.take(_worst(scored, min(2 * n, scored.num_rows))).to_pylist()
+    tile_px = recorded.model.spec.tile_px if recorded.model else 0
+    places = KnownPlaces(night, (row["group"] for row in rows), tile_px, executor)
+    known = places.of_all(rows[:n])
+    n_more = sum(one is not None for one in known)
+    known += places.of_all(rows[n : n + n_more])
+    return sorted(zip(rows, known, strict=False), key=lambda pair: pair[1] is not None)
+
+
+def _known_card(place: KnownPlace | None, settings: PageSettings) -> dict[str, Any] | None:
+    """What a card says of the verdict that makes its place known, and where the judged photograph is."""
+    if place is None:
+        return None
+    has_link = settings.served or settings.beside_scores
+    return {
+        "verdict": place.verdict,
+        "run": place.run,
+        "page": page_name(place.run) if has_link else "",
+        "anchor": _anchor(place.verdict.image),
+    }
+
+
+def _anchor(image: str) -> str:
+    """The id of the card of an image, the same on every page."""
+    return f"image-{hashlib.blake2b(image.encode(errors='surrogateescape'), digest_size=8).hexdigest()}"
 
 
 def _worst(scored: pa.Table, n: int) -> pa.Array:
@@ -161,6 +202,7 @@ def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_p
     pictures += thumbnails.pair(view.near, "around the worst tile") if view.near is not None else []
     verdict_columns = ("image", "group", "score", "p_value", "flagged", "run", "model")
     return row | {
+        "anchor": _anchor(row["image"]),
         "data": page.as_json({name: row[name] for name in verdict_columns}),
         "thumbnails": pictures,
         "problem": view.problem,

@@ -98,6 +98,7 @@ class NightResults:
         damaged: number of summaries that cannot be read.
         of_other_models: number of rows left out because another model scored them; scores of models are not comparable.
         parts: URIs of the parts that hold the rows, in chronological order.
+        folder: of the scores table.
     """
 
     run: str
@@ -108,6 +109,7 @@ class NightResults:
     damaged: int
     of_other_models: int
     parts: list[str]
+    folder: str
 
 
 def read_night(scores: str, run: str) -> NightResults:
@@ -139,10 +141,10 @@ def read_night(scores: str, run: str) -> NightResults:
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
     if run == ALL_RUNS:
-        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris)
+        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores)
     summary = next((one for one in summaries if one.run == chosen), None)
     interrupted = [name for name in included if name != chosen]
-    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris)
+    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores)
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:

@@ -69,7 +69,8 @@ const galleries = [...document.querySelectorAll(".gallery .item")];
 const rank = new Map(inQueue.map((card, index) => [card, index]));
 const given = []; // verdicts of this visit with what they replaced, for undo
 // What `crackvae review` adds to the page: whether a card passes a filter by name, and what happens to a new verdict.
-const filters = {};
+const isKnown = (card) => card.classList.contains("known");
+const filters = { known: isKnown, unknown: (card) => !isKnown(card) };
 let onVerdict = null;
 let current = null;
 
@@ -123,7 +124,7 @@ function sortCards() {
     image: text("image"),
     verdict: (a, b) => (VERDICTS.indexOf(verdictOf(a)) + 9) % 9 - (VERDICTS.indexOf(verdictOf(b)) + 9) % 9,
   }[key];
-  cards.append(...[...inQueue].sort((a, b) => order(a, b) || rank.get(a) - rank.get(b)));
+  cards.append(...[...inQueue].sort((a, b) => isKnown(a) - isKnown(b) || order(a, b) || rank.get(a) - rank.get(b)));
 }
 
 function filterCards() {
@@ -258,4 +259,6 @@ if (cards) {
   byId("view").addEventListener("change", () => showView(byId("view").value));
   showView(storage.read("view") || "");
   showProgress();
+  const linked = location.hash && byId(location.hash.slice(1));
+  if (all.includes(linked)) goTo(linked);
 }

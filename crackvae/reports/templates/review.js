@@ -155,6 +155,13 @@ document.addEventListener("keydown", (event) => {
   showFullSize(current);
 });
 
+document.addEventListener("click", (event) => { // the night in which a known place was judged, from this server
+  const link = event.target.closest("a.judged");
+  if (!link) return;
+  event.preventDefault();
+  location.assign(`?${new URLSearchParams({ token, run: link.dataset.run })}${link.hash}`);
+});
+
 // ---------------------------------------------------------------- start
 
 if (cards) {
