@@ -41,6 +41,7 @@ ONLY_IN = {  # library: the modules that may import it
         "images.drawing",
         "training.synthetic_cracks.drawings",
         "reports.views",
+        "reports.night_page.findings",
         "scoring.findings",
     },
     "defusedxml": {"images.metadata.exif"},
@@ -53,7 +54,7 @@ ONLY_IN = {  # library: the modules that may import it
     "starlette": {"reviewing.app"},
     "uvicorn": {"reviewing.server"},
     "matplotlib": {"reports.charts", "reports.charts.curves"},
-    "skimage": {"reports.crack_size", "tracing.findings", "tracing.skeleton"},
+    "skimage": {"tracing.findings", "tracing.skeleton"},
     "torch": {
         "images.tiles",
         "model.network",

@@ -22,7 +22,6 @@ from crackvae.model.artifact import Model
 from crackvae.model.heads import BASELINE, HEADS
 from crackvae.model.inference import RecordedModel, one_thread
 from crackvae.reports import charts, views
-from crackvae.reports.crack_size import CrackSize
 from crackvae.reports.views import Box, ImageView, View
 
 # A page stays well under 15 MB: total size of its small and its large pictures [bytes], before base64 adds a third.
@@ -58,24 +57,6 @@ def figure_name(name: str) -> str:
 def scorer_name(name: str) -> str:
     """Display name of a head or of another method."""
     return _NAMES.get(name) or str(name).replace("_", " ")
-
-
-def crack_text(crack: CrackSize | None, mm_per_px: float | None) -> str:
-    """Size of a traced crack in pixels and, if the scale is known, in millimetres."""
-    if crack is None:
-        return ""
-    if not crack.pieces:
-        return "no line stands out from the map"
-
-    def size(length_px: float, digits: int) -> str:
-        text = f"{length_px:.{digits}f} px"
-        return text if mm_per_px is None else f"{text} ({number(length_px * mm_per_px)} mm)"
-
-    pieces = f" in {crack.pieces} pieces" if crack.pieces > 1 else ""
-    return (
-        f"length {size(crack.length_px, 0)}{pieces}, width {size(crack.mean_width_px, 1)} on average, "
-        f"{size(crack.max_width_px, 1)} at most"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

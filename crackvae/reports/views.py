@@ -18,7 +18,6 @@ from crackvae.images import pictures
 from crackvae.model.artifact import Model
 from crackvae.model.inference import explain
 from crackvae.reports import charts
-from crackvae.reports.crack_size import CrackSize, crack_size, trace
 from crackvae.storage import uris
 
 # Longest side of a thumbnail [px]: a METU image is shown at its own resolution.
@@ -77,13 +76,11 @@ class ImageView:
         problem: why there is no picture, or ""; it completes the sentence "This image ...".
         whole: the whole image; for a photograph, without reconstruction and map.
         near: the neighbourhood of the worst tile of a photograph, or None for an image of one tile.
-        crack: size of the crack in a flagged image of one tile, or None.
     """
 
     problem: str
     whole: View | None
     near: View | None
-    crack: CrackSize | None
 
     @property
     def closest(self) -> View | None:
@@ -95,42 +92,40 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
     """Read one image and explain it; of a photograph, only the neighbourhood of its worst tile.
 
     Args:
-        row: row of the scores table: image, width, height, rows, cols, worst_x, worst_y, flagged.
+        row: row of the scores table: image, width, height, rows, cols, worst_x, worst_y.
         model: the model of the score, or None if it is not available.
     """
     try:
         pixels_HW = pictures.read_pixels(row["image"])
     except UnreadableImage as error:
-        return ImageView(f"can no longer be read: {error}", None, None, None)
+        return ImageView(f"can no longer be read: {error}", None, None)
     except OSError as error:
-        return ImageView(f"can no longer be fetched: {uris.reason(error)}", None, None, None)
+        return ImageView(f"can no longer be fetched: {uris.reason(error)}", None, None)
     height, width = pixels_HW.shape
     if (row["width"], row["height"]) != (width, height):
-        return ImageView("has been replaced by another picture since it was scored", None, None, None)
+        return ImageView("has been replaced by another picture since it was scored", None, None)
     if model is None:
-        return ImageView("", View(reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None, None)
+        return ImageView("", View(reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None)
     if row["rows"] * row["cols"] == 1:
-        view, anomaly_HW = _explained(pixels_HW, model)
-        return ImageView("", view, None, crack_size(trace(anomaly_HW)) if row["flagged"] else None)
+        return ImageView("", _explained(pixels_HW, model), None)
     side = min(model.spec.tile_px, height, width)
     x, y = row["worst_x"], row["worst_y"]
     box = Box(x / width, y / height, side / width, side / height)
     margin = round((NEIGHBOURHOOD_TILES - 1) / 2 * side)
     near_HW = pixels_HW[max(0, y - margin) : y + side + margin, max(0, x - margin) : x + side + margin]
     whole = View(reduced(pixels_HW, THUMBNAIL_PX), None, None, box)
-    return ImageView("", whole, _explained(near_HW, model)[0], None)
+    return ImageView("", whole, _explained(near_HW, model))
 
 
-def _explained(pixels_HW: np.ndarray, model: Model) -> tuple[View, np.ndarray]:
-    """A view with a box around its most anomalous region, and the anomaly map at full resolution."""
+def _explained(pixels_HW: np.ndarray, model: Model) -> View:
+    """A view with a box around its most anomalous region."""
     explanation = explain(model, pixels_HW)
-    anomaly_HW = explanation.anomaly_HW
     return View(
         reduced(pixels_HW, THUMBNAIL_PX),
         reduced(explanation.reconstruction_HW, THUMBNAIL_PX),
-        max_pooled(anomaly_HW, THUMBNAIL_PX),
-        _worst_region(anomaly_HW),
-    ), anomaly_HW
+        max_pooled(explanation.anomaly_HW, THUMBNAIL_PX),
+        _worst_region(explanation.anomaly_HW),
+    )
 
 
 def _worst_region(anomaly_HW: np.ndarray) -> Box:

@@ -17,9 +17,11 @@ from crackvae.errors import ModelError, StorageError
 from crackvae.reports.night_page import night_page
 from crackvae.reports.night_page.nights import has_rows, read_night
 from crackvae.reports.page import PageSettings
+from crackvae.reports.photographs import view_photograph
 from crackvae.reports.verb import report
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, tables
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA, folder_of
 
 # The counts that every summary of a run has.
 EMPTY = dict.fromkeys(("listed", "scored", "unreadable", "unreachable", "flagged"), 0)
@@ -145,29 +147,57 @@ def photographs(scores: Path) -> list[str]:
     return rows.filter(pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1))["image"].to_pylist()
 
 
-def test_photographs_are_shown_whole_with_their_tiles_and_their_cracks_in_pixels(scored_night: Path) -> None:
+def test_photographs_are_shown_whole_with_their_tiles(scored_night: Path) -> None:
     text = text_of(page_of(scored_night, n_photographs=2))
     assert "2 of the scored images are photographs" in text and "photograph-1.png" in text
-    assert re.search(r"230 × 220 px, 5 × 5 tiles, \d+ above the threshold; p = \S+ Crack: ", text)
-    assert not re.search(r"\d mm\b", text)
+    assert re.search(r"230 × 220 px, 5 × 5 tiles, \d+ above the threshold; p = \S+ No finding was traced", text)
+    assert "Cracks by group" not in text
 
 
-def test_in_a_photograph_without_a_tile_above_the_threshold_nothing_is_measured(copied: Path) -> None:
-    rows = read_rows(copied)
-    (part,) = copied.glob("*.parquet")
-    part.unlink()
-    high = read_rows_with(rows, threshold=pa.array(np.full(rows.num_rows, 9, np.float32)))
-    tables.write_part(str(copied), high, rows["run"][0].as_py(), 0)
-    text = text_of(page_of(copied, n_photographs=2))
-    assert text.count("0 above the threshold") == 2 == text.count("so no crack is measured")
+def write_findings(scores: Path) -> None:
+    """A crack of 120 px and a longer joint in the first photograph."""
+    row = next(one for one in read_rows(scores).to_pylist() if one["image"] == photographs(scores)[0])
+    common = {name: row[name] for name in ("image", "group", "run", "model")} | {"score": 1.0, "width_max_px": 4.0}
+    common |= {"width_mean_px": 3.0, "width_sigma_px": 0.1, "width_max_sigma_px": 0.2, "length_sigma_px": 2.0}
+    common |= {"x_px": [5.0, 60.0, 120.0], "y_px": [9.0, 9.0, 9.0], "widths_px": [3.0, 2.0, 4.0], "mm_source": ""}
+    common |= {"left_px": 5, "top_px": 9, "right_px": 121, "bottom_px": 10, "mm_per_px": float("nan")}
+    lines = [
+        common | {"finding": "0a", "kind": "crack", "length_px": 120.0},
+        common | {"finding": "0b", "kind": "joint", "length_px": 150.0},
+    ]
+    found = pa.Table.from_pylist(lines, schema=FINDINGS_SCHEMA)
+    tables.write_part(folder_of(str(scores)), found, row["run"], 0)
 
 
-def test_millimetres_come_only_with_a_scale(scored_night: Path) -> None:
-    html = page_of(scored_night, mm_per_px=0.5, n_photographs=2, n_worst=20)
-    sizes = re.findall(r"length (\d+) px \(([\d.,]+) mm\)", html)
-    assert sizes and all(
-        float(mm.replace(",", "")) == pytest.approx(0.5 * float(px), rel=0.02, abs=0.5) for px, mm in sizes
-    )
+def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -> None:
+    write_findings(copied)
+    html = page_of(copied, n_photographs=2)
+    size = "length 120 ± 3 px, width 3.0 ± 0.2 px on average, 4.0 ± 0.3 px at most"
+    assert f"Findings: 1 crack, 1 joint; the longest: {size}" in text_of(html)
+    assert size in text_of(html[html.index('<table class="findings">') :])
+    assert html.count('<svg class="profile"') == 2 and "width along the trace, up to 4.0 px" in html
+    assert "Cracks by group" in text_of(html) and "1 joint is left out" in text_of(html)
+    assert not re.search(r"\d mm\b", text_of(html))
+
+
+def test_a_photograph_with_findings_needs_no_anomaly_map(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained: list[str] = []
+    real = view_photograph
+
+    def counted(row: dict[str, Any], scores_T: np.ndarray, with_map: bool, **others: Any) -> object:
+        explained.extend([row["image"]] * with_map)
+        return real(row, scores_T, with_map, **others)
+
+    monkeypatch.setattr("crackvae.reports.photographs.view_photograph", counted)
+    write_findings(copied)
+    page_of(copied, n_photographs=2)
+    assert explained == photographs(copied)[1:]
+
+
+def test_millimetres_come_only_with_a_scale(copied: Path) -> None:
+    write_findings(copied)
+    text = text_of(page_of(copied, mm_per_px=0.5, n_photographs=2))
+    assert "length 120 ± 3 px (60 mm), width 3.0 ± 0.2 px (1.5 mm) on average" in text
 
 
 def test_unreadable_images_are_listed_with_their_reasons(scored_night: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel, find_recorded_model
 from crackvae.reports import charts, page, photographs, views
-from crackvae.reports.night_page import night_figures
+from crackvae.reports.night_page import findings, night_figures
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
 from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, RunSummary, page_name, tile_scores, total
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
@@ -85,6 +85,8 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         no_surface=no_surface,
         reasons=night_figures.failure_reasons(rows),
         groups=night_figures.worst_groups(rows),
+        findings=findings.by_group(night.findings),
+        n_joints=total(pc.equal(night.findings["kind"], "joint")),
         histogram=night_figures.score_histogram(scored, threshold, recorded),
         trend=night_figures.trend_chart(night.summaries, expected),
         colour_bar=page.colour_bar(gallery.vmax, recorded),
@@ -125,20 +127,21 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
         suspicious = rows.take(
             _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
         ).to_pylist()
-        explained = _explained(suspicious, night, recorded, executor)
+        found = findings.by_image(night.findings, [row["image"] for row in shown + suspicious])
+        explained = _explained(suspicious, night, recorded, found, executor)
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
     small = Thumbnails(3 * len(image_views) + WORST_TILES * len(explained), vmax)
     large = Thumbnails(2 * len(explained), vmax, large=True)
     folder = settings.full_size_folder
     known = [one for _, one in queue] + [None] * len(unflagged)
     cards = [
-        _card(row, view, small, mm_per_px)
+        _card(row, view, small, found.get(row["image"], []), mm_per_px)
         | {"files": full_size_links(folder, number, view, recorded), "known": _known_card(one, settings)}
         for number, (row, view, one) in enumerate(zip(shown, image_views, known, strict=True), start=1)
     ]
     highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
-        _photograph_card(row, one, small, large, mm_per_px)
+        _photograph_card(row, one, small, large, found.get(row["image"], []), mm_per_px)
         | {"grid": charts.tile_grid(one.tile_scores, row["threshold"], highest, f"tiles-{number}")}
         for number, (row, one) in enumerate(explained, start=1)
     ]
@@ -196,7 +199,13 @@ def _random_unflagged(scored: pa.Table, n: int, salt: str) -> pa.Array:
     return pa.array(np.sort(chosen), pa.int64())
 
 
-def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_px: float | None) -> dict[str, Any]:
+def _card(
+    row: dict[str, Any],
+    view: ImageView,
+    thumbnails: Thumbnails,
+    found: list[dict[str, Any]],
+    mm_per_px: float | None,
+) -> dict[str, Any]:
     """One image of the page: its numbers, its pictures, and its row for the verdicts."""
     pictures = thumbnails.pair(view.whole, "picture") if view.whole is not None else []
     pictures += thumbnails.pair(view.near, "around the worst tile") if view.near is not None else []
@@ -206,7 +215,7 @@ def _card(row: dict[str, Any], view: ImageView, thumbnails: Thumbnails, mm_per_p
         "data": page.as_json({name: row[name] for name in verdict_columns}),
         "thumbnails": pictures,
         "problem": view.problem,
-        "crack": page.crack_text(view.crack, mm_per_px),
+        "findings": findings.in_words(found, mm_per_px),
         "is_photograph": row["rows"] * row["cols"] > 1,
         "p_text": _p_text(row),
     }
@@ -226,35 +235,47 @@ def _p_text(row: dict[str, Any]) -> str:
 
 
 def _explained(
-    rows: list[dict[str, Any]], night: NightResults, recorded: RecordedModel, executor: Executor
+    rows: list[dict[str, Any]],
+    night: NightResults,
+    recorded: RecordedModel,
+    found: dict[str, list[dict[str, Any]]],
+    executor: Executor,
 ) -> list[tuple[dict[str, Any], Photograph]]:
-    """Whole photographs with their rows; empty without a model."""
+    """Whole photographs with their rows; empty without a model. One that has findings needs no anomaly map."""
     if recorded.model is None:
         return []
     scores = tile_scores(night, rows)
     explain = partial(photographs.view_photograph, model=recorded.model, n_worst=WORST_TILES)
     with page.threads() as tile_executor:  # another one: a task that waits for tasks of its own executor may block it
-        explained = list(executor.map(partial(explain, executor=tile_executor), rows, scores))
+        with_map = [row["image"] not in found for row in rows]
+        explained = list(executor.map(partial(explain, executor=tile_executor), rows, scores, with_map))
     return [(row, one) for row, one in zip(rows, explained, strict=True) if one is not None]
 
 
 def _photograph_card(
-    row: dict[str, Any], photograph: Photograph, small: Thumbnails, large: Thumbnails, mm_per_px: float | None
+    row: dict[str, Any],
+    photograph: Photograph,
+    small: Thumbnails,
+    large: Thumbnails,
+    found: list[dict[str, Any]],
+    mm_per_px: float | None,
 ) -> dict[str, Any]:
     view = photograph.view
+    traces = findings.traced(view.picture_hw, (row["height"], row["width"]), found)
     return row | {
         "p_text": _p_text(row),
         "thumbnails": [
             large.picture("photograph, worst tile boxed", view.picture_hw, view.box),
-            *large.anomaly(view, view.box, _map_title(photograph)),
+            *([large.picture("findings", traces)] if found else large.anomaly(view, view.box, _map_title(photograph))),
         ],
         "worst": [
             {"x": x, "y": y, "score": score, "thumbnail": small.picture(f"tile at {x}, {y}", pixels_hw)}
             for x, y, score, pixels_hw in photograph.worst
         ],
-        "crack": page.crack_text(photograph.crack, mm_per_px),
+        "findings": findings.in_words(found, mm_per_px),
+        "listed": findings.listed(found, mm_per_px),
+        "n_findings": len(found),
         "tiles_flagged": photograph.n_flagged,
-        "tiles_measured": photograph.n_flagged_explained,
     }
 
 

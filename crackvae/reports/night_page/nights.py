@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.errors import StorageError
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.tables.findings import read_findings
 
 # The columns that the page needs; the tile scores of a million photographs would not fit into memory.
 COLUMNS = [
@@ -99,6 +100,7 @@ class NightResults:
         of_other_models: number of rows left out because another model scored them; scores of models are not comparable.
         parts: URIs of the parts that hold the rows, in chronological order.
         folder: of the scores table.
+        findings: FINDINGS_SCHEMA, of these rows.
     """
 
     run: str
@@ -110,6 +112,7 @@ class NightResults:
     of_other_models: int
     parts: list[str]
     folder: str
+    findings: pa.Table
 
 
 def read_night(scores: str, run: str) -> NightResults:
@@ -140,11 +143,14 @@ def read_night(scores: str, run: str) -> NightResults:
         of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
+    findings = read_findings(scores, runs=included)
+    if rows.num_rows:
+        findings = findings.filter(pc.field("model") == rows["model"][-1].as_py())
     if run == ALL_RUNS:
-        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores)
+        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores, findings)
     summary = next((one for one in summaries if one.run == chosen), None)
     interrupted = [name for name in included if name != chosen]
-    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores)
+    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings)
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:

@@ -1,0 +1,134 @@
+"""Findings on the page of a night: in words, as lines on a picture, as width profiles, and summed up by group.
+
+Shape letters: h, w rows and columns of a picture.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageDraw
+
+from crackvae.reports.page import number
+
+# Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
+COLOURS = {"crack": "#d55e00", "joint": "#56b4e9", "unclear": "#e69f00"}
+
+# Findings of one photograph that are listed, the longest first.
+MAX_LISTED = 10
+
+# Width and height of a width profile, and its number of points.
+PROFILE_PX, PROFILE_POINTS = (180, 36), 90
+
+# A standard uncertainty times this covers 90 % of a normal distribution.
+COVERS_90 = 1.645
+
+# Columns of the summary by group.
+_GROUP_SUMS = [("length_px", "sum"), ("length_px", "max"), ("width_max_px", "max"), ("image", "count_distinct")]
+
+
+def by_image(findings: pa.Table, images: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The findings of some images, the longest first; an image without one is missing."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in findings.filter(pc.is_in(findings["image"], value_set=pa.array(images, pa.string()))).to_pylist():
+        found.setdefault(one["image"], []).append(one)
+    return found
+
+
+def in_words(findings: list[dict[str, Any]], mm_per_px: float | None) -> str:
+    """What the findings of one image are, with the size of the longest crack; "" without any."""
+    counts = [(kind, sum(one["kind"] == kind for one in findings)) for kind in COLOURS]
+    if not findings:
+        return ""
+    names = [f"{n} {kind}{'s' if n > 1 and kind != 'unclear' else ''}" for kind, n in counts if n]
+    longest = next((one for one in findings if one["kind"] != "joint"), None)
+    size = f"; the longest: {size_in_words(longest, mm_per_px)}" if longest else ""
+    return f"{', '.join(names)}{size}"
+
+
+def size_in_words(one: dict[str, Any], mm_per_px: float | None) -> str:
+    """Length and width of a finding with uncertainties that cover 90 %, in millimetres where the scale is known."""
+    scale = one["mm_per_px"] if one["mm_per_px"] == one["mm_per_px"] else mm_per_px
+    length = _with_uncertainty(one["length_px"], one["length_sigma_px"], 0, scale)
+    if math.isnan(one["width_mean_px"]):
+        return f"length {length}, width not measurable"
+    mean = _with_uncertainty(one["width_mean_px"], one["width_sigma_px"], 1, scale)
+    most = _with_uncertainty(one["width_max_px"], one["width_max_sigma_px"], 1, scale)
+    return f"length {length}, width {mean} on average, {most} at most"
+
+
+def _with_uncertainty(value: float, sigma: float, digits: int, mm_per_px: float | None) -> str:
+    text = f"{value:.{digits}f} ± {max(COVERS_90 * sigma, 10.0**-digits):.{digits}f} px"
+    return text if mm_per_px is None else f"{text} ({number(value * mm_per_px)} mm)"
+
+
+def listed(findings: list[dict[str, Any]], mm_per_px: float | None) -> list[dict[str, Any]]:
+    """Rows of the table of a photograph's findings."""
+    return [
+        {
+            "id": one["finding"],
+            "kind": one["kind"],
+            "colour": COLOURS[one["kind"]],
+            "size": size_in_words(one, mm_per_px),
+            "place": f"{one['left_px']}, {one['top_px']} to {one['right_px']}, {one['bottom_px']}",
+            "score": one["score"],
+            "profile": width_profile(one["widths_px"]),
+        }
+        for one in findings[:MAX_LISTED]
+    ]
+
+
+def width_profile(widths_px: list[float]) -> str:
+    """Width along a trace as a small SVG chart; "" where no width is known. Branches follow one another."""
+    widths_N = np.array(widths_px, float)
+    known = np.flatnonzero(np.isfinite(widths_N))
+    if len(known) < 2:
+        return ""
+    at = np.linspace(0, len(widths_N) - 1, PROFILE_POINTS)
+    drawn_N = np.interp(at, known, widths_N[known])
+    width, height = PROFILE_PX
+    x_N, y_N = at / at[-1] * width, height - 2 - (height - 4) * drawn_N / max(drawn_N.max(), 1e-6)
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(x_N, y_N, strict=True))
+    label = f"width along the trace, up to {drawn_N.max():.1f} px"
+    return (
+        f'<svg class="profile" role="img" aria-label="{label}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><polyline points="{points}" fill="none" stroke="currentColor"/></svg>'
+    )
+
+
+def traced(picture_hw: np.ndarray, shape: tuple[int, int], findings: list[dict[str, Any]]) -> np.ndarray:
+    """A reduced photograph with its findings as coloured lines, uint8 (h, w, 3).
+
+    Args:
+        shape: height and width of the photograph [px].
+    """
+    scale = picture_hw.shape[1] / shape[1]
+    image = Image.fromarray(picture_hw).convert("RGB")
+    draw = ImageDraw.Draw(image)
+    for one in findings:
+        for points in _branches(one, scale):
+            draw.line(points, fill=COLOURS[one["kind"]], width=2)
+    return np.asarray(image)
+
+
+def _branches(one: dict[str, Any], scale: float) -> Iterator[list[tuple[float, float]]]:
+    """The branches of a trace as points of the reduced picture."""
+    at_N2 = np.stack([one["x_px"], one["y_px"]], axis=1) * scale
+    gaps = np.flatnonzero(np.isnan(at_N2[:, 0]))
+    for part in np.split(at_N2, gaps):
+        points = [(float(x), float(y)) for x, y in part if x == x]
+        if len(points) > 1:
+            yield points
+
+
+def by_group(findings: pa.Table) -> list[dict[str, Any]]:
+    """Cracks by group, the longest in total first: number, images, lengths and widths [px]."""
+    cracks = findings.filter(pc.not_equal(findings["kind"], "joint"))
+    if not cracks.num_rows:
+        return []
+    grouped = cracks.group_by("group").aggregate([*_GROUP_SUMS, ("finding", "count")])
+    rows: list[dict[str, Any]] = grouped.sort_by([("length_px_sum", "descending")]).to_pylist()
+    return rows
