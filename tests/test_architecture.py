@@ -75,6 +75,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.synthetic_cracks",
         "training.validation",
     },
+    "safetensors": {"model.artifact"},
     "onnx": {"model.runtime.onnx", "model.runtime", "model.runtime.export"},
     "onnxruntime": {"model.runtime.ort"},
     "pyarrow.fs": {

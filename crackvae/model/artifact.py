@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from crackvae.config import BUILTIN
@@ -20,6 +22,8 @@ from crackvae.storage import fileio, uris
 from crackvae.storage.records import problems
 
 WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "training.json"
+# Weights of the built-in model, in a format that holds numbers and no pickle. It is read where there is such a file.
+SAFETENSORS_FILE = "vae_concrete.safetensors"
 
 # Increased whenever an older crackvae could misread the files.
 FORMAT = 4
@@ -99,7 +103,8 @@ def load_model(model_dir: str) -> Model:
     model_dir = builtin.name_of(model_dir)
     try:
         description = fileio.read_bytes(uris.join(folder, MODEL_FILE))
-        data = fileio.read_bytes(uris.join(folder, WEIGHTS_FILE))
+        is_safetensors = fileio.exists(uris.join(folder, SAFETENSORS_FILE))
+        data = fileio.read_bytes(uris.join(folder, SAFETENSORS_FILE if is_safetensors else WEIGHTS_FILE))
     except StorageError as error:
         if model_dir == BUILTIN:
             raise ModelError(f"this installation has no built-in model: {error} {again}") from error
@@ -117,10 +122,10 @@ def load_model(model_dir: str) -> Model:
     try:
         spec = _SPEC.validate_json(description)
         network = Network(spec)
-        network.load_state_dict(numbers_in(data))
+        network.load_state_dict(load(data) if is_safetensors else numbers_in(data))
     except ValidationError as error:
         raise ModelError(f"{model_dir} is damaged: {problems(error)}. {again}") from error
-    except (ValueError, RuntimeError) as error:
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise ModelError(f"{model_dir} is damaged: {uris.reason(error)}. {again}") from error
     digest = model_digest(spec, network.state_dict())
     if digest != header.digest:

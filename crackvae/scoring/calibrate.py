@@ -1,5 +1,6 @@
 """Calibrate a model on sound images that it was not trained on."""
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from crackvae.errors import StorageError
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.images.manifest.groups import with_groups
 from crackvae.model import builtin, calibration
-from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, WEIGHTS_FILE, load_model
+from crackvae.model.artifact import TRAINING_FILE, Model, load_model, model_files
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.model.registry import model_folder
@@ -59,7 +60,7 @@ def calibrate(config: CalibrateConfig) -> Result:
     groups = len(set(scored["group"].to_pylist()))
     sample = Sample.of(scored["score"].to_numpy(), scored["group"].to_numpy(), _tile_scores(scored))
     made = replace(blank, scores_N=scores_N, groups=groups, level=level, threshold=threshold, sample=sample)
-    _write(model_dir, made, histograms.reference_of(scored, made), config)
+    _write(model_dir, model, made, histograms.reference_of(scored, made), config)
     summary = {
         "verb": "calibrate",
         "model": model_dir,
@@ -74,7 +75,9 @@ def calibrate(config: CalibrateConfig) -> Result:
     return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
 
 
-def _write(model_dir: str, made: Calibration, reference: histograms.NightHistograms, config: CalibrateConfig) -> None:
+def _write(
+    model_dir: str, model: Model, made: Calibration, reference: histograms.NightHistograms, config: CalibrateConfig
+) -> None:
     """Write the calibration, and with --out the files of the model beside it."""
     files = {
         # The reference first: no decision depends on it, should this process end between two writes.
@@ -82,9 +85,9 @@ def _write(model_dir: str, made: Calibration, reference: histograms.NightHistogr
         calibration.FILE: calibration.calibration_file(made),
     }
     if config.out:
-        source = builtin.folder_of(model_folder(config.model))
-        kept = {name: fileio.read_bytes(uris.join(source, name)) for name in (WEIGHTS_FILE, TRAINING_FILE, MODEL_FILE)}
-        fileio.write_folder(model_dir, files | kept)
+        training = fileio.read_bytes(uris.join(builtin.folder_of(model_folder(config.model)), TRAINING_FILE))
+        copy = model_files(model.spec, model.network.state_dict(), json.loads(training))
+        fileio.write_folder(model_dir, files | copy)
         return
     for name, data in files.items():
         fileio.write_bytes(uris.join(model_dir, name), data)

@@ -17,7 +17,7 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=HOUSE, capture_output=True, te
 SHIPPED = [
     path for path in TRACKED if path.startswith(("cluster/", "jobs/", "crackvae/", "docs/", "README", "Makefile"))
 ]
-BINARY = (".png", ".gif", ".webp", ".jpg", ".pth")
+BINARY = (".png", ".gif", ".webp", ".jpg", ".safetensors")
 TEXTS = {path: (HOUSE / path).read_text() for path in SHIPPED if not path.endswith(BINARY)}
 
 pytestmark = pytest.mark.skipif(not TRACKED, reason="not a checkout of git")

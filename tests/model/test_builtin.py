@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import crackvae
 from crackvae.cli import main
 from crackvae.errors import ConfigError, ModelError
 from crackvae.model import builtin
-from crackvae.model.artifact import WEIGHTS_FILE, load_model
+from crackvae.model.artifact import SAFETENSORS_FILE, WEIGHTS_FILE, load_model
 from crackvae.model.calibration import load_calibration
 
 
@@ -59,6 +60,27 @@ def test_an_altered_or_missing_built_in_model_is_refused_in_one_line(
     (copy / WEIGHTS_FILE).unlink()
     with pytest.raises(ModelError, match="this installation has no built-in model"):
         load_model("builtin")
+
+
+def test_the_built_in_model_is_loaded_without_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.load", None)
+    monkeypatch.setattr("pickle.loads", None)
+    model = load_model("builtin")
+    assert load_calibration("builtin", model.digest).threshold > 0
+    assert not [path.name for path in Path(builtin.FOLDER).iterdir() if path.suffix in (".pth", ".pkl", ".pt")]
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: b"\xff" * 8 + data[8:]])
+def test_a_damaged_file_of_its_weights_is_refused_in_one_line(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(builtin.FOLDER, copy)
+    monkeypatch.setattr(builtin, "FOLDER", str(copy))
+    (copy / SAFETENSORS_FILE).write_bytes(damage((copy / SAFETENSORS_FILE).read_bytes()))
+    with pytest.raises(ModelError, match=r"^builtin is damaged: .*\. Install crackvae again") as error:
+        load_model("builtin")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("call", [lambda: crackvae.train(manifest="m.parquet", model="builtin")])

@@ -59,7 +59,7 @@ _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() f
 
 # Files of a model directory, of a scores table and of a manifest.
 _OWN_NAME = re.compile(
-    r"vae_concrete\.pth|model\.json|calibration\.json|reference\.json|training\.json|manifest\.parquet|left_out\.csv"
+    r"vae_concrete\.(pth|safetensors)|(model|calibration|reference|training)\.json|manifest\.parquet|left_out\.csv"
     r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+|\d{8}T\d{6}_\d{6}-\d{5}\.parquet"
 )
 
