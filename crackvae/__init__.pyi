@@ -407,6 +407,7 @@ def score(
     every: float | None = None,
     group_by: str = "parent",
     findings: Literal["on", "off"] = "on",
+    joints: Literal["apart", "ignore"] = "apart",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -436,6 +437,8 @@ def score(
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
+        joints: apart: joints are findings of a kind of their own; ignore: an image is not flagged for a joint
+            alone.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
@@ -520,6 +523,7 @@ def nightly(
     every: float | None = None,
     group_by: str = "parent",
     findings: Literal["on", "off"] = "on",
+    joints: Literal["apart", "ignore"] = "apart",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -563,6 +567,8 @@ def nightly(
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
         findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
+        joints: apart: joints are findings of a kind of their own; ignore: an image is not flagged for a joint
+            alone.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).

@@ -114,6 +114,11 @@ class ScoreConfig(ScoringConfig):
         "on",
         must="be on or off",
     )
+    joints: Literal["apart", "ignore"] = setting(
+        "apart: joints are findings of a kind of their own; ignore: an image is not flagged for a joint alone",
+        "apart",
+        must="be apart or ignore",
+    )
     max_false_discovery: float | None = setting(
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
     )

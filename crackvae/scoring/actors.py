@@ -53,6 +53,7 @@ class ScoringSettings:
         max_px: larger images are unreadable.
         device: cpu or cuda.
         findings: whether the cracks of flagged images are traced.
+        ignore_joints: as for with_findings().
     """
 
     run: str
@@ -62,6 +63,7 @@ class ScoringSettings:
     max_px: int
     device: str = "cpu"
     findings: bool = False
+    ignore_joints: bool = False
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
         """score_decoded() with the network loaded, for actors and for this process alike."""
@@ -74,7 +76,8 @@ class ScoringSettings:
         maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
 
         def rows_with_findings(decoded: pa.Table) -> pa.Table:
-            return with_findings(rows_of(decoded), decoded, scorer.calibration.threshold, scorer.model.spec, maps)
+            rows, spec, calibration = rows_of(decoded), scorer.model.spec, scorer.calibration
+            return with_findings(rows, decoded, calibration, spec, maps, ignore_joints=self.ignore_joints)
 
         return rows_with_findings
 
@@ -182,6 +185,7 @@ def score_rows(
     extra_heads: tuple[str, ...] = (),
     *,
     findings: bool = False,
+    ignore_joints: bool = False,
 ) -> Generator[pa.Table]:
     """Score images in their order, in a scoring_session(); on Ray, the driver keeps no copy of the listing.
 
@@ -191,6 +195,7 @@ def score_rows(
         images: LISTING_SCHEMA and group.
         extra_heads: heads beside the model's own, each an additional column.
         findings: also trace the cracks of flagged images, in FINDINGS_COLUMN; a model without a segmenter has none.
+        ignore_joints: as for with_findings().
 
     Returns:
         a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
@@ -206,11 +211,19 @@ def score_rows(
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
-        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, findings)
+        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, findings, ignore_joints)
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px, findings=findings)
+    settings = ScoringSettings(
+        run,
+        config.batch or CPU_BATCH,
+        config.precision,
+        heads,
+        max_px,
+        findings=findings,
+        ignore_joints=ignore_joints,
+    )
     return _score_in_process(images, scorer, settings)
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from crackvae.images.decoded import tiles_of
 from crackvae.images.tiles import Grid, Tiling, grid_of
+from crackvae.model.calibration import Calibration
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
 from crackvae.tracing.findings import trace_findings
 
@@ -34,21 +35,57 @@ Probabilities = Callable[[np.ndarray], np.ndarray]
 
 
 def with_findings(
-    rows: pa.Table, decoded: pa.Table, threshold: float, tiling: Tiling, probabilities: Probabilities
+    rows: pa.Table,
+    decoded: pa.Table,
+    calibration: Calibration,
+    tiling: Tiling,
+    probabilities: Probabilities,
+    *,
+    ignore_joints: bool = False,
 ) -> pa.Table:
     """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
 
     Args:
         rows: MEASURED_SCHEMA.
         decoded: DECODED_SCHEMA, what the rows were made from.
+        ignore_joints: decide about an image without the tiles that show a joint and no other finding.
     """
     flagged_N = rows["flagged"].to_numpy()
     found: list[list[dict[str, Any]]] = [[] for _ in flagged_N]
     for number in np.flatnonzero(flagged_N):
         row = rows.slice(number, 1).to_pylist()[0]
         tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
-        found[number] = findings_of(row, tiles_TPP, threshold, tiling, probabilities)
+        found[number] = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities)
+        if ignore_joints and any(one["kind"] == "joint" for one in found[number]):
+            again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
+            rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
+
+
+def _without_joints(
+    row: dict[str, Any], findings: list[dict[str, Any]], calibration: Calibration, tiling: Tiling
+) -> dict[str, Any]:
+    """The row as if the tiles with a joint and no other finding had no score; the number of tiles stays."""
+    grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
+    scores_T = np.array(row["tile_scores"], np.float32)
+    counted = np.array([np.count_nonzero(~np.isnan(scores_T))])
+    crossed_by = {
+        kind: _crossed([one for one in findings if (one["kind"] == "joint") == kind], grid) for kind in (0, 1)
+    }
+    left_T = np.where(crossed_by[1] & ~crossed_by[0], np.nan, scores_T)
+    if np.isnan(left_T).all():
+        left_T = np.where(scores_T == np.nanmin(scores_T), scores_T, np.nan)
+    worst = int(np.nanargmax(left_T))
+    score_1 = left_T[[worst]]
+    p_1 = calibration.p_values(score_1, counted)
+    return row | {
+        "score": float(score_1[0]),
+        "p_value": float(p_1[0]),
+        "flagged": bool(calibration.flags(score_1, p_1)[0]),
+        "tile_scores": left_T.tolist(),
+        "worst_x": grid.xs[worst % grid.cols],
+        "worst_y": grid.ys[worst // grid.cols],
+    }
 
 
 def findings_of(
@@ -70,7 +107,7 @@ def findings_of(
     traced = trace_findings(pixels_hw, probability_hw, (top, left), (row["height"], row["width"]))
     findings = [_UNKNOWN | {name: row[name] for name in OF_IMAGE} | one for one in traced]
     for one in findings:
-        one["score"] = _score_of(one, scores_T, chosen_K, grid)
+        one["score"] = float(np.nanmax(scores_T[_crossed([one], grid)]))
     _name(findings)
     return findings
 
@@ -97,15 +134,14 @@ def _paste(canvas_hw: np.ndarray, square: np.ndarray, grid: Grid, tile: int, ori
     np.maximum(part, square[y - top :, x - left :][: part.shape[0], : part.shape[1]], out=part)
 
 
-def _score_of(finding: dict[str, Any], scores_T: np.ndarray, chosen_K: np.ndarray, grid: Grid) -> float:
-    """The highest score of the tiles that a trace crosses."""
-    x_N, y_N = finding["x_px"], finding["y_px"]
-    crossed = [
-        scores_T[tile]
-        for tile, x, y in ((t, grid.xs[t % grid.cols], grid.ys[t // grid.cols]) for t in chosen_K)
-        if ((x_N >= x) & (x_N < x + grid.tile_w) & (y_N >= y) & (y_N < y + grid.tile_h)).any()
-    ]
-    return float(max(crossed))
+def _crossed(findings: list[dict[str, Any]], grid: Grid) -> np.ndarray:
+    """Whether a trace of some findings crosses a tile, bool (T,)."""
+    x_N = np.concatenate([np.zeros(0), *(one["x_px"] for one in findings)])
+    y_N = np.concatenate([np.zeros(0), *(one["y_px"] for one in findings)])
+    left_C, top_R = np.array(grid.xs)[:, None], np.array(grid.ys)[:, None]
+    in_column_CN = (x_N >= left_C) & (x_N < left_C + grid.tile_w)
+    in_row_RN = (y_N >= top_R) & (y_N < top_R + grid.tile_h)
+    return np.asarray((in_row_RN.astype(int) @ in_column_CN.T.astype(int) > 0).ravel())
 
 
 def _name(findings: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """[Ray Data] The verb `score`: list, subtract what is finished, score, write rows, sum up; then write the page."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,9 +182,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     connection = stack.enter_context(ExitStack())
     if todo.num_rows:
         connection.enter_context(scoring_session(todo, config))
-        rows = connection.enter_context(
-            closing(score_rows(todo, scorer, config, run, findings=config.findings == "on"))
-        )
+        rows = connection.enter_context(closing(_scored_rows(todo, scorer, config, run)))
     names = found.images["image"] if config.max_false_discovery else None
     notes: dict[str, Any] = {
         "images": found.source,
@@ -194,6 +192,11 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     }
     notes |= {"rows_with_an_older_threshold": older}
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
+
+
+def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str) -> Generator[pa.Table]:
+    findings, ignore_joints = config.findings == "on", config.joints == "ignore"
+    return score_rows(todo, scorer, config, run, findings=findings, ignore_joints=ignore_joints)
 
 
 def _listing(config: ScoreConfig) -> Listing:

@@ -1,19 +1,29 @@
 """Findings that score writes beside its rows, by the model that the package contains."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from conftest import small_spec
 from PIL import Image
 
 import crackvae
+from crackvae.images.decoded import decode_images
 from crackvae.images.tiles import Grid
+from crackvae.model.calibration import Calibration
+from crackvae.model.inference import Scorer
 from crackvae.scoring import actors, run_table
-from crackvae.scoring.findings import tiles_to_trace
+from crackvae.scoring.findings import tiles_to_trace, with_findings
+from crackvae.scoring.rows import score_decoded
+from crackvae.storage.listing import list_paths
 from crackvae.storage.tables.findings import folder_of, read_findings
 
 PHOTOGRAPH_PX = 640
+
+SPEC = small_spec(tile_px=256, stride_px=192, input_px=256)
 
 
 @pytest.fixture
@@ -86,6 +96,44 @@ def test_findings_do_not_depend_on_the_images_of_a_block(
         crackvae.score(images=str(photographs), out=out, no_report=True, quiet=True)
         found.append(read_findings(out).drop_columns(["run"]))
     pd.testing.assert_frame_equal(found[0].to_pandas(), found[1].to_pandas(), check_exact=True)
+
+
+def decoded_joint(tmp_path: Path, *, with_crack: bool) -> pa.Table:
+    """A decoded photograph of 3 x 3 tiles with a joint across it and perhaps a crack beside it."""
+    pixels = np.full((640, 640), 200, np.uint8)
+    pixels[100:106] = 60
+    if with_crack:
+        x = np.arange(100, 540)
+        for dy in range(5):
+            pixels[(450 + 14 * np.sin(x / 9)).astype(int) + dy, x] = 60
+    Image.fromarray(pixels).save(tmp_path / "joint.png")
+    listing = list_paths((str(tmp_path / "joint.png"),)).images
+    (decoded,) = decode_images(listing.append_column("group", pa.array([""])), SPEC)
+    return decoded
+
+
+@pytest.mark.parametrize("with_crack", [False, True])
+def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_path: Path, with_crack: bool) -> None:
+    decoded = decoded_joint(tmp_path, with_crack=with_crack)
+    calibration = Calibration(np.linspace(0, 1, 999, dtype=np.float32), 999, "", 0.95, "d", False)
+
+    def darkest(tiles_TPP: np.ndarray) -> np.ndarray:
+        return (200 - tiles_TPP.min(axis=(1, 2)))[:, None] / np.float32(20)
+
+    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), calibration)
+    rows = score_decoded(decoded, scorer, "run", darkest)
+    assert rows["flagged"].to_pylist() == [True]
+
+    def dark(tiles_TPP: np.ndarray) -> np.ndarray:
+        return (tiles_TPP < 130).astype(np.float32)
+
+    apart, ignored = (
+        with_findings(rows, decoded, calibration, SPEC, dark, ignore_joints=how).to_pylist()[0] for how in (False, True)
+    )
+    assert [one["kind"] for one in apart["findings"]] == ["joint", "crack"][: 1 + with_crack]
+    assert apart["flagged"] and ignored["flagged"] == with_crack
+    assert ignored["score"] == np.nanmax(ignored["tile_scores"])
+    assert ignored["flagged"] == (ignored["p_value"] <= calibration.rate)
 
 
 def test_tiles_above_the_threshold_are_traced_and_a_crack_is_followed_into_their_neighbours() -> None:
