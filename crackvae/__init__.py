@@ -27,6 +27,7 @@ _FUNCTIONS = (
     "doctor",
     "evaluate",
     "export",
+    "findings",
     "info",
     "nightly",
     "partition",

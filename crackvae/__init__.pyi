@@ -44,6 +44,7 @@ from crackvae.results import DemoResult as DemoResult
 from crackvae.results import DoctorResult as DoctorResult
 from crackvae.results import EvaluateResult as EvaluateResult
 from crackvae.results import ExportResult as ExportResult
+from crackvae.results import FindingsResult as FindingsResult
 from crackvae.results import InfoResult as InfoResult
 from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
@@ -646,6 +647,43 @@ def report(
 
     Example:
         >>> crackvae.report(scores="scores", out="page.html", worst=100).page
+    """
+
+def findings(
+    *,
+    scores: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat"] = "",
+    kind: Sequence[Literal["crack", "joint", "unclear"]] = ("crack", "unclear"),
+    gps_precision: str = "",
+    image_prefix: str = "",
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> FindingsResult:
+    """Write the cracks that scoring has traced as a file for a map, a spreadsheet, a labelling program or a client.
+
+    Args:
+        scores: folder of a scores table.
+        out: file to write; an existing one is replaced. Its ending is the format: .csv, .geojson, .kml, .xml
+            (CVAT).
+        format: csv, geojson, kml, coco, label-studio or cvat; default: by the ending of out.
+        kind: kinds of findings: crack,joint,unclear.
+        gps_precision: round places to squares of this size, 100m; off leaves them out; default: exact.
+        image_prefix: text before the names of images in COCO, CVAT and Label Studio, such as /data/local-
+            files/?d=photographs/.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        FindingsResult: with summary, tables, out, format, findings, with_place, bytes.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        StorageError: A file or a bucket cannot be listed, read or written.
+
+    Example:
+        >>> crackvae.findings(scores="scores", out="cracks.geojson", gps_precision="100m").findings
     """
 
 def review(

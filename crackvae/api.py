@@ -107,6 +107,13 @@ VERBS = {
         (errors.StorageError, errors.ModelError),
         ('crackvae.report(scores="scores", out="page.html", worst=100).page',),
     ),
+    "findings": Verb(
+        "crackvae.exports.verb",
+        config.FindingsConfig,
+        results.FindingsResult,
+        (errors.StorageError,),
+        ('crackvae.findings(scores="scores", out="cracks.geojson", gps_precision="100m").findings',),
+    ),
     "review": Verb(
         "crackvae.reviewing.verb",
         config.ReviewConfig,

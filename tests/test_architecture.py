@@ -18,7 +18,7 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"monitoring", "reports"},
     {"training", "scoring"},
     {"changes"},
-    {"nights", "evaluation", "reviewing", "api", "readers"},
+    {"nights", "evaluation", "reviewing", "exports", "api", "readers"},
     {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it

@@ -1,10 +1,10 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
 from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
-from crackvae.config.output import DoctorConfig, ExportConfig, InfoConfig, ReportConfig, ReviewConfig
+from crackvae.config.output import DoctorConfig, ExportConfig, FindingsConfig, InfoConfig, ReportConfig, ReviewConfig
 from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
 from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
-from crackvae.config.settings import flag, limit_of, parse_value, read_settings, time_of
+from crackvae.config.settings import flag, limit_of, metres_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
     HEADS,
     SEGMENTER_COARSE,
@@ -30,6 +30,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FindingsConfig",
     "InfoConfig",
     "JudgedConfig",
     "NightlyConfig",
@@ -44,6 +45,7 @@ __all__ = [
     "VerbConfig",
     "flag",
     "limit_of",
+    "metres_of",
     "parse_value",
     "read_settings",
     "time_of",

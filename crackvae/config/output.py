@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from crackvae.config.common import BUILTIN, MODEL, VerbConfig
 from crackvae.config.registry import user_name
-from crackvae.config.settings import Location, setting
+from crackvae.config.settings import Location, metres_of, setting
 
 # With more images a page would exceed 15 MB, or each image would be too small to assess.
 MAX_SHOWN = 200
@@ -40,6 +41,44 @@ class ReportConfig(VerbConfig):
         yield from super()._problems()
         if bool(self.scores) == bool(self.evaluation):
             yield "give either --scores or --evaluation."
+
+
+# Formats of exported findings by the ending of their file; a .json is COCO or Label Studio.
+FORMAT_OF_ENDING = {".csv": "csv", ".geojson": "geojson", ".kml": "kml", ".xml": "cvat"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingsConfig(VerbConfig):
+    """Write the cracks that scoring has traced as a file for a map, a spreadsheet, a labelling program or a client."""
+
+    scores: Location = setting("folder of a scores table")
+    out: Location = setting(
+        "file to write; an existing one is replaced. Its ending is the format: .csv, .geojson, .kml, .xml (CVAT)"
+    )
+    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat"] = setting(
+        "csv, geojson, kml, coco, label-studio or cvat; default: by the ending of --out", ""
+    )
+    kind: tuple[Literal["crack", "joint", "unclear"], ...] = setting(
+        "kinds of findings: crack,joint,unclear",
+        ("crack", "unclear"),
+        lengths=range(1, 4),
+        must="be of crack,joint,unclear",
+    )
+    gps_precision: str = setting("round places to squares of this size, 100m; off leaves them out; default: exact", "")
+    image_prefix: str = setting(
+        "text before the names of images in COCO, CVAT and Label Studio, such as /data/local-files/?d=photographs/", ""
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.format:
+            object.__setattr__(self, "format", FORMAT_OF_ENDING[PurePosixPath(self.out).suffix.lower()])
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if not self.format and PurePosixPath(self.out).suffix.lower() not in FORMAT_OF_ENDING:
+            yield f"the ending of --out {self.out} names no format: add --format, such as coco or label-studio."
+        metres_of(self.gps_precision)
 
 
 # Shortest token that a person may choose [characters].

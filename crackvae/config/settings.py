@@ -215,6 +215,17 @@ def limit_of(text: str, n_images: int) -> float:
     return value / 100 * n_images if is_share else value
 
 
+def metres_of(text: str) -> float:
+    """A precision of places such as `100m` in metres: 0 for an empty text, infinity for `off`."""
+    if text in ("", "off"):
+        return math.inf if text else 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(k?)m", text)
+    metres = float(match[1]) * (1000 if match[2] else 1) if match else 0.0
+    if not 0 < metres <= 1e6:
+        raise ConfigError(f"{text!r} is not a precision of places: write 100m, 1km, or off to leave them out.")
+    return metres
+
+
 # -------------------------------------------------------------------------------------------- text and TOML files
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "DoctorResult",
     "EvaluateResult",
     "ExportResult",
+    "FindingsResult",
     "InfoResult",
     "NightlyResult",
     "PartitionResult",
@@ -228,6 +229,25 @@ class ReportResult(Result):
     """
 
     page: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FindingsResult(Result):
+    """Result of `findings`.
+
+    Attributes:
+        out: path or URI of the written file.
+        format: csv, geojson, kml, coco, label-studio or cvat.
+        findings: number of findings in it.
+        with_place: number of those whose place is known and not left out.
+        bytes: its size.
+    """
+
+    out: str
+    format: str
+    findings: int
+    with_place: int
     bytes: int
 
 

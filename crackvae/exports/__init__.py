@@ -1,0 +1,1 @@
+"""Findings for other programs and for clients: one module a format."""

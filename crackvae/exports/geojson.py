@@ -1,0 +1,25 @@
+"""GeoJSON (RFC 7946): one feature a finding, at the place of the camera."""
+
+import json
+import math
+from typing import Any
+
+import pyarrow as pa
+
+from crackvae.exports.rows import known
+
+
+def geojson_bytes(rows: pa.Table) -> bytes:
+    """A feature collection; a finding of an unknown place has no geometry."""
+    features = [_feature(row) for row in rows.to_pylist()]
+    return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False, indent=1).encode()
+
+
+def _feature(row: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Feature", "id": row["finding"], "geometry": _point(row), "properties": known(row)}
+
+
+def _point(row: dict[str, Any]) -> dict[str, Any] | None:
+    if math.isnan(row["lat"]):
+        return None
+    return {"type": "Point", "coordinates": [round(row["lon"], 7), round(row["lat"], 7)]}

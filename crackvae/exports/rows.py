@@ -1,0 +1,136 @@
+"""The findings that are exported: chosen, with what their images say, and with places as precise as wanted."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae.errors import StorageError
+from crackvae.images.metadata.places import coarsened
+from crackvae.storage import tables, uris
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
+from crackvae.storage.tables.verdicts import Subject, VerdictLog, agreed, standing_of
+
+# What the scores table knows of the image of a finding.
+OF_IMAGE = ("width", "height", "taken_is_local", "alt_m", "camera")
+
+EXPORT_SCHEMA = pa.schema(
+    [("name", pa.string()), *FINDINGS_SCHEMA, *(tables.SCORES_SCHEMA.field(name) for name in OF_IMAGE)]
+)
+
+# Columns of a finding that one cell or one property can hold.
+SCALARS = tuple(one.name for one in EXPORT_SCHEMA if not pa.types.is_list(one.type))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which findings are exported, and how precisely their places.
+
+    Attributes:
+        kinds: crack, joint, unclear.
+        precision_m: side of the squares that places are rounded to [m]; 0 exact, infinity without places.
+    """
+
+    kinds: Collection[str]
+    precision_m: float = 0.0
+
+
+def rows_to_export(out: str, choice: Choice) -> pa.Table:
+    """EXPORT_SCHEMA rows of a folder of scores. What reviewers agree to be no crack is left out unless it is a joint.
+
+    Raises:
+        StorageError: no scores there, or a damaged part.
+    """
+    if not tables.list_parts(out):
+        raise StorageError(f"{out} holds no scores table: check --scores.")
+    rows = read_findings(out)
+    verdicts = agreed(standing_of(VerdictLog(out).history())) if rows.num_rows else {}
+    subjects = zip(rows["image"].to_pylist(), rows["finding"].to_pylist(), strict=True)
+    judged = [verdicts.get(Subject(*one), "") for one in subjects]
+    kinds = [
+        verdict if verdict in ("crack", "joint") else kind
+        for verdict, kind in zip(judged, rows["kind"].to_pylist(), strict=True)
+    ]
+    rows = _replaced(rows, "verdict", judged)
+    rows = _replaced(rows, "kind", kinds)
+    rows = rows.filter(
+        pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))
+    )
+    return _with_names(_with_image(_coarsened(rows, choice.precision_m), out)).select(EXPORT_SCHEMA.names)
+
+
+def _replaced(rows: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    at = rows.schema.get_field_index(name)
+    return rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
+
+
+def _coarsened(rows: pa.Table, precision_m: float) -> pa.Table:
+    places = [
+        coarsened(*one, precision_m) for one in zip(rows["lat"].to_pylist(), rows["lon"].to_pylist(), strict=True)
+    ]
+    return _replaced(_replaced(rows, "lat", [lat for lat, _ in places]), "lon", [lon for _, lon in places])
+
+
+def _with_image(rows: pa.Table, out: str) -> pa.Table:
+    """Rows with OF_IMAGE; the height above sea level is as good as a place, so it goes where that is left out."""
+    key = list(tables.VERSION_KEY)
+    number = pa.array(range(rows.num_rows), pa.int64())
+    asked = rows.select(key).append_column("number", number)
+    found = asked.join(tables.read_scores(out, [*key, *OF_IMAGE]), key).sort_by("number")
+    for name in OF_IMAGE:
+        rows = rows.append_column(tables.SCORES_SCHEMA.field(name), found[name])
+    return _replaced(
+        rows,
+        "alt_m",
+        [
+            math.nan if math.isnan(lat) else alt
+            for lat, alt in zip(rows["lat"].to_pylist(), rows["alt_m"].to_pylist(), strict=True)
+        ],
+    )
+
+
+def _with_names(rows: pa.Table) -> pa.Table:
+    """Rows with the name of their image below the folder that all images lie in."""
+    images = rows["image"].to_pylist()
+    unique = sorted(set(images))
+    folder = uris.parent(unique[0]) if len(unique) == 1 else uris.common_folder(unique) if unique else ""
+    return rows.append_column(
+        "name", pa.array([uris.relative(image, folder) if folder else image for image in images], pa.string())
+    )
+
+
+def known(row: dict[str, Any], names: Collection[str] = SCALARS) -> dict[str, Any]:
+    """Values of a row as JSON has them, without those that are unknown; numbers with seven digits."""
+    found = {}
+    for name in names:
+        value = row[name]
+        if value is None or value == "" or value != value:
+            continue
+        if name == "taken":
+            value = taken_text(row)
+        found[name] = float(f"{value:.{10 if name in ('lat', 'lon') else 7}g}") if isinstance(value, float) else value
+    return found
+
+
+def taken_text(row: dict[str, Any]) -> str:
+    """The time of a photograph in ISO 8601, with Z where it is UTC; "" if unknown."""
+    if row["taken"] is None:
+        return ""
+    text = row["taken"].replace(tzinfo=None).isoformat(timespec="seconds")
+    return text if row["taken_is_local"] else f"{text}Z"
+
+
+def cells(rows: pa.Table) -> pa.Table:
+    """SCALARS as a spreadsheet takes them: empty where unknown, and times with Z where they are UTC."""
+    columns: dict[str, Any] = {}
+    for name in SCALARS:
+        column = rows[name]
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        columns[name] = column
+    times = [taken_text(row) for row in rows.select(["taken", "taken_is_local"]).to_pylist()]
+    columns["taken"] = pa.array(times, pa.string())
+    return pa.table(columns)

@@ -1,0 +1,204 @@
+"""Exports of findings: what is in them, that other programs read them, and that places are as precise as wanted."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from findings_made import bridge, finding, write_scores
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crackvae.config import FindingsConfig, metres_of
+from crackvae.errors import ConfigError, StorageError
+from crackvae.exports.outlines import area_of, outlines
+from crackvae.exports.rows import SCALARS
+from crackvae.exports.verb import findings
+from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
+
+ENDINGS = {"csv": "csv", "geojson": "geojson", "kml": "kml", "coco": "json", "label-studio": "json", "cvat": "xml"}
+ALL_KINDS = ("crack", "joint", "unclear")
+
+
+def exported(out: Path, file: str, **settings: Any) -> bytes:
+    path = out.parent / file
+    findings(FindingsConfig(scores=str(out), out=str(path), **settings))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return bridge(tmp_path / "scores")
+
+
+# ----------------------------------------------------------------------------------------------- the formats
+
+
+def test_a_csv_has_every_value_and_starts_no_formula(out: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(exported(out, "f.csv").decode())))
+    assert list(rows[0]) == list(SCALARS)
+    assert [row["finding"] for row in rows] == ["f4", "f1", "f3"]
+    assert rows[0]["name"].startswith("'=1+1") and rows[1]["length_mm"] == "52.1"
+
+
+def test_geojson_has_a_point_where_the_place_is_known(out: Path) -> None:
+    features = {one["id"]: one for one in json.loads(exported(out, "f.geojson"))["features"]}
+    assert features["f1"]["geometry"] == {"type": "Point", "coordinates": [8.5417321, 47.3769123]}
+    assert features["f4"]["geometry"] is None
+    properties = features["f1"]["properties"]
+    assert (properties["taken"], properties["length_mm"]) == ("2026-05-04T08:30:00Z", 52.1)
+    assert features["f3"]["properties"]["taken"] == "2026-05-04T08:30:00", "a local time is not called UTC"
+    assert not {"width_class", "width_max_mm"} & set(properties), "what is unknown is left out"
+
+
+def test_kml_has_a_folder_for_each_structure(out: Path) -> None:
+    space = "{http://www.opengis.net/kml/2.2}"
+    root = ElementTree.fromstring(exported(out, "f.kml"))
+    assert [one.text for one in root.iter(f"{space}coordinates")] == ["8.5417321,47.3769123", "8.5421000,47.3771000"]
+    assert [one.findtext(f"{space}name") for one in root.iter(f"{space}Folder")] == ["pier"]
+
+
+def test_coco_has_a_box_and_a_polygon_for_each_finding(out: Path) -> None:
+    content = json.loads(exported(out, "f.json", format="coco", kind=ALL_KINDS, image_prefix="photos/"))
+    names = {one["id"]: one["file_name"] for one in content["images"]}
+    kinds = {one["id"]: one["name"] for one in content["categories"]}
+    found = {one["attributes"]["finding"]: one for one in content["annotations"]}
+    assert names[found["f1"]["image_id"]] == "photos/pier/a.jpg"
+    assert [kinds[found[name]["category_id"]] for name in ("f1", "f2", "f3")] == ["crack", "joint", "unclear"]
+    assert found["f1"]["bbox"] == [8, 43, 105, 15] and found["f1"]["area"] == pytest.approx(3 * 107, rel=0.05)
+    assert len(found["f3"]["segmentation"]) == 2, "one polygon a branch"
+    assert all(len(polygon) >= 6 for one in found.values() for polygon in one["segmentation"])
+
+
+def test_label_studio_gets_one_task_an_image(out: Path) -> None:
+    tasks = json.loads(exported(out, "f.json", format="label-studio", image_prefix="/data/local-files/?d="))
+    assert [one["data"]["image"] for one in tasks][1:] == [f"/data/local-files/?d=pier/{name}.jpg" for name in "ab"]
+    results = tasks[2]["predictions"][0]["result"]
+    assert [one["value"]["polygonlabels"] for one in results] == [["unclear"], ["unclear"]]
+    assert all(0 <= value <= 100 for one in results for point in one["value"]["points"] for value in point)
+
+
+def test_cvat_gets_a_polygon_for_each_branch(out: Path) -> None:
+    root = ElementTree.fromstring(exported(out, "f.xml"))
+    assert [one.get("name") for one in root.iter("image")] == ['=1+1 <&"?>.jpg', "pier/a.jpg", "pier/b.jpg"]
+    assert [one.get("label") for one in root.iter("polygon")] == ["crack", "crack", "unclear", "unclear"]
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_a_table_without_findings_gives_an_empty_file_of_the_format(kind: str, tmp_path: Path) -> None:
+    out = write_scores(tmp_path / "scores", [], {"/photographs/a.jpg": {}})
+    assert exported(out, f"f.{ENDINGS[kind]}", format=kind)
+
+
+def test_what_reviewers_say_counts(out: Path) -> None:
+    log, image = VerdictLog(str(out)), "/photographs/pier/a.jpg"
+    for name, place, verdict in (("f1", "a", "sound"), ("f2", "a", "crack"), ("f3", "b", "joint")):
+        subject = Subject(image.replace("a.jpg", f"{place}.jpg"), name)
+        log.append(f"verdict-{name}", "anna", [Judgement(subject, verdict)])
+    kinds = {row["finding"]: row["kind"] for row in csv.DictReader(io.StringIO(exported(out, "f.csv").decode()))}
+    assert kinds == {"f4": "crack", "f2": "crack"}
+    with_joints = exported(out, "f.csv", kind=ALL_KINDS).decode()
+    assert {row["finding"]: row["verdict"] for row in csv.DictReader(io.StringIO(with_joints))} == {
+        "f4": "",
+        "f2": "crack",
+        "f3": "joint",
+    }
+
+
+# --------------------------------------------------------------------------------------------------- settings
+
+
+def test_the_ending_of_the_file_is_the_format() -> None:
+    assert FindingsConfig(scores="s", out="a/F.GeoJSON").format == "geojson"
+    assert FindingsConfig(scores="s", out="f.json", format="coco").format == "coco"
+    with pytest.raises(ConfigError, match="names no format"):
+        FindingsConfig(scores="s", out="f.json")
+    with pytest.raises(ConfigError, match="not a precision"):
+        FindingsConfig(scores="s", out="f.csv", gps_precision="100 miles")
+
+
+def test_no_scores_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no scores table"):
+        findings(FindingsConfig(scores=str(tmp_path), out=str(tmp_path / "f.csv")))
+
+
+# ------------------------------------------------------------------------------------------------------ places
+
+
+@pytest.mark.parametrize("kind", ["csv", "geojson", "kml"])
+def test_places_are_as_precise_as_wanted(kind: str, out: Path) -> None:
+    exact, coarse, none = (
+        exported(out, f"f.{kind}", gps_precision=precision).decode() for precision in ("", "1km", "off")
+    )
+    assert "47.3769123" in exact and "8.5417321" in exact
+    assert "47.3" in coarse and not any(value in coarse for value in ("47.37691", "8.54173", "47.3771", "8.5421"))
+    assert "47.3" not in none and "8.54" not in none and "412" not in none
+
+
+@given(st.floats(-89, 89), st.floats(-180, 180), st.floats(1, 5000))
+def test_a_coarse_place_is_near_and_says_no_more(lat: float, lon: float, precision_m: float) -> None:
+    near = coarsened(lat, lon, precision_m)
+    east = (near[1] - lon + 180) % 360 - 180
+    assert abs(near[0] - lat) * METRES_PER_DEGREE <= precision_m / 2 + 0.1
+    assert abs(east) * METRES_PER_DEGREE * math.cos(math.radians(near[0])) <= precision_m / 2 + 0.1
+    assert coarsened(*near, precision_m) == pytest.approx(near, abs=2e-7)
+
+
+@pytest.mark.parametrize(("text", "metres"), [("", 0.0), ("off", math.inf), ("100m", 100.0), ("0.5km", 500.0)])
+def test_a_precision_is_a_length(text: str, metres: float) -> None:
+    assert metres_of(text) == metres
+
+
+# ---------------------------------------------------------------------------------------------------- outlines
+
+
+def test_the_outline_of_a_straight_line_is_a_box_as_wide_as_the_line() -> None:
+    row = finding("f", "a", x_px=np.arange(10.0, 31.0), y_px=np.full(21, 5.0), widths_px=np.full(21, 4.0))
+    (polygon,) = outlines(row | {"width": 100, "height": 50})
+    assert sorted(map(tuple, polygon.tolist())) == [(8.5, 3.5), (8.5, 7.5), (32.5, 3.5), (32.5, 7.5)]
+    assert area_of(polygon) == 96
+
+
+@given(st.lists(st.tuples(st.floats(0, 199), st.floats(0, 99), st.floats(0, 40) | st.just(math.nan)), max_size=40))
+def test_outlines_lie_in_the_image(points: list[tuple[float, float, float]]) -> None:
+    x, y, widths = zip(*points, strict=True) if points else ((), (), ())
+    row = finding("f", "a", x_px=x, y_px=y, widths_px=widths) | {"width": 200, "height": 100}
+    for polygon in outlines(row):
+        assert len(polygon) >= 4 and np.isfinite(polygon).all()
+        assert (polygon >= 0).all() and (polygon <= [200, 100]).all()
+
+
+# ----------------------------------------------------------------------------------------------- other programs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("ogrinfo"), reason="needs GDAL")
+@pytest.mark.parametrize("kind", ["geojson", "kml", "csv"])
+def test_gdal_reads_the_places(kind: str, out: Path) -> None:
+    exported(out, f"f.{kind}")
+    options = ["-oo", "X_POSSIBLE_NAMES=lon", "-oo", "Y_POSSIBLE_NAMES=lat"] if kind == "csv" else []
+    command = ["ogrinfo", "-al", "-ro", *options, str(out.parent / f"f.{kind}")]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert shown.stdout.count("POINT (8.54") == 2 and not shown.stderr
+    assert "pier/a.jpg" in shown.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pycocotools_reads_boxes_and_masks(out: Path) -> None:
+    coco_class = pytest.importorskip("pycocotools.coco").COCO
+    exported(out, "f.json", format="coco", kind=ALL_KINDS)
+    coco = coco_class(str(out.parent / "f.json"))
+    found = {one["attributes"]["finding"]: one for one in coco.loadAnns(coco.getAnnIds())}
+    mask = coco.annToMask(found["f1"])
+    assert mask.shape == (100, 200) and mask.sum() == pytest.approx(found["f1"]["area"], rel=0.1)
+    left, top, width, height = found["f1"]["bbox"]
+    assert mask[top : top + height, left : left + width].sum() == mask.sum()
