@@ -196,6 +196,7 @@ def refuse(code: int) -> object:
     return refusing
 
 
+@pytest.mark.slow
 def test_an_unreachable_uri_is_one_line(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +331,7 @@ def test_a_second_ctrl_c_does_not_interrupt_the_cleanup_and_a_third_ends_at_once
     assert ("cleaned up" in done.stdout) == (times == 2) and "A third Ctrl-C ends at once" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["| head -c 1", "| cat"])
 def test_a_closed_pipe_or_an_ascii_terminal_does_not_end_a_verb_and_a_name_cannot_change_its_colours(
     reader: str, tmp_path: Path

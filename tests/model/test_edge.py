@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import small_spec, write_model
 from PIL import Image
 
@@ -18,6 +19,7 @@ from crackvae.scoring.verb import score_images
 from crackvae.storage.tables import read_scores
 
 
+@pytest.mark.slow
 def test_the_folder_scores_photographs_as_score_does(tmp_path: Path) -> None:
     model, edge, images = (tmp_path / name for name in ("model", "edge", "images"))
     write_model(model, small_spec())

@@ -106,6 +106,7 @@ def test_a_judged_place_comes_last_when_it_is_photographed_again_and_first_with_
     assert "<bdi>anna</bdi> judged this place joint on" in page
 
 
+@pytest.mark.slow
 def test_the_link_to_a_verdict_leads_to_the_judged_card_where_its_page_lies(scores: Path) -> None:
     judge(scores, "first-0", "sound")
     first, second = (page_of(scores, run).html.decode() for run in tables.list_parts(str(scores)))

@@ -249,6 +249,7 @@ def test_a_part_of_a_path_that_exists_as_it_is_written_is_meant(tmp_path: Path, 
 # -------------------------------------------------------------------------------------------- its own pictures
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_a_second_run_with_every_output_among_the_images_lists_the_same_images(
     drawn: Path, model_dir: Path, tmp_path: Path

@@ -61,6 +61,7 @@ def test_quick_keeps_the_weights_and_sets_a_threshold_that_scoring_uses(
     assert done.summary["scored"] == PHOTOGRAPHS + TILES + 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
     photographs: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -254,6 +254,7 @@ def calibrated_like_the_pipeline(manifest: Path, tmp_path: Path) -> None:
     assert kept.threshold == np.float32(np.percentile(kept.scores_N, 95))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_sound_images_alone_are_enough_and_validation_names_its_cracks_synthetic(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -269,6 +270,7 @@ def test_sound_images_alone_are_enough_and_validation_names_its_cracks_synthetic
     assert any("no real crack was used" in title for title in result.tables)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_photographs_larger_than_a_tile_are_cut_into_training_tiles(tmp_path: Path) -> None:
     (tmp_path / "images" / "non_crack").mkdir(parents=True)
@@ -282,6 +284,7 @@ def test_photographs_larger_than_a_tile_are_cut_into_training_tiles(tmp_path: Pa
     assert written["images"] == 16 and written["validation"]["tiles"] == 300 < 20 * 4 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_what_shows_no_surface_is_neither_trained_on_nor_calibrated_with(tmp_path: Path) -> None:
     folder = tmp_path / "images" / "non_crack"
