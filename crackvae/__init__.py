@@ -29,6 +29,7 @@ _FUNCTIONS = (
     "export",
     "findings",
     "info",
+    "live",
     "nightly",
     "partition",
     "promote",

@@ -46,6 +46,7 @@ from crackvae.results import EvaluateResult as EvaluateResult
 from crackvae.results import ExportResult as ExportResult
 from crackvae.results import FindingsResult as FindingsResult
 from crackvae.results import InfoResult as InfoResult
+from crackvae.results import LiveResult as LiveResult
 from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
 from crackvae.results import PromoteResult as PromoteResult
@@ -475,6 +476,47 @@ def score(
         >>> night = crackvae.score(images="photographs", model="model", out="scores")
         >>> night.flagged, night.page
         >>> rows = crackvae.read_scores(night.out, ["image", "score", "flagged"])
+    """
+
+def live(
+    *,
+    source: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
+    out: str | os.PathLike[str] = "scores",
+    every: float | None = None,
+    seconds: float | None = None,
+    port: int = 8791,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> LiveResult:
+    """Score what a camera sends, or files as they arrive in a folder, until Ctrl-C or SIGTERM.
+
+    A frame that comes while another one is scored is dropped and counted; files are all scored. Flagged frames are
+    saved with their anomaly maps at once, and a status page on this machine shows the last picture.
+
+    Args:
+        source: address of a stream (rtsp://, rtmp://, srt://, http://, tcp://, udp://), camera (/dev/video0), or
+            folder that files arrive in.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        out: folder of the scores table; one run at a time.
+        every: score at most one frame every so many seconds; default: as many as this machine can.
+        seconds: end after so many seconds; default: run until it is stopped.
+        port: port of the status page on 127.0.0.1; 0 for any free one.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        LiveResult: with summary, tables, run, out, received, scored, flagged, dropped, passed_over, reconnects.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        FolderInUse: Another run is writing to a folder that allows one at a time.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+
+    Example:
+        >>> crackvae.live(source="/dev/video0", out="scores", seconds=60).flagged
     """
 
 def compact(*, scores: str | os.PathLike[str], quiet: bool = False, s3_endpoint: str = "") -> CompactResult:

@@ -83,6 +83,13 @@ VERBS = {
             'rows = crackvae.read_scores(night.out, ["image", "score", "flagged"])',
         ),
     ),
+    "live": Verb(
+        "crackvae.streaming.verb",
+        config.LiveConfig,
+        results.LiveResult,
+        (errors.FolderInUse, errors.StorageError, errors.ModelError),
+        ('crackvae.live(source="/dev/video0", out="scores", seconds=60).flagged',),
+    ),
     "compact": Verb(
         "crackvae.scoring.compaction",
         config.CompactConfig,

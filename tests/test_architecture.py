@@ -18,7 +18,7 @@ LAYERS = [  # a package or top-level module may import from the layers above its
     {"monitoring", "reports"},
     {"training", "scoring"},
     {"changes"},
-    {"nights", "evaluation", "reviewing", "exports", "api", "readers"},
+    {"nights", "evaluation", "streaming", "reviewing", "exports", "api", "readers"},
     {"cli"},
 ]
 ONLY_IN = {  # library: the modules that may import it
@@ -51,8 +51,8 @@ ONLY_IN = {  # library: the modules that may import it
     "tifffile": {"images.decoding.tiff", "images.decoding.windows"},
     "imagecodecs": {"images.decoding.jpeg12"},
     "jinja2": {"reports.page"},
-    "starlette": {"reviewing.app"},
-    "uvicorn": {"reviewing.server"},
+    "starlette": {"reviewing.app", "streaming.status"},
+    "uvicorn": {"reviewing.server", "streaming.status"},
     "matplotlib": {"reports.charts", "reports.charts.curves"},
     "skimage": {"tracing.findings", "tracing.skeleton"},
     "torch": {
@@ -179,6 +179,7 @@ def test_each_verb_that_can_run_on_a_cluster_has_a_job() -> None:
     assert {path.stem for path in (HOUSE / "jobs").glob("*.py")} == set(VERBS) - {
         "info",
         "doctor",
+        "live",
         "review",
         "promote",
         "rollback",

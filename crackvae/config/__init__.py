@@ -3,7 +3,14 @@
 from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
 from crackvae.config.output import DoctorConfig, ExportConfig, FindingsConfig, InfoConfig, ReportConfig, ReviewConfig
 from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
-from crackvae.config.scoring import CalibrateConfig, CompactConfig, EvaluateConfig, NightlyConfig, ScoreConfig
+from crackvae.config.scoring import (
+    CalibrateConfig,
+    CompactConfig,
+    EvaluateConfig,
+    LiveConfig,
+    NightlyConfig,
+    ScoreConfig,
+)
 from crackvae.config.settings import flag, limit_of, metres_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
     HEADS,
@@ -33,6 +40,7 @@ __all__ = [
     "FindingsConfig",
     "InfoConfig",
     "JudgedConfig",
+    "LiveConfig",
     "NightlyConfig",
     "PartitionConfig",
     "PromoteConfig",

@@ -21,6 +21,8 @@ from crackvae.config.settings import (
 
 # Calibration takes logarithms of a rate and of its complement.
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
+# Schemes of addresses that `live` opens.
+STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
 
 
@@ -136,6 +138,36 @@ class ScoreConfig(ScoringConfig):
         limit_of(self.max_unreachable, 0)
         time_of(self.since)
         yield from group_by_problem(self.group_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveConfig(VerbConfig):
+    """Score what a camera sends, or files as they arrive in a folder, until Ctrl-C or SIGTERM.
+
+    A frame that comes while another one is scored is dropped and counted; files are all scored. Flagged frames are
+    saved with their anomaly maps at once, and a status page on this machine shows the last picture.
+    """
+
+    source: Location = setting(
+        "address of a stream (rtsp://, rtmp://, srt://, http://, tcp://, udp://), camera (/dev/video0), or folder that "
+        "files arrive in",
+        positional=True,
+    )
+    model: Location = setting(MODEL, BUILTIN)
+    out: Location = setting("folder of the scores table; one run at a time", "scores")
+    every: float | None = setting(
+        "score at most one frame every so many seconds; default: as many as this machine can", None, gt=0
+    )
+    seconds: float | None = setting("end after so many seconds; default: run until it is stopped", None, gt=0)
+    port: int = setting("port of the status page on 127.0.0.1; 0 for any free one", 8791, ge=0, le=65_535)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        scheme, is_stream, _ = self.source.partition("://")
+        if is_stream and scheme.lower() not in STREAMS:
+            yield f"a source {scheme}:// is not known: give a folder, /dev/videoN or one of {', '.join(STREAMS)}."
+        if self.every is not None and not is_stream and not self.source.startswith("/dev/"):
+            yield "--every is for cameras and streams: every file of a folder is scored."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,20 +135,37 @@ def _decode_image(
                 raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
             picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
             row |= _columns_of(read_metadata(data))
-        pixels_HW = picture.pixels_HW
-        height, width = pixels_HW.shape
-        row |= {"height": height, "width": width}
-        grid = grid_of(height, width, tiling.tile_px, tiling.stride_px)
     except UnreadableImage as error:
         row["error"] = str(error)
         return []
     except OSError as error:
         row |= {"status": "unreachable", "error": uris.reason(error)}
         return []
+    return _squares(picture, row, tiling)
+
+
+def _squares(picture: decoding.Picture, row: dict[str, Any], tiling: Tiling) -> list[np.ndarray]:
+    """Fill in the row of a decoded image, all but its tiles; the image content of each tile, if there is any."""
+    height, width = picture.pixels_HW.shape
+    row |= {"height": height, "width": width}
+    try:
+        grid = grid_of(height, width, tiling.tile_px, tiling.stride_px)
+    except UnreadableImage as error:
+        row["error"] = str(error)
+        return []
     if picture.problem:
         row |= {"status": "no_surface", "error": picture.problem}
         return []
     return _surface_tiles(row, picture, grid)
+
+
+def decoded_picture(image: dict[str, Any], picture: decoding.Picture, metadata: Metadata, tiling: Tiling) -> pa.Table:
+    """What decode_images() makes of an image whose pixels are at hand: DECODED_SCHEMA, one row."""
+    row = _blank_row(image) | _columns_of(metadata)
+    squares = _squares(picture, row, tiling)
+    if squares:
+        _cut([(row, squares)], tiling.input_px)
+    return _decoded_table([row])
 
 
 def _surface_tiles(row: dict[str, Any], picture: decoding.Picture, grid: Grid) -> list[np.ndarray]:

@@ -198,21 +198,22 @@ def full_size(image: str, model: Model | None, vmax: float) -> Iterator[tuple[st
     """The image and, with a model, its reconstruction and anomaly map as full-resolution PNGs, by kind."""
     try:
         pixels_HW = pictures.read_pixels(image)
-        yield "picture", _png(pixels_HW)
+        yield "picture", png(pixels_HW)
         if model is not None:
             explanation = explain(model, pixels_HW)
-            yield "reconstruction", _png(explanation.reconstruction_HW)
-            yield "anomaly", _png(charts.anomaly_overlay(pixels_HW, explanation.anomaly_HW, vmax))
+            yield "reconstruction", png(explanation.reconstruction_HW)
+            yield "anomaly", png(charts.anomaly_overlay(pixels_HW, explanation.anomaly_HW, vmax))
     except (UnreadableImage, OSError):
         return
 
 
 def full_picture(image: str) -> bytes:
     """The image as it is scored, upright and grey, as a PNG at full resolution; raises as read_pixels()."""
-    return _png(pictures.read_pixels(image))
+    return png(pictures.read_pixels(image))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A picture as a PNG, uint8 (h, w) or (h, w, 3)."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

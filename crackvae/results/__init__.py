@@ -18,6 +18,7 @@ __all__ = [
     "ExportResult",
     "FindingsResult",
     "InfoResult",
+    "LiveResult",
     "NightlyResult",
     "PartitionResult",
     "PromoteResult",
@@ -173,6 +174,31 @@ class ScoreResult(Result):
     threshold: float
     model: str
     page: str = field(metadata={"path": "report"})
+
+
+@dataclass(frozen=True)
+class LiveResult(Result):
+    """Result of `live`.
+
+    Attributes:
+        run: name of this run, which starts the names of its files.
+        out: folder of the scores table; `crackvae.read_scores(out)` reads it.
+        received: number of frames or files that came.
+        scored: number of those that were scored.
+        flagged: number of those with a score above the threshold.
+        dropped: number of frames that came while another one was scored.
+        passed_over: number of frames left out because of `every`.
+        reconnects: number of times that the connection was made again.
+    """
+
+    run: str
+    out: str
+    received: int
+    scored: int
+    flagged: int
+    dropped: int
+    passed_over: int
+    reconnects: int
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class RunTable:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        self.write()
 
     def add(self, rows: pa.Table) -> None:
         """Take rows of SCORES_SCHEMA, perhaps with FINDINGS_COLUMN and others, which are not written."""
@@ -64,16 +64,21 @@ class RunTable:
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._bytes += rows.nbytes
+        self.write_if_due()
+
+    def write_if_due(self) -> None:
+        """Write a part if it is large or old enough."""
         is_old = time.monotonic() - self._since > PART_AGE_S
         if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or is_old:
-            self._write()
+            self.write()
 
     @property
     def worst(self) -> pd.DataFrame:
         """The most suspicious images of this run."""
         return pd.DataFrame(self._worst.to_pandas())
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the rows that are waiting as a part, if there are any."""
         if any(found.num_rows for found in self._findings):
             tables.write_part(folder_of(self.out), pa.concat_tables(self._findings), self.run, self.parts)
         if self._waiting:

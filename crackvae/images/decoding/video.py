@@ -59,7 +59,7 @@ def frames_of(file: str, every_s: float) -> Iterator[tuple[str, str]]:
     Raises:
         OSError: storage does not deliver it, or PyAV is missing.
     """
-    av = _library()
+    av = library()
     try:
         with opened(file) as stream, av.open(stream) as container:
             video = _video_stream(container)
@@ -69,7 +69,7 @@ def frames_of(file: str, every_s: float) -> Iterator[tuple[str, str]]:
         yield file, str(error)
         return
     except av.FFmpegError as error:
-        yield file, f"damaged video: {_what(error)}"
+        yield file, f"damaged video: {what(error)}"
         return
     if not times_s:
         yield file, "damaged video: no frame"
@@ -114,7 +114,7 @@ def _times(container: Any, video: Any) -> tuple[float, list[float]]:
         for packet in container.demux(video):
             if packet.pts is not None:
                 times_s.append(float(packet.pts * packet.time_base))
-    except _library().FFmpegError:
+    except library().FFmpegError:
         pass  # the caller compares the last frame with the stated duration
     times_s.sort()
     start_s = times_s[0] if times_s else 0.0
@@ -133,9 +133,9 @@ def read_frame(frame: Frame, max_px: int) -> Picture:
         clip = _clip(frame.file, modified, max_px)
         try:
             shot, sharpest = clip.at(frame.time_s)
-        except _library().FFmpegError as error:
+        except library().FFmpegError as error:
             _clip.cache_clear()
-            raise UnreadableImage(f"damaged video at {frame.time_s:.3f} s: {_what(error)}") from error
+            raise UnreadableImage(f"damaged video at {frame.time_s:.3f} s: {what(error)}") from error
         except Exception:
             _clip.cache_clear()
             raise
@@ -153,7 +153,7 @@ class Clip:
     """An open video, and its last decoded frames: the frames of a listing come in order of their time."""
 
     def __init__(self, file: str, max_px: int) -> None:
-        self.av = _library()
+        self.av = library()
         self.max_px = max_px
         self._context = opened(file)
         self.container = self.av.open(self._context.__enter__())
@@ -199,11 +199,16 @@ class Clip:
         frame = next(self.decoded, None)
         if frame is None:
             return None
-        if frame.width * frame.height > self.max_px:
-            raise UnreadableImage(f"{frame.width}x{frame.height} px is over the limit of {self.max_px} px")
-        pixels_HW = np.rot90(frame.to_ndarray(format="gray"), round(frame.rotation / 90))
+        pixels_HW = grey_of(frame, self.max_px)
         time_s = float((frame.pts - self.start_pts) * frame.time_base)
-        return Shot(time_s, np.ascontiguousarray(pixels_HW), _sharpness(pixels_HW))
+        return Shot(time_s, pixels_HW, _sharpness(pixels_HW))
+
+
+def grey_of(frame: Any, max_px: int) -> np.ndarray:
+    """Grey pixels of an av.VideoFrame, uint8 (H, W), upright; raises UnreadableImage above `max_px`."""
+    if frame.width * frame.height > max_px:
+        raise UnreadableImage(f"{frame.width}x{frame.height} px is over the limit of {max_px} px")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), round(frame.rotation / 90)))
 
 
 def _sharpness(pixels_HW: np.ndarray) -> float:
@@ -217,8 +222,8 @@ def _sharpness(pixels_HW: np.ndarray) -> float:
 def _clip(file: str, modified: int, max_px: int) -> Clip:
     try:
         return Clip(file, max_px)
-    except _library().FFmpegError as error:
-        raise UnreadableImage(f"damaged video: {_what(error)}") from error
+    except library().FFmpegError as error:
+        raise UnreadableImage(f"damaged video: {what(error)}") from error
 
 
 def _video_stream(container: Any) -> Any:
@@ -227,11 +232,13 @@ def _video_stream(container: Any) -> Any:
     return container.streams.video[0]
 
 
-def _what(error: Any) -> str:
+def what(error: Any) -> str:
+    """What FFmpeg says, without the address, which may hold a password."""
     return str(error.strerror or reason(error))
 
 
-def _library() -> Any:
+def library() -> Any:
+    """PyAV; raises OSError where it is missing."""
     try:
         return import_module("av")
     except ImportError as error:

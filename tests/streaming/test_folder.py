@@ -1,0 +1,66 @@
+"""Files that arrive: which ones are complete, and that each is scored once."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crackvae.storage.listing import LISTING_SCHEMA
+from crackvae.streaming.folder import KEY, REST_S, Resting, is_inside
+
+NONE = LISTING_SCHEMA.empty_table()
+
+
+def listing(**sizes: int) -> pa.Table:
+    time = datetime(2026, 11, 29, tzinfo=UTC)
+    rows = [{"image": name, "bytes": size, "modified": time, "error": ""} for name, size in sorted(sizes.items())]
+    return pa.Table.from_pylist(rows, schema=LISTING_SCHEMA)
+
+
+def ready(resting: Resting, now_s: float, **sizes: int) -> list[str]:
+    return resting.ready(listing(**sizes), now_s)["image"].to_pylist()
+
+
+def test_a_file_is_left_until_its_size_rests():
+    resting = Resting(NONE)
+    assert ready(resting, 0, a=1) == []
+    assert ready(resting, 1, a=5, b=1) == []
+    assert ready(resting, 1 + REST_S, a=6, b=1) == ["b"]
+    assert ready(resting, 9, a=6, b=1) == ["a"]
+    assert ready(resting, 20, a=6, b=1) == []
+
+
+def test_a_replaced_file_comes_again_and_a_deleted_one_is_forgotten():
+    resting = Resting(listing(a=1))
+    assert ready(resting, 0, a=1) == ready(resting, 9, a=1) == []
+    assert ready(resting, 10, a=2) == []
+    assert ready(resting, 20, a=2) == ["a"]
+    assert ready(resting, 30) == [] and resting.done.num_rows == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(polls=st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3)), max_size=30))
+def test_no_state_of_a_file_is_returned_twice_in_a_row_and_none_that_rests_is_missed(polls):
+    resting, last, since = Resting(NONE), {}, {}
+    for number, sizes in enumerate(polls):
+        now_s = number * REST_S / 2
+        since = {key: since.get(key, now_s) for key in sizes.items()}
+        last = {name: size for name, size in last.items() if sizes.get(name) == size}
+        found = resting.ready(listing(**sizes), now_s)
+        expected = {key for key, at_s in since.items() if now_s - at_s >= REST_S and last.get(key[0]) != key[1]}
+        assert {(row["image"], row["bytes"]) for row in found.to_pylist()} == expected
+        last |= dict(expected)
+
+
+def test_what_is_finished_has_the_columns_of_its_key():
+    assert Resting(listing(a=1)).done.column_names == KEY
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "inside"),
+    [("/a/b", "/a", True), ("/a", "/a", True), ("/a", "/a/b", False), ("/ab", "/a", False), ("s3://b/x", "/a", False)],
+)
+def test_scores_in_the_source_are_recognised(out, source, inside):
+    assert is_inside(out, source) == inside
