@@ -413,6 +413,7 @@ def score(
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
+    gps_precision: str = "",
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
@@ -445,6 +446,8 @@ def score(
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
+        gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
+            exact.
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
@@ -570,6 +573,7 @@ def nightly(
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
+    gps_precision: str = "",
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
@@ -616,6 +620,8 @@ def nightly(
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
+        gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
+            exact.
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
@@ -659,6 +665,7 @@ def report(
     photographs: int = 4,
     mm_per_px: float | None = None,
     full_size: bool = False,
+    gps_precision: str = "",
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> ReportResult:
@@ -675,6 +682,7 @@ def report(
         photographs: large photographs shown whole, with every tile.
         mm_per_px: scale of the images, for crack sizes in millimetres.
         full_size: also write full-size PNGs of the shown images to a folder beside the page.
+        gps_precision: round places to squares of this size, 100m; off leaves them out; default: exact.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.

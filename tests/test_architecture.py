@@ -53,7 +53,7 @@ ONLY_IN = {  # library: the modules that may import it
     "jinja2": {"reports.page"},
     "starlette": {"reviewing.app", "streaming.status"},
     "uvicorn": {"reviewing.server", "streaming.status"},
-    "matplotlib": {"reports.charts", "reports.charts.curves"},
+    "matplotlib": {"reports.charts", "reports.charts.curves", "reports.charts.place_map"},
     "skimage": {"tracing.findings", "tracing.skeleton"},
     "torch": {
         "images.tiles",

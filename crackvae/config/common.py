@@ -11,6 +11,8 @@ from crackvae.errors import ConfigError
 BUILTIN = "builtin"
 # Help text of the model that a verb uses.
 MODEL = "model directory written by train or adapt, or builtin: the model that comes with crackvae"
+# Help text of --gps-precision.
+GPS_PRECISION = "round places to squares of this size, 100m; off leaves them out; default: exact"
 # Help text of --exclude; storage/listing/exclusions.py has all that is always excluded.
 EXCLUDE = (
     "names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths below --images. "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from crackvae.config.common import BUILTIN, MODEL, VerbConfig
+from crackvae.config.common import BUILTIN, GPS_PRECISION, MODEL, VerbConfig
 from crackvae.config.registry import user_name
 from crackvae.config.settings import Location, metres_of, setting
 
@@ -36,9 +36,11 @@ class ReportConfig(VerbConfig):
     photographs: int = setting("large photographs shown whole, with every tile", 4, ge=0, le=MAX_SHOWN, why=SHOWN_LIMIT)
     mm_per_px: float | None = setting("scale of the images, for crack sizes in millimetres", None, gt=0)
     full_size: bool = setting("also write full-size PNGs of the shown images to a folder beside the page", False)
+    gps_precision: str = setting(GPS_PRECISION, "")
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        metres_of(self.gps_precision)
         if bool(self.scores) == bool(self.evaluation):
             yield "give either --scores or --evaluation."
 
@@ -64,7 +66,7 @@ class FindingsConfig(VerbConfig):
         lengths=range(1, 4),
         must="be of crack,joint,unclear",
     )
-    gps_precision: str = setting("round places to squares of this size, 100m; off leaves them out; default: exact", "")
+    gps_precision: str = setting(GPS_PRECISION, "")
     image_prefix: str = setting(
         "text before the names of images in COCO, CVAT and Label Studio, such as /data/local-files/?d=photographs/", ""
     )

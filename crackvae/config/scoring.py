@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from crackvae.config.common import BUILTIN, EXCLUDE, MODEL, PERCENTILE, ScoringConfig, VerbConfig, new_model_problem
+from crackvae.config.common import (
+    BUILTIN,
+    EXCLUDE,
+    GPS_PRECISION,
+    MODEL,
+    PERCENTILE,
+    ScoringConfig,
+    VerbConfig,
+    new_model_problem,
+)
 from crackvae.config.settings import (
     Location,
     Locations,
@@ -128,6 +137,7 @@ class ScoreConfig(ScoringConfig):
         "maximum unreadable images before the exit code is 2: a count (5) or a share (1%)", "10%"
     )
     max_unreachable: str = setting("the same for images that could not be fetched from storage", "10%")
+    gps_precision: str = setting(f"on the page: {GPS_PRECISION}", "")
     no_report: bool = setting("do not write a page", False)
 
     def _problems(self) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -189,7 +189,7 @@ def _page(summary: ScoreSummary, verdict: dict[str, Any], config: NightlyConfig)
     drift = {"verdict": verdict["level"], "causes": verdict["causes"], "where": verdict["where"], "rows": rows}
     write_summary(summary.model_copy(update={"drift": drift}))
     page = page_path(summary.out, summary.run)
-    why_not = write_page(summary.model_copy(update={"report": page}), model=config.model, quiet=True)
+    why_not = write_page(summary.model_copy(update={"report": page}), replace(config, quiet=True))
     return "" if why_not else page
 
 

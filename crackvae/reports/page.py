@@ -70,6 +70,7 @@ class PageSettings:
         n_photographs: photographs that are shown whole, with every tile.
         mm_per_px: scale of the images, or None.
         full_size_folder: folder of full-size pictures beside the page, or "".
+        gps_precision_m: side of the squares that places are rounded to [m]; 0: exact, infinity: no map.
         served: whether `crackvae review` serves the page and takes its verdicts.
         beside_scores: whether the page lies in the folder of its scores, where those of other nights are.
     """
@@ -80,6 +81,7 @@ class PageSettings:
     n_photographs: int = 4
     mm_per_px: float | None = None
     full_size_folder: str = ""
+    gps_precision_m: float = 0.0
     served: bool = False
     beside_scores: bool = False
 

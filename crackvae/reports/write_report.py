@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from crackvae.config import ReportConfig
+from crackvae.config.settings import metres_of
 from crackvae.reports import views
 from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE, MetricsFile
 from crackvae.reports.night_page import night_page
@@ -51,6 +52,7 @@ def _settings(config: ReportConfig, folder: str) -> PageSettings:
         n_unflagged=config.passed,
         n_photographs=config.photographs,
         mm_per_px=config.mm_per_px,
+        gps_precision_m=metres_of(config.gps_precision),
         full_size_folder=folder,
         beside_scores=bool(config.scores) and uris.parent(uris.absolute(config.out)) == uris.absolute(config.scores),
     )

@@ -1,6 +1,6 @@
 """The page of a run. It is optional: no fault of it costs a run its rows, its summary or its exit code."""
 
-from crackvae.config import ReportConfig
+from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.console import progress, say
 from crackvae.errors import StorageError
 from crackvae.reports.night_page.nights import page_name
@@ -14,11 +14,18 @@ def page_path(out: str, run: str) -> str:
     return uris.join(out, page_name(run))
 
 
-def write_page(summary: ScoreSummary, *, model: str, quiet: bool) -> str:
+def write_page(summary: ScoreSummary, config: ScoreConfig) -> str:
     """Write the page that a summary names; returns "", or the reason for having none, which is also printed."""
-    settings = ReportConfig(scores=summary.out, run=summary.run, out=summary.report, model=model, quiet=quiet)
+    settings = ReportConfig(
+        scores=summary.out,
+        run=summary.run,
+        out=summary.report,
+        model=config.model,
+        gps_precision=config.gps_precision,
+        quiet=config.quiet,
+    )
     try:
-        with progress("report", 1, "page", quiet=quiet) as bar:
+        with progress("report", 1, "page", quiet=config.quiet) as bar:
             report(settings)
             bar.update(1)
     except (OSError, StorageError) as error:

@@ -51,7 +51,7 @@ def score(config: ScoreConfig) -> Result:
     run = score_images(config)
     if run.summary.report:
         release_memory()  # the page of a million images needs as much memory as scoring them did
-        why_not = write_page(run.summary, model=config.model, quiet=config.quiet)
+        why_not = write_page(run.summary, config)
         run = run.without_page(why_not) if why_not else run
     if run.broken_limit:
         raise LimitBroken(run.broken_limit, run.result())

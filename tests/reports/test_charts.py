@@ -5,10 +5,14 @@ import io
 import re
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from crackvae.reports import charts
 from crackvae.reports.charts import curves
+from crackvae.reports.charts.place_map import place_map
 
 
 def test_a_thinned_curve_keeps_both_ends_of_every_visible_step() -> None:
@@ -36,3 +40,24 @@ def test_tile_grids_of_one_page_share_their_scale() -> None:
 
     scores = np.array([[0.05, 0.06], [0.04, 0.05]])
     assert brightest(scores) < 40 and brightest(scores * 15) > 150
+
+
+def test_a_map_has_clusters_a_scale_bar_and_a_north_arrow() -> None:
+    lats, lons = [47.0, 47.0, 47.002, float("nan")], [8.0, 8.000001, 8.001, 8.0]
+    svg = place_map(lats, lons, [100.0, 50.0, 300.0, 900.0])
+    assert "map of 3 findings at 2 places" in svg and ">N<" in svg and re.search(r">\d+ m<", svg)
+    assert ">2<" in svg
+
+
+@pytest.mark.parametrize("places", [[], [(47.0, 8.0)], [(47.0, 8.0)] * 3, [(float("nan"), float("nan"))] * 2])
+def test_fewer_than_two_places_make_no_map(places: list[tuple[float, float]]) -> None:
+    assert place_map([lat for lat, _ in places], [lon for _, lon in places], [1.0] * len(places)) == ""
+
+
+@given(
+    st.lists(st.tuples(st.floats(-89, 89), st.floats(-180, 180)), min_size=2, max_size=12, unique=True),
+)
+@settings(max_examples=15, deadline=None)
+def test_any_places_make_a_map(places: list[tuple[float, float]]) -> None:
+    svg = place_map([lat for lat, _ in places], [lon for _, lon in places], [10.0] * len(places))
+    assert svg.startswith("<svg ")

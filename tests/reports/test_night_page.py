@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,21 @@ def test_photographs_are_shown_whole_with_their_tiles(scored_night: Path) -> Non
     assert "Cracks by group" not in text
 
 
-def write_findings(scores: Path) -> None:
+def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> None:
     """A crack of 120 px and a longer joint in the first photograph."""
     row = next(one for one in read_rows(scores).to_pylist() if one["image"] == photographs(scores)[0])
     common = {name: row[name] for name in ("image", "group", "run", "model")} | {"score": 1.0, "width_max_px": 4.0}
     common |= {"width_mean_px": 3.0, "width_sigma_px": 0.1, "width_max_sigma_px": 0.2, "length_sigma_px": 2.0}
     common |= {"x_px": [5.0, 60.0, 120.0], "y_px": [9.0, 9.0, 9.0], "widths_px": [3.0, 2.0, 4.0], "mm_source": ""}
     common |= {"left_px": 5, "top_px": 9, "right_px": 121, "bottom_px": 10, "mm_per_px": float("nan")}
+    common |= {"lat": float("nan"), "lon": float("nan")}
     lines = [
         common | {"finding": "0a", "kind": "crack", "length_px": 120.0},
         common | {"finding": "0b", "kind": "joint", "length_px": 150.0},
     ]
+    lines = [
+        lines[0] | {"finding": str(number), "lat": lat, "lon": lon} for number, (lat, lon) in enumerate(places)
+    ] or lines
     found = pa.Table.from_pylist(lines, schema=FINDINGS_SCHEMA)
     tables.write_part(folder_of(str(scores)), found, row["run"], 0)
 
@@ -178,6 +183,12 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
     assert html.count('<svg class="profile"') == 2 and "width along the trace, up to 4.0 px" in html
     assert "Cracks by group" in text_of(html) and "1 joint is left out" in text_of(html)
     assert not re.search(r"\d mm\b", text_of(html))
+
+
+@pytest.mark.parametrize(("precision_m", "has_map"), [(0.0, True), (float("inf"), False)])
+def test_places_are_on_a_map_unless_they_are_left_out(copied: Path, precision_m: float, has_map: bool) -> None:
+    write_findings(copied, places=[(47.0, 8.0), (47.001, 8.0)])
+    assert (b"map of 2 findings" in page_of(copied, gps_precision_m=precision_m).encode()) == has_map
 
 
 def test_a_photograph_with_findings_needs_no_anomaly_map(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

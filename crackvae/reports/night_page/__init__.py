@@ -86,6 +86,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         reasons=night_figures.failure_reasons(rows),
         groups=night_figures.worst_groups(rows),
         findings=findings.by_group(night.findings),
+        place_map=findings.on_a_map(night.findings, settings.gps_precision_m),
         n_joints=total(pc.equal(night.findings["kind"], "joint")),
         histogram=night_figures.score_histogram(scored, threshold, recorded),
         trend=night_figures.trend_chart(night.summaries, expected),

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
+from crackvae.images.metadata.places import coarsened
+from crackvae.reports.charts.place_map import place_map
 from crackvae.reports.page import number
 
 # Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
@@ -122,6 +124,13 @@ def _branches(one: dict[str, Any], scale: float) -> Iterator[list[tuple[float, f
         points = [(float(x), float(y)) for x, y in part if x == x]
         if len(points) > 1:
             yield points
+
+
+def on_a_map(findings: pa.Table, precision_m: float) -> str:
+    """Findings that are no joint at their places, as SVG; "" where fewer than two places are known."""
+    cracks = findings.filter(pc.not_equal(findings["kind"], "joint")).select(["lat", "lon", "length_px"]).to_pydict()
+    places = [coarsened(lat, lon, precision_m) for lat, lon in zip(cracks["lat"], cracks["lon"], strict=True)]
+    return place_map([lat for lat, _ in places], [lon for _, lon in places], cracks["length_px"])
 
 
 def by_group(findings: pa.Table) -> list[dict[str, Any]]:
