@@ -1,9 +1,9 @@
 """Live scoring of an RTSP stream on loopback: latency, frames a second, drops and memory, with two broken connections.
 
-`python benchmarks/live.py --minutes 10` needs a Debian system with gir1.2-gst-rtsp-server-1.0 and python3-gi. The server
-draws its clock into each frame (tests/streaming/rtsp_server.py), so that the latency of a flagged frame is that from
-drawing to the saved file: encoding, network, decoding, scoring and writing. The squares of the clock are edges of full
-contrast: every frame is flagged and saved with its map, which is the slowest case.
+`python benchmarks/live.py --minutes 10` needs a Debian system with gir1.2-gst-rtsp-server-1.0 and python3-gi. The
+server draws its clock into each frame (tests/streaming/rtsp_server.py), so that the latency of a flagged frame is that
+from drawing to the saved file: encoding, network, decoding, scoring and writing. The squares of the clock are edges of
+full contrast: every frame is flagged and saved with its map, which is the slowest case.
 """
 
 import argparse
