@@ -82,9 +82,9 @@ def partition(
     Args:
         images: folder, .zip or URI with one subfolder per label; sound images alone will do.
         out: folder to write manifest.parquet to.
-        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
-            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
-            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
+        exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
+            images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
+            $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         labels: FOLDER=LABEL,... with LABEL non_crack or crack.
         external: images of the external set: NON_CRACK,CRACK.
         non_crack_split: internal non_crack images in train,val,test [%].
@@ -296,9 +296,9 @@ def calibrate(
             model is replaced.
         manifest: manifest.parquet whose val non_crack images are scored.
         images: alternatively, a folder, .zip or URI of sound images only.
-        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
-            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
-            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
+        exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
+            images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
+            $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         percentile: percentile of the sound scores used as threshold.
         max_false_alarm: instead of percentile: the maximum share of sound images flagged, such as 0.01.
         confidence: confidence with which max_false_alarm holds, such as 0.95; default: it holds on average.
@@ -433,9 +433,9 @@ def score(
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
-        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
-            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
-            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
+        exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
+            images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
+            $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.
@@ -607,9 +607,9 @@ def nightly(
         model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
-        exclude: names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths
-            below images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir,
-            .Trash*, $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
+        exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
+            images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
+            $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
         format: parquet, or parquet,csv.
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.

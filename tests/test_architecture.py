@@ -34,6 +34,7 @@ ONLY_IN = {  # library: the modules that may import it
     "cv2": {"images.registration", "images.places"},
     "PIL": {
         "images.decoding",
+        "images.decoding.masks",
         "images.metadata.exif",
         "images.tiles",
         "images.manifest.duplicates",

@@ -15,7 +15,7 @@ MODEL = "model directory written by train or adapt, or builtin: the model that c
 GPS_PRECISION = "round places to squares of this size, 100m; off leaves them out; default: exact"
 # Help text of --exclude; storage/listing/exclusions.py has all that is always excluded.
 EXCLUDE = (
-    "names of files or folders to exclude, with wildcards: masks,*_thumb.jpg; with a slash: paths below --images. "
+    "names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below --images. "
     "Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*, $RECYCLE.BIN, "
     "Thumbs.db, *.tmp, *.part and others"
 )

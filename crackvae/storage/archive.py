@@ -15,7 +15,7 @@ from crackvae.errors import ArchiveError, UnreadableImage
 from crackvae.storage.filesystems import answered, filesystem
 from crackvae.storage.names import zip_names
 from crackvae.storage.names.parts import part_of
-from crackvae.storage.uris import is_local, reason, storage_errors, without_options
+from crackvae.storage.uris import is_local, reason, require_regular, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
 MAX_ZIP_RATIO = 200
@@ -150,6 +150,7 @@ def _cached(path: str, modified: int, endpoint: str | None) -> Archive:
     """A directory of 40,000 entries takes 0.3 s to read, so each process keeps the last two."""
     try:
         if is_local(path):
+            require_regular(path)
             return Archive(zipfile.ZipFile(path))
         store, key = filesystem(path, endpoint)
         return Archive(zipfile.ZipFile(store.open_input_file(key)))

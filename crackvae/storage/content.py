@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from crackvae.storage import archive
-from crackvae.storage.uris import is_local
+from crackvae.storage.uris import is_local, require_regular
 
 # Blocks of a larger file that are hashed [bytes], spread evenly from its first byte to its last. Two photographs
 # differ in each of them, by the noise of the sensor alone, and reading them from a disk takes 0.1 ms.
@@ -39,6 +39,7 @@ def _is_changed(image: str, key: str) -> bool:
     if not key or not is_local(path) or archive.split_entry(path):
         return False
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             descriptor = file.fileno()
             size = os.fstat(descriptor).st_size

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive
 from crackvae.storage.filesystems import answered, filesystem, retried, s3_endpoint
-from crackvae.storage.uris import is_local, join, parent, reason, storage_errors
+from crackvae.storage.uris import is_local, join, parent, reason, require_regular, storage_errors
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
 MAX_IMAGE_BYTES = 320_000_000
@@ -184,6 +184,7 @@ def parse_file(path: str, parse: Callable[[pa.NativeFile], Result]) -> Result:
 
     def parsed() -> Result:
         if is_local(path):
+            require_regular(path)
             with pa.OSFile(path) as file:
                 return parse(file)
         store, key = filesystem(path)

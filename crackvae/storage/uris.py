@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -122,6 +123,12 @@ def common_folder(paths: Sequence[str]) -> str:
     if is_local(paths[0]):
         return folder or ("/" if common else "")
     return folder if len(common) > 2 else ""  # s3: and the bucket
+
+
+def require_regular(path: str) -> None:
+    """Raise OSError for a local path that is a pipe, a socket or a device: opening or reading it may wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 def relative(image: str, root: str) -> str:

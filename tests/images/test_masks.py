@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFilter
 
-from crackvae.errors import ManifestError
+from crackvae.errors import ManifestError, UnreadableImage
 from crackvae.images.decoding.masks import read_mask
 
 CRACKED_HW = np.zeros((64, 96), bool)
@@ -26,6 +27,18 @@ def palette() -> Image.Image:
     return image
 
 
+def white_and_red() -> Image.Image:
+    """A palette for people: the surface is white."""
+    image = grey(CRACKED_HW * 1)
+    image.putpalette([255, 255, 255, 255, 0, 0])
+    return image
+
+
+def drawn_layer() -> Image.Image:
+    """A layer of an editor: black strokes, transparent elsewhere."""
+    return Image.merge("RGBA", [grey(CRACKED_HW * 0)] * 3 + [grey(CRACKED_HW * 255)])
+
+
 def compressed() -> Image.Image:
     file = io.BytesIO()
     grey(CRACKED_HW * 255).save(file, "JPEG", quality=60)
@@ -38,6 +51,12 @@ WAYS: dict[str, Callable[[], Image.Image]] = {
     "one bit": lambda: Image.fromarray(CRACKED_HW),
     "colour": lambda: grey(CRACKED_HW * 255).convert("RGB"),
     "palette": palette,
+    "palette with a white surface": white_and_red,
+    "16 bits, 1": lambda: Image.fromarray(CRACKED_HW.astype(np.uint16)),
+    "black strokes": drawn_layer,
+    "red on transparent white": lambda: Image.merge(
+        "RGBA", [grey(CRACKED_HW * 0 + 255), *[grey(~CRACKED_HW * 255)] * 2, grey(CRACKED_HW * 255)]
+    ),
     "16 bits": lambda: Image.fromarray(CRACKED_HW.astype(np.uint16) * 65535),
     "three labels": lambda: grey(CRACKED_HW * np.where(np.arange(96) < 50, 1, 2)),
     "lossy": compressed,
@@ -51,6 +70,19 @@ def test_a_mask_is_read_however_it_was_written(way: str, tmp_path: Path) -> None
     read_HW = read_mask(str(tmp_path / "1.png"))
     differing = int((read_HW != CRACKED_HW).sum())
     assert read_HW.dtype == bool and differing <= (20 if way in ("lossy", "smoothed") else 0)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.uint32, np.int32, np.float32])
+@pytest.mark.parametrize("value", [1, 255])
+def test_labels_in_a_tiff_of_any_kind_of_number(kind: type, value: int, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "1.tif", CRACKED_HW.astype(kind) * kind(value))
+    np.testing.assert_array_equal(read_mask(str(tmp_path / "1.tif")), CRACKED_HW)
+
+
+def test_a_mask_that_is_no_image_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"mask")
+    with pytest.raises(UnreadableImage, match="not an image"):
+        read_mask(str(tmp_path / "1.png"))
 
 
 @pytest.mark.parametrize(

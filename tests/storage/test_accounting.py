@@ -1,5 +1,6 @@
 """Every file below a folder is listed or counted: generated trees, walked by `find` too."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.config import ReportConfig, ScoreConfig
+from crackvae.errors import StorageError
 from crackvae.reports.verb import report
 from crackvae.scoring.verb import score
 from crackvae.storage.listing import Listing, exclusions, list_images, list_paths, walk
@@ -171,10 +173,29 @@ def test_exclude_takes_names_of_files_and_folders_and_paths(tmp_path: Path) -> N
         (("b/c/",), {"b/c/d.jpg"}),
         ((unicodedata.normalize("NFD", "Brücke"),), {"Brücke/e.jpg"}),
         (("B",), set()),
+        (("./masks",), {"masks/a.png"}),
+        (("/masks/",), {"masks/a.png"}),
+        (("**/masks",), {"masks/a.png", "b/masks/a.png"}),
+        ((str(tmp_path / "b" / "masks"),), {"b/masks/a.png"}),
+        ((os.path.relpath(tmp_path / "b" / "c"),), {"b/c/d.jpg"}),
     ):
         listing = list_images(str(tmp_path), exclude=exclude)
         assert names(listing) == [name for name in everything if name not in left], exclude
         assert listing.excluded == ({EXCLUDED: len(left)} if left else {})
+
+
+@given(name=st.text("[]a4!-^", min_size=1, max_size=6), other=st.text("a4!-^", min_size=1, max_size=6))
+def test_brackets_in_a_pattern_of_exclude_are_brackets_of_a_name(name: str, other: str) -> None:
+    assert kind_of(f"{name}/1.jpg", [name]) == kind_of(f"x/{name}/1.jpg", [f"x/{name}"]) == EXCLUDED
+    assert (kind_of(f"{other}/1.jpg", [name]) == EXCLUDED) == (other == name)
+
+
+def test_a_prefix_with_dots_gives_no_image_a_second_name(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.jpg", "a/b/2.jpg")
+    everything = set(list_images(str(tmp_path)).images["image"].to_pylist())
+    for prefix in ("a/", "a/1", "a/b/2", "./a/", "a/./1", "a//b/", "a/b/../1", "/a/"):
+        with contextlib.suppress(StorageError):  # it may match nothing, and says so
+            assert set(list_images(str(tmp_path), prefix=prefix).images["image"].to_pylist()) <= everything, prefix
 
 
 def test_what_is_excluded_is_said_in_one_line(tmp_path: Path) -> None:

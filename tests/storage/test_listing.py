@@ -1,7 +1,9 @@
 """What is listed: folders, buckets, globs and lists; each image once, by name."""
 
+import contextlib
 import os
 import re
+import socket
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import settings
 
 from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.content import changed
 from crackvae.storage.fileio import read_image
 from crackvae.storage.listing import LISTING_SCHEMA, list_images, list_paths
 from crackvae.storage.uris import common_folder, relative
@@ -138,6 +141,27 @@ def test_what_cannot_be_opened_is_a_row_that_says_why(tmp_path):
         "latin\\xfc.jpg": "the file's name is not UTF-8: rename it",
         "pipe.jpg": "not a regular file",
     }
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path, kind: str) -> None:
+    """Pages of a TIFF, entries of a .zip and the content key are read while listing; opening a pipe would block."""
+    put(tmp_path, "good.jpg")
+    for name in ("1.tif", "2.zip", "3.mp4", "4.jpg"):
+        with contextlib.chdir(tmp_path):  # the address of a socket is short
+            if kind == "pipe":
+                os.mkfifo(name)
+            elif kind == "socket":
+                with socket.socket(socket.AF_UNIX) as bound:
+                    bound.bind(name)
+            else:
+                os.symlink("/dev/zero", name)
+    found = list_images(str(tmp_path))
+    assert errors(found) == {"1.tif": "not a regular file", "4.jpg": "not a regular file", "good.jpg": ""}
+    assert list_images(str(tmp_path / "*.zip")).excluded == {"unreadable archive": 1}
+    assert changed([str(tmp_path / "4.jpg")], ["0" * 16]).tolist() == [True]
+    with pytest.raises(StorageError, match="not a regular file"):
+        list_images(str(tmp_path / "2.zip"))
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

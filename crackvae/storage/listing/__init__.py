@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.storage import archive, fileio
 from crackvae.storage.archive import File
-from crackvae.storage.listing.exclusions import OWN, Exclusions, is_own, may_be_own
+from crackvae.storage.listing.exclusions import OWN, Exclusions, below, is_own, may_be_own
 from crackvae.storage.listing.lists import listed_files
 from crackvae.storage.listing.patterns import matches, split_pattern
 from crackvae.storage.listing.walk import SkippedFolder, chunks, files
@@ -139,7 +139,7 @@ def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[st
     else:
         source = absolute(path)
         root, found = _found(source, prefix)
-        images = _table(_images(found, root, exclude, left_out))
+        images = _table(_images(found, root, [below(pattern, root) for pattern in exclude], left_out))
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
     return Listing(root, with_pages(kept), source, excluded, left_out.first, images.num_rows - kept.num_rows)
@@ -162,9 +162,10 @@ def _found(path: str, prefix: str) -> tuple[str, Iterable[File | SkippedFolder]]
         skipped = (match for match in matching if isinstance(match, SkippedFolder))
         return root, itertools.chain(skipped, *(files(path, is_named=False) for path in paths))
     folder = prefix.rpartition("/")[0]
-    if folder.isascii() and folder and not archive.is_archive(root) and ".." not in folder.split("/"):
-        below = join(root, folder)
-        return root, files(below) if fileio.is_folder(below) else ()
+    is_plain = folder.isascii() and {"", ".", ".."}.isdisjoint(folder.split("/"))
+    if is_plain and not archive.is_archive(root):
+        named = join(root, folder)
+        return root, files(named) if fileio.is_folder(named) else ()
     return root, files(root)
 
 

@@ -15,7 +15,7 @@ from crackvae.storage import archive
 from crackvae.storage.fileio import exists
 from crackvae.storage.names.parts import VIDEO_SUFFIXES
 from crackvae.storage.names.unicode_forms import nfc
-from crackvae.storage.uris import join, parent, without_options
+from crackvae.storage.uris import absolute, join, parent, without_options
 
 # Listed as images.
 IMAGE_SUFFIXES = {
@@ -126,11 +126,30 @@ _LITTER, _UNFINISHED = (
 
 
 def _matches(parts: Sequence[str], pattern: str) -> bool:
-    pattern = nfc(pattern).strip("/")
-    if "/" in pattern:
+    is_path, pattern = _normalised(pattern)
+    if is_path:
         whole = "/".join(parts).lstrip("/")
         return fnmatch.fnmatchcase(whole, pattern) or fnmatch.fnmatchcase(whole, f"{pattern}/*")
     return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _normalised(pattern: str) -> tuple[bool, str]:
+    """Whether a pattern of --exclude is a path, not just a name; and it in the form of fnmatch.
+
+    A bracket is meant literally: file managers and cameras write `IMG_1[2].jpg` and `Bridge [A4]`.
+    """
+    is_path = "/" in pattern.rstrip("/").removeprefix("**/")
+    names = [name for name in nfc(pattern).replace("[", "[[]").split("/") if name not in ("", ".")]
+    return is_path, "/".join(names if is_path else names[-1:])
+
+
+def below(pattern: str, root: str) -> str:
+    """A pattern of --exclude that names a place below `root` by its whole path, as a path below `root`."""
+    if "/" not in pattern.rstrip("/"):
+        return pattern
+    whole, start = absolute(pattern), f"{without_options(root)[0].rstrip('/')}/"
+    return f"/{whole.removeprefix(start)}" if whole.startswith(start) else pattern
 
 
 def may_be_own(image: str) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
-from crackvae.errors import ArchiveError
+from crackvae.errors import ArchiveError, StorageError
 from crackvae.storage import archive
 from crackvae.storage.archive import File
 from crackvae.storage.filesystems import answered, bucket, filesystem
@@ -72,8 +72,8 @@ def files(path: str, *, is_named: bool = True) -> Iterator[File | SkippedFolder]
     if archive.is_archive(path):
         try:
             yield from archive.entries(path)
-        except ArchiveError:
-            if is_named:
+        except (ArchiveError, StorageError) as error:
+            if is_named or not (is_local(path) or isinstance(error, ArchiveError)):  # a store may answer another time
                 raise
             yield SkippedFolder(path, UNREADABLE_ARCHIVE)
         return

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from crackvae.storage.filesystems import answered, filesystem
-from crackvae.storage.uris import is_local
+from crackvae.storage.uris import is_local, require_regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg")
 
@@ -59,6 +59,7 @@ def part_of(image: str) -> Frame | Window | None:
 def opened(path: str) -> Iterator[pa.NativeFile]:
     """An open file in which a reader may seek; of a remote one only what is read is fetched."""
     if is_local(path):
+        require_regular(path)
         with pa.OSFile(path) as file:
             yield file
         return
