@@ -1,5 +1,6 @@
 """The rows of one run: what is left to score, and the parts that are written."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
-from crackvae.storage.tables.findings import FINDINGS_COLUMN, folder_of, rows_of
+from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, folder_of, rows_of
 
 # A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
 # old [s]: a killed run loses at most a minute of work.
@@ -32,7 +33,7 @@ class RunTable:
         self.n = self.flagged = self.findings = self.parts = 0
         self.statuses: Counter[str] = Counter()
         self.tiles: Counter[int] = Counter()  # number of scored images of each number of tiles
-        self._worst = tables.SCORES_SCHEMA.empty_table().select(["image", "score", "p_value", "flagged"])
+        self._worst = _with_longest_crack(tables.SCORES_SCHEMA.empty_table(), FINDINGS_SCHEMA.empty_table())
         self._waiting: list[pa.Table] = []
         self._findings: list[pa.Table] = []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
@@ -45,6 +46,7 @@ class RunTable:
 
     def add(self, rows: pa.Table) -> None:
         """Take rows of SCORES_SCHEMA, perhaps with FINDINGS_COLUMN and others, which are not written."""
+        found = FINDINGS_SCHEMA.empty_table()
         if FINDINGS_COLUMN in rows.column_names:
             found = rows_of(rows[FINDINGS_COLUMN])
             self.findings += found.num_rows
@@ -57,9 +59,8 @@ class RunTable:
         scored = rows.filter(pc.field("status") == "scored")
         n_tiles = pc.multiply(scored["rows"], scored["cols"])
         self.tiles.update({one["values"]: one["counts"] for one in n_tiles.value_counts().to_pylist()})
-        both = pa.concat_tables([self._worst, scored.select(self._worst.column_names)])
-        self._worst = both.take(
-            pc.select_k_unstable(both, N_WORST, sort_keys=[("score", "descending"), ("image", "ascending")])
+        self._worst = _most_suspicious(
+            pa.concat_tables([self._worst, _with_longest_crack(_most_suspicious(scored), found)])
         )
         self._waiting.append(rows)
         self._rows += rows.num_rows
@@ -86,6 +87,23 @@ class RunTable:
             self.parts += 1
         self._waiting, self._findings = [], []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
+
+
+def _most_suspicious(rows: pa.Table) -> pa.Table:
+    """The N_WORST rows of the highest scores."""
+    order = [("score", "descending"), ("image", "ascending")]
+    return rows.take(pc.select_k_unstable(rows, N_WORST, sort_keys=order))
+
+
+def _with_longest_crack(rows: pa.Table, findings: pa.Table) -> pa.Table:
+    """Rows of SCORES_SCHEMA as they are printed, with length and greatest width of the longest crack of each."""
+    cracks = findings.filter(pc.field("kind") != "joint").sort_by("length_px")
+    sizes = {row["image"]: row for row in cracks.select(["image", "length_px", "width_max_px"]).to_pylist()}
+    shown = rows.select(["image", "score", "p_value", "flagged"])
+    for name, column in (("crack_length_px", "length_px"), ("crack_width_px", "width_max_px")):
+        found = [sizes.get(image, {column: math.nan})[column] for image in rows["image"].to_pylist()]
+        shown = shown.append_column(name, pa.array(found, pa.float32()))
+    return shown
 
 
 def write_missing_csvs(out: str) -> list[str]:

@@ -50,6 +50,9 @@ def test_a_flagged_photograph_has_findings_and_a_sound_one_none(photographs: Pat
     assert 0 <= longest["left_px"] < longest["right_px"] <= PHOTOGRAPH_PX
     assert np.isnan(longest["length_mm"]) and longest["mm_source"] == ""
     assert len({one["finding"] for one in found}) == len(found)
+    printed = scored.tables["most suspicious"].set_index("image")
+    assert printed["crack_length_px"].iloc[0] == max(one["length_px"] for one in found if one["kind"] != "joint")
+    assert printed["crack_width_px"].iloc[0] == longest["width_max_px"] and printed["crack_length_px"].isna().iloc[1]
 
 
 @pytest.mark.usefixtures("in_process")
