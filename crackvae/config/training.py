@@ -12,8 +12,8 @@ Head = Literal["mse", "evidence"]
 HEADS: tuple[str, ...] = get_args(Head)
 # Score heads that use the segmenter.
 SEGMENTER_HEADS = ("evidence",)
-# The segmenter's convolutions halve the side of a tile four times.
-SEGMENTER_HALVINGS = 16
+# The segmenter sees a tile and the tile at half its side, and its convolutions halve both four times.
+SEGMENTER_HALVINGS = 32
 # Beside a segmenter the ConvVAE sees the tile's mean over squares of this side [px]: it reconstructs the surface behind
 # a crack, which varies slowly. At full scale it would cost more than the segmenter.
 SEGMENTER_COARSE = 4
@@ -194,11 +194,10 @@ class TrainConfig(DataParallelConfig):
         multiple = 2 ** len(self.channels)
         if self.segmenter:
             multiple = math.lcm(SEGMENTER_COARSE * multiple, SEGMENTER_HALVINGS)
-        smallest = max(multiple, 2 * SEGMENTER_HALVINGS if self.segmenter else 1)
-        if self.input_px < smallest or self.input_px % multiple:
+        if self.input_px < multiple or self.input_px % multiple:
             yield (
-                f"input_px={self.input_px} must be a multiple of {multiple}, at least {smallest}: the network halves "
-                f"it. Try input_px={max(smallest, self.input_px // multiple * multiple)}."
+                f"input_px={self.input_px} must be a positive multiple of {multiple}: the network halves it. "
+                f"Try input_px={max(multiple, self.input_px // multiple * multiple)}."
             )
 
     def _segmenter_problems(self) -> Iterator[str]:

@@ -9,13 +9,26 @@ from typing import get_args
 import pytest
 import torch
 from conftest import small_spec, write_model
+from torch import Tensor, nn
+from torch.nn import functional
 
 from crackvae import config
 from crackvae.config import TrainConfig, with_preset
 from crackvae.errors import ModelError
 from crackvae.model.artifact import FORMAT, MODEL_FILE, WEIGHTS_FILE, load_model, model_digest
 from crackvae.model.heads import HEADS
-from crackvae.model.network import ConvVAE, HeadName, ModelSpec, Network, kl_to_prior, reduced, squared_error, to_input
+from crackvae.model.network import (
+    HALF_SCALE_WEIGHT,
+    ConvVAE,
+    HeadName,
+    ModelSpec,
+    Network,
+    kl_to_prior,
+    reduced,
+    squared_error,
+    to_input,
+    views,
+)
 
 
 def published_spec() -> ModelSpec:
@@ -49,6 +62,31 @@ def test_without_noise_the_same_tile_has_the_same_reconstruction() -> None:
     network, tile = Network(small_spec()), torch.rand(1, 1, 32, 32)
     assert torch.equal(network(tile)[0], network(tile)[0])
     assert not torch.equal(network(tile)[0], network(tile, torch.ones(1, 4))[0])
+
+
+def test_the_logits_are_the_mean_of_two_scales() -> None:
+    network, tiles = Network(small_spec(input_px=64)), torch.rand(2, 1, 64, 64)
+    seen = []
+    network.segmenter = Recorder(seen)
+    logits = network(tiles).crack_B1PP
+    assert [shown.shape[-1] for shown in seen] == [64, 32]
+    half = views(functional.avg_pool2d(tiles, 2), network(tiles).reconstruction_B1QQ)
+    assert torch.equal(seen[1], half)
+    # The recorder answers with the side of its input, in pixels.
+    assert logits.shape == tiles.shape
+    assert torch.allclose(logits, torch.tensor(64 * (1 - HALF_SCALE_WEIGHT) + 32 * HALF_SCALE_WEIGHT))
+
+
+class Recorder(nn.Module):
+    """In place of a segmenter: keeps what it is shown."""
+
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, views_BCPP: Tensor) -> Tensor:
+        self.seen.append(views_BCPP)
+        return torch.full_like(views_BCPP[:, :1], views_BCPP.shape[-1])
 
 
 def test_sampling_moves_z_by_the_standard_deviation() -> None:
