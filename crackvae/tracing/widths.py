@@ -28,7 +28,7 @@ MIN_SIGNAL = 4.0
 
 # Standard uncertainties: of any mean width [px], and as a share of the correction for blur. Fitted to drawn lines
 # (benchmarks/findings.py), so that 1.645 standard uncertainties cover 90 %.
-FLOOR_PX, BLUR_SHARE = 0.12, 0.35
+FLOOR_PX, BLUR_SHARE = 0.17, 0.35
 
 
 @dataclass(frozen=True)
