@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
@@ -75,3 +77,38 @@ def test_an_image_without_a_line_has_no_finding() -> None:
     assert traced(grey, probability) == []
     probability[100:120, 100:120] = 1
     assert traced(grey, probability) == []
+
+
+@pytest.mark.parametrize("bend_px", [0, 12, 30])
+@pytest.mark.parametrize("noise", [1.0, 8.0])
+def test_a_joint_stays_one_where_a_lens_bends_it(bend_px: float, noise: float) -> None:
+    x = np.arange(0, 800.0, 4)
+    joint = np.stack([x, 200 + bend_px * ((x - 400) / 400) ** 2], axis=1)
+    (found,) = traced(*drawn([(joint, 5)], (400, 800), noise=noise))
+    assert found["kind"] == "joint" and found["borders"] == 2
+
+
+def test_a_short_straight_line_is_unclear() -> None:
+    (found,) = traced(*drawn([(np.array([(100.0, 100.0), (180.0, 110.0)]), 5)], (300, 400)))
+    assert found["kind"] == "unclear"
+
+
+@given(seed=st.integers(0, 10**6), width=st.floats(3, 14), blur_px=st.floats(0.5, 2.0))
+@settings(max_examples=10, deadline=None)
+def test_any_crack_is_one_finding_in_place(seed: int, width: float, blur_px: float) -> None:
+    crack = wandering((60, 80), (520, 320), 2.0, seed)
+    (found,) = traced(*drawn([(crack, width)], (420, 620), blur_px))
+    trace_N2 = np.stack([found["x_px"], found["y_px"]], axis=1)
+    off_N = np.hypot(*(trace_N2[:, None] - crack[None]).transpose(2, 0, 1)).min(axis=1)
+    assert np.median(off_N) < 2 and found["kind"] == "crack"
+    assert found["length_px"] == pytest.approx(length_of(crack), rel=0.08)
+    assert found["left_px"] == int(trace_N2[:, 0].min()) and found["top_px"] == int(trace_N2[:, 1].min())
+
+
+def test_a_crop_gives_the_findings_of_the_photograph_in_its_coordinates() -> None:
+    crack = wandering((260, 280), (520, 420), 1.5, seed=7)
+    grey, share = drawn([(crack, 5)], (500, 700))
+    whole = traced(grey, share)
+    (part,) = trace_findings(grey[100:, 200:], (255 * share[100:, 200:]).astype(np.uint8), (100, 200), grey.shape)
+    assert (part["left_px"], part["top_px"]) == (whole[0]["left_px"], whole[0]["top_px"])
+    assert part["x_px"] == pytest.approx(whole[0]["x_px"], abs=1e-3)
