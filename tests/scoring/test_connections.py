@@ -1,4 +1,4 @@
-"""No verb opens a connection that the user did not name: every socket call of `score` traced, with and without Ray."""
+"""No verb opens a connection that the user did not name: every socket call traced, with and without Ray."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def own_addresses() -> set[str]:
 def traced(flags: list[object], folder: Path) -> tuple[set[str], str]:
     """Addresses that a command and all its processes connect to, less those of this machine; and what they send."""
     trace, home = folder / "trace.txt", folder / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     env = os.environ | {"HOME": str(home), "PYTHONPATH": str(HOUSE)}
     command = [*STRACE, "-o", trace, sys.executable, "-m", "crackvae", *flags]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
@@ -42,6 +42,15 @@ def traced(flags: list[object], folder: Path) -> tuple[set[str], str]:
     found = {(one or six).removeprefix("::ffff:") for one, six in ADDRESS.findall(text)}
     assert not list(home.rglob("deviceid")), "ONNX Runtime has left a device id"
     return found - own_addresses(), text
+
+
+def on_ray(flags: list[object], folder: Path) -> None:
+    """Run a command on a Ray that it starts itself; it connects to nothing but Ray's processes."""
+    found, text = traced(flags, folder)
+    resolvers = set(re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE))
+    assert found <= {ASKED_OF_THE_KERNEL, METADATA_ADDRESS, *resolvers}
+    assert "usage-stats" not in text and "microsoft" not in text
+    print(f"{flags[0]}: {text.count('connect(')} connects, beyond this machine {sorted(found) or 'none'}")
 
 
 def flags(drawn: Path, model_dir: Path, tmp_path: Path) -> list[object]:
@@ -59,7 +68,16 @@ def test_score_in_process_connects_to_nothing(drawn: Path, model_dir: Path, tmp_
 
 @pytest.mark.ray
 def test_score_on_ray_connects_to_its_own_processes(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    found, text = traced([*flags(drawn, model_dir, tmp_path), "--workers", 2, "--no-report"], tmp_path)
-    resolvers = set(re.findall(r"^nameserver (\S+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE))
-    assert found <= {ASKED_OF_THE_KERNEL, METADATA_ADDRESS, *resolvers}
-    assert "usage-stats" not in text and "microsoft" not in text
+    on_ray([*flags(drawn, model_dir, tmp_path), "--workers", 2, "--no-report"], tmp_path)
+
+
+@pytest.mark.ray
+def test_training_adaptation_and_a_night_connect_to_processes_of_ray(
+    drawn: Path, manifest: Path, tmp_path: Path
+) -> None:
+    small = ["--input-px", 32, "--tile-px", 64, "--stride-px", 48, "--channels", "4,8", "--segmenter", "4,8,8,8"]
+    model, site = tmp_path / "model", tmp_path / "site"
+    sound = ["--images", drawn / "non_crack", "--quiet"]
+    on_ray(["train", "--manifest", manifest, "--model", model, "--epochs", 1, *small, "--quiet"], tmp_path)
+    on_ray(["adapt", *sound, "--from", model, "--model", site, "--quick", "--max-false-alarm", 0.05], tmp_path)
+    on_ray(["nightly", *sound, "--model", site, "--out", tmp_path / "out", "--workers", 2], tmp_path)
