@@ -1,15 +1,18 @@
 """What tests of files share: folders, archives, a bucket in memory, storage that fails for a while."""
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
+import tifffile
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import MIN_SIDE_PX, decode
@@ -110,3 +113,23 @@ def is_pixels_or_refusal(data: bytes) -> bool:
     except UnreadableImage as error:
         return bool(str(error)) and "\n" not in str(error)
     return pixels_HW.dtype == np.uint8 and min(pixels_HW.shape) >= MIN_SIDE_PX
+
+
+def raw_file(grey_HW: np.ndarray) -> bytes:
+    """A DNG of a grey scene: an RGGB sensor of 16 bits whose colours are those of sRGB."""
+    stream = io.BytesIO()
+    rational: list[Any] = [10_000, 10_000] + [0, 10_000] * 3 + [10_000, 10_000] + [0, 10_000] * 3 + [10_000, 10_000]
+    tags: list[Any] = [
+        (50706, "B", 4, (1, 4, 0, 0), True),  # DNGVersion
+        (50708, "s", 0, "drawn", True),  # UniqueCameraModel
+        (33421, "H", 2, (2, 2), True),  # CFARepeatPatternDim
+        (33422, "B", 4, (0, 1, 1, 2), True),  # CFAPattern
+        (50721, "2i", 9, rational, True),  # ColorMatrix1
+        (50728, "2I", 3, [1, 1] * 3, True),  # AsShotNeutral
+        (50717, "H", 1, 65_535, True),  # WhiteLevel
+        (271, "s", 0, "drawn", True),
+        (272, "s", 0, "drawn", True),
+    ]
+    levels_HW = (grey_HW.astype(np.uint16)) * 257
+    tifffile.imwrite(stream, levels_HW, photometric=32803, extratags=tags, metadata=None)
+    return stream.getvalue()

@@ -4,37 +4,16 @@ import io
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
+from files import raw_file
 from formats import COLOUR_HW3, GREY_HW, by_pillow, heic
 from PIL import Image
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.images.decoding import decode
-
-
-def dng(grey_HW: np.ndarray) -> bytes:
-    """A DNG of a grey scene: an RGGB sensor of 16 bits whose colours are those of sRGB."""
-    stream = io.BytesIO()
-    rational: list[Any] = [10_000, 10_000] + [0, 10_000] * 3 + [10_000, 10_000] + [0, 10_000] * 3 + [10_000, 10_000]
-    tags: list[Any] = [
-        (50706, "B", 4, (1, 4, 0, 0), True),  # DNGVersion
-        (50708, "s", 0, "drawn", True),  # UniqueCameraModel
-        (33421, "H", 2, (2, 2), True),  # CFARepeatPatternDim
-        (33422, "B", 4, (0, 1, 1, 2), True),  # CFAPattern
-        (50721, "2i", 9, rational, True),  # ColorMatrix1
-        (50728, "2I", 3, [1, 1] * 3, True),  # AsShotNeutral
-        (50717, "H", 1, 65_535, True),  # WhiteLevel
-        (271, "s", 0, "drawn", True),
-        (272, "s", 0, "drawn", True),
-    ]
-    levels_HW = (grey_HW.astype(np.uint16)) * 257
-    tifffile.imwrite(stream, levels_HW, photometric=32803, extratags=tags, metadata=None)
-    return stream.getvalue()
 
 
 def refusal(data: bytes) -> str:
@@ -49,13 +28,13 @@ def stripes() -> np.ndarray:
 
 
 def test_a_raw_file_is_decoded_at_half_the_size_of_its_sensor():
-    grey_HW = decode(dng(stripes()))
+    grey_HW = decode(raw_file(stripes()))
     assert grey_HW.shape == (48, 64)
     assert grey_HW[:, 2:6].max() < grey_HW[:, 10:14].min()  # columns of 8 px: dark, bright
 
 
 def test_a_truncated_raw_file_is_refused_by_name():
-    data = dng(stripes())
+    data = raw_file(stripes())
     assert "camera raw" in refusal(data[: len(data) // 2]) or "damaged" in refusal(data[: len(data) // 2])
     assert "camera raw" in refusal(b"FUJIFILMCCD-RAW" + bytes(500))
 
@@ -82,7 +61,7 @@ def test_files_of_other_programs_have_the_pixels_of_the_same_picture_as_png(comm
 
 @pytest.mark.parametrize("kind", ["HEIC", "AVIF", "JPEG2000", "DNG"])
 def test_the_limit_of_pixels_holds_before_decoding(kind, monkeypatch):
-    data = {"HEIC": lambda: heic(COLOUR_HW3), "DNG": lambda: dng(stripes())}.get(
+    data = {"HEIC": lambda: heic(COLOUR_HW3), "DNG": lambda: raw_file(stripes())}.get(
         kind, lambda: by_pillow(COLOUR_HW3, kind)
     )()
     with pytest.raises(UnreadableImage, match="over the limit"):
@@ -117,7 +96,7 @@ def test_the_orientation_of_heic_and_avif_is_applied_once():
         assert np.abs(pixels_HW.astype(int) - GREY_HW).mean() < 4
 
 
-@pytest.mark.parametrize(("name", "data"), [("pillow_heif", heic(COLOUR_HW3)), ("rawpy", dng(stripes()))])
+@pytest.mark.parametrize(("name", "data"), [("pillow_heif", heic(COLOUR_HW3)), ("rawpy", raw_file(stripes()))])
 def test_a_missing_library_is_named_and_the_image_comes_again(name, data, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(OSError, match=rf"need {name}: pip install 'crackvae\[formats\]'"):

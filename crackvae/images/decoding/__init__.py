@@ -93,7 +93,7 @@ DECODER_ERRORS = (
     TypeError,
     AttributeError,
     OverflowError,
-    NotImplementedError,
+    RuntimeError,  # NotImplementedError too
     Image.DecompressionBombError,
 )
 

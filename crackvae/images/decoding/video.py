@@ -38,6 +38,9 @@ SEEK_S = 3.0
 # A video whose last frame is this much [s] before the end that its header states breaks off.
 MISSING_S = 1.0
 
+# PyAV on names that are no text, and on a stream of an unknown codec.
+NAME_ERRORS = (UnicodeDecodeError, AttributeError)
+
 # Names have milliseconds.
 ROUNDING_S = 0.0006
 
@@ -68,7 +71,7 @@ def frames_of(file: str, every_s: float) -> Iterator[tuple[str, str]]:
     except UnreadableImage as error:
         yield file, str(error)
         return
-    except av.FFmpegError as error:
+    except (av.FFmpegError, *NAME_ERRORS) as error:
         yield file, f"damaged video: {what(error)}"
         return
     if not times_s:
@@ -108,8 +111,8 @@ def with_frames(images: pa.Table, every_s: float) -> pa.Table:
 
 
 def _times(container: Any, video: Any) -> tuple[float, list[float]]:
-    """Time of the first frame, and times of all frames from it [s], sorted; what a damaged file still delivers."""
-    times_s = []
+    """Start of the video, and times of all frames from it [s], sorted; what a damaged file still delivers."""
+    times_s: list[float] = []
     try:
         for packet in container.demux(video):
             if packet.pts is not None:
@@ -118,7 +121,9 @@ def _times(container: Any, video: Any) -> tuple[float, list[float]]:
         pass  # the caller compares the last frame with the stated duration
     times_s.sort()
     start_s = times_s[0] if times_s else 0.0
-    return start_s, [time_s - start_s for time_s in times_s]
+    if video.start_time is not None:  # what lies before it is decoded and not shown
+        start_s = float(video.start_time * video.time_base)
+    return start_s, [time_s - start_s for time_s in times_s if time_s >= start_s - ROUNDING_S]
 
 
 def read_frame(frame: Frame, max_px: int) -> Picture:
@@ -133,7 +138,7 @@ def read_frame(frame: Frame, max_px: int) -> Picture:
         clip = _clip(frame.file, modified, max_px)
         try:
             shot, sharpest = clip.at(frame.time_s)
-        except library().FFmpegError as error:
+        except (library().FFmpegError, *NAME_ERRORS) as error:
             _clip.cache_clear()
             raise UnreadableImage(f"damaged video at {frame.time_s:.3f} s: {what(error)}") from error
         except Exception:
@@ -222,7 +227,7 @@ def _sharpness(pixels_HW: np.ndarray) -> float:
 def _clip(file: str, modified: int, max_px: int) -> Clip:
     try:
         return Clip(file, max_px)
-    except library().FFmpegError as error:
+    except (library().FFmpegError, *NAME_ERRORS) as error:
         raise UnreadableImage(f"damaged video: {what(error)}") from error
 
 
@@ -234,7 +239,7 @@ def _video_stream(container: Any) -> Any:
 
 def what(error: Any) -> str:
     """What FFmpeg says, without the address, which may hold a password."""
-    return str(error.strerror or reason(error))
+    return str(getattr(error, "strerror", "") or reason(error))
 
 
 def library() -> Any:
