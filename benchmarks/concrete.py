@@ -67,11 +67,11 @@ def all_images(data: Path, work: Path) -> pd.DataFrame:
     groups = (known.part + "/" + known.group).set_axis(known.part + "/" + known.path)
     rows["group"] = groups[rows.image.str.split("/").str[-3:].str.join("/")].to_numpy()
     rows["part"] = rows.group.str.split("/").str[0]
-    rows["fold"] = rows.group.map(_folds(rows[rows.part != "metu"])).fillna(-1).astype(int)
+    rows["fold"] = rows.group.map(folds(rows[rows.part != "metu"])).fillna(-1).astype(int)
     return rows
 
 
-def _folds(tiles: pd.DataFrame) -> dict[str, int]:
+def folds(tiles: pd.DataFrame) -> dict[str, int]:
     """Fold of each block: those of a surface, largest first, each to the fold with the fewest tiles."""
     fold_of: dict[str, int] = {}
     for _, of_surface in tiles.groupby("part"):

@@ -29,6 +29,7 @@ _FUNCTIONS = (
     "export",
     "findings",
     "info",
+    "learn",
     "live",
     "nightly",
     "partition",

@@ -128,6 +128,13 @@ VERBS = {
         (errors.StorageError, errors.ManifestError),
         ('crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given',),
     ),
+    "learn": Verb(
+        "crackvae.training.learn",
+        config.LearnConfig,
+        results.LearnResult,
+        (errors.ManifestError, errors.CalibrationError, errors.OutputExists, errors.FolderInUse, *_INPUT),
+        ('learned = crackvae.learn(model="models/site", scores="scores", out="learned")', "learned.meaning"),
+    ),
     "compare": Verb(
         "crackvae.reviewing.compare",
         config.CompareConfig,

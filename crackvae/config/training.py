@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from crackvae.config.common import BUILTIN, EXCLUDE, MODEL, PERCENTILE, ClusterConfig, VerbConfig, new_model_problem
-from crackvae.config.settings import Location, flag_text, group_by_problem, setting
+from crackvae.config.settings import Location, Locations, flag_text, group_by_problem, setting
 
 Head = Literal["mse", "evidence"]
 HEADS: tuple[str, ...] = get_args(Head)
@@ -209,7 +209,17 @@ class TrainConfig(DataParallelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptConfig(DataParallelConfig):
+class SiteConfig(DataParallelConfig):
+    """Settings of a verb that fits a model to unlabelled tiles of a site."""
+
+    max_cracked: float = setting(
+        "largest share of tiles with cracks among the unlabelled ones; these are set aside", 0.05, ge=0, le=0.1
+    )
+    seed: int = setting("random seed of the split, of shuffling and of synthetic cracks", 0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(SiteConfig):
     """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
 
     Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
@@ -226,19 +236,41 @@ class AdaptConfig(DataParallelConfig):
         "none",
     )
     max_false_alarm: float = setting("share of sound tiles that may be flagged", 0.01, gt=0, le=0.2)
-    max_cracked: float = setting(
-        "largest share of tiles with cracks among the images; these are set aside", 0.05, ge=0, le=0.1
-    )
     epochs: int | None = setting(
         "passes over the training tiles; default: as many as show 20,000 tiles, at most 20", None, gt=0
     )
     learning_rate: float = setting("peak learning rate of Adam", 5e-4, gt=0)
-    seed: int = setting("random seed of the split, of shuffling and of synthetic cracks", 0, ge=0)
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         yield from new_model_problem(self.model)
         yield from group_by_problem(self.group_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnConfig(SiteConfig):
+    """Make a challenger from a model and the verdicts of reviewers; takes a few minutes.
+
+    Judged false alarms are trained on as sound tiles, judged cracks as cracks without a place, both among drawn ones.
+    The threshold is set on images of the same nights that were not trained on.
+    """
+
+    model: Location = setting(f"{MODEL}, or a registry: the model to start from", BUILTIN)
+    scores: Locations = setting("folders of scores with a log of verdicts, of any number of nights")
+    out: Location = setting("directory to write the challenger to; must not exist yet")
+    group_by: Literal["table", "none"] = setting(
+        "which images belong together, and are used either for training or for the threshold: table (those of a group "
+        "of the scores) or none (each is its own)",
+        "table",
+        must="be table or none",
+    )
+    max_false_alarm: float | None = setting(
+        "share of sound tiles that may be flagged; default: that of the model", None, gt=0, le=0.2
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        yield from new_model_problem(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

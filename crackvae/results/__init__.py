@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crackvae.results.base import AnyResult, Result, typed
-from crackvae.results.reviewing import CompareResult, PromoteResult, ReviewResult, RollbackResult
+from crackvae.results.reviewing import CompareResult, LearnResult, PromoteResult, ReviewResult, RollbackResult
 
 __all__ = [
     "AdaptResult",
@@ -18,6 +18,7 @@ __all__ = [
     "ExportResult",
     "FindingsResult",
     "InfoResult",
+    "LearnResult",
     "LiveResult",
     "NightlyResult",
     "PartitionResult",

@@ -1,6 +1,6 @@
-"""Results of the verbs that judge images and models: review, compare, promote and rollback."""
+"""Results of the verbs that judge images and models: review, learn, compare, promote and rollback."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crackvae.results.base import Result
@@ -23,6 +23,29 @@ class ReviewResult(Result):
     given: int
     not_found: int
     verdicts: int
+
+
+@dataclass(frozen=True)
+class LearnResult(Result):
+    """Result of `learn`.
+
+    Attributes:
+        model: directory of the challenger.
+        digest: digest of its weights and of all that changes a score.
+        verdicts: number of images by what they were used for (train, val, calibration) and verdict.
+        threshold: score above which a tile is flagged.
+        false_alarm_low: lower end of the 95 % interval of the false-alarm rate on sound tiles of the same site.
+        false_alarm_high: its upper end.
+        meaning: what the threshold means and what it assumes, in a sentence.
+    """
+
+    model: str
+    digest: str
+    verdicts: dict[str, Any]
+    threshold: float
+    false_alarm_low: float = field(metadata={"path": "false_alarms.low"})
+    false_alarm_high: float = field(metadata={"path": "false_alarms.high"})
+    meaning: str
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
-from crackvae.scoring.verdicts import logged_verdicts
 from crackvae.storage import filesystems, tables, uris
+from crackvae.storage.tables.verdicts import logged_verdicts
 
 # Rows of the table of changed decisions, the largest change of score first; the summary counts all.
 MAX_CHANGED = 50

@@ -7,8 +7,8 @@ import pyarrow.compute as pc
 
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio, uris
-from crackvae.storage.tables import verdicts
 from crackvae.storage.tables.verdict_csv import read_verdict_csv
+from crackvae.storage.tables.verdicts import FOLDER, logged_verdicts
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
             machine, and the cracks would stay in.
     """
     folder = uris.absolute(path)
-    has_log = fileio.is_folder(uris.join(folder, verdicts.FOLDER))
+    has_log = fileio.is_folder(uris.join(folder, FOLDER))
     judged = logged_verdicts(folder) if has_log else read_verdict_csv(path)
     known = set(judged).intersection(images.to_pylist()) if judged else set()
     if judged and not known:
@@ -51,15 +51,6 @@ def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
             "reviewed, or replace the beginning of the paths in the file."
         )
     return {image for image, verdict in judged.items() if verdict == "crack"}
-
-
-def logged_verdicts(scores: str) -> dict[str, str]:
-    """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked."""
-    found: dict[str, str] = {}
-    for subject, verdict in verdicts.agreed(verdicts.standing_of(verdicts.VerdictLog(scores).history())).items():
-        if found.get(subject.image) != "crack":
-            found[subject.image] = verdict
-    return found
 
 
 def without_cracks(scored: pa.Table, cracks: set[str], images: pa.ChunkedArray) -> tuple[pa.Table, ExcludedCracks]:

@@ -209,6 +209,15 @@ def agreed(standing: Standing) -> dict[Subject, str]:
     return found
 
 
+def logged_verdicts(scores: str) -> dict[str, str]:
+    """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked."""
+    found: dict[str, str] = {}
+    for subject, verdict in agreed(standing_of(VerdictLog(scores).history())).items():
+        if found.get(subject.image) != "crack":
+            found[subject.image] = verdict
+    return found
+
+
 def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
     """Verdicts as a table with VERDICTS_SCHEMA; a score that is not known is NaN."""
     rows = [one.model_dump() | {"score": float("nan") if one.score is None else one.score} for one in verdicts]

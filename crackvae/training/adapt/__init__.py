@@ -13,27 +13,21 @@ import pandas as pd
 import pyarrow as pa
 
 from crackvae.config import AdaptConfig
-from crackvae.console import progress, say
+from crackvae.console import say
 from crackvae.errors import CalibrationError
 from crackvae.model.artifact import Model, load_model
-from crackvae.model.calibration import Calibration, Sample
-from crackvae.model.heads import LATENT_NORM
-from crackvae.model.image_scores import image_scores
-from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec
 from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.adapt import site
-from crackvae.training.adapt.threshold import SiteThreshold, site_threshold, tiles_needed
+from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, site_scores
+from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import (
-    CalibratedModel,
     TrainedModel,
-    reference_on,
     trained_model,
     with_yardstick,
     write_model,
@@ -42,15 +36,12 @@ from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
-from crackvae.training.tile_loader import decoded_tiles, in_object_store, surface_counts
-from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
+from crackvae.training.tile_loader import decoded_tiles, in_object_store
 
 BATCH = 16
 # Without a number of epochs, fine-tune on about this many tiles: some eight minutes on two cores.
 DEFAULT_TILES, MAX_EPOCHS = 20_000, 20
 MAX_VAL_TILES = 1_000
-# Tiles scored between two updates of the progress bar.
-PROGRESS_TILES = 512
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,9 @@ def adapt(config: AdaptConfig) -> Result:
             if not config.quick:
                 trained = with_yardstick(trained, calibration_tiles[0])
             measured_on = hardware(gpu=config.gpu)
-        calibrated, threshold, validation = _calibrated(trained.model, *calibration_tiles, config)
+        calibrated, threshold, validation = calibrated_on_site(
+            trained.model, *calibration_tiles, config.max_false_alarm, config
+        )
         n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}
         summary = {
             "verb": "adapt",
@@ -135,7 +128,7 @@ def adapt(config: AdaptConfig) -> Result:
             "level": calibrated.calibration.level,
             "false_alarms": {"expected": config.max_false_alarm, "low": threshold.low, "high": threshold.high},
             "flagged": threshold.flagged,
-            "meaning": _meaning(threshold, calibrated.calibration.groups, config),
+            "meaning": meaning_of(threshold, calibrated.calibration.groups, config.max_false_alarm, config),
             "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
@@ -205,7 +198,7 @@ def _least_crack_like(base: Model, chosen: Site, side: str, most: int, config: A
     if len(tiles_TPP) > most:
         order = np.random.default_rng(config.seed).permutation(len(tiles_TPP))
         tiles_TPP = tiles_TPP[np.sort(order[:most])]
-    scores_T = _scores(base, tiles_TPP, f"score {side}", quiet=config.quiet)[:, 0]
+    scores_T = site_scores(base, tiles_TPP, f"score {side}", quiet=config.quiet)[:, 0]
     n = max(1, round(len(tiles_TPP) * (1 - config.max_cracked)))
     return tiles_TPP[np.sort(np.argsort(scores_T, kind="stable")[:n])]
 
@@ -218,53 +211,3 @@ def _calibration_tiles(chosen: Site, spec: ModelSpec, config: AdaptConfig) -> tu
     images, tiles_N = chosen.side("calibration")
     some = site.some_images(tiles_N, site.MAX_CALIBRATION_TILES, config.seed)
     return decoded_tiles(images.take(pa.array(some)), "calibration", spec, quiet=config.quiet)
-
-
-def _calibrated(
-    model: Model, tiles_TPP: np.ndarray, images: pa.Table, config: AdaptConfig
-) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
-    tiles_N = surface_counts(images)
-    scores_TS = _scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
-    scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
-    needed = tiles_needed(config.max_false_alarm, config.max_cracked)
-    if len(scores_T) < needed:
-        raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
-    found = site_threshold(scores_T, groups_T, config.max_false_alarm, config.max_cracked, config.seed)
-    calibration = Calibration(
-        scores_N=scores_T[found.sound],
-        groups=len(np.unique(groups_T)),
-        level=f"about {config.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
-        f"which at most {config.max_cracked:g} show cracks",
-        threshold=found.threshold,
-        model=model.digest,
-        leaky=False,
-        sample=Sample(
-            np.ones(len(found.sound), np.int32),
-            scores_T[found.sound],
-            np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32),
-        ),
-    )
-    reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
-    validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
-    return CalibratedModel(model, calibration, reference), found, validation
-
-
-def _meaning(found: SiteThreshold, groups: int, config: AdaptConfig) -> str:
-    """What the threshold means and what it assumes, in two sentences."""
-    return (
-        f"About {config.max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
-        f"{found.low:.2g} to {found.high:.2g}); of the given tiles {found.flagged:.2g} do. "
-        f"This assumes that at most {config.max_cracked:g} of the tiles show cracks, that most of these score higher "
-        f"than sound tiles, and that later photographs resemble the {groups} groups of images that set the threshold."
-    )
-
-
-def _scores(model: Model, tiles_TPP: np.ndarray, what: str, *, quiet: bool) -> np.ndarray:
-    """Scores of the tiles by the model's head and by LATENT_NORM, float32 (T, 2)."""
-    parts = []
-    with progress(what, len(tiles_TPP), "tiles", quiet=quiet) as bar:
-        for start in range(0, len(tiles_TPP), PROGRESS_TILES):
-            some_TPP = tiles_TPP[start : start + PROGRESS_TILES]
-            parts.append(score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)))
-            bar.update(len(some_TPP))
-    return np.concatenate(parts)

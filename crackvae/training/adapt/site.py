@@ -78,16 +78,21 @@ def read_site(images: str, group_by: str, spec: ModelSpec, *, quiet: bool) -> Si
     return SiteImages(table, tile_counts(table, spec), len(readable) - len(firsts), len(unreadable))
 
 
-def sides_of(groups: list[str], tiles_N: np.ndarray, *, quick: bool, salt: str) -> np.ndarray:
+def sides_of(
+    groups: list[str], tiles_N: np.ndarray, *, quick: bool, salt: str, calibration: float = CALIBRATION_SHARE
+) -> np.ndarray:
     """Side of each image: "calibration", "val" or "train"; all are "calibration" if nothing is trained.
 
     Whole groups are dealt in the order of a hash of their names, until a side has its share of the tiles.
+
+    Args:
+        calibration: share of the tiles that set the threshold.
     """
     if quick:
         return np.full(len(groups), "calibration")
     names, group_N = np.unique(groups, return_inverse=True)
     tiles_of_group = np.bincount(group_N, tiles_N)
-    wanted = {"calibration": CALIBRATION_SHARE * tiles_N.sum(), "val": VAL_SHARE * tiles_N.sum(), "train": np.inf}
+    wanted = {"calibration": calibration * tiles_N.sum(), "val": VAL_SHARE * tiles_N.sum(), "train": np.inf}
     side_of_group, side, dealt = np.empty(len(names), "<U11"), iter(wanted), 0.0
     current = next(side)
     for number in sorted(range(len(names)), key=lambda one: hashlib.sha256(f"{salt}/{names[one]}".encode()).digest()):

@@ -1,0 +1,84 @@
+"""Scores of the tiles of a site, and the threshold that they set.
+
+Shape letters: T tiles, P side of a tile at the input [px].
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from crackvae.config import SiteConfig
+from crackvae.console import progress
+from crackvae.errors import CalibrationError
+from crackvae.model.artifact import Model
+from crackvae.model.calibration import Calibration, Sample
+from crackvae.model.heads import LATENT_NORM
+from crackvae.model.image_scores import image_scores
+from crackvae.model.inference import score_tiles
+from crackvae.training.adapt.threshold import SiteThreshold, site_threshold, tiles_needed
+from crackvae.training.loop import VAL_BATCH
+from crackvae.training.model_writer import CalibratedModel, reference_on
+from crackvae.training.tile_loader import surface_counts
+from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
+
+# Tiles scored between two updates of the progress bar.
+PROGRESS_TILES = 512
+
+
+def calibrated_on_site(
+    model: Model, tiles_TPP: np.ndarray, images: pa.Table, max_false_alarm: float, config: SiteConfig
+) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
+    """Set the threshold of a model on tiles of its site, and validate it on synthetic cracks.
+
+    Args:
+        tiles_TPP: uint8 (T, P, P), not trained on.
+        images: the images of these tiles, as decoded_tiles() returns them.
+        max_false_alarm: share of sound tiles that may be flagged.
+
+    Raises:
+        CalibrationError: too few tiles show a surface.
+    """
+    tiles_N = surface_counts(images)
+    scores_TS = site_scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
+    scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
+    needed = tiles_needed(max_false_alarm, config.max_cracked)
+    if len(scores_T) < needed:
+        raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
+    found = site_threshold(scores_T, groups_T, max_false_alarm, config.max_cracked, config.seed)
+    calibration = Calibration(
+        scores_N=scores_T[found.sound],
+        groups=len(np.unique(groups_T)),
+        level=f"about {max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
+        f"which at most {config.max_cracked:g} show cracks",
+        threshold=found.threshold,
+        model=model.digest,
+        leaky=False,
+        sample=Sample(
+            np.ones(len(found.sound), np.int32),
+            scores_T[found.sound],
+            np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32),
+        ),
+    )
+    reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
+    validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
+    return CalibratedModel(model, calibration, reference), found, validation
+
+
+def meaning_of(found: SiteThreshold, groups: int, max_false_alarm: float, config: SiteConfig) -> str:
+    """What the threshold means and what it assumes, in two sentences."""
+    return (
+        f"About {max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
+        f"{found.low:.2g} to {found.high:.2g}); of the given tiles {found.flagged:.2g} do. "
+        f"This assumes that at most {config.max_cracked:g} of the tiles show cracks, that most of these score higher "
+        f"than sound tiles, and that later photographs resemble the {groups} groups of images that set the threshold."
+    )
+
+
+def site_scores(model: Model, tiles_TPP: np.ndarray, what: str, *, quiet: bool) -> np.ndarray:
+    """Scores of the tiles by the model's head and by LATENT_NORM, float32 (T, 2)."""
+    parts = []
+    with progress(what, len(tiles_TPP), "tiles", quiet=quiet) as bar:
+        for start in range(0, len(tiles_TPP), PROGRESS_TILES):
+            some_TPP = tiles_TPP[start : start + PROGRESS_TILES]
+            parts.append(score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)))
+            bar.update(len(some_TPP))
+    return np.concatenate(parts)
