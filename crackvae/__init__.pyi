@@ -46,6 +46,7 @@ from crackvae.results import EvaluateResult as EvaluateResult
 from crackvae.results import ExportResult as ExportResult
 from crackvae.results import FindingsResult as FindingsResult
 from crackvae.results import InfoResult as InfoResult
+from crackvae.results import LearnResult as LearnResult
 from crackvae.results import LiveResult as LiveResult
 from crackvae.results import NightlyResult as NightlyResult
 from crackvae.results import PartitionResult as PartitionResult
@@ -209,9 +210,9 @@ def adapt(
     quick: bool = False,
     group_by: str = "none",
     max_false_alarm: float = 0.01,
-    max_cracked: float = 0.05,
     epochs: int | None = None,
     learning_rate: float = 0.0005,
+    max_cracked: float = 0.05,
     seed: int = 0,
     workers: Sequence[int] = (1,),
     max_failures: int = 3,
@@ -234,9 +235,9 @@ def adapt(
             is its own), parent (folder), or a regular expression on the path below images, whose first group or
             whole match is the name of the group.
         max_false_alarm: share of sound tiles that may be flagged.
-        max_cracked: largest share of tiles with cracks among the images; these are set aside.
         epochs: passes over the training tiles; default: as many as show 20,000 tiles, at most 20.
         learning_rate: peak learning rate of Adam.
+        max_cracked: largest share of tiles with cracks among the unlabelled ones; these are set aside.
         seed: random seed of the split, of shuffling and of synthetic cracks.
         workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
             one joins.
@@ -782,6 +783,65 @@ def review(
 
     Example:
         >>> crackvae.review(scores="scores", import_="verdicts.csv", reviewer="anna").given
+    """
+
+def learn(
+    *,
+    scores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "builtin",
+    group_by: Literal["table", "none"] = "table",
+    max_false_alarm: float | None = None,
+    max_cracked: float = 0.05,
+    seed: int = 0,
+    workers: Sequence[int] = (1,),
+    max_failures: int = 3,
+    address: str = "",
+    gpu: bool = False,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> LearnResult:
+    """Make a challenger from a model and the verdicts of reviewers; takes a few minutes.
+
+    Judged false alarms are trained on as sound tiles, judged cracks as cracks without a place, both among drawn ones.
+    The threshold is set on images of the same nights that were not trained on.
+
+    Args:
+        scores: folders of scores with a log of verdicts, of any number of nights.
+        out: directory to write the challenger to; must not exist yet.
+        model: model directory written by train or adapt, or builtin: the model that comes with crackvae, or a
+            registry: the model to start from.
+        group_by: which images belong together, and are used either for training or for the threshold: table
+            (those of a group of the scores) or none (each is its own).
+        max_false_alarm: share of sound tiles that may be flagged; default: that of the model.
+        max_cracked: largest share of tiles with cracks among the unlabelled ones; these are set aside.
+        seed: random seed of the split, of shuffling and of synthetic cracks.
+        workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
+            one joins.
+        max_failures: worker failures to tolerate; each time training continues after the last complete epoch.
+        address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
+        gpu: use one GPU per worker.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        LearnResult: with summary, tables, model, digest, verdicts, threshold, false_alarm_low, false_alarm_high,
+            meaning.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        ManifestError: A manifest, a label or a group is wrong.
+        CalibrationError: The sound images are too few for the requested guarantee.
+        OutputExists: Something would be overwritten.
+        FolderInUse: Another run is writing to a folder that allows one at a time.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ClusterError: Ray or one of its nodes failed.
+
+    Example:
+        >>> learned = crackvae.learn(model="models/site", scores="scores", out="learned")
+        >>> learned.meaning
     """
 
 def compare(
