@@ -704,10 +704,11 @@ def findings(
     *,
     scores: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat"] = "",
+    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat", "pdf"] = "",
     kind: Sequence[Literal["crack", "joint", "unclear"]] = ("crack", "unclear"),
     gps_precision: str = "",
     image_prefix: str = "",
+    title: str = "Findings",
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> FindingsResult:
@@ -716,12 +717,13 @@ def findings(
     Args:
         scores: folder of a scores table.
         out: file to write; an existing one is replaced. Its ending is the format: .csv, .geojson, .kml, .xml
-            (CVAT).
-        format: csv, geojson, kml, coco, label-studio or cvat; default: by the ending of out.
+            (CVAT), .pdf.
+        format: csv, geojson, kml, coco, label-studio, cvat or pdf; default: by the ending of out.
         kind: kinds of findings: crack,joint,unclear.
         gps_precision: round places to squares of this size, 100m; off leaves them out; default: exact.
         image_prefix: text before the names of images in COCO, CVAT and Label Studio, such as /data/local-
             files/?d=photographs/.
+        title: title of the PDF.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
             AWS_ENDPOINT_URL.

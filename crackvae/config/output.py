@@ -46,7 +46,7 @@ class ReportConfig(VerbConfig):
 
 
 # Formats of exported findings by the ending of their file; a .json is COCO or Label Studio.
-FORMAT_OF_ENDING = {".csv": "csv", ".geojson": "geojson", ".kml": "kml", ".xml": "cvat"}
+FORMAT_OF_ENDING = {".csv": "csv", ".geojson": "geojson", ".kml": "kml", ".xml": "cvat", ".pdf": "pdf"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class FindingsConfig(VerbConfig):
 
     scores: Location = setting("folder of a scores table")
     out: Location = setting(
-        "file to write; an existing one is replaced. Its ending is the format: .csv, .geojson, .kml, .xml (CVAT)"
+        "file to write; an existing one is replaced. Its ending is the format: .csv, .geojson, .kml, .xml (CVAT), .pdf"
     )
-    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat"] = setting(
-        "csv, geojson, kml, coco, label-studio or cvat; default: by the ending of --out", ""
+    format: Literal["", "csv", "geojson", "kml", "coco", "label-studio", "cvat", "pdf"] = setting(
+        "csv, geojson, kml, coco, label-studio, cvat or pdf; default: by the ending of --out", ""
     )
     kind: tuple[Literal["crack", "joint", "unclear"], ...] = setting(
         "kinds of findings: crack,joint,unclear",
@@ -70,6 +70,8 @@ class FindingsConfig(VerbConfig):
     image_prefix: str = setting(
         "text before the names of images in COCO, CVAT and Label Studio, such as /data/local-files/?d=photographs/", ""
     )
+
+    title: str = setting("title of the PDF", "Findings")
 
     def __post_init__(self) -> None:
         super().__post_init__()

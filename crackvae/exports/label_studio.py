@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ def label_studio_bytes(rows: pa.Table, prefix: str) -> bytes:
 
 def _task(rows: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
     results = [one for row in rows for one in _results(row)]
-    prediction = {"model_version": rows[0]["model"], "score": max(row["score"] for row in rows), "result": results}
+    prediction = {"model_version": rows[0]["model"], "result": results}
+    if not math.isnan(rows[0]["p_value"]):
+        prediction["score"] = 1 - rows[0]["p_value"]  # Label Studio takes 0 to 1
     return {
         "data": {"image": prefix + rows[0]["name"], "group": rows[0]["group"]},
         "predictions": [prediction],
@@ -41,7 +44,6 @@ def _results(row: dict[str, Any]) -> list[dict[str, Any]]:
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "score": row["score"],
             "value": {
                 "points": [[round(100 * x / width, 4), round(100 * y / height, 4)] for x, y in polygon.tolist()],
                 "polygonlabels": [row["kind"]],

@@ -39,7 +39,9 @@ def findings(config: FindingsConfig) -> Result:
     folder, out = uris.absolute(config.scores), uris.absolute(config.out)
     fileio.require_outside_table(out, "--out", folder)
     rows = rows_to_export(folder, Choice(config.kind, metres_of(config.gps_precision)))
-    content = WRITERS[config.format](rows, config.image_prefix)
+    content = (
+        _pdf(rows, folder, config) if config.format == "pdf" else WRITERS[config.format](rows, config.image_prefix)
+    )
     fileio.write_bytes(out, content)
     summary: dict[str, Any] = {
         "verb": "findings",
@@ -53,6 +55,13 @@ def findings(config: FindingsConfig) -> Result:
         "seconds": round(time.perf_counter() - started, 1),
     }
     return Result(summary, {"findings": pd.DataFrame(_counts(rows))})
+
+
+def _pdf(rows: pa.Table, folder: str, config: FindingsConfig) -> bytes:
+    from crackvae.exports.pdf import pdf_bytes  # imported here: it imports reportlab
+
+    images = tables.read_scores(folder, ["image", "group", "status", "flagged", "taken", "run"])
+    return pdf_bytes(rows, images, config.title, config.gps_precision)
 
 
 def _counts(rows: pa.Table) -> pd.DataFrame:

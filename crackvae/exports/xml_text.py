@@ -12,8 +12,8 @@ Element = ET.Element
 
 def element(tag: str, text: Any = "", /, **attributes: Any) -> Element:
     """An element with its text and attributes; characters that XML cannot hold become question marks."""
-    made = ET.Element(tag, {key: _plain(value) for key, value in attributes.items()})
-    made.text = _plain(text) or None
+    made = ET.Element(tag, {key: plain(value) for key, value in attributes.items()})
+    made.text = plain(text) or None
     return made
 
 
@@ -31,5 +31,6 @@ def xml_bytes(root: Element) -> bytes:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{content}\n'.encode()
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Text in which question marks replace the characters that XML cannot hold."""
     return _NOT_XML.sub("?", str(value))

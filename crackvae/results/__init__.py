@@ -265,7 +265,7 @@ class FindingsResult(Result):
 
     Attributes:
         out: path or URI of the written file.
-        format: csv, geojson, kml, coco, label-studio or cvat.
+        format: csv, geojson, kml, coco, label-studio, cvat or pdf.
         findings: number of findings in it.
         with_place: number of those whose place is known and not left out.
         bytes: its size.

@@ -15,6 +15,7 @@ import pytest
 from findings_made import bridge, finding, write_scores
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
@@ -24,7 +25,16 @@ from crackvae.exports.verb import findings
 from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened
 from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
-ENDINGS = {"csv": "csv", "geojson": "geojson", "kml": "kml", "coco": "json", "label-studio": "json", "cvat": "xml"}
+ENDINGS = {
+    "csv": "csv",
+    "geojson": "geojson",
+    "kml": "kml",
+    "coco": "json",
+    "label-studio": "json",
+    "cvat": "xml",
+    "pdf": "pdf",
+}
+PDF_TOOLS = pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils")
 ALL_KINDS = ("crack", "joint", "unclear")
 
 
@@ -111,6 +121,40 @@ def test_what_reviewers_say_counts(out: Path) -> None:
         "f2": "crack",
         "f3": "joint",
     }
+
+
+# ------------------------------------------------------------------------------------------------------ PDF
+
+
+@PDF_TOOLS
+def test_the_pdf_names_every_structure_finding_size_and_source(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    (folder / "pier").mkdir(parents=True)
+    for name in "ab":
+        Image.fromarray(np.full((100, 200), 150, np.uint8)).save(folder / "pier" / f"{name}.jpg")
+    out = bridge(tmp_path / "scores", str(folder))
+    exported(out, "f.pdf", kind=ALL_KINDS, title="Bridge <7> & Süd", gps_precision="1km")
+    text = subprocess.run(["pdftotext", "-layout", out.parent / "f.pdf", "-"], capture_output=True, text=True).stdout
+    for expected in (
+        "Bridge <7> & Süd",
+        "4 findings: 2 cracks, 1 joint, 1 unclear.",
+        "rounded to 1km",
+        "52 mm (104.2 ± 2.5 px)",
+        "--mm-per-px",
+        "not known: no millimetres",
+        "2026-05-04 08:30:00 UTC",
+        "(clock of the camera)",
+        "deck & <rail>",
+        "=1+1 <&",
+        "The photograph can no longer be read.",
+        "place not known",
+    ):
+        assert expected in text, f"{expected}:\n{text}"
+    assert "8.54173" not in text
+
+
+def test_the_same_table_gives_the_same_pdf(out: Path) -> None:
+    assert exported(out, "a.pdf") == exported(out, "b.pdf")
 
 
 # --------------------------------------------------------------------------------------------------- settings

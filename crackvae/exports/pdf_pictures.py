@@ -1,0 +1,174 @@
+"""Pictures of the PDF: a finding on its photograph, and a plain map of places.
+
+Shape letters: H, W rows and columns of an image; N places, each x metres to the east and y to the north.
+"""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from reportlab.lib.colors import Color, white
+from reportlab.lib.units import mm
+from reportlab.lib.utils import ImageReader
+from reportlab.platypus import Flowable
+
+from crackvae.exports.pdf_text import COLOUR_OF, FONT, GREY, INK, PALE
+from crackvae.images.metadata.places import METRES_PER_DEGREE
+
+# Longest side of a picture in the file [px]: 250 per inch at the size of a row.
+PICTURE_PX = 640
+
+# A picture shows at least this much of the photograph [px], so that a short crack has surroundings.
+MIN_SHOWN_PX = 160
+
+# Height of a picture over its width.
+ASPECT = 0.72
+
+JPEG_QUALITY = 82
+
+
+class Crop(Flowable):
+    """A finding on a part of its photograph, with its trace as a dashed line, so that the crack is seen between."""
+
+    def __init__(self, pixels_HW: np.ndarray | None, row: dict[str, Any], width: float) -> None:
+        super().__init__()
+        self.width, self.height = width, width * ASPECT
+        self.row, self.picture = row, None
+        if pixels_HW is not None:
+            self.left, self.top, self.shown_px = _part(row, pixels_HW.shape)
+            right, bottom = self.left + self.shown_px, self.top + self.shown_px * ASPECT
+            part = Image.fromarray(pixels_HW[int(self.top) : math.ceil(bottom), int(self.left) : math.ceil(right)])
+            part.thumbnail((PICTURE_PX, PICTURE_PX))
+            self.picture = io.BytesIO()
+            part.save(self.picture, "JPEG", quality=JPEG_QUALITY)
+
+    def draw(self) -> None:
+        """Called by reportlab."""
+        canvas = self.canv
+        canvas.setFillColor(PALE)
+        canvas.rect(0, 0, self.width, self.height, stroke=0, fill=1)
+        if self.picture is None:
+            _label(canvas, self.width / 2, self.height / 2, "The photograph can no longer be read.", GREY, centred=True)
+            return
+        clip = canvas.beginPath()
+        clip.rect(0, 0, self.width, self.height)
+        canvas.clipPath(clip, stroke=0, fill=0)
+        canvas.drawImage(ImageReader(self.picture), 0, 0, self.width, self.height)
+        scale = self.width / self.shown_px
+        x_N = (np.asarray(self.row["x_px"], float) + 0.5 - self.left) * scale
+        y_N = self.height - (np.asarray(self.row["y_px"], float) + 0.5 - self.top) * scale
+        canvas.setStrokeColor(COLOUR_OF[self.row["kind"]])
+        canvas.setLineWidth(1)
+        canvas.setDash(2.5, 3.5)
+        canvas.drawPath(_path(canvas, x_N, y_N), stroke=1, fill=0)
+
+
+def _part(row: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Left and top edge and width [px] of the part of a photograph that shows a finding with its surroundings."""
+    height, width = shape
+    box_w, box_h = row["right_px"] - row["left_px"], row["bottom_px"] - row["top_px"]
+    shown = min(max(MIN_SHOWN_PX, 1.25 * box_w, 1.25 * box_h / ASPECT), width, height / ASPECT)
+    shown = max(shown, box_w, box_h / ASPECT)
+    left = (row["left_px"] + row["right_px"] - shown) / 2
+    top = (row["top_px"] + row["bottom_px"] - shown * ASPECT) / 2
+    return max(0.0, min(left, width - shown)), max(0.0, min(top, height - shown * ASPECT)), shown
+
+
+def _path(canvas: Any, x_N: np.ndarray, y_N: np.ndarray) -> Any:
+    path, is_drawing = canvas.beginPath(), False
+    for x, y in zip(x_N.tolist(), y_N.tolist(), strict=True):
+        if math.isnan(x):
+            is_drawing = False
+        elif is_drawing:
+            path.lineTo(x, y)
+        else:
+            path.moveTo(x, y)
+            is_drawing = True
+    return path
+
+
+class Map(Flowable):
+    """Places on a plain grid with a scale bar and an arrow to the north; no network is needed to draw it."""
+
+    def __init__(
+        self, rows: list[dict[str, Any]], size: tuple[float, float], marked: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.width, self.height = size
+        self.rows = [row for row in rows if not math.isnan(row["lat"])]
+        self.marked = marked
+
+    def draw(self) -> None:
+        """Called by reportlab."""
+        canvas = self.canv
+        canvas.setFillColor(white)
+        canvas.setStrokeColor(PALE)
+        canvas.setLineWidth(0.4)
+        canvas.rect(0, 0, self.width, self.height, stroke=1, fill=1)
+        if not self.rows or (self.marked and math.isnan(self.marked["lat"])):
+            _label(canvas, self.width / 2, self.height / 2, "place not known", GREY, centred=True)
+            return
+        places_N2 = _metres(self.rows)
+        span = max(float(np.ptp(places_N2, axis=0).max()), 20.0) * 1.3
+        metres_per_point = span / (min(self.width, self.height) - 6 * mm)
+        centre = (places_N2.min(axis=0) + places_N2.max(axis=0)) / 2
+        step = _round_length(span / 4)
+        self._grid(centre, step, metres_per_point)
+        at_N2 = (places_N2 - centre) / metres_per_point + np.array([self.width, self.height]) / 2
+        order = sorted(range(len(self.rows)), key=lambda number: self.rows[number] is self.marked)
+        for number in order:
+            row = self.rows[number]
+            is_dim = self.marked is not None and row is not self.marked
+            canvas.setFillColor(PALE if is_dim else COLOUR_OF[row["kind"]])
+            canvas.setStrokeColor(GREY if is_dim else white)
+            x, y = at_N2[number].tolist()
+            canvas.circle(x, y, 1.3 if is_dim else 2.4, stroke=1, fill=1)
+        self._scale_bar(step, metres_per_point)
+
+    def _grid(self, centre: np.ndarray, step: float, metres_per_point: float) -> None:
+        """Lines `step` metres apart, through whole multiples of it."""
+        for axis, size in enumerate((self.width, self.height)):
+            half = size / 2 * metres_per_point
+            first = math.ceil((centre[axis] - half) / step)
+            for number in range(first, math.floor((centre[axis] + half) / step) + 1):
+                at = (number * step - centre[axis]) / metres_per_point + size / 2
+                ends = (at, 0, at, self.height) if axis == 0 else (0, at, self.width, at)
+                self.canv.line(*ends)
+
+    def _scale_bar(self, step: float, metres_per_point: float) -> None:
+        canvas, x, y = self.canv, 2 * mm, 2 * mm
+        canvas.setStrokeColor(INK)
+        canvas.setLineWidth(1.2)
+        canvas.line(x, y, x + step / metres_per_point, y)
+        _label(canvas, x, y + 1 * mm, f"{step:,.0f} m", INK)
+        top, right = self.height - 2 * mm, self.width - 3 * mm
+        canvas.setFillColor(INK)
+        arrow = canvas.beginPath()
+        arrow.moveTo(right, top)
+        arrow.lineTo(right - 1.2 * mm, top - 4 * mm)
+        arrow.lineTo(right + 1.2 * mm, top - 4 * mm)
+        arrow.close()
+        canvas.drawPath(arrow, stroke=0, fill=1)
+        _label(canvas, right, top - 7 * mm, "N", INK, centred=True)
+
+
+def _label(canvas: Any, x: float, y: float, text: str, colour: Color, *, centred: bool = False) -> None:
+    canvas.setFont(FONT, 6)
+    canvas.setFillColor(colour)
+    (canvas.drawCentredString if centred else canvas.drawString)(x, y, text)
+
+
+def _metres(rows: list[dict[str, Any]]) -> np.ndarray:
+    """Places in metres east and north of the first one, float (N, 2); good for the extent of a site."""
+    places_N2 = np.array([[row["lon"], row["lat"]] for row in rows])
+    away_N2 = places_N2 - places_N2[0]
+    away_N2[:, 0] = (away_N2[:, 0] + 180) % 360 - 180
+    return np.asarray(away_N2 * METRES_PER_DEGREE * [math.cos(math.radians(places_N2[0, 1])), 1.0])
+
+
+def _round_length(metres: float) -> float:
+    """The largest of 1, 2 or 5 times a power of ten that is not longer."""
+    power = 10.0 ** math.floor(math.log10(metres))
+    return max(factor * power for factor in (1, 2, 5) if factor * power <= metres)
