@@ -188,7 +188,7 @@ def test_places_are_as_precise_as_wanted(kind: str, out: Path) -> None:
 
 
 @given(st.floats(-89, 89), st.floats(-180, 180), st.floats(1, 5000))
-def test_a_coarse_place_is_near_and_says_no_more(lat: float, lon: float, precision_m: float) -> None:
+def test_a_coarse_place_is_near(lat: float, lon: float, precision_m: float) -> None:
     near = coarsened(lat, lon, precision_m)
     east = (near[1] - lon + 180) % 360 - 180
     assert abs(near[0] - lat) * METRES_PER_DEGREE <= precision_m / 2 + 0.1
