@@ -15,4 +15,5 @@ def coarsened(lat: float, lon: float, precision_m: float) -> tuple[float, float]
     step = precision_m / METRES_PER_DEGREE
     lat = min(90.0, max(-90.0, round(lat / step) * step))
     step_lon = min(360.0, step / max(math.cos(math.radians(lat)), 1e-3))
-    return round(lat, 7), round((round(lon / step_lon) * step_lon + 180) % 360 - 180, 7)
+    # Rounded before the modulo, so that the date line has one longitude, -180.
+    return round(lat, 7), round((round(round(lon / step_lon) * step_lon, 7) + 180) % 360 - 180, 7)
