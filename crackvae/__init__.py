@@ -21,6 +21,7 @@ from typing import Any
 _FUNCTIONS = (
     "adapt",
     "calibrate",
+    "change",
     "compact",
     "compare",
     "demo",

@@ -90,6 +90,13 @@ VERBS = {
         (errors.FolderInUse, errors.StorageError, errors.ModelError),
         ('crackvae.live(source="/dev/video0", out="scores", seconds=60).flagged',),
     ),
+    "change": Verb(
+        "crackvae.changes.verb",
+        config.ChangeConfig,
+        results.ChangeResult,
+        (errors.ManifestError, errors.FolderInUse, *_INPUT),
+        ('changed = crackvae.change(before="scores/spring", after="scores/autumn")', "changed.new, changed.grown"),
+    ),
     "compact": Verb(
         "crackvae.scoring.compaction",
         config.CompactConfig,

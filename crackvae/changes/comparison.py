@@ -27,8 +27,8 @@ TO_COMPARE_SCHEMA = pa.schema(
         ("reason", pa.string()),  # why it cannot be compared, where that is known beforehand, or ""
         ("before", FINDINGS_TYPE),
         ("after", FINDINGS_TYPE),
-        ("histories", pa.list_(pa.string())),  # of each finding before: the first finding of the same crack
         ("run", pa.string()),
+        ("bytes", pa.int64()),  # of both files
     ]
 )
 COMPARED_SCHEMA = PAIRS_SCHEMA.append(pa.field(CHANGES_COLUMN, CHANGES_TYPE))
@@ -136,14 +136,13 @@ def _unclaimed(row: Mapping[str, Any], status: str, why: str, *, is_later: bool)
 def _rows(changes: Sequence[Change], pair: Mapping[str, Any], residual_px: float) -> list[dict[str, Any]]:
     """Rows of CHANGES_SCHEMA."""
     before, after = ({row["finding"]: row for row in pair[visit]} for visit in ("before", "after"))
-    first = dict(zip(before, pair["histories"], strict=True))
     rows = []
     for one in changes:
         later, earlier = after.get(one.after), before.get(one.before)
         known = later or earlier or {}
         mm_per_px = float(later["mm_per_px"] or math.nan) if later else math.nan
         row = {name: pair[name] for name in ("image", "previous_image", "group", "run")}
-        row |= {"finding": one.after, "previous": one.before, "history": first.get(one.before, one.after)}
+        row |= {"finding": one.after, "previous": one.before, "history": one.before or one.after}
         row |= {"kind": known["kind"], "status": one.status, "reason": one.reason, "residual_px": residual_px}
         row |= dict(zip(("length_px", "width_px", "previous_length_px", "previous_width_px"), one.sizes, strict=True))
         for name, value, sigma in (

@@ -5,6 +5,7 @@ from crackvae.config.output import DoctorConfig, ExportConfig, FindingsConfig, I
 from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
 from crackvae.config.scoring import (
     CalibrateConfig,
+    ChangeConfig,
     CompactConfig,
     EvaluateConfig,
     LiveConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "SEGMENTER_HEADS",
     "AdaptConfig",
     "CalibrateConfig",
+    "ChangeConfig",
     "ClusterConfig",
     "CompactConfig",
     "CompareConfig",

@@ -245,6 +245,35 @@ class NightlyConfig(ScoreConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChangeConfig(ScoringConfig):
+    """Compare the findings of two visits to the same structures: what is new, has grown, is static, or is gone.
+
+    Photographs are registered first, and nothing is claimed about those that cannot be.
+    """
+
+    before: Location = setting("folder of the scores of the earlier visit, or of its photographs")
+    after: Location = setting(
+        "folder of the scores of the later visit, or of its photographs; the folder of --before: its last run is "
+        "compared with the runs before"
+    )
+    pairs: Location = setting(
+        "CSV with the columns before and after, one pair of photographs a line; default: equal paths below the folder "
+        "of each visit, without dates",
+        "",
+    )
+    out: Location = setting(
+        "folder of the table of changes; each comparison adds to it and continues its histories; default: _changes in "
+        "the scores of --after",
+        "",
+    )
+    model: Location = setting(
+        "model directory for photographs that have to be scored again; default: the one that made the later scores", ""
+    )
+    shown: int = setting("findings that are shown on the page with pictures", 48, ge=0, le=200)
+    no_report: bool = setting("do not write a page", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompactConfig(VerbConfig):
     """Merge the parts of many nights into a few, keeping the latest row of each image and model."""
 

@@ -1,6 +1,7 @@
 """Pictures that are parts of a file, frames of a video and windows of a TIFF; and the pixels of any listed image."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,8 +23,11 @@ def read_part(part: Frame | Window, max_px: int) -> Picture:
     return video.read_frame(part, max_px) if isinstance(part, Frame) else windows.read_window(part)
 
 
-def read_pixels(image: str) -> np.ndarray:
+def read_pixels(image: str, read: Callable[[str], bytes] = fileio.read_image) -> np.ndarray:
     """The pixels of a listed image, uint8 (H, W), whatever its size: it was scored before.
+
+    Args:
+        read: bytes of a file; image_reader() in a process on another machine.
 
     Raises:
         UnreadableImage, OSError.
@@ -31,4 +35,4 @@ def read_pixels(image: str) -> np.ndarray:
     part = part_of(image)
     if part:
         return read_part(part, sys.maxsize).pixels_HW
-    return decoding.decode(fileio.read_image(image), archive.page_of(image), sys.maxsize)
+    return decoding.decode(read(image), archive.page_of(image), sys.maxsize)

@@ -3,6 +3,8 @@
 Shape letters: H, W rows and columns of an image; N points as (x, y) [px], the centre of the first pixel at (0, 0).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -101,6 +103,17 @@ def register(before_HW: np.ndarray, after_HW: np.ndarray, limit_px: float = LIMI
     return _refined(before_HW, after_HW, coarse_33, limit_px)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block OpenCV uses one thread: a worker has one core."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def transformed(matrix_33: np.ndarray, points_N2: np.ndarray) -> np.ndarray:
     """Points (x, y) mapped by a homography, float (N, 2)."""
     homogeneous_N3 = np.c_[points_N2, np.ones(len(points_N2))] @ matrix_33.T
@@ -119,6 +132,13 @@ def _jacobian(matrix_33: np.ndarray, points_N2: np.ndarray) -> np.ndarray:
     mapped_N2 = transformed(matrix_33, points_N2)
     moved_N22 = matrix_33[None, :2, :2] - mapped_N2[:, :, None] * matrix_33[None, 2:, :2]
     return np.asarray(moved_N22 / depth_N[:, None, None])
+
+
+def cut_out(before_HW: np.ndarray, matrix_33: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The earlier photograph in a box of the later one: left, top, right, bottom [px]; black where it ends."""
+    left, top, right, bottom = box
+    to_box_33 = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], float) @ matrix_33
+    return np.asarray(cv2.warpPerspective(before_HW, to_box_33, (right - left, bottom - top)))
 
 
 def corners(shape: tuple[int, ...]) -> np.ndarray:

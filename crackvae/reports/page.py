@@ -209,19 +209,21 @@ def name_parts(image: str, folder: str) -> dict[str, str]:
 SERVED_POLICY = "; connect-src 'self'"
 
 
-def render(template: str, *, served: bool = False, **context: Any) -> bytes:
+def render(template: str, *, served: bool = False, script_name: str = "", **context: Any) -> bytes:
     """Render a page. Its content security policy allows our script and embedded pictures, and no requests.
 
     Args:
         template: name of a file in templates/.
         served: the page may send requests to the server that it came from, and to no other.
+        script_name: of a further script in templates/, if the page has one.
         context: variables of the template; text is escaped, charts are our own SVG.
     """
     environment = _environment()
     assert environment.loader
     style, *scripts = (
         environment.loader.get_source(environment, name)[0]
-        for name in ("page.css", "page.js", *(("review.js",) if served else ()))
+        for name in ("page.css", "page.js", *(("review.js",) if served else ()), script_name)
+        if name
     )
     script = "\n".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

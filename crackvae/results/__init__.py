@@ -10,6 +10,7 @@ __all__ = [
     "AdaptResult",
     "AnyResult",
     "CalibrateResult",
+    "ChangeResult",
     "CompactResult",
     "CompareResult",
     "DemoResult",
@@ -200,6 +201,37 @@ class LiveResult(Result):
     dropped: int
     passed_over: int
     reconnects: int
+
+
+@dataclass(frozen=True)
+class ChangeResult(Result):
+    """Result of `change`.
+
+    Attributes:
+        out: folder of the table of changes.
+        pairs: number of pairs of photographs.
+        compared: number of those that were registered and compared.
+        new: number of findings that the visit before did not have.
+        grown: number of findings that are longer or wider beyond the uncertainty of both visits.
+        static: number of findings that are not.
+        gone: number of earlier findings that the later visit does not have.
+        not_seen: number of findings whose place the other photograph does not show.
+        unmatched: number of findings on photographs that could not be registered.
+        csv: path or URI of the rows of this comparison as a CSV.
+        page: path or URI of the page; "" if none was written.
+    """
+
+    out: str
+    pairs: int
+    compared: int
+    new: int
+    grown: int
+    static: int
+    gone: int
+    not_seen: int
+    unmatched: int
+    csv: str
+    page: str = field(metadata={"path": "report"})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Summaries of runs and nights: what is written as JSON, and what is accepted when it is read again."""
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -92,6 +93,24 @@ def images_with_a_valid_threshold(out: str, model: str, threshold: float) -> int
         return 0
     is_same = (last.model, last.threshold) == (model, threshold)
     return last.threshold_images if is_same and last.threshold_void is None else 0
+
+
+class _ScoredWith(BaseModel):
+    """What a comparison of visits reads of a summary: the model and where it was."""
+
+    model: str
+    model_dir: str = ""
+
+
+def recorded_model_dir(out: str, model: str) -> str:
+    """The model directory that the last run with this model (a digest) names in its summary, or ""."""
+    names = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
+    for name in sorted(names, reverse=True):
+        with suppress(ValidationError):  # damaged, or of another version: an earlier run may say it
+            run = _ScoredWith.model_validate_json(fileio.read_bytes(uris.join(out, name)))
+            if run.model == model:
+                return run.model_dir
+    return ""
 
 
 class _GroupVerdict(BaseModel):

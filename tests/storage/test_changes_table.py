@@ -32,5 +32,8 @@ def test_histories_follow_a_finding_and_counts_leave_out_joints(tmp_path: Path) 
     write(tmp_path, "1", found("1", "a", "f1"), found("1", "a", "", previous="f0", status="gone"))
     write(tmp_path, "2", found("2", "b", "f2", history="f1", status="grown"), found("2", "b", "f4", kind="joint"))
     rows = changes.read_changes(str(tmp_path))
-    assert changes.histories(rows) == {"f1": "f1", "f2": "f1", "f4": "f4"}
+    later = pa.Table.from_pylist(
+        [found("3", "c", "f5", history="f2"), found("3", "c", "f6", history="f9")], changes.CHANGES_SCHEMA
+    )
+    assert changes.with_histories(later, rows)["history"].to_pylist() == ["f1", "f9"]
     assert changes.counts(rows) == {"new": 1, "grown": 1, "static": 0, "gone": 1, "not seen": 0, "unmatched": 0}

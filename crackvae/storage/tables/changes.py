@@ -102,10 +102,23 @@ def read_changes(folder: str) -> pa.Table:
     return rows.take(kept.sort() if kept.num_chunks else kept)
 
 
-def histories(changes: pa.Table) -> dict[str, str]:
-    """The first finding of the same crack, by finding; of several comparisons the latest counts."""
-    known = changes.filter(pc.not_equal(changes["finding"], ""))
-    return dict(zip(known["finding"].to_pylist(), known["history"].to_pylist(), strict=True))
+def rows_of(column: pa.ChunkedArray) -> pa.Table:
+    """CHANGES_SCHEMA rows from a column of CHANGES_TYPE."""
+    structs = pc.list_flatten(column).combine_chunks()
+    return pa.Table.from_arrays(structs.flatten(), schema=CHANGES_SCHEMA)
+
+
+def with_histories(changes: pa.Table, earlier: pa.Table) -> pa.Table:
+    """Changes whose `history` goes back to the first visit.
+
+    Args:
+        changes: rows whose `history` goes back to the visit before.
+        earlier: the changes at the visits before, in order of their comparisons.
+    """
+    known = earlier.filter(pc.not_equal(earlier["finding"], ""))
+    first = dict(zip(known["finding"].to_pylist(), known["history"].to_pylist(), strict=True))
+    column = pa.array([first.get(name, name) for name in changes["history"].to_pylist()], pa.string())
+    return changes.set_column(changes.schema.get_field_index("history"), "history", column)
 
 
 def counts(changes: pa.Table) -> Mapping[str, int]:

@@ -74,11 +74,14 @@ def rows_of(column: pa.ChunkedArray) -> pa.Table:
     return pa.Table.from_arrays(structs.flatten(), schema=FINDINGS_SCHEMA)
 
 
-def read_findings(out: str, columns: Sequence[str] = (), runs: Collection[str] | None = None) -> pa.Table:
+def read_findings(
+    out: str, columns: Sequence[str] = (), runs: Collection[str] | None = None, images: pa.Array | None = None
+) -> pa.Table:
     """Some columns of the findings that count, by default all; sorted by image, the longest of an image first.
 
     Args:
         runs: only findings of these runs.
+        images: only findings on these images.
 
     Raises:
         StorageError: a part is incomplete or has other columns.
@@ -86,6 +89,8 @@ def read_findings(out: str, columns: Sequence[str] = (), runs: Collection[str] |
     by_run = tables.list_parts(folder_of(out))
     paths = [path for run, parts in by_run.items() if runs is None or run in runs for path in parts]
     found = [tables.read_table(path, FINDINGS_SCHEMA) for path in paths]
+    if images is not None:
+        found = [rows.filter(pc.is_in(rows["image"], value_set=images)) for rows in found]
     rows = pa.concat_tables(found) if found else FINDINGS_SCHEMA.empty_table()
     key = list(tables.VERSION_KEY)
     if rows.num_rows:

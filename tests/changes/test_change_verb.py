@@ -1,0 +1,152 @@
+"""The verb `change`: visits, pairs, the table, histories, the page, and what cannot be compared."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import small_spec, write_model
+from visits import Line, visit
+
+import crackvae
+from crackvae.changes import spread, visits
+from crackvae.errors import ConfigError, ManifestError, StorageError
+from crackvae.results import ChangeResult
+from crackvae.storage import tables
+from crackvae.storage.tables import changes
+
+A: Line = ("a", 100, 60, 120, 3.0)
+LONGER: Line = ("a2", 100, 60, 180, 3.0)
+LONGEST: Line = ("a3", 100, 60, 260, 3.0)
+B: Line = ("b", 200, 60, 120, 3.0)
+C: Line = ("c", 60, 80, 90, 3.0)
+
+
+def change(before: Path, after: Path, **values: object) -> ChangeResult:
+    result: ChangeResult = crackvae.change(before=before, after=after, quiet=True, **values)
+    return result
+
+
+def rows_of(result: ChangeResult) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = changes.read_changes(result.out).to_pylist()
+    return [row for row in rows if row["run"] == result.summary["run"]]
+
+
+@pytest.fixture(scope="module")
+def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    visit(folder, "2024", {"bridge/1.png": (3, [A, B]), "bridge/2.png": (4, [A]), "bridge/3.png": (5, [])})
+    visit(
+        folder, "2025", {"bridge/1.png": (3, [LONGER, C]), "bridge/3.png": (5, []), "bridge/4.png": (6, [B])}, (5, -3)
+    )
+    return folder
+
+
+def test_two_visits_are_compared_photograph_by_photograph(spring: Path) -> None:
+    result = change(spring / "scores-2024", spring / "scores-2025")
+    assert (result.pairs, result.compared, result.summary["nothing_found"]) == (2, 1, 1)
+    assert (result.new, result.grown, result.static, result.gone, result.not_seen) == (1, 1, 0, 1, 2)
+    by_status = {(row["status"], row["finding"] or row["previous"]) for row in rows_of(result)}
+    assert by_status == {("grown", "a2"), ("new", "c"), ("gone", "b"), ("not seen", "a"), ("not seen", "b")}
+    assert result.out == str(spring / "scores-2025" / "_changes")
+    assert result.tables["new and grown"]["status"].to_list() == ["new", "grown"]
+    assert Path(result.csv).read_text().count("\n") == 6
+    assert tables.list_parts(str(spring / "scores-2025")).keys() == {"20250501T000000_000000"}
+    html = Path(result.page).read_text()
+    assert html.index(">New<") < html.index(">Grown<") and html.count("data:image/webp") == 6
+    assert "no earlier photograph of its place" in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_pairs_named_in_a_csv_are_compared(spring: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("before,after\n1.png,4.png\n")
+    result = change(
+        spring / "scores-2024", spring / "scores-2025", pairs=tmp_path / "pairs.csv", out=tmp_path / "changes"
+    )
+    assert (result.pairs, result.compared, result.unmatched) == (1, 0, 3)
+    assert "features" in Path(result.page).read_text(), "another surface does not register"
+    (tmp_path / "pairs.csv").write_text("before,after\n9.png,4.png\n")
+    with pytest.raises(ManifestError, match=r"line 2: before=9.png is no photograph"):
+        change(spring / "scores-2024", spring / "scores-2025", pairs=tmp_path / "pairs.csv", out=tmp_path / "changes")
+
+
+def test_a_history_follows_a_crack_over_three_visits_in_one_table(tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    results = []
+    for year, line, shift in (("2024", A, (0, 0)), ("2025", LONGER, (4, 2)), ("2026", LONGEST, (-3, 5))):
+        visit(tmp_path, year, {"wall/1.png": (3, [line])}, shift, out=out)
+        if year != "2024":
+            results.append(change(out, out))
+    rows = changes.read_changes(str(out / "_changes")).to_pylist()
+    assert [(row["status"], row["history"], row["previous"], row["finding"]) for row in rows] == [
+        ("grown", "a", "a", "a2"),
+        ("grown", "a", "a2", "a3"),
+    ]
+    assert [row["taken"].year for row in rows] == [2025, 2026]
+    assert "length at 3 visits: 120 → 180 → 260 px" in Path(results[1].page).read_text()
+
+
+def test_a_photograph_that_has_changed_since_it_was_scored_is_not_compared(tmp_path: Path) -> None:
+    before = visit(tmp_path, "2024", {"1.png": (3, [A])})
+    after = visit(tmp_path, "2025", {"1.png": (3, [LONGER])})
+    (tmp_path / "2024-05-01" / "1.png").write_bytes(b"replaced")
+    row = rows_of(change(before, after))[0]
+    assert row["status"] == "unmatched"
+    assert row["reason"] == "the earlier photograph: its file has changed since it was scored"
+
+
+def test_another_model_is_not_growth(tmp_path: Path) -> None:
+    before = visit(tmp_path, "2024", {"1.png": (3, [A])}, model="other")
+    after = visit(tmp_path, "2025", {"1.png": (3, [LONGER])})
+    result = change(before, after)
+    assert (result.unmatched, result.grown, result.summary["scored_again"]) == (1, 0, 0)
+    assert "was scored with another model or threshold, and cannot be scored again" in rows_of(result)[0]["reason"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_earlier_photographs_are_scored_again_with_the_model_of_the_later_ones(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit(tmp_path, "2024", {"1.png": (3, [A])})
+    visit(tmp_path, "2025", {"1.png": (3, [LONGER])})
+    scores = [tmp_path / "real-2024", tmp_path / "real-2025"]
+    other = write_model(tmp_path / "other", small_spec(seed=1))
+    for out, year, model in zip(scores, ("2024", "2025"), (other, model_dir), strict=True):
+        crackvae.score(images=tmp_path / f"{year}-05-01", model=model, out=out, no_report=True, quiet=True)
+    result = change(*scores)
+    assert result.summary["scored_again"] == 1 and result.summary["unmatched_pairs"] == 0
+    again = tables.read_scores(str(scores[1] / "_changes" / "_scores"), ["image", "model"]).to_pylist()
+    assert again == [{"image": str(tmp_path / "2024-05-01" / "1.png"), "model": result.summary["model"]}]
+
+
+@pytest.mark.usefixtures("in_process", "builtin_model")
+def test_two_folders_of_photographs_are_scored_and_compared(tmp_path: Path) -> None:
+    visit(tmp_path, "2024", {"wall/1.png": (3, [A]), "wall/2.png": (4, [A])})
+    visit(tmp_path, "2025", {"wall/1.png": (3, [LONGER]), "wall/2.png": (4, [A])})
+    with pytest.raises(ConfigError, match="holds no scores: give --out"):
+        change(tmp_path / "2024-05-01", tmp_path / "2025-05-01")
+    result = change(tmp_path / "2024-05-01", tmp_path / "2025-05-01", out=tmp_path / "changes")
+    assert result.pairs == 2
+
+
+def test_visits_without_a_common_path_need_a_csv(tmp_path: Path) -> None:
+    before = visit(tmp_path, "2024", {"1.png": (3, [A])})
+    after = visit(tmp_path, "2025", {"2.png": (3, [A])})
+    with pytest.raises(StorageError, match="name the pairs in a CSV, --pairs"):
+        change(before, after)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_workers_of_ray_give_the_rows_of_this_process(
+    spring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_ray = change(spring / "scores-2024", spring / "scores-2025", out=tmp_path / "ray", workers=2)
+    monkeypatch.setattr(spread.actors, "needs_ray", lambda images, config: False)
+    here = change(spring / "scores-2024", spring / "scores-2025", out=tmp_path / "here")
+    both = [changes.read_changes(one.out).drop_columns(["run"]) for one in (on_ray, here)]
+    assert both[0].equals(both[1]) or both[0].to_pandas().equals(both[1].to_pandas())
+
+
+def test_findings_are_grouped_by_image_in_any_order() -> None:
+    rows = [{"finding": name, "image": image} for name, image in (("1", "b"), ("2", "a"), ("3", "b"))]
+    alike = visits.Alike(pa.Table.from_pylist(rows, visits.FINDINGS_SCHEMA), "m", {}, 0)
+    grouped = alike.by_image(["b", "c", "a"]).to_pylist()
+    assert [[one["finding"] for one in found] for found in grouped] == [["1", "3"], [], ["2"]]
