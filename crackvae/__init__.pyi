@@ -38,6 +38,7 @@ from crackvae.errors import StorageError as StorageError
 from crackvae.images import synthetic as synthetic
 from crackvae.results import AdaptResult as AdaptResult
 from crackvae.results import CalibrateResult as CalibrateResult
+from crackvae.results import ChangeResult as ChangeResult
 from crackvae.results import CompactResult as CompactResult
 from crackvae.results import CompareResult as CompareResult
 from crackvae.results import DemoResult as DemoResult
@@ -521,6 +522,70 @@ def live(
 
     Example:
         >>> crackvae.live(source="/dev/video0", out="scores", seconds=60).flagged
+    """
+
+def change(
+    *,
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
+    pairs: str | os.PathLike[str] = "",
+    out: str | os.PathLike[str] = "",
+    model: str | os.PathLike[str] = "",
+    shown: int = 48,
+    no_report: bool = False,
+    workers: int | None = None,
+    batch: int | None = None,
+    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    max_megapixels: int = 160,
+    address: str = "",
+    gpu: bool = False,
+    quiet: bool = False,
+    s3_endpoint: str = "",
+) -> ChangeResult:
+    """Compare the findings of two visits to the same structures: what is new, has grown, is static, or is gone.
+
+    Photographs are registered first, and nothing is claimed about those that cannot be.
+
+    Args:
+        before: folder of the scores of the earlier visit, or of its photographs.
+        after: folder of the scores of the later visit, or of its photographs; the folder of before: its last run
+            is compared with the runs before.
+        pairs: CSV with the columns before and after, one pair of photographs a line; default: equal paths below
+            the folder of each visit, without dates.
+        out: folder of the table of changes; each comparison adds to it and continues its histories; default:
+            _changes in the scores of after.
+        model: model directory for photographs that have to be scored again; default: the one that made the later
+            scores.
+        shown: findings that are shown on the page with pictures.
+        no_report: do not write a page.
+        workers: scoring actors; default: one per CPU, or one per GPU with gpu.
+        batch: tiles per forward pass; default: 8, or 256 with gpu.
+        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
+            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
+            move by up to a fifth of the threshold).
+        max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
+            MB of memory.
+        address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
+        gpu: use one GPU per worker.
+        quiet: do not show progress.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or
+            AWS_ENDPOINT_URL.
+
+    Returns:
+        ChangeResult: with summary, tables, out, pairs, compared, new, grown, static, gone, not_seen, unmatched,
+            csv, page.
+
+    Raises:
+        ConfigError: A flag or a setting has an invalid value.
+        ManifestError: A manifest, a label or a group is wrong.
+        FolderInUse: Another run is writing to a folder that allows one at a time.
+        StorageError: A file or a bucket cannot be listed, read or written.
+        ModelError: A model directory is missing, altered or of another version.
+        ClusterError: Ray or one of its nodes failed.
+
+    Example:
+        >>> changed = crackvae.change(before="scores/spring", after="scores/autumn")
+        >>> changed.new, changed.grown
     """
 
 def compact(*, scores: str | os.PathLike[str], quiet: bool = False, s3_endpoint: str = "") -> CompactResult:

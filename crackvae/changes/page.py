@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from crackvae.changes import curve
-from crackvae.changes.registration import cut_out, transformed
 from crackvae.errors import UnreadableImage
+from crackvae.images.registration import cut_out, transformed
 from crackvae.reports import page, views
 from crackvae.reports.page import Thumbnail, Thumbnails
 from crackvae.storage.tables import changes as table

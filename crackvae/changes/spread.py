@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from crackvae.changes.comparison import COMPARED_SCHEMA, compared_rows
-from crackvae.changes.registration import one_thread
 from crackvae.config import ScoringConfig
 from crackvae.console import progress
 from crackvae.images.pictures import read_pixels
+from crackvae.images.registration import one_thread
 from crackvae.scoring import actors
 from crackvae.storage import fileio
 
