@@ -6,7 +6,8 @@ The data folder contains metu-internal.zip, metu-groups.csv, sdnet-dev.zip, sdne
 are unpacked into the work folder (300 MB), where the manifest and the model directory are written too. Blocks of
 neighbouring photographs of SDNET2018 and groups of overlapping crops of METU stay on one side of the split; each
 surface is split on its own. With --model an existing model is evaluated instead of trained. With --ship the package
-gets the model, its weights as safetensors, with the MODEL_CARD.md that model_card() writes from the result.
+gets the model, its weights as safetensors, with the MODEL_CARD.md that model_card() writes from the result, and the
+README the table of readme_rows().
 
 SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19, CC BY 4.0; METU: C. F. Ozgenel, doi 10.17632/5y9wdsg2zt.2,
 CC BY 4.0. The result is benchmarks/results/builtin-DATE.json.
@@ -38,6 +39,8 @@ SPLITS = {"metu": (76, 8, 16), "decks": (90, 5, 5), "pavements": (85, 5, 10), "w
 SURFACES = {"D": "decks", "P": "pavements", "W": "walls"}
 RESAMPLES, SEED = 1000, 1
 CARD = "MODEL_CARD.md"
+README = Path(__file__).parents[1] / "README.md"
+README_NAMES = {"metu": "METU, close-ups"} | {surface: f"SDNET2018 {surface}¹" for surface in SURFACES.values()}
 CARD_METRICS = ("roc_auc", *(f"recall_at_{rate}%_false_alarms" for rate in ("5", "1", "0.1")))
 # What happened to the weights after the run that training.json describes; the script trains in one go.
 CONTINUED = (
@@ -182,13 +185,32 @@ def _card_rows(test: dict[str, Any]) -> list[str]:
     return rows
 
 
-def ship(model: Path, card: str) -> None:
-    """Replace the built-in model of the package by this one, and its card."""
+def readme_rows(test: dict[str, Any]) -> list[str]:
+    """Rows of the README's table: figures by the labels, with intervals where there is more than one block."""
+    rows = []
+    for part, name in README_NAMES.items():
+        figures = test[part]["labels"]
+        cells = [_with_interval(figures[metric]) for metric in CARD_METRICS[:3]]
+        cells.append(f"{100 * test[part]['flagged_sound']:.1f} %")
+        rows.append(f"| {name} | {test[part]['sound']:,} + {figures['cracked']:,} | {' | '.join(cells)} |")
+    return rows
+
+
+def _with_interval(figure: dict[str, float]) -> str:
+    low, value, high = (f"{figure[name]:.3f}" for name in ("low", "value", "high"))
+    return value if low == high else f"{value} ({low}–{high})"
+
+
+def ship(model: Path, card: str, readme: list[str]) -> None:
+    """Replace the built-in model of the package by this one, its card, and the rows of the README's table."""
     folder = Path(builtin.FOLDER)
     for name in (MODEL_FILE, TRAINING_FILE, calibration.FILE, histograms.REFERENCE_FILE):
         (folder / name).write_bytes((model / name).read_bytes())
     (folder / SAFETENSORS_FILE).write_bytes(save(load_model(str(model)).network.state_dict()))
     (folder / CARD).write_text(card)
+    text, names = README.read_text(), list(README_NAMES.values())
+    first, last = (text.index(f"| {name} |") for name in (names[0], names[-1]))
+    README.write_text(text[:first] + "\n".join(readme) + text[text.index("\n", last) :])
 
 
 def main() -> None:
@@ -217,7 +239,8 @@ def main() -> None:
     rows = pd.read_parquet(evaluation / "evaluation.parquet")
     written = write_result("builtin", figures | {"test": figures_of(rows, visible_cracks(options.data))})
     if options.ship:
-        ship(model, model_card(json.loads(written.read_text()), written.name, training))
+        result = json.loads(written.read_text())
+        ship(model, model_card(result, written.name, training), readme_rows(result["test"]))
     print(written)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import read_rows
+from conftest import HOUSE, read_rows
 
 import crackvae
 from crackvae.cli import main
@@ -68,6 +68,19 @@ def test_the_built_in_model_is_loaded_without_pickle(monkeypatch: pytest.MonkeyP
     model = load_model("builtin")
     assert load_calibration("builtin", model.digest).threshold > 0
     assert not [path.name for path in Path(builtin.FOLDER).iterdir() if path.suffix in (".pth", ".pkl", ".pt")]
+
+
+def test_its_card_and_the_readme_hold_the_figures_of_its_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HOUSE / "benchmarks")
+    from builtin import model_card, readme_rows
+
+    newest = max((HOUSE / "benchmarks" / "results").glob("builtin-*.json"))
+    result, folder = json.loads(newest.read_text()), Path(builtin.FOLDER)
+    training = json.loads((folder / "training.json").read_text())
+    assert result["model"] == load_model("builtin").digest
+    assert (folder / "MODEL_CARD.md").read_text() == model_card(result, newest.name, training)
+    readme = (HOUSE / "README.md").read_text()
+    assert "\n".join(readme_rows(result["test"])) in readme and newest.name in readme
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: b"\xff" * 8 + data[8:]])
