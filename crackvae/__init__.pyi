@@ -613,6 +613,7 @@ def nightly(
     *,
     out: str | os.PathLike[str],
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    shadow_model: str | os.PathLike[str] = "",
     night: str = "",
     time_zone: str = "UTC",
     min_images: int = 0,
@@ -656,6 +657,8 @@ def nightly(
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
             Parquet list of images.
+        shadow_model: challenger, a model directory: it scores what model has scored, into _shadow/ in out, and
+            flags nothing.
         night: date that the runs count towards, YYYY-MM-DD; default: today in time_zone.
         time_zone: time zone of the date of a night, such as Europe/London.
         min_images: fewer scored images of this night break the limit.

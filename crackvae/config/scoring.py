@@ -185,6 +185,10 @@ class NightlyConfig(ScoreConfig):
     """Score new images, compare the night with the calibration and summarise it; exit code 2 if a limit is broken."""
 
     out: Location = setting("folder of the scores table; a rerun adds what is missing; one run at a time")
+    shadow_model: Location = setting(
+        "challenger, a model directory: it scores what --model has scored, into _shadow/ in --out, and flags nothing",
+        "",
+    )
     night: str = setting("date that the runs count towards, YYYY-MM-DD; default: today in --time-zone", "")
     time_zone: str = setting("time zone of the date of a night, such as Europe/London", "UTC")
     min_images: int = setting("fewer scored images of this night break the limit", 0, ge=0)

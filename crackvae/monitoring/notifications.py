@@ -58,6 +58,11 @@ def message_of(summary: dict[str, Any]) -> str:
     ]
     if drift["causes"]:
         lines.append(f"likely {', '.join(drift['causes'])}, in {drift['where']}")
+    if shadow := summary.get("shadow"):
+        lines.append(
+            f"flags by model {summary['model'][:12]}; its challenger {shadow['model'][:12]} would flag "
+            f"{shadow['flagged']:,} of {shadow['scored']:,}, {shadow['flagged_by_both']:,} of them the same"
+        )
     lines += [f"limit exceeded: {line}" for line in summary["broken"]]
     lines += [f"page: {summary['report']}"] if summary["report"] else []
     return "\n".join(map(visible, lines))

@@ -22,6 +22,7 @@ from crackvae.monitoring.histograms import NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_drift_metrics, log_event
 from crackvae.nights.runs import Nights, default_night, nightly_name
+from crackvae.nights.shadow import score_beside
 from crackvae.nights.verdict import severity, verdict_on
 from crackvae.reports.night_page import nights as pages
 from crackvae.results import Result
@@ -58,6 +59,7 @@ def nightly(config: NightlyConfig) -> Result:
             f"{model_dir} has no histograms of its calibration images, as measured now, to compare a night with: "
             f"{builtin.calibrate_advice(model_dir)}."
         )
+    challenger = load_scorer(config.shadow_model) if config.shadow_model else None
     night = config.night or default_night(out, now)
     if not config.night and night != now.date().isoformat():
         say(
@@ -92,6 +94,10 @@ def nightly(config: NightlyConfig) -> Result:
         for one in late:
             _write(out, one.night, one.as_json() | {"evaluated_with": night})
         _write(out, night, summary)
+        if challenger:  # last, so that it takes nothing from the night
+            summary["shadow"] = score_beside(challenger, run, config).as_json()
+            _write(out, night, summary)
+            log_event("shadow scored", run=run, night=night, champion=scorer.model.digest, **summary["shadow"])
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
         _emit(tonight.verdict, config)

@@ -13,8 +13,10 @@ from crackvae.cli import main
 from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.monitoring.drift import ALL
+from crackvae.monitoring.notifications import message_of
 from crackvae.monitoring.telemetry import drift_name
 from crackvae.nights import nightly as module
+from crackvae.nights import shadow
 from crackvae.nights.nightly import nightly
 from crackvae.results import Result
 from crackvae.scoring.calibrate import calibrate
@@ -220,3 +222,40 @@ def test_people_are_told_of_a_night_that_broke_a_limit_and_a_failure_to_tell_the
         nightly(settings)
     assert told[0].startswith("crackvae, night of 2026-11-23: ") and "limit exceeded: 60 images were" in told[0]
     assert "webhook: the outcome of the night was not delivered: Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_shadow_model_scores_beside_and_the_flags_are_those_of_the_model_in_use(
+    drawn: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    images = night_of(drawn, tmp_path / "night", 120, 160)
+    challenger = write_model(tmp_path / "challenger", small_spec(head="mse", seed=1), threshold=-1.0)
+    plain = nightly(config(images, calibrated, tmp_path / "plain"))
+    outcome = nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(challenger)))
+    shadow = outcome.summary["shadow"]
+    assert outcome.summary["model"] != shadow["model"] and shadow["failed"] == ""
+    assert shadow["scored"] == shadow["flagged"] == 40, "a threshold below every score"
+    assert shadow["flagged_by_both"] == outcome.summary["score"]["flagged"] == plain.summary["score"]["flagged"]
+    ours, theirs = read_rows(tmp_path / "out"), read_rows(tmp_path / "out" / "_shadow")
+    for name in ("image", "score", "threshold", "flagged", "model"):
+        assert ours[name].equals(read_rows(tmp_path / "plain")[name])
+    assert set(theirs["model"].to_pylist()) == {shadow["model"]} and set(theirs["run"]) == set(ours["run"])
+    assert theirs["image"].to_pylist() == ours["image"].to_pylist() and theirs["score"] != ours["score"]
+    assert json.loads((tmp_path / "out" / "_nightly-2026-11-23.json").read_text()) == outcome.summary
+    told = message_of(outcome.summary)
+    assert outcome.summary["model"][:12] in told and f"{shadow['model'][:12]} would flag 40 of 40" in told
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_failing_shadow_model_costs_the_night_nothing(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(shadow, "score_rows", broken)
+    images = night_of(drawn, tmp_path / "night", 120, 160)
+    outcome = nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(calibrated)))
+    assert outcome.summary["shadow"]["failed"] == "the disk is full" and outcome.summary["broken"] == []
+    with pytest.raises(ModelError, match="nowhere"):
+        nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(tmp_path / "nowhere")))
