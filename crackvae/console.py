@@ -29,16 +29,22 @@ def visible(text: object) -> str:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush; a closed pipe, or a character that the terminal cannot show, does not stop the work."""
+    """Write and flush; a closed pipe, or a character that the terminal cannot show, does not stop the work.
+
+    Raises:
+        OSError: standard output cannot be written. A log that cannot be written is no reason to stop.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Discard further output; otherwise Python flushes once more at exit, and fails.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise
 
 
 def tables_text(tables: "dict[str, pd.DataFrame]", width: int | None) -> str:

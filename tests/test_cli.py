@@ -411,3 +411,26 @@ def test_the_demo_runs_every_verb_and_prints_its_paths(tmp_path: Path, capsys: p
     for name in ("data/manifest.parquet", "model/model.json", "evaluation/metrics.json"):
         assert (folder / name).exists()
     assert any(str(folder / "scores") in line for line in tables)
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("exec 0<&- 1>&- 2>&-;", 0, ""),
+        ("exec 2>&-;", 0, ""),
+        ("export PYTHONOPTIMIZE=2;", 0, ""),
+        ("exec 1>/dev/full;", 2, "cannot write to standard output: No space left on device. All files are written."),
+        ("exec 2>/dev/full;", 0, ""),
+    ],
+    ids=["no streams", "no log", "no docstrings", "no space for the output", "no space for the log"],
+)
+def test_streams_and_docstrings_that_are_missing_stop_nothing(
+    drawn: Path, tmp_path: Path, shell: str, code: int, said: str
+) -> None:
+    """The next file that a process opens gets the number of a closed stream, and all that is written to it."""
+    command = [sys.executable, "-m", "crackvae", "partition", "--images", str(drawn), "--out", str(tmp_path / "data")]
+    command += ["--external", "0,0"]
+    env = os.environ | {"PYTHONPATH": str(HOUSE)}
+    done = subprocess.run(["bash", "-c", f'{shell} exec "$@"', "", *command], capture_output=True, text=True, env=env)
+    assert done.returncode == code and "Traceback" not in done.stderr and said in done.stderr
+    assert pq.read_table(tmp_path / "data" / "manifest.parquet").num_rows == 300

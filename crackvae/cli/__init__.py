@@ -28,16 +28,29 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 # The folder that Ray copies a submitted job to, and deletes with it.
 JOB_FOLDER = "/runtime_resources/working_dir_files/"
 OUTPUTS = ("out", "model")
+# What may hang when the process ends: a session of Ray, a request to object storage.
+EXITS = ("crackvae.session", "crackvae.storage.filesystems")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code: 0 done, 2 a user-facing error or a broken limit, 1 a bug (with its traceback)."""
+    _open_missing_streams()
     chosen = parse(sys.argv[1:] if arguments is None else arguments)
     with _terminable() as terminated:
         code = _run(chosen.pop("verb"), chosen, terminated)
-    if "crackvae.session" in sys.modules:  # a verb that may have used Ray
-        importlib.import_module("crackvae.session").exit_if_head_hangs(code)
+    for module in EXITS:
+        if module in sys.modules:
+            importlib.import_module(module).exit_if_it_hangs(code)
     return code
+
+
+def _open_missing_streams() -> None:
+    """Let standard streams that the caller has closed lead nowhere; the next file opened would get their number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, open until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
@@ -49,7 +62,7 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
         result = api.run(verb, settings)
     except CrackvaeError as error:
         if isinstance(error, LimitBroken):
-            _print(error.outcome)
+            _print(verb, error.outcome)
         say(f"crackvae {verb}: {' '.join(str(error).split())}", quiet=False)
         return EXIT_USER
     except MemoryError as error:
@@ -58,10 +71,10 @@ def _run(verb: str, chosen: dict[str, Any], terminated: threading.Event) -> int:
     except KeyboardInterrupt:
         say(f"crackvae {verb}: interrupted. Run the same command again to continue.", quiet=False)
         return EXIT_TERMINATED if terminated.is_set() else EXIT_INTERRUPTED
-    _print(result)
+    code = _print(verb, result)
     if show_page:
         _open_page(verb, result)
-    return EXIT_DONE
+    return code
 
 
 @contextmanager
@@ -145,12 +158,17 @@ def _announce_output(verb: str, settings: VerbConfig) -> None:
         say(f"writing to {os.path.abspath(str(default))} (--out chooses another folder)", quiet=settings.quiet)
 
 
-def _print(result: Result) -> None:
+def _print(verb: str, result: Result) -> int:
     """Tables for people and the address of the page, then the summary as one JSON line, always the last."""
     shown = tables_text(result.tables, terminal_width(sys.stdout))
     page = _page_of(result)
     address = f"\n\npage: {visible(page)}" if page else ""
-    write(sys.stdout, f"\n{shown}{address}\n\n{json.dumps(result.summary, allow_nan=False)}\n")
+    try:
+        write(sys.stdout, f"\n{shown}{address}\n\n{json.dumps(result.summary, allow_nan=False)}\n")
+    except OSError as error:  # a full disk
+        say(f"crackvae {verb}: cannot write to standard output: {error.strerror}. All files are written.", quiet=False)
+        return EXIT_USER
+    return EXIT_DONE
 
 
 def _page_of(result: Result) -> str:

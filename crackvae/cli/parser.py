@@ -82,7 +82,7 @@ def _add_plain(parser: Parser, chosen: dict[str, Any], name: str, plain: list[st
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command, and those of its verbs."""
-    parser = Parser(prog="crackvae", description=(crackvae.__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="crackvae", description=(crackvae.__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, title="verbs", metavar="VERB [flags]")
     return parser, {name: _add_verb(verbs, name, verb) for name, verb in VERBS.items()}
@@ -99,7 +99,11 @@ def _add_verb(verbs: Any, name: str, verb: Verb) -> Parser:
     is_one = bool(positional) and annotation_of(verb.config, positional) is str
     plain = f"[{positional.upper()}{'' if is_one else ' ...'}] " if positional else ""
     one: Parser = verbs.add_parser(
-        name, help=text.splitlines()[0], description=text, usage=f"crackvae {name} {plain}[flags]", allow_abbrev=False
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        usage=f"crackvae {name} {plain}[flags]",
+        allow_abbrev=False,
     )
     if positional:
         one.add_argument("plain", nargs="*", metavar=positional.upper(), help=f"same as {flag(positional)}")

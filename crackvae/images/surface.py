@@ -33,7 +33,8 @@ FLAT_RANGE = 3
 # rings at its edge.
 MIN_BAR_PX, BAR_RANGE, BAR_SHARE = 3, 8, 0.98
 
-# No-data regions: pixels of 0 or 255 that touch the border and are nowhere thinner than this [px]; cracks are thinner.
+# No-data regions: pixels of 0 or 255 that touch the border and are at least this thick [px], which no crack is; their
+# thin ends belong to them.
 MIN_NO_DATA_PX = 25
 
 # Pixels around a hidden part that JPEG or resampling may have mixed with it [px].
@@ -130,13 +131,27 @@ def _no_data(pixels_HW: np.ndarray) -> np.ndarray | None:
         if (border == level).sum() < MIN_NO_DATA_PX:
             continue
         # Zero-padding would thin a region at the border of the image.
+        is_level_HW = pixels_HW == level
         opened_HW = ndimage.maximum_filter(
-            ndimage.minimum_filter((pixels_HW == level).view(np.uint8), MIN_NO_DATA_PX, mode="nearest"), MIN_NO_DATA_PX
+            ndimage.minimum_filter(is_level_HW.view(np.uint8), MIN_NO_DATA_PX, mode="nearest"), MIN_NO_DATA_PX
         )
         numbers_HW, _ = ndimage.label(opened_HW)
         touching = np.unique(np.r_[numbers_HW[0], numbers_HW[-1], numbers_HW[:, 0], numbers_HW[:, -1]])
-        regions.append(np.isin(numbers_HW, touching[touching > 0]))
+        if touching.any():
+            regions.append(_with_tips(np.isin(numbers_HW, touching[touching > 0]), is_level_HW))
     return np.logical_or.reduce(regions) if regions else None
+
+
+def _with_tips(region_HW: np.ndarray, is_level_HW: np.ndarray) -> np.ndarray:
+    """A no-data region with its thin ends, which lie along the border of the image: corners of a turned rectangle.
+
+    Any other end is followed for MIN_NO_DATA_PX only: it may be a crack.
+    """
+    near_HW = ndimage.maximum_filter(region_HW, 2 * MIN_NO_DATA_PX + 1)
+    for lines in (near_HW, near_HW.T):
+        lines[:MIN_NO_DATA_PX] = lines[-MIN_NO_DATA_PX:] = True
+    numbers_HW, _ = ndimage.label(is_level_HW & near_HW)
+    return np.isin(numbers_HW, np.unique(numbers_HW[region_HW]))
 
 
 def is_blank(tile_hw: np.ndarray, hidden_hw: np.ndarray | None) -> bool:

@@ -98,7 +98,7 @@ def _disconnect(config: ClusterConfig) -> None:
         )
 
 
-def exit_if_head_hangs(code: int) -> None:
+def exit_if_it_hangs(code: int) -> None:
     """End the process at once after a session without a clean shutdown: a normal exit would crash Ray's core."""
     if _head_hangs.is_set():
         sys.stdout.flush()

@@ -20,6 +20,9 @@ from crackvae.storage.uris import is_local, reason, require_regular, storage_err
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
 MAX_ZIP_RATIO = 200
 
+# Systems that an entry may state as its origin on which a backslash cannot be part of a name: FAT, NTFS, VFAT.
+WINDOWS = (0, 10, 14)
+
 # What zipfile raises on an entry that is damaged, encrypted or packed by an unknown method.
 DAMAGED_ENTRY = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError)
 
@@ -123,8 +126,11 @@ class Archive:
         self._file = file
         entries = file.infolist()
         names = zip_names.decoded(entries)
-        if not any("/" in name for name in names):  # some programs on Windows write backslashes, against the standard
-            names = [name.replace("\\", "/") for name in names]
+        has_slashes = any("/" in name for name in names)
+        names = [  # some programs on Windows write backslashes, against the standard
+            name.replace("\\", "/") if not has_slashes or entry.create_system in WINDOWS else name
+            for name, entry in zip(names, entries, strict=True)
+        ]
         self.names = list(zip(names, entries, strict=True))
         self._by_name = dict(self.names)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
@@ -87,13 +87,28 @@ def answered(call: Callable[Arguments, Result], *arguments: Arguments.args, **na
     outcome: Future[Result] = Future()
     threading.Thread(target=_fulfil, args=(outcome, partial(retried, call, *arguments, **named)), daemon=True).start()
     started, notice_s = time.monotonic(), FIRST_NOTICE_S
-    while not outcome.done():
-        wait([outcome], min(notice_s, 1.0))  # in short steps, because a signal is only handled between them
-        waited_s = time.monotonic() - started
-        if not outcome.done() and waited_s >= notice_s:
-            say(f"waiting for {_name_of(arguments)}: no answer for {waited_s:.0f} s", quiet=False)
-            notice_s *= 2
+    try:
+        while not outcome.done():
+            wait([outcome], min(notice_s, 1.0))  # in short steps, because a signal is only handled between them
+            waited_s = time.monotonic() - started
+            if not outcome.done() and waited_s >= notice_s:
+                say(f"waiting for {_name_of(arguments)}: no answer for {waited_s:.0f} s", quiet=False)
+                notice_s *= 2
+    except KeyboardInterrupt:
+        _abandoned.append(outcome)
+        raise
     return outcome.result()
+
+
+_abandoned: "list[Future[Any]]" = []
+
+
+def exit_if_it_hangs(code: int) -> None:
+    """End the process at once after an interrupted request that is still waiting: pyarrow's exit waits for it."""
+    if not all(outcome.done() for outcome in _abandoned):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _fulfil(outcome: "Future[Result]", call: Callable[[], Result]) -> None:

@@ -151,6 +151,31 @@ def test_of_a_photograph_only_tiles_that_show_a_surface_are_scored(model_dir: Pa
     assert len(tiles_of(decoded, spec.input_px)) == 12
 
 
+@pytest.mark.parametrize("fill", [0, 255])
+@pytest.mark.parametrize("degrees", [3, 20, 45, 70, "circle"])
+def test_the_thin_ends_of_missing_corners_are_missing_too(degrees: int | str, fill: int) -> None:
+    """A photograph that was turned into a map's frame, or one of a lens that fills no rectangle."""
+    y, x = np.mgrid[-1:1:227j, -1:1:227j]
+    missing = x**2 + y**2 > 1
+    if degrees != "circle":
+        cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        missing = (np.abs(cosine * x + sine * y) > 1) | (np.abs(cosine * y - sine * x) > 1)
+    pixels = np.where(missing, fill, SOUND_HW).astype(np.uint8)
+    hidden = surface.hidden_parts(pixels, None)
+    assert hidden is not None or missing.mean() < 0.05
+    if hidden is not None:
+        assert (missing & ~hidden).mean() < 0.002 and hidden[~missing].mean() < 0.15
+
+
+def test_a_black_crack_that_starts_at_a_missing_corner_stays_visible() -> None:
+    pixels, missing = padded("corner", 0)
+    rows = np.arange(227)
+    crack = (np.abs(rows[:, None] - rows[None]) < 2) & ~missing
+    pixels = np.where(crack, 0, pixels)
+    hidden = surface.hidden_parts(pixels, None)
+    assert hidden is not None and hidden[missing].mean() > 0.97 and hidden[crack].mean() < 0.5
+
+
 @settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(0, 226))
 def test_a_crack_that_reaches_the_border_is_never_taken_for_a_missing_part(seed: int, width: int, at: int) -> None:

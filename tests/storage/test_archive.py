@@ -251,9 +251,18 @@ def test_backslashes_are_separators_where_no_entry_has_a_slash(tmp_path):
     listing = list_images(pack_bytes(tmp_path / "w.zip", {name.encode(): data for name, data in night.items()}))
     assert names(listing) == ["n/b7/1.jpg", "n/b8/1.jpg"]
     assert listing.excluded == {"hidden": 1, "system litter": 1}
-    both = list_images(pack_bytes(tmp_path / "b.zip", {b"a/1.jpg": b"1", b"a\\2.jpg": b"2"}))
-    assert names(both) == ["a/1.jpg", "a\\2.jpg"]
-    assert [read_image(image) for image in both.images["image"].to_pylist()] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(("system", "second"), [(0, "a/2.jpg"), (3, "a\\2.jpg"), (10, "a/2.jpg")])
+def test_backslashes_beside_slashes_are_separators_in_names_that_windows_has_written(tmp_path, system, second):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.writestr("a/1.jpg", b"1")
+        entry = zipfile.ZipInfo("2.jpg")
+        entry.filename, entry.create_system = "a\\2.jpg", system
+        file.writestr(entry, b"2")
+    listing = list_images(str(tmp_path / "b.zip"))
+    assert names(listing) == ["a/1.jpg", second]
+    assert [read_image(image) for image in listing.images["image"].to_pylist()] == [b"1", b"2"]
 
 
 @given(

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pyarrow as pa
 import pytest
+from conftest import HOUSE
 from files import one_line
 
 from crackvae.errors import ConfigError
@@ -119,6 +123,20 @@ def test_a_bug_in_a_call_ends_the_wait_too():
     for thread in threading.enumerate():  # it ends with its traceback, here and not in the next test
         if thread.daemon and "_fulfil" in thread.name:
             thread.join()
+
+
+def test_sigterm_ends_a_process_whose_server_accepts_requests_and_never_answers(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "crackvae", "partition", "--images", "s3://photos/night", "--out", tmp_path]
+        env = os.environ | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "PYTHONPATH": str(HOUSE)}
+        process = subprocess.Popen(
+            [*map(str, command), "--s3-endpoint", endpoint], env=env, stderr=subprocess.PIPE, text=True
+        )
+        assert "waiting for photos/night" in process.stderr.readline()
+        process.terminate()
+        *_, last = process.communicate(timeout=20)[1].splitlines()  # the client itself waits for minutes
+    assert process.returncode == 143 and last.startswith("crackvae partition: interrupted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,6 +3,7 @@
 import itertools
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +18,10 @@ from crackvae.storage.uris import is_local, reason, split_uri, storage_errors
 
 # Rows that exist as Python objects at any time.
 CHUNK_ROWS = 10_000
+
+# How Python decodes the names of files.
+ENCODING = sys.getfilesystemencoding()
+NOT_UTF_8 = "the file's name is not UTF-8: rename it"
 
 Row = TypeVar("Row")
 
@@ -131,7 +136,7 @@ def local_file(path: str) -> File:
         return File(name, error="a link to a file that does not exist" if is_dangling else reason(error))
     problem = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
     if name != path:
-        problem = "the file's name is not UTF-8: rename it"
+        problem = NOT_UTF_8 if ENCODING == "utf-8" else f"this locale takes names as {ENCODING}: set PYTHONUTF8=1"
     return File(name, status.st_size, status.st_mtime_ns // 1000, problem)
 
 
