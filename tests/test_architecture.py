@@ -52,6 +52,7 @@ ONLY_IN = {  # library: the modules that may import it
     "rawpy": {"images.decoding.camera_formats"},
     "av": {"images.decoding.video"},
     "tifffile": {"images.decoding.tiff", "images.decoding.windows"},
+    "pyproj": {"images.decoding.geotransform"},
     "imagecodecs": {"images.decoding.jpeg12"},
     "jinja2": {"reports.page"},
     "starlette": {"reviewing.app", "streaming.status"},

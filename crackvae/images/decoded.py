@@ -128,6 +128,8 @@ def _decode_image(
         part = part_of(image["image"])
         if part:
             picture = read_part(part, max_px)
+            row |= dict(zip(("lat", "lon", "alt_m"), picture.place, strict=True))
+            row |= {"taken": picture.taken, "taken_is_local": picture.taken is not None}
         else:
             data = read(image["image"])
             row["content"] = content_key(data)

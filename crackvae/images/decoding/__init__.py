@@ -4,6 +4,7 @@ Shape letters: H, W rows and columns of an image.
 """
 
 import io
+import math
 import re
 import struct
 import sys
@@ -11,6 +12,7 @@ import time
 import warnings
 import zlib
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import numpy as np
@@ -106,11 +108,15 @@ class Picture:
         pixels_HW: uint8 (H, W), 0 black to 255 white.
         hidden_HW: bool (H, W), True where a pixel is transparent; None if none is.
         problem: why it is not scored although it was decoded, or "".
+        place: latitude, longitude [degrees, WGS 84] and height [m] of a window or a frame, NaN where not known.
+        taken: time of a frame by the clock of its camera, of an unknown time zone.
     """
 
     pixels_HW: np.ndarray
     hidden_HW: np.ndarray | None = None
     problem: str = ""
+    place: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    taken: datetime | None = None
 
 
 def decode(data: bytes, page: int = 1, max_px: int = MAX_IMAGE_PX) -> np.ndarray:

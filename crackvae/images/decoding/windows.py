@@ -6,6 +6,7 @@ Shape letters: H, W rows and columns of a window; h, w of the part of it that on
 """
 
 import contextlib
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import Picture, tiff
+from crackvae.images.decoding.geotransform import place_of
 from crackvae.storage import archive
 from crackvae.storage.names.parts import Window, opened
 
@@ -111,7 +113,8 @@ def read_window(window: Window) -> Picture:
         for number in _segments(page, window, is_planar=is_planar):
             _fill(samples_HWS, page, number, window, is_planar=is_planar)
         grey_HW, hidden_HW = tiff.grey_of(page, samples_HWS, kind)
-    return Picture(grey_HW, hidden_HW)
+        latitude, longitude = place_of(page, window.x + window.w / 2, window.y + window.h / 2)
+    return Picture(grey_HW, hidden_HW, place=(latitude, longitude, math.nan))
 
 
 def _segments(page: Any, window: Window, *, is_planar: bool) -> Iterator[int]:

@@ -1,0 +1,62 @@
+"""Where a pixel of a GeoTIFF lies on the Earth: its geotransform, and its coordinate system by pyproj (PROJ)."""
+
+import functools
+import math
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+NOWHERE = (math.nan, math.nan)
+
+# Value of GTRasterTypeGeoKey: a tie point is the middle of its pixel instead of a corner.
+_PIXEL_IS_POINT = 2
+
+# Codes that name no coordinate system of the EPSG register: undefined, and defined by the file itself.
+_NO_CODES = (0, 32_767)
+
+
+def place_of(page: Any, x: float, y: float) -> tuple[float, float]:
+    """Latitude and longitude [degrees, WGS 84] of a place in an image; NaN where the file or PROJ does not tell.
+
+    Args:
+        page: a page of tifffile.
+        x, y: from the upper left corner of the image [px].
+
+    Source: OGC GeoTIFF 1.1 (2019), sections 7.1.1 and B.6.
+    """
+    try:
+        tags = page.geotiff_tags
+        code = int(tags.get("ProjectedCSTypeGeoKey") or tags.get("GeographicTypeGeoKey") or 0)
+        if code in _NO_CODES:
+            return NOWHERE
+        if tags.get("GTRasterTypeGeoKey") == _PIXEL_IS_POINT:
+            x, y = x - 0.5, y - 0.5
+        longitude, latitude = _to_wgs84(code)(*_in_system(tags, x, y))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):  # damaged tags never decide what is scored
+        return NOWHERE
+    is_place = abs(latitude) <= 90 and abs(longitude) <= 180  # PROJ returns infinity outside of a system
+    return (latitude, longitude) if is_place else NOWHERE
+
+
+def _in_system(tags: dict[str, Any], x: float, y: float) -> tuple[float, float]:
+    """Coordinates in the coordinate system of the file."""
+    if "ModelTransformation" in tags:
+        row_x, row_y = tags["ModelTransformation"][0], tags["ModelTransformation"][1]
+        return row_x[0] * x + row_x[1] * y + row_x[3], row_y[0] * x + row_y[1] * y + row_y[3]
+    scale_x, scale_y = tags["ModelPixelScale"][:2]
+    tie_x, tie_y, _, east, north, _ = tags["ModelTiepoint"][:6]
+    return east + (x - tie_x) * scale_x, north - (y - tie_y) * scale_y
+
+
+@functools.lru_cache(maxsize=8)
+def _to_wgs84(code: int) -> Callable[[float, float], tuple[float, float]]:
+    """The function from coordinates of an EPSG system to longitude and latitude; raises ValueError for none."""
+    try:
+        pyproj = import_module("pyproj")
+    except ImportError as error:
+        raise ValueError("coordinates need pyproj: pip install 'crackvae[formats]'") from error
+    try:
+        transform: Any = pyproj.Transformer.from_crs(code, 4326, always_xy=True).transform
+    except pyproj.exceptions.ProjError as error:
+        raise ValueError(f"EPSG:{code} is not a known coordinate system") from error
+    return transform  # type: ignore[no-any-return]
