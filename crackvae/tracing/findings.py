@@ -36,8 +36,9 @@ SMOOTHING = 2.0
 # Distance from a border of the image at which a line counts as reaching it [px].
 BORDER_PX = 12.0
 
-# Relative standard uncertainty of a length, from the smoothing and the steps of pixels.
-LENGTH_SHARE = 0.02
+# Standard uncertainty of a length: a share of it, from the smoothing and the steps of pixels, and its ends [px], which
+# fade. Fitted to drawn photographs (benchmarks/findings.py).
+LENGTH_SHARE, ENDS_PX = 0.02, 8.0
 
 
 def trace_findings(
@@ -183,7 +184,7 @@ def _row(group: list[_Line], origin: tuple[int, int], shape: tuple[int, int]) ->
         "right_px": min(shape[1], math.ceil(right)),
         "bottom_px": min(shape[0], math.ceil(bottom)),
         "length_px": length_px,
-        "length_sigma_px": math.hypot(LENGTH_SHARE * length_px, 1.0),
+        "length_sigma_px": math.hypot(LENGTH_SHARE * length_px, ENDS_PX),
         **_widths_of(group),
         "straightness": min(1.0, float(np.hypot(*np.diff(ends_22, axis=0)[0])) / main.length_px),
         "waviness_px": main.waviness_px,

@@ -19,11 +19,15 @@ from skimage.morphology import skeletonize
 # fork are left out, because the skeleton bends towards the other line there.
 DIRECTION_PX, BENT_PX = 24, 8
 
-# Largest turn where one segment continues another, at a fork and over a gap [degrees]; of several, the smallest turn.
-MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, 40.0
+# Largest turn where one segment continues another, at a fork, over a tiny gap and over the longest one [degrees]; of
+# several, the smallest turn.
+MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, (120.0, 40.0)
 
 # Longest gap that is bridged [px]: a crack fades for a stretch, and two cracks in one line are rarely this close.
 MAX_GAP_PX = 40.0
+
+# A line that ends this near another one [px] is a branch of it.
+TOUCH_PX = 15.0
 
 # Branches shorter than this many widths of the mask, or than MIN_SPUR_PX, come from a rough edge.
 SPUR_WIDTHS, MIN_SPUR_PX = 1.5, 8
@@ -65,7 +69,24 @@ def chains(mask_HW: np.ndarray) -> list[Chain]:
     segments = _segments(at_N2, _edges(at_N2))
     segments = _without_bridges(segments, shortest)
     kept = [one for one in segments if len(one.points_K2) >= shortest or all(one.forks)]
-    return _joined(kept, _links(kept))
+    return _touching(_joined(kept, _links(kept)))
+
+
+def _touching(found: list[Chain]) -> list[Chain]:
+    """The chains, with a common fork for each free end and the other lines that it nearly reaches."""
+    points = [chain.points_K2 for chain in found]
+    if len(points) < 2:
+        return found
+    tree, number_N = cKDTree(np.concatenate(points)), np.repeat(np.arange(len(points)), [len(one) for one in points])
+    forks = [set(chain.forks) for chain in found]
+    for number, chain in enumerate(found):
+        for end, is_free in zip((0, -1), chain.free_ends, strict=True):
+            near = set(number_N[tree.query_ball_point(chain.points_K2[end], TOUCH_PX)]) - {number} if is_free else ()
+            for other in near:
+                fork = -1 - number  # real forks count from 1
+                forks[number].add(fork)
+                forks[other].add(fork)
+    return [replace(chain, forks=frozenset(own)) for chain, own in zip(found, forks, strict=True)]
 
 
 def _without_bridges(segments: list[_Segment], shortest: float) -> list[_Segment]:
@@ -176,7 +197,7 @@ def _over_gaps(
         gap_px = float(np.hypot(*(places_N2[j] - places_N2[i])))
         across = (places_N2[j] - places_N2[i]) / max(1.0, gap_px)
         turn = max(_turn_deg(outward[one], -across), _turn_deg(outward[other], across))
-        if turn <= MAX_TURN_OVER_GAP_DEG:
+        if turn <= np.interp(gap_px, (0, MAX_GAP_PX), MAX_TURN_OVER_GAP_DEG):
             pairs.append((turn + gap_px, one, other))
     return pairs
 
