@@ -4,6 +4,7 @@ from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbCo
 from crackvae.config.output import DoctorConfig, ExportConfig, FindingsConfig, InfoConfig, ReportConfig, ReviewConfig
 from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
 from crackvae.config.scoring import (
+    WIDTH_CLASSES,
     CalibrateConfig,
     ChangeConfig,
     CompactConfig,
@@ -11,6 +12,7 @@ from crackvae.config.scoring import (
     LiveConfig,
     NightlyConfig,
     ScoreConfig,
+    width_limits_of,
 )
 from crackvae.config.settings import flag, limit_of, metres_of, parse_value, read_settings, time_of
 from crackvae.config.training import (
@@ -31,6 +33,7 @@ __all__ = [
     "HEADS",
     "SEGMENTER_COARSE",
     "SEGMENTER_HEADS",
+    "WIDTH_CLASSES",
     "AdaptConfig",
     "CalibrateConfig",
     "ChangeConfig",
@@ -64,5 +67,6 @@ __all__ = [
     "read_settings",
     "time_of",
     "user_name",
+    "width_limits_of",
     "with_preset",
 ]

@@ -1,8 +1,10 @@
 """Settings of the verbs that score images: calibrate, evaluate, score, nightly; and of compact."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -27,12 +29,33 @@ from crackvae.config.settings import (
     setting,
     time_of,
 )
+from crackvae.errors import ConfigError
 
 # Calibration takes logarithms of a rate and of its complement.
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
 # Schemes of addresses that `live` opens.
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
+
+# Limits of width classes [mm]. Both tables are guidance for the design of reinforced concrete, by exposure, and no
+# judgement of a crack that is there: ACI 224R-01, table 4.1, and EN 1992-1-1:2004, table 7.1N.
+WIDTH_CLASSES: Mapping[str, tuple[float, ...]] = {
+    "ACI-224R": (0.10, 0.15, 0.18, 0.30, 0.41),
+    "EN-1992-1-1": (0.2, 0.3, 0.4),
+}
+
+
+def width_limits_of(text: str) -> tuple[float, ...]:
+    """Limits of width classes [mm] from the name of a table or from numbers such as `0.1,0.2,0.5`."""
+    try:
+        limits = WIDTH_CLASSES.get(text) or tuple(float(part) for part in text.split(","))
+    except ValueError:
+        limits = ()
+    if not limits or not all(0 < low < high < math.inf for low, high in pairwise((*limits, 1e9))):
+        raise ConfigError(
+            f"width_classes={text} must be {' or '.join(WIDTH_CLASSES)}, or ascending limits in mm such as 0.1,0.2,0.5."
+        )
+    return limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +153,21 @@ class ScoreConfig(ScoringConfig):
         "apart",
         must="be apart or ignore",
     )
+    mm_per_px: float | None = setting("scale of every photograph, for findings in millimetres", None, gt=0)
+    mm_table: Location = setting(
+        "CSV with the scales of single photographs or groups: columns image or group, and mm_per_px", ""
+    )
+    distance: float | None = setting(
+        "distance from the camera to the surface [m]: with the focal length of a photograph it gives the scale",
+        None,
+        gt=0,
+        le=1000,
+    )
+    width_classes: str = setting(
+        "table of crack widths that findings are classed by: EN-1992-1-1 (table 7.1N) or ACI-224R (table 4.1), both "
+        "guidance for design; or limits in mm, 0.1,0.2,0.5",
+        "EN-1992-1-1",
+    )
     max_false_discovery: float | None = setting(
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
     )
@@ -148,6 +186,7 @@ class ScoreConfig(ScoringConfig):
         limit_of(self.max_unreachable, 0)
         time_of(self.since)
         yield from group_by_problem(self.group_by)
+        width_limits_of(self.width_classes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
 from crackvae.images.metadata import Metadata, read_metadata
+from crackvae.images.metadata.optics import focal_in_px
 from crackvae.images.pictures import read_part
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
@@ -32,6 +33,9 @@ MEASURED = (*CAMERA, "clipped")
 # Fields of the metadata that are columns.
 METADATA = ("taken", "taken_is_local", "lat", "lon", "alt_m", "camera", "focal_mm")
 
+# What the scale of a photograph can be computed from; not in any table.
+OPTICS = ("focal_px", "focal_sigma", "range_m", "height_m")
+
 # What decode_images() makes of the rows of a listing, as input of score_decoded().
 DECODED_SCHEMA = pa.schema(
     [
@@ -42,6 +46,7 @@ DECODED_SCHEMA = pa.schema(
         ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
         *(tables.MEASURED_SCHEMA.field(name) for name in (*MEASURED, *METADATA)),
+        *((name, pa.float64()) for name in OPTICS),
     ]
 )
 
@@ -98,7 +103,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
     )
     return (
         row
-        | _columns_of(Metadata())
+        | _columns_of(Metadata(), 0, 0)
         | {
             "status": "unreadable",
             "content": "",
@@ -114,8 +119,11 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _columns_of(metadata: Metadata) -> dict[str, Any]:
-    return {name: getattr(metadata, name) for name in METADATA}
+def _columns_of(metadata: Metadata, height: int, width: int) -> dict[str, Any]:
+    """METADATA and OPTICS of an image of this size."""
+    focal_px, focal_sigma = focal_in_px(metadata, width, height)
+    optics = (focal_px, focal_sigma, metadata.range_m, metadata.height_m)
+    return {name: getattr(metadata, name) for name in METADATA} | dict(zip(OPTICS, optics, strict=True))
 
 
 def _decode_image(
@@ -136,7 +144,7 @@ def _decode_image(
             if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
                 raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
             picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
-            row |= _columns_of(read_metadata(data))
+            row |= _columns_of(read_metadata(data), *picture.pixels_HW.shape)
     except UnreadableImage as error:
         row["error"] = str(error)
         return []
@@ -163,7 +171,7 @@ def _squares(picture: decoding.Picture, row: dict[str, Any], tiling: Tiling) -> 
 
 def decoded_picture(image: dict[str, Any], picture: decoding.Picture, metadata: Metadata, tiling: Tiling) -> pa.Table:
     """What decode_images() makes of an image whose pixels are at hand: DECODED_SCHEMA, one row."""
-    row = _blank_row(image) | _columns_of(metadata)
+    row = _blank_row(image) | _columns_of(metadata, *picture.pixels_HW.shape)
     squares = _squares(picture, row, tiling)
     if squares:
         _cut([(row, squares)], tiling.input_px)

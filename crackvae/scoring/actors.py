@@ -24,6 +24,7 @@ from crackvae.scoring.findings import with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import fileio
 from crackvae.storage.tables import new_run
+from crackvae.tracing.scale import UNKNOWN_SCALES, Scales
 
 if TYPE_CHECKING:  # Ray takes a second to import, and a few images are scored without it
     import ray
@@ -53,7 +54,7 @@ class ScoringSettings:
         max_px: larger images are unreadable.
         device: cpu or cuda.
         findings: whether the cracks of flagged images are traced.
-        ignore_joints: as for with_findings().
+        ignore_joints, scales: as for with_findings().
     """
 
     run: str
@@ -64,6 +65,7 @@ class ScoringSettings:
     device: str = "cpu"
     findings: bool = False
     ignore_joints: bool = False
+    scales: Scales = UNKNOWN_SCALES
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
         """score_decoded() with the network loaded, for actors and for this process alike."""
@@ -77,7 +79,9 @@ class ScoringSettings:
 
         def rows_with_findings(decoded: pa.Table) -> pa.Table:
             rows, spec, calibration = rows_of(decoded), scorer.model.spec, scorer.calibration
-            return with_findings(rows, decoded, calibration, spec, maps, ignore_joints=self.ignore_joints)
+            return with_findings(
+                rows, decoded, calibration, spec, maps, ignore_joints=self.ignore_joints, scales=self.scales
+            )
 
         return rows_with_findings
 
@@ -186,6 +190,7 @@ def score_rows(
     *,
     findings: bool = False,
     ignore_joints: bool = False,
+    scales: Scales = UNKNOWN_SCALES,
 ) -> Generator[pa.Table]:
     """Score images in their order, in a scoring_session(); on Ray, the driver keeps no copy of the listing.
 
@@ -195,7 +200,7 @@ def score_rows(
         images: LISTING_SCHEMA and group.
         extra_heads: heads beside the model's own, each an additional column.
         findings: also trace the cracks of flagged images, in FINDINGS_COLUMN; a model without a segmenter has none.
-        ignore_joints: as for with_findings().
+        ignore_joints, scales: as for with_findings().
 
     Returns:
         a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
@@ -211,7 +216,9 @@ def score_rows(
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
-        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, findings, ignore_joints)
+        settings = ScoringSettings(
+            run, work.batch, config.precision, heads, max_px, device, findings, ignore_joints, scales
+        )
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
@@ -223,6 +230,7 @@ def score_rows(
         max_px,
         findings=findings,
         ignore_joints=ignore_joints,
+        scales=scales,
     )
     return _score_in_process(images, scorer, settings)
 

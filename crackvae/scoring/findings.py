@@ -9,11 +9,12 @@ import pyarrow as pa
 from PIL import Image
 from scipy import ndimage
 
-from crackvae.images.decoded import tiles_of
+from crackvae.images.decoded import OPTICS, tiles_of
 from crackvae.images.tiles import Grid, Tiling, grid_of
 from crackvae.model.calibration import Calibration
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
 from crackvae.tracing.findings import trace_findings
+from crackvae.tracing.scale import UNKNOWN_SCALES, Scales, in_millimetres
 
 # A crack is followed into neighbouring tiles whose score exceeds this share of the threshold.
 FOLLOW_SHARE = 0.5
@@ -42,6 +43,7 @@ def with_findings(
     probabilities: Probabilities,
     *,
     ignore_joints: bool = False,
+    scales: Scales = UNKNOWN_SCALES,
 ) -> pa.Table:
     """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
 
@@ -49,13 +51,17 @@ def with_findings(
         rows: MEASURED_SCHEMA.
         decoded: DECODED_SCHEMA, what the rows were made from.
         ignore_joints: decide about an image without the tiles that show a joint and no other finding.
+        scales: what is known of millimetres.
     """
     flagged_N = rows["flagged"].to_numpy()
     found: list[list[dict[str, Any]]] = [[] for _ in flagged_N]
     for number in np.flatnonzero(flagged_N):
         row = rows.slice(number, 1).to_pylist()[0]
+        optics = decoded.select(OPTICS).slice(number, 1).to_pylist()[0]
+        scale = scales.scale_of(row["image"], row["group"], optics)
         tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
-        found[number] = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities)
+        traced = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities)
+        found[number] = [one | in_millimetres(one, scale, scales.width_limits) for one in traced]
         if ignore_joints and any(one["kind"] == "joint" for one in found[number]):
             again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])

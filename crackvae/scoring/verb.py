@@ -1,5 +1,6 @@
 """[Ray Data] The verb `score`: list, subtract what is finished, score, write rows, sum up; then write the page."""
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -10,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.config import ScoreConfig, limit_of, time_of
+from crackvae.config import ScoreConfig, limit_of, time_of, width_limits_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.decoding.video import with_frames
@@ -34,6 +35,7 @@ from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.tables import new_run
+from crackvae.tracing.scale import Scales, scales_from_csv
 
 
 @filesystems.with_s3_endpoint
@@ -196,7 +198,18 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
 
 def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str) -> Generator[pa.Table]:
     findings, ignore_joints = config.findings == "on", config.joints == "ignore"
-    return score_rows(todo, scorer, config, run, findings=findings, ignore_joints=ignore_joints)
+    scales = _scales(config)
+    return score_rows(todo, scorer, config, run, findings=findings, ignore_joints=ignore_joints, scales=scales)
+
+
+def _scales(config: ScoreConfig) -> Scales:
+    table = config.mm_table and scales_from_csv(fileio.read_bytes(config.mm_table), config.mm_table)
+    return Scales(
+        math.nan if config.mm_per_px is None else config.mm_per_px,
+        table or {},
+        math.nan if config.distance is None else config.distance,
+        width_limits_of(config.width_classes),
+    )
 
 
 def _listing(config: ScoreConfig) -> Listing:

@@ -56,6 +56,26 @@ def test_a_flagged_photograph_has_findings_and_a_sound_one_none(photographs: Pat
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_distance_and_the_focal_length_give_millimetres_time_and_place(photographs: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0x9003: "2026:05:04 08:30:00", 0x9011: "+02:00", 0xA405: 24}
+    exif[0x8825] = {1: "N", 2: (47.0, 22.5, 0.0), 3: "E", 4: (8.0, 30.0, 0.0)}
+    place = photographs / "cracked.png"
+    Image.open(place).save(place, exif=exif.tobytes())
+    settings = {"no_report": True, "quiet": True, "width_classes": "1,5,25"}
+    crackvae.score(images=str(place), out=str(tmp_path / "out"), distance=2, **settings)
+    longest = crackvae.read_findings(tmp_path / "out").to_pylist()[0]
+    mm_per_px = 2000 / (24 / np.hypot(36, 24) * np.hypot(PHOTOGRAPH_PX, PHOTOGRAPH_PX))
+    assert longest["mm_per_px"] == pytest.approx(mm_per_px)
+    assert longest["length_mm"] == pytest.approx(mm_per_px * longest["length_px"])
+    assert longest["mm_source"] == "focal length and a distance of 2 m" and longest["width_class"] == "5 to 25 mm"
+    assert (longest["lat"], longest["lon"], longest["taken"].hour) == (47.375, 8.5, 6)
+    (tmp_path / "t.csv").write_text("image,mm_per_px\ncracked.png,0.25\n")
+    crackvae.score(images=str(place), out=str(tmp_path / "named"), mm_table=str(tmp_path / "t.csv"), **settings)
+    assert crackvae.read_findings(tmp_path / "named").to_pylist()[0]["mm_per_px"] == 0.25
+
+
+@pytest.mark.usefixtures("in_process")
 def test_without_findings_the_scores_are_the_same(photographs: Path, tmp_path: Path) -> None:
     for how in ("on", "off"):
         crackvae.score(images=str(photographs), out=str(tmp_path / how), findings=how, no_report=True, quiet=True)
