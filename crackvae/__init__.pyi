@@ -412,6 +412,10 @@ def score(
     group_by: str = "parent",
     findings: Literal["on", "off"] = "on",
     joints: Literal["apart", "ignore"] = "apart",
+    mm_per_px: float | None = None,
+    mm_table: str | os.PathLike[str] = "",
+    distance: float | None = None,
+    width_classes: str = "EN-1992-1-1",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -444,6 +448,12 @@ def score(
         findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
         joints: apart: joints are findings of a kind of their own; ignore: an image is not flagged for a joint
             alone.
+        mm_per_px: scale of every photograph, for findings in millimetres.
+        mm_table: CSV with the scales of single photographs or groups: columns image or group, and mm_per_px.
+        distance: distance from the camera to the surface [m]: with the focal length of a photograph it gives the
+            scale.
+        width_classes: table of crack widths that findings are classed by: EN-1992-1-1 (table 7.1N) or ACI-224R
+            (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
@@ -637,6 +647,10 @@ def nightly(
     group_by: str = "parent",
     findings: Literal["on", "off"] = "on",
     joints: Literal["apart", "ignore"] = "apart",
+    mm_per_px: float | None = None,
+    mm_table: str | os.PathLike[str] = "",
+    distance: float | None = None,
+    width_classes: str = "EN-1992-1-1",
     max_false_discovery: float | None = None,
     max_unreadable: str = "10%",
     max_unreachable: str = "10%",
@@ -685,6 +699,12 @@ def nightly(
         findings: on: trace the cracks of flagged images, one row each, in the folder _findings of out.
         joints: apart: joints are findings of a kind of their own; ignore: an image is not flagged for a joint
             alone.
+        mm_per_px: scale of every photograph, for findings in millimetres.
+        mm_table: CSV with the scales of single photographs or groups: columns image or group, and mm_per_px.
+        distance: distance from the camera to the surface [m]: with the focal length of a photograph it gives the
+            scale.
+        width_classes: table of crack widths that findings are classed by: EN-1992-1-1 (table 7.1N) or ACI-224R
+            (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
         max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
