@@ -1,13 +1,16 @@
 """What cracked tiles among the unlabelled ones do to the threshold of `crackvae adapt --quick`, on labelled images.
 
     crackvae score --images TILES --model MODEL --out SCORES
-    python benchmarks/adapt.py --scores SCORES --groups TILES.csv [--block-column block] [--name adapt-SITE]
+    python benchmarks/adapt.py --scores SCORES --groups TILES.csv [--block-column block] [--part-column surface]
 
 TILES holds images of one tile each, in folders crack and non_crack or Positive and Negative. The CSV gives the group
-(photograph) of each image, and optionally a coarser block. In each of ten splits, half of the blocks set the threshold
-with 0, 1, 2 or 5 % cracked tiles among their sound ones, and the other half is judged: the realised false-alarm rate,
-whether it lies in the stated interval, and the recall. Beside it: a quantile of the sound tiles alone, as if somebody
-had sorted them, and a quantile of the mixture, as if nobody had thought of cracks.
+(photograph) of each image, and optionally a coarser block and the part of the images that it belongs to, such as the
+kind of surface. In each of ten splits of each part and of all, half of the blocks set the threshold with 0, 1 or 5 %
+cracked tiles among their sound ones, and with all of their tiles, unsorted. The other half is judged: the realised
+false-alarm rate, whether it lies in the stated interval, and the recall. Beside it: a quantile of the sound tiles,
+as if somebody had sorted them, and a quantile of the mixture, as if nobody had thought of cracks.
+
+The threshold's own uncertainty is half the 95 % interval of thresholds from resampled groups without cracked tiles.
 """
 
 import argparse
@@ -19,48 +22,92 @@ import pandas as pd
 from record import write_result
 
 import crackvae
-from crackvae.training.adapt.threshold import site_threshold
+from crackvae.training.adapt.threshold import estimated_threshold, site_threshold
 
-SHARES, SPLITS = (0.0, 0.01, 0.02, 0.05), 10
+SHARES: dict[str, float | None] = {"0 %": 0.0, "1 %": 0.01, "5 %": 0.05, "unsorted": None}
+SPLITS, RESAMPLES = 10, 100
 RATE, MAX_CRACKED = 0.01, 0.05
 CRACK_FOLDERS = ("crack", "Positive")
 
 
-def labelled_scores(scores: str, groups: str, group_column: str, block_column: str) -> pd.DataFrame:
-    """Columns score, is_crack, group and block of every scored image that the CSV names."""
-    rows = crackvae.read_scores(scores, ["image", "score", "status"]).to_pandas()
+def labelled_scores(scores: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, str]:
+    """Columns score, is_crack, group, block and part of every scored image that the CSV names, and the model."""
+    rows = crackvae.read_scores(scores, ["image", "score", "status", "model"]).to_pandas()
     rows = rows[rows["status"] == "scored"]
     rows["image"] = ["/".join(Path(image.replace("!", "/")).parts[-2:]) for image in rows["image"]]
     rows["is_crack"] = [image.split("/")[0] in CRACK_FOLDERS for image in rows["image"]]
-    named = pd.read_csv(groups).rename(columns={group_column: "group"})
-    named["block"] = named[block_column] if block_column else named["group"]
-    return rows.merge(named[["image", "group", "block"]], on="image", validate="one_to_one")
+    table = pd.read_csv(arguments.groups)
+    named = pd.DataFrame({"image": table["image"], "group": table[arguments.group_column]})
+    named["block"] = table[arguments.block_column or arguments.group_column]
+    named["part"] = table[arguments.part_column] if arguments.part_column else "all"
+    (model,) = rows["model"].unique()
+    return rows.merge(named, on="image", validate="one_to_one"), str(model)
 
 
-def one_split(rows: pd.DataFrame, share: float, seed: int) -> dict[str, float]:
-    """Figures of one split of the blocks, with a share of cracked tiles among those that set the threshold."""
+def mixture_of(ours: pd.DataFrame, share: float | None, seed: int) -> pd.DataFrame:
+    """Sound tiles with a share of cracked ones among them; all tiles for None."""
+    if share is None:
+        return ours
+    sound, cracks = ours[~ours["is_crack"]], ours[ours["is_crack"]]
+    n_cracks = min(len(cracks), round(len(sound) * share / (1 - share)))
+    return pd.concat([sound, cracks.sample(n_cracks, random_state=seed)])
+
+
+def one_split(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Figures of one split of the blocks, a row per share of cracked tiles among those that set the threshold."""
     rng = np.random.default_rng(seed)
     blocks = rng.permutation(np.array(sorted(rows["block"].unique()), dtype=object))
     is_ours = rows["block"].isin(blocks[: len(blocks) // 2])
     ours, others = rows[is_ours], rows[~is_ours]
-    sound, cracks = ours[~ours["is_crack"]], ours[ours["is_crack"]]
-    n_cracks = min(len(cracks), round(len(sound) * share / (1 - share)))
-    mixture = pd.concat([sound, cracks.sample(n_cracks, random_state=seed)])
-    found = site_threshold(mixture["score"].to_numpy(), mixture["group"].to_numpy(), RATE, MAX_CRACKED, seed=0)
-    thresholds = {
-        "adapt": found.threshold,
-        "sorted": float(sound["score"].quantile(1 - RATE)),
-        "naive": float(mixture["score"].quantile(1 - RATE)),
+    clean = estimated_threshold(ours["score"][~ours["is_crack"]].to_numpy(), RATE, MAX_CRACKED)
+    uncertainty = threshold_uncertainty(ours[~ours["is_crack"]], rng)
+    figures = []
+    for name, share in SHARES.items():
+        mixture = mixture_of(ours, share, seed)
+        found = site_threshold(mixture["score"].to_numpy(), mixture["group"].to_numpy(), RATE, MAX_CRACKED, seed=0)
+        row = {"cracked": name, "cracked_share": mixture["is_crack"].mean(), "low": found.low, "high": found.high}
+        row |= judged("adapt", found.threshold, others) | judged("naive", mixture["score"].quantile(1 - RATE), others)
+        row |= judged("sorted", ours["score"][~ours["is_crack"]].quantile(1 - RATE), others)
+        row |= {"moved": abs(found.threshold - clean), "uncertainty": uncertainty}
+        figures.append(row)
+    table = pd.DataFrame(figures).set_index("cracked")
+    table["inside"] = table["adapt_false_alarms"].between(table["low"], table["high"])
+    table["moved_less"] = table["moved"] <= table["uncertainty"]
+    return table
+
+
+def threshold_uncertainty(sound: pd.DataFrame, rng: np.random.Generator) -> float:
+    """Half the 95 % interval of the threshold over resampled groups."""
+    by_group = [scores.to_numpy() for _, scores in sound.groupby("group")["score"]]
+    thresholds = []
+    for _ in range(RESAMPLES):
+        chosen = [by_group[number] for number in rng.integers(len(by_group), size=len(by_group))]
+        thresholds.append(estimated_threshold(np.concatenate(chosen), RATE, MAX_CRACKED))
+    low, high = np.quantile(thresholds, [0.025, 0.975])
+    return float(high - low) / 2
+
+
+def judged(name: str, threshold: float, others: pd.DataFrame) -> dict[str, float]:
+    """A threshold, and its false-alarm rate and recall on the other blocks."""
+    flagged = others["score"] > threshold
+    return {
+        f"{name}_threshold": threshold,
+        f"{name}_false_alarms": flagged[~others["is_crack"]].mean(),
+        f"{name}_recall": flagged[others["is_crack"]].mean(),
     }
-    figures: dict[str, float] = {"low": found.low, "high": found.high}
-    for name, threshold in thresholds.items():
-        flagged = others["score"] > threshold
-        figures |= {
-            f"{name}_threshold": threshold,
-            f"{name}_false_alarms": float(flagged[~others["is_crack"]].mean()),
-            f"{name}_recall": float(flagged[others["is_crack"]].mean()),
-        }
-    return figures | {"inside": float(found.low <= figures["adapt_false_alarms"] <= found.high)}
+
+
+def figures_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Sums of `inside` and `moved_less` over the splits and means of the rest, by share of cracked tiles."""
+    splits = pd.concat([one_split(rows, seed) for seed in range(SPLITS)])
+    means = splits.groupby(level=0, sort=False).mean().astype(float)
+    counts = splits[["inside", "moved_less"]].groupby(level=0, sort=False).sum()
+    means[["inside", "moved_less"]] = counts
+    print(means.T.round(4).to_string())
+    return {
+        "images": len(rows), "cracked": int(rows["is_crack"].sum()), "groups": int(rows["group"].nunique()),
+        "blocks": int(rows["block"].nunique()), "by_cracked_share": means.round(4).to_dict("index"),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -69,17 +116,14 @@ def main() -> None:
     parser.add_argument("--groups", required=True)
     parser.add_argument("--group-column", default="group")
     parser.add_argument("--block-column", default="")
+    parser.add_argument("--part-column", default="")
     parser.add_argument("--name", default="adapt")
     arguments = parser.parse_args()
-    rows = labelled_scores(arguments.scores, arguments.groups, arguments.group_column, arguments.block_column)
-    table = pd.DataFrame(
-        {share: pd.DataFrame(one_split(rows, share, k) for k in range(SPLITS)).mean() for share in SHARES}
-    )
-    print(table.T.rename_axis("cracked share").round(4).to_string())
+    rows, model = labelled_scores(arguments.scores, arguments)
+    parts = {"all": rows} | ({str(name): part for name, part in rows.groupby("part")} if arguments.part_column else {})
     result: dict[str, Any] = {
-        "images": len(rows), "cracked": int(rows["is_crack"].sum()), "blocks": int(rows["block"].nunique()),
-        "rate": RATE, "max_cracked": MAX_CRACKED, "splits": SPLITS,
-        "by_cracked_share": {str(share): table[share].to_dict() for share in SHARES},
+        "model": model, "rate": RATE, "max_cracked": MAX_CRACKED, "splits": SPLITS,
+        "parts": {name: figures_of(part) for name, part in parts.items()},
     }  # fmt: skip
     print(write_result(arguments.name, result))
 

@@ -17,8 +17,11 @@ import pytest
 from conftest import HOUSE
 from docker_context import context_files, copied_files, is_ignored, read_rules, write_image_files
 
+from crackvae.images.synthetic import write_images
+
 # Where the installed dependencies are; a .pth file that names it does not bring along the checkout.
 DEPENDENCIES = Path(np.__file__).parents[1]
+MAX_WHEEL_BYTES = 20_000_000
 SITE_PACKAGES = Path(sysconfig.get_path("purelib", vars={"base": ""}).lstrip("/"))
 
 
@@ -103,6 +106,24 @@ def test_an_installed_wheel_scores_images_and_renders_both_pages(
     (page,) = (tmp_path / "scores").glob("_report-*.html")
     for place in (page, tmp_path / "evaluation" / "report.html"):
         assert "</html>" in place.read_text()
+
+
+@pytest.mark.package
+def test_an_installed_wheel_scores_and_adapts_with_the_model_that_it_holds(
+    installed: Installed, tmp_path: Path
+) -> None:
+    assert installed.wheel.stat().st_size < MAX_WHEEL_BYTES
+    write_images(tmp_path / "photographs", 7, 1, seed=5, side_px=768, workers=1)
+    scored = json.loads(installed.run("crackvae", "score", "photographs", "--quiet", cwd=tmp_path).splitlines()[-1])
+    assert (
+        scored["scored"] == 8 and scored["model_dir"] == "builtin" and "</html>" in Path(scored["report"]).read_text()
+    )
+    adapt = ("crackvae", "adapt", "--images", "photographs", "--model", "site", "--quick", "--quiet")
+    adapted = json.loads(installed.run(*adapt, cwd=tmp_path).splitlines()[-1])
+    assert adapted["digest"] == scored["model"] and adapted["tiles"]["calibration"] == 8 * 16
+    model = ("--model", "site", "--out", "again", "--quiet")
+    again = json.loads(installed.run("crackvae", "score", "photographs", *model, cwd=tmp_path).splitlines()[-1])
+    assert again["threshold"] == adapted["threshold"] and "</html>" in Path(again["report"]).read_text()
 
 
 def test_every_file_of_the_package_is_in_the_image_and_no_compiled_one() -> None:

@@ -64,7 +64,7 @@ def site_threshold(
         max_false_alarm: share of sound tiles that may be flagged.
         max_cracked: largest share of cracked tiles among the given ones.
     """
-    threshold = _threshold(scores_T, max_false_alarm, max_cracked)
+    threshold = estimated_threshold(scores_T, max_false_alarm, max_cracked)
     order = np.argsort(scores_T, kind="stable")
     n_below = int((scores_T <= threshold).sum())
     below, above = order[:n_below], order[n_below:]
@@ -74,7 +74,7 @@ def site_threshold(
     return SiteThreshold(threshold, len(above) / len(scores_T), low, high, np.concatenate([below, kept]))
 
 
-def _threshold(scores_T: np.ndarray, max_false_alarm: float, max_cracked: float) -> float:
+def estimated_threshold(scores_T: np.ndarray, max_false_alarm: float, max_cracked: float) -> float:
     """The fitted quantile, between the observed quantiles for `max_cracked` above it and for no cracked tile."""
     most_flagged = SLACK * max_false_alarm * (1 - max_cracked) + max_cracked
     lowest, highest = np.quantile(scores_T, [1 - most_flagged, 1 - max_false_alarm / SLACK], method="inverted_cdf")
@@ -120,7 +120,7 @@ def _interval(
             np.concatenate([by_group[number] for number in rng.integers(len(by_group), size=len(by_group))])
             for _ in range(2)
         )
-        flagged = (other > _threshold(one, max_false_alarm, max_cracked)).mean()
+        flagged = (other > estimated_threshold(one, max_false_alarm, max_cracked)).mean()
         rates.append((max(0.0, (flagged - max_cracked) / (1 - max_cracked)), flagged / (1 - max_cracked)))
     tail = (1 - INTERVAL) / 2
     low_R, high_R = np.array(rates).T
