@@ -59,7 +59,7 @@ def unpack(data: Path, rows: pd.DataFrame, work: Path) -> None:
 
 def scored(images: Path, model: Path | str, out: Path) -> pd.DataFrame:
     """Columns image, group, score and flagged, and is_crack by the name of the file."""
-    crackvae.score(images=images, model=model, out=out, group_by="parent", no_report=True, quiet=True)
+    crackvae.score(images=images, model=model, out=out, group_by="parent", no_report=True, findings="off", quiet=True)
     rows = crackvae.read_scores(out, ["image", "group", "score", "flagged", "model"]).to_pandas()
     return rows.assign(is_crack=rows.image.str.rpartition("/")[2].str.startswith("crack-"))
 

@@ -143,3 +143,27 @@ def test_known_places_take_no_place_in_the_queue_from_others(scores: Path) -> No
 def test_a_verdict_on_an_image_that_the_table_does_not_have_makes_nothing_known(scores: Path) -> None:
     judge(scores, "first-0", "sound", image="/no/such/photograph.png")
     assert page_of(scores).figures["known_false_alarms"] == 0
+
+
+def test_in_a_browser_known_places_stay_last_are_filtered_and_lead_to_their_verdict(browser: Any, scores: Path) -> None:
+    for number in PLACES:
+        judge(scores, f"first-{number}", "sound")
+    for run in tables.list_parts(str(scores)):
+        (scores / f"_report-{run}.html").write_bytes(page_of(scores, run).html)
+    tab = browser.new_page()
+    complaints: list[str] = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto((scores / f"_report-{max(tables.list_parts(str(scores)))}.html").as_uri())
+    shown = "[...document.querySelectorAll('#cards .card:not([hidden])')].map(c => c.classList.contains('known'))"
+    assert tab.evaluate(shown) == [False, False, True, True]
+    tab.select_option("#sort", "-p")
+    assert tab.evaluate(shown) == [False, False, True, True]
+    tab.select_option("#state", "known")
+    assert tab.evaluate(shown) == [True, True]
+    tab.select_option("#state", "unknown")
+    assert tab.evaluate(shown) == [False, False]
+    tab.select_option("#state", "")
+    tab.locator("a.judged").first.click()
+    tab.wait_for_url("**/_report-*#image-*")
+    assert tab.evaluate("location.hash.slice(1) === document.querySelector('.card.current').id") and not complaints
+    tab.close()
