@@ -77,6 +77,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.run",
         "training.state",
         "training.synthetic_cracks",
+        "training.synthetic_cracks.filters",
         "training.validation",
     },
     "safetensors": {"model.artifact"},

@@ -52,16 +52,31 @@ def test_cracks_of_every_width_are_drawn(drawings: Drawings) -> None:
     assert drawings.blemishes_NPP.min() < -20 < 0 < drawings.blemishes_NPP.max()
 
 
+@pytest.mark.parametrize("seed", range(5))
 def test_most_marked_pixels_are_darker_than_the_surface_and_a_sound_tile_has_none(
-    surface: Tensor, drawings: Drawings
+    surface: Tensor, drawings: Drawings, seed: int
 ) -> None:
-    made = batch_of(surface, drawings)
+    made = batch_of(surface, drawings, seed)
     cracked = made.coverage_B1PP > MASK_COVERAGE
     # A few cracks are filled with light dust or salt.
     assert (made.input_B1PP[cracked] < made.clean_B1PP[cracked]).float().mean() > 0.8
     assert made.input_B1PP[cracked].mean() < 0.85 * made.clean_B1PP[cracked].mean()
     assert not made.coverage_B1PP[made.is_cracked_B == 0].any()
     assert (made.coverage_B1PP[made.is_cracked_B == 1].amax(dim=(1, 2, 3)) > MASK_COVERAGE).all()
+
+
+def test_a_close_up_shows_a_part_of_the_crack_larger(
+    surface: Tensor, drawings: Drawings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("crackvae.training.synthetic_cracks.CLOSE_SHARE", share)
+        made = [batch_of(surface, drawings, seed) for seed in range(5)]
+        assert all((one.coverage_B1PP.amax(dim=(1, 2, 3)) > 0).equal(one.is_cracked_B > 0) for one in made)
+        shares.append(
+            np.mean([float((one.coverage_B1PP[one.is_cracked_B > 0] > MASK_COVERAGE).float().mean()) for one in made])
+        )
+    assert shares[1] > 1.3 * shares[0]
 
 
 def test_values_stay_pixels_and_about_half_of_the_tiles_are_cracked(surface: Tensor, drawings: Drawings) -> None:

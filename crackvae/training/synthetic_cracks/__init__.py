@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.training.synthetic_cracks.drawings import Drawings
+from crackvae.training.synthetic_cracks.filters import blurred, compressed
 
 # A drawing appears in eight orientations and at any depth, so a few thousand suffice for any number of epochs.
 MAX_DRAWINGS = 2000
@@ -31,6 +32,9 @@ MASK_COVERAGE = 0.3
 GROUP = 8
 # Share of the groups that are rescaled, and bounds of the relative side of the square that becomes a tile, log-uniform.
 SCALED_SHARE, SCALES = 0.6, (0.5, 1.6)
+# Share of the groups of which a part is enlarged together with its cracks, and the smallest relative side of that part:
+# the edges of a crack in a close-up are soft.
+CLOSE_SHARE, CLOSEST = 0.25, 0.35
 # Contrast of a crack after its edges are softened: a multiple of the texture's standard deviation (log-uniform), or a
 # share of the brightness (uniform). A line below FAINTEST standard deviations is not visible and is not drawn.
 TEXTURE_SHARE, TEXTURE_CONTRASTS, DEPTHS, FAINTEST = 0.55, (1.0, 6.0), (0.15, 0.95), 0.8
@@ -41,7 +45,7 @@ FAINTEST_CONTRAST = 0.025
 # Shares of the cracks that are lighter than the surface (dust, salt), and with a wet, a lit and a spalled edge.
 LIGHT_SHARE, WET_SHARE, LIT_SHARE, SPALLED_SHARE = 0.05, 0.10, 0.4, 0.15
 # Widths of a lit or shaded edge [px].
-REACHES_PX = (1, 2, 3, 6)
+REACHES_PX = (1, 2, 3, 6, 12)
 # Share of the groups in which two surfaces meet in a tile, and of the cracks whose floor has a different texture.
 PATCHED_SHARE, OWN_FLOOR_SHARE = 0.1, 0.5
 # Share of the groups with debris in their cracks.
@@ -152,6 +156,9 @@ def _training_group(tiles_BPP: Tensor, drawings: Drawings, draw: "_RandomDraws")
     own_floor = draw.each_is(OWN_FLOOR_SHARE)
     other = other * (clean.mean((2, 3), True) + 0.05) / (other.mean((2, 3), True) + 0.05)
     cracked = torch.lerp(clean, other, soft * own_floor) * factor
+    if draw.happens(CLOSE_SHARE):
+        close = _close_up(torch.cat([cracked, clean, coverage], dim=1), draw)
+        cracked, clean, coverage = close.split(1, dim=1)
     cracked, clean = _degraded(cracked, clean, draw)
     return cracked, clean, coverage, is_cracked.flatten()
 
@@ -210,6 +217,23 @@ def _rescaled(tiles_B1PP: Tensor, draw: _RandomDraws) -> Tensor:
     return functional.interpolate(squares, size=(side, side), mode="bilinear", antialias=cut > side)
 
 
+def _close_up(maps_B3PP: Tensor, draw: _RandomDraws) -> Tensor:
+    """A square of each tile around a random pixel of its crack, if it has one, in the size of the tile.
+
+    Args:
+        maps_B3PP: channels that are enlarged together, the coverage by the crack last.
+    """
+    side = maps_B3PP.shape[-1]
+    cut = round(side * CLOSEST ** draw.number(0, 1))
+    middles_B = ((maps_B3PP[:, -1:] + 1e-3) * draw.normal(side).abs()).flatten(1).argmax(dim=1)
+    corners = [
+        (min(max(0, middle // side - cut // 2), side - cut), min(max(0, middle % side - cut // 2), side - cut))
+        for middle in middles_B.tolist()
+    ]
+    squares = [tile_3PP[:, y : y + cut, x : x + cut] for tile_3PP, (y, x) in zip(maps_B3PP, corners, strict=True)]
+    return functional.interpolate(torch.stack(squares), size=(side, side), mode="bilinear")
+
+
 def _side_of_a_line(draw: _RandomDraws, side: int) -> Tensor:
     """True on one side of a random line through the middle of the tile, bool (B, 1, P, P)."""
     angle = draw.number(0, 2 * math.pi)
@@ -221,9 +245,9 @@ def _side_of_a_line(draw: _RandomDraws, side: int) -> Tensor:
 def _light(coverage: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor, Tensor]:
     """Brightness factor of every pixel (floor, edges and surroundings of the crack), and the softened coverage."""
     side = clean.shape[-1]
-    soft = _blurred(coverage, draw.number(0.3, 1.1))
+    soft = blurred(coverage, draw.number(0.3, 1.1))
     if draw.happens(0.3):  # deepest in the middle
-        soft = 0.5 * soft + 0.5 * _blurred(coverage, draw.number(1.2, 2.5)) * soft
+        soft = 0.5 * soft + 0.5 * blurred(coverage, draw.number(1.2, 2.5)) * soft
     floor = (1 + 0.15 * draw.noise(side, 3) + 0.2 * draw.noise(side, 16)).clamp(0.1, 1.2)
     if draw.happens(DEBRIS_SHARE):
         floor = floor * (1 - (0.9 * draw.noise(side, 8) - 0.3).clamp(0, 1))
@@ -234,13 +258,13 @@ def _light(coverage: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tensor,
     rim = (torch.roll(soft, step, (2, 3)) - soft).clamp(min=0)
     factor = factor + rim * draw.each(-0.15, 0.4) * draw.each_is(LIT_SHARE)
     if draw.happens(SPALLED_SHARE):
-        beside = (_blurred(coverage, 2.5) * 3).clamp(0, 1) * (draw.noise(side, 5) > draw.number(0, 1)).float()
+        beside = (blurred(coverage, 2.5) * 3).clamp(0, 1) * (draw.noise(side, 5) > draw.number(0, 1)).float()
         factor = factor + beside * (1 - soft) * draw.each(-0.3, 0.3)
     if draw.happens(2 * WET_SHARE):
         near = functional.avg_pool2d(functional.avg_pool2d(coverage, 16), 3, 1, 1)
         wide = functional.interpolate(near, scale_factor=16.0, mode="bilinear")
         wet = ((wide * 20).clamp(0, 1) + 0.25 * draw.noise(side, 16) > 0.5).float() * coverage.amax((2, 3), True)
-        factor = factor * (1 - _blurred(wet, 2.0) * draw.each(0.05, 0.4) * draw.each_is(0.5))
+        factor = factor * (1 - blurred(wet, 2.0) * draw.each(0.05, 0.4) * draw.each_is(0.5))
     return factor, soft
 
 
@@ -270,14 +294,14 @@ def _degraded(cracked: Tensor, clean: Tensor, draw: _RandomDraws) -> tuple[Tenso
         light = 1 + slope * draw.each(0, 0.15)
         cracked, clean = cracked * light, clean * light
     if draw.happens(BLUR_SHARE):
-        cracked = _blurred(cracked, draw.number(0.3, 1.1))
+        cracked = blurred(cracked, draw.number(0.3, 1.1))
     elif draw.happens(0.15):
         cracked = _motion(cracked, draw)
     if draw.happens(NOISE_SHARE):
         cracked = cracked + draw.each(0, 0.03) * draw.normal(side)
     cracked, clean = cracked.clamp(0, 1), clean.clamp(0, 1)
     if draw.happens(COMPRESSED_SHARE):
-        cracked = _compressed(cracked, draw.number(0.01, 0.09)).clamp(0, 1)
+        cracked = compressed(cracked, draw.number(0.01, 0.09)).clamp(0, 1)
     return cracked, clean
 
 
@@ -294,46 +318,7 @@ def _motion(tiles: Tensor, draw: _RandomDraws) -> Tensor:
     return sum(parts[1:], parts[0]) / len(parts)
 
 
-def _cosines(device: torch.device) -> Tensor:
-    """Orthonormal basis of the DCT of 8 samples, (8, 8)."""
-    n = torch.arange(8.0, device=device)
-    basis = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) * 0.5
-    basis[0] /= math.sqrt(2)
-    return basis
-
-
-def _compressed(tiles: Tensor, step: float) -> Tensor:
-    """Quantization of 8x8 DCT coefficients, coarser at higher frequencies, as in JPEG.
-
-    Source: Wallace, The JPEG still picture compression standard (1992); the table here is linear, not the standard's.
-    """
-    batch, _, side, _ = tiles.shape
-    basis = _cosines(tiles.device)
-    blocks = tiles.view(batch, side // 8, 8, side // 8, 8).transpose(2, 3)
-    waves = basis @ blocks @ basis.T
-    order = torch.arange(8.0, device=tiles.device)
-    table = step * (0.6 + 0.35 * (order[:, None] + order[None]))
-    waves = (waves / table).round() * table
-    return (basis.T @ waves @ basis).transpose(2, 3).reshape(batch, 1, side, side)
-
-
 def _turned(tiles: Tensor, orientation: int) -> Tensor:
     """One of the eight rotations and reflections of a square, 0 to 7."""
     turned = torch.rot90(tiles, orientation % 4, (2, 3))
     return turned.flip(3) if orientation >= 4 else turned
-
-
-def _blurred(tiles: Tensor, sigma_px: float) -> Tensor:
-    """Separable Gaussian blur, truncated at 2.2 standard deviations."""
-    reach = max(1, math.ceil(2.2 * sigma_px))
-    weights = torch.tensor([math.exp(-(k**2) / (2 * sigma_px**2)) for k in range(-reach, reach + 1)])
-    weights = weights / weights.sum()
-    padded = functional.pad(tiles, (reach, reach, reach, reach), mode="replicate")
-    side = tiles.shape[-1]
-    across = padded[:, :, :, :side] * weights[0]
-    for k in range(1, 2 * reach + 1):
-        across = across + padded[:, :, :, k : k + side] * weights[k]
-    blurred = across[:, :, :side] * weights[0]
-    for k in range(1, 2 * reach + 1):
-        blurred = blurred + across[:, :, k : k + side] * weights[k]
-    return blurred

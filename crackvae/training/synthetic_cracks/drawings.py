@@ -21,10 +21,10 @@ Points = NDArray[np.float64]
 # Supersampling factor: outlines are filled on a grid of 0.25 px.
 SUBPIXELS = 4
 # Maximum width of a crack [px], log-uniform between these bounds, and the share of each kind.
-HAIRLINE_PX, COMMON_PX, GAPING_PX = (0.7, 1.8), (1.5, 6.0), (5.0, 36.0)
-KIND_SHARES = (0.45, 0.34, 0.21)
+HAIRLINE_PX, COMMON_PX, GAPING_PX = (0.7, 1.8), (1.5, 6.0), (5.0, 56.0)
+KIND_SHARES = (0.42, 0.32, 0.26)
 # Widest crack, as a share of the tile's side: a wider one would leave no surface around it.
-WIDEST_SHARE = 0.15
+WIDEST_SHARE = 0.22
 # Distance between neighbouring points of a path [px], the scale of the finest kink.
 STEP_PX = 3.0
 # Shares of the cracks that end inside the tile, are interrupted, and consist of staggered segments.
