@@ -44,8 +44,8 @@ README_NAMES = {"metu": "METU, close-ups"} | {surface: f"SDNET2018 {surface}¹" 
 CARD_METRICS = ("roc_auc", *(f"recall_at_{rate}%_false_alarms" for rate in ("5", "1", "0.1")))
 # What happened to the weights after the run that training.json describes; the script trains in one go.
 CONTINUED = (
-    "The training was then continued on 52,800 tiles with peak learning rate 0.001, after gaping cracks had been made "
-    "darker in the drawings."
+    "The training was then continued twice with peak learning rate 0.001: on 52,800 tiles after gaping cracks had been "
+    "made darker in the drawings, and on 49,056 tiles after the second scale, wider cracks and close-ups were added."
 )
 
 
