@@ -1,0 +1,93 @@
+"""Photographs put together from tiles of SDNET2018: how many sound ones a calibration on other photographs flags.
+
+    python benchmarks/put_together.py --evaluation FOLDER [--rounds 100]
+
+FOLDER is the evaluation of the built-in model on test that benchmarks/builtin.py writes, with images named
+`PHOTOGRAPH-NUMBER.jpg`; the model was not trained on their blocks. In each round a random half of the photographs of a
+surface calibrates a threshold of 5 %, and photographs of T tiles are put together from the other half: 20 tiles of one
+photograph, 200 of one block. Compared are the share of sound ones flagged and the interval that the calibration states
+for it; beside them, the share flagged when one tile is replaced by one that is labelled cracked.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from record import write_result
+
+from crackvae.model.calibration import Calibration, Sample, conformal_threshold
+
+LEVEL = 0.05
+# Tiles of the calibration; tiles of a photograph, how many are put together in a round, and from what.
+CALIBRATION_TILES = (100, 200)
+PHOTOGRAPHS = ((1, 100, "photograph"), (20, 40, "photograph"), (200, 5, "block"))
+SURFACES = {"D": "decks", "P": "pavements", "W": "walls"}
+
+
+def main() -> None:
+    """Play the rounds, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluation", required=True)
+    parser.add_argument("--rounds", type=int, default=100)
+    given = parser.parse_args()
+    tiles = read(given.evaluation)
+    rows = []
+    for surface, of_surface in tiles.groupby("surface"):
+        for n, (size, photographs, of) in itertools.product(CALIBRATION_TILES, PHOTOGRAPHS):
+            figures = played(of_surface, n, size, photographs, of, given.rounds)
+            rows.append({"surface": SURFACES[str(surface)], "calibration_tiles": n, "tiles": size, **figures})
+    print(pd.DataFrame(rows).to_string(index=False))
+    print(write_result("put-together", {"model": str(tiles.model[0]), "rows": rows}))
+
+
+def read(evaluation: str) -> pd.DataFrame:
+    """Tiles of SDNET2018 with their score, surface, photograph and block."""
+    tiles = pd.read_parquet(Path(evaluation) / "evaluation.parquet")
+    tiles["name"] = [Path(image).stem for image in tiles.image]
+    tiles = tiles[tiles.name.str.match("[DPW]_")].reset_index(drop=True)
+    return tiles.assign(photograph=tiles.name.str.rpartition("-")[0], surface=tiles.name.str[0], block=tiles.group)
+
+
+def played(tiles: pd.DataFrame, n: int, size: int, photographs: int, of: str, rounds: int) -> dict[str, float]:
+    """Rounds whose stated interval holds the share of sound photographs flagged, and the mean shares."""
+    rng = np.random.default_rng(size)
+    sound, cracked = tiles[tiles.label == "non_crack"], tiles[tiles.label == "crack"].score.to_numpy()
+    kept, shares, found = [], [], []
+    for _ in range(rounds):
+        is_calibration = sound.photograph.isin(rng.permutation(sound.photograph.unique())[::2])
+        made = calibrated(sound[is_calibration].sample(frac=1, random_state=rng).head(n))
+        others = [one.score.to_numpy() for _, one in sound[~is_calibration].groupby(of) if len(one) >= size]
+        if not others:
+            continue
+        chosen = [others[number] for number in rng.integers(len(others), size=photographs)]
+        worst_B = np.array([rng.choice(one, size, replace=False).max() for one in chosen])
+        share = flagged(made, worst_B, size)
+        promise = made.promise(photographs, size)
+        kept.append(promise["low"] <= share <= promise["high"])
+        shares.append(share)
+        found.append(flagged(made, np.maximum(worst_B, rng.choice(cracked, photographs)), size))
+    return {
+        "rounds": len(kept),
+        "interval_holds": int(np.sum(kept)),
+        "sound_flagged": round(float(np.mean(shares)), 4),
+        "with_one_cracked_tile": round(float(np.mean(found)), 4),
+    }
+
+
+def calibrated(sound: pd.DataFrame) -> Calibration:
+    """A calibration on single tiles, grouped by photograph."""
+    scores_N, groups_N = sound.score.to_numpy(), pd.factorize(sound.photograph)[0]
+    threshold = conformal_threshold(np.sort(scores_N), LEVEL, None)
+    sample = Sample.of(scores_N, groups_N, list(scores_N[:, None]))
+    return Calibration(np.sort(scores_N), int(groups_N.max()) + 1, "", threshold, "", False, sample)
+
+
+def flagged(made: Calibration, worst_B: np.ndarray, size: int) -> float:
+    """Share of photographs of `size` tiles that are flagged, given the highest score of each."""
+    return float(made.flags(worst_B, made.p_values(worst_B, np.full(len(worst_B), size))).mean())
+
+
+if __name__ == "__main__":
+    main()
