@@ -129,7 +129,7 @@ def main() -> None:
             **figures_of(out, memory),
         }
     print(json.dumps(figures, indent=1))
-    print(write_result("live", figures))
+    print(write_result(f"live-{arguments.size}", figures))
 
 
 if __name__ == "__main__":

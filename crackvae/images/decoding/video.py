@@ -5,6 +5,7 @@ Shape letters: H, W rows and columns of a frame.
 
 import errno
 import functools
+import math
 import os
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import Picture
+from crackvae.images.decoding.flight import place_in, subtitle_at, subtitles_of
 from crackvae.images.decoding.windows import with_parts
 from crackvae.storage import archive
 from crackvae.storage.names.parts import VIDEO_NAME, Frame, opened
@@ -144,11 +146,13 @@ def read_frame(frame: Frame, max_px: int) -> Picture:
         except Exception:
             _clip.cache_clear()
             raise
+    problem = ""
     if shot.sharpness < BLURRED_SHARE * sharpest:
         share = round(100 * shot.sharpness / sharpest)
         problem = f"blurred: {share} % of the sharpness of the sharpest frame within {NEAR_S:g} s"
-        return Picture(shot.pixels_HW, problem=problem)
-    return Picture(shot.pixels_HW)
+    subtitle = subtitle_at(clip.subtitles, frame.time_s)
+    place = subtitle.place if subtitle and not math.isnan(subtitle.place[0]) else clip.place
+    return Picture(shot.pixels_HW, problem=problem, place=place, taken=subtitle.taken if subtitle else None)
 
 
 _LOCK = threading.Lock()
@@ -170,6 +174,7 @@ class Clip:
         if first is None or first.pts is None:
             raise UnreadableImage("damaged video: no frame")
         self.start_pts = self.video.start_time if self.video.start_time is not None else first.pts
+        self.subtitles, self.place = subtitles_of(file), place_in(self.container.metadata)
         self.recent: deque[Shot] = deque()
         self.decoded: Iterator[Any] = iter(())
 
