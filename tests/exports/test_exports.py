@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import HOUSE
 from findings_made import bridge, finding, write_scores
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,6 +233,26 @@ def test_gdal_reads_the_places(kind: str, out: Path) -> None:
     shown = subprocess.run(command, check=True, capture_output=True, text=True)
     assert shown.stdout.count("POINT (8.54") == 2 and not shown.stderr
     assert "pier/a.jpg" in shown.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_kml_follows_the_schema_of_ogc(out: Path) -> None:
+    validate = pytest.importorskip("fastkml.validator").validate
+    exported(out, "f.kml")
+    assert validate(file_to_validate=out.parent / "f.kml")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_label_studio_takes_tasks_and_predictions(out: Path) -> None:
+    interface = pytest.importorskip("label_studio_sdk.label_interface").LabelInterface
+    guide = (HOUSE / "docs" / "guide.md").read_text()
+    interface = interface(guide[guide.index("<View>") : guide.index("</View>") + len("</View>")])
+    for task in json.loads(exported(out, "f.json", format="label-studio")):
+        predictions = task.pop("predictions")
+        assert interface.validate_task(task)
+        assert [interface.validate_prediction(one, return_errors=True) for one in predictions] == [[]]
 
 
 @pytest.mark.slow
