@@ -633,6 +633,7 @@ def nightly(
     drift_unreadable: Sequence[float] = (0.01, 0.05),
     drift_flagged: float = 0.02,
     drift_min_images: int = 50,
+    no_changes: bool = False,
     linger: int = 0,
     webhook: bool = False,
     mail_to: Sequence[str] = (),
@@ -682,6 +683,8 @@ def nightly(
         drift_unreadable: share of unreadable images: WATCH,ALARM.
         drift_flagged: increase of the share of flagged images over ordinary nights that raises an alarm.
         drift_min_images: minimum number of scored images for a comparison.
+        no_changes: do not compare the findings with those on earlier photographs of the same path without its
+            dates.
         linger: time to stay connected at the end so that Prometheus scrapes the last values [s].
         webhook: post the outcome to the address in CRACKVAE_WEBHOOK_URL, as JSON that Slack takes.
         mail_to: send the outcome by e-mail to these addresses.
@@ -726,7 +729,7 @@ def nightly(
             AWS_ENDPOINT_URL.
 
     Returns:
-        NightlyResult: with summary, tables, night, out, images, level, causes, broken, page, score.
+        NightlyResult: with summary, tables, night, out, images, level, causes, broken, page, changes, score.
 
     Raises:
         ConfigError: A flag or a setting has an invalid value.

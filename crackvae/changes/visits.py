@@ -4,7 +4,7 @@ A change of model or threshold between two visits is not growth: photographs tha
 with another threshold, are scored again where their files are still what they were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -47,6 +47,11 @@ class Visit:
         theirs = self.rows.filter(is_theirs)["image"].combine_chunks()
         is_wanted = pc.is_in(self.rows["image"], value_set=theirs)
         return Visit(self.out, self.rows.filter(pc.invert(is_wanted) if are_others else is_wanted))
+
+    def of_images(self, images: Iterable[str]) -> "Visit":
+        """Only these photographs."""
+        wanted = pa.array(list(images), pa.string())
+        return Visit(self.out, self.rows.filter(pc.is_in(self.rows["image"], value_set=wanted)))
 
 
 def read_visit(out: str) -> Visit:

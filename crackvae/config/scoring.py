@@ -259,6 +259,9 @@ class NightlyConfig(ScoreConfig):
     drift_min_images: int = setting(
         "minimum number of scored images for a comparison", 50, ge=20, why=" to tell drift from random variation"
     )
+    no_changes: bool = setting(
+        "do not compare the findings with those on earlier photographs of the same path without its dates", False
+    )
     linger: int = setting(
         "time to stay connected at the end so that Prometheus scrapes the last values [s]", 0, ge=0, le=3600
     )

@@ -63,6 +63,10 @@ def message_of(summary: dict[str, Any]) -> str:
             f"flags by model {summary['model'][:12]}; its challenger {shadow['model'][:12]} would flag "
             f"{shadow['flagged']:,} of {shadow['scored']:,}, {shadow['flagged_by_both']:,} of them the same"
         )
+    if changes := summary.get("changes"):
+        found = f"{changes['new']} new and {changes['grown']} grown findings" if "new" in changes else "not compared"
+        lines.append(f"since the visit before: {found}")
+        lines += [f"changes: {changes['report']}"] if changes.get("report") else []
     lines += [f"limit exceeded: {line}" for line in summary["broken"]]
     lines += [f"page: {summary['report']}"] if summary["report"] else []
     return "\n".join(map(visible, lines))

@@ -22,6 +22,9 @@ T = TypeVar("T")
 # Rows counted together: in blocks of 128, a row costs fifty times as much (docs/log.md, 2026-11-24).
 COUNT_ROWS = 5_000
 
+# What may have become of a finding; as in the summary of a comparison.
+CHANGE_STATUSES = ("new", "grown", "static", "gone", "not_seen", "unmatched")
+
 # Interval between writes of the histograms [s]: a killed run loses at most the counts of the last minute.
 WRITE_AGE_S = 60.0
 
@@ -165,6 +168,21 @@ def emit_drift_metrics(level: int, ks: Mapping[str, float], unreadable: float) -
     for measure, value in ks.items():
         distance.set(value, {"measure": measure})
     Gauge("crackvae_unreadable_share", "Share of unreadable images of the night.").set(unreadable)
+
+
+def emit_change_metrics(changes: Mapping[str, Any]) -> None:
+    """Export the findings of a night by what became of them since the visit before, as `crackvae_changes`.
+
+    Args:
+        changes: summary of the comparison; without one nothing is exported.
+    """
+    if not is_on_ray() or "new" not in changes:
+        return
+    from ray.util.metrics import Gauge
+
+    findings = Gauge("crackvae_changes", "Findings of the night by change since the visit before.", ("status",))
+    for status in CHANGE_STATUSES:
+        findings.set(changes[status], {"status": status})
 
 
 def log_event(event: str, **values: Any) -> None:

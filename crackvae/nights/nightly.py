@@ -20,7 +20,8 @@ from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.histograms import NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
-from crackvae.monitoring.telemetry import emit_drift_metrics, log_event
+from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
+from crackvae.nights.changes import changes_of_night
 from crackvae.nights.runs import Nights, default_night, nightly_name
 from crackvae.nights.shadow import score_beside
 from crackvae.nights.verdict import severity, verdict_on
@@ -83,6 +84,7 @@ def nightly(config: NightlyConfig) -> Result:
             | tonight.as_json()
             | {
                 "report": "" if config.no_report else _page(scored.summary, tonight.verdict, config),
+                "changes": {} if config.no_changes else changes_of_night(out, tonight.runs, config),
                 "out": out,
                 "model": scorer.model.digest,
                 "nights_evaluated_late": [one.night for one in late],
@@ -99,6 +101,7 @@ def nightly(config: NightlyConfig) -> Result:
             _write(out, night, summary)
             log_event("shadow scored", run=run, night=night, champion=scorer.model.digest, **summary["shadow"])
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
+        emit_change_metrics(summary["changes"])
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
         _emit(tonight.verdict, config)
     _tell(summary, config)

@@ -76,6 +76,7 @@ class NightlyResult(Result):
         causes: what the drift looks like: a darker camera, more cracks, ...
         broken: limits that the night broke, in words.
         page: path or URI of the page; "" if none was written.
+        changes: the summary of the comparison with the visits before, as `change` has it; empty if there was none.
         score: the summary of `score`.
     """
 
@@ -86,4 +87,5 @@ class NightlyResult(Result):
     causes: list[str] = field(metadata={"path": "drift.causes"})
     broken: list[str]
     page: str = field(metadata={"path": "report"})
+    changes: dict[str, Any]
     score: dict[str, Any]

@@ -1,0 +1,38 @@
+"""A night on structures that were photographed before."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import small_spec, write_model
+from visits import Line, photograph
+
+from crackvae.config import CalibrateConfig, NightlyConfig
+from crackvae.monitoring.notifications import message_of
+from crackvae.nights.nightly import nightly
+from crackvae.scoring.calibrate import calibrate
+
+A: Line = ("a", 100, 60, 120, 3.0)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_night_is_compared_with_the_visit_before(drawn: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", small_spec(head="mse"))
+    calibrate(CalibrateConfig(model=str(model), images=str(drawn / "non_crack"), quiet=True))
+    for night, numbers in (("2026-05-01", (1, 2)), ("2026-11-01", (2, 3))):
+        for number in numbers:
+            photograph(tmp_path / night / "bridge" / f"{number}.png", number, [A])
+
+    def run(night: str, **values: object) -> dict[str, object]:
+        shared = {"images": str(tmp_path / night), "model": str(model), "out": str(tmp_path / "out"), "night": night}
+        summary: dict[str, object] = nightly(NightlyConfig(**shared, quiet=True, **values)).summary
+        return summary
+
+    assert run("2026-05-01")["changes"] == {}
+    summary = run("2026-11-01")
+    changes = summary["changes"]
+    assert isinstance(changes, dict) and changes["pairs"] == 1 and changes["unmatched"] == 0
+    assert Path(changes["report"]).exists() and changes["out"] == str(tmp_path / "out" / "_changes")
+    assert json.loads((tmp_path / "out" / "_nightly-2026-11-01.json").read_text())["changes"] == changes
+    assert f"{changes['new']} new and {changes['grown']} grown findings" in message_of(summary)
+    assert run("2026-11-01", no_changes=True)["changes"] == {}
