@@ -123,15 +123,15 @@ def _compare(line: dict[str, Any], found: list[dict[str, Any]], traces: list[np.
     for number in mine:
         kinds[found[number]["kind"]] += found[number]["length_px"]
     result |= {"covered": float(covered), "named": max(kinds, key=lambda kind: kinds[kind]) if kinds else ""}
-    result["merged"] = any(own[number] < OWN_SHARE for number in on_line)
-    result["one"] = len(mine) == 1 and covered >= COVERED_SHARE and not result["merged"]
+    result["merged"] = any(bool(own[number] < OWN_SHARE) for number in on_line)
+    result["one"] = len(mine) == 1 and bool(covered >= COVERED_SHARE) and not result["merged"]
     if len(mine) == 1:
         one = found[mine[0]]
         result |= {
             "length_error": one["length_px"] / line["length"] - 1,
-            "length_covered": abs(one["length_px"] - line["length"]) <= 1.645 * one["length_sigma_px"],
+            "length_covered": bool(abs(one["length_px"] - line["length"]) <= 1.645 * one["length_sigma_px"]),
             "width_error": one["width_mean_px"] - line["width"],
-            "width_covered": abs(one["width_mean_px"] - line["width"]) <= 1.645 * one["width_sigma_px"],
+            "width_covered": bool(abs(one["width_mean_px"] - line["width"]) <= 1.645 * one["width_sigma_px"]),
         }
     return result
 
