@@ -2,6 +2,7 @@
 
 python cluster/render.py kuberay | kubectl apply -f -         permissions, volume, network, settings, a nightly CronJob
 python cluster/render.py rayjob-score | kubectl create -f -   one job now (or rayjob-train)
+python cluster/render.py shards | kubectl create -f -         a scoring job for each of SHARDS shards, all now
 python cluster/render.py raycronjob | kubectl apply -f -      instead of the CronJob, if the operator supports it
 python cluster/render.py aws > aws.yaml && ray up aws.yaml    (or gcp)
 python cluster/render.py nightly.toml                         settings of a night, for --config
@@ -29,7 +30,9 @@ SETS = {"kuberay": ("base", "nightly-cronjob")}
 def main() -> int:
     """Print the rendered file; exit code 2 for an unknown name or a missing value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="kuberay, rayjob-train, rayjob-score, raycronjob, aws, gcp or nightly.toml")
+    parser.add_argument(
+        "name", help="kuberay, rayjob-train, rayjob-score, shards, raycronjob, aws, gcp or nightly.toml"
+    )
     parser.add_argument("--values", default=HERE / "values.env", type=Path, help="file of NAME=VALUE lines")
     arguments = parser.parse_args()
     try:
@@ -38,7 +41,7 @@ def main() -> int:
             print(fill(HERE / arguments.name, values), end="")
         else:
             names = SETS.get(arguments.name, (arguments.name,))
-            documents = [document for name in names for document in render(name, values)]
+            documents = [document for name in names for document in rendered(name, values)]
             print(yaml.safe_dump_all(documents, sort_keys=False, width=120), end="")
     except (OSError, KeyError, ValueError) as error:
         print(f"render.py: {error}: see cluster/values.env and the names in --help.", file=sys.stderr)
@@ -51,6 +54,22 @@ def read_values(path: Path) -> dict[str, str]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     return {name: value for name, _, value in pairs}
+
+
+def rendered(name: str, values: dict[str, str]) -> list[Any]:
+    """The documents of a name of the command line."""
+    return shards(values) if name == "shards" else render(name, values)
+
+
+def shards(values: dict[str, str]) -> list[Any]:
+    """One rayjob-score for each shard, with its own cluster: what is killed is submitted again by its shard."""
+    documents, count = [], int(values["SHARDS"])
+    for number in range(1, count + 1):
+        (job,) = render("rayjob-score", values)
+        job["metadata"]["generateName"] += f"{number}of{count}-"
+        job["spec"]["entrypoint"] += f" --shard {number}/{count}"
+        documents.append(job)
+    return documents
 
 
 def render(name: str, values: dict[str, str]) -> list[Any]:

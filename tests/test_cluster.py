@@ -168,6 +168,17 @@ def test_the_rules_of_the_webhook_hold(name: str) -> None:
     assert webhook_errors(document) == []
 
 
+def test_the_jobs_of_shards_differ_from_the_scoring_job_in_their_shard_alone(tmp_path: Path) -> None:
+    jobs = render.shards(VALUES | {"SHARDS": "12"})
+    (whole,) = documents("rayjob-score")
+    assert len({job["metadata"]["generateName"] for job in jobs}) == 12
+    for number, job in enumerate(jobs, start=1):
+        assert webhook_errors(job) == [] and schema_errors(job) == []
+        arguments = shlex.split(job["spec"]["entrypoint"])
+        assert parse(["score", *arguments[4:]])["shard"] == f"{number}/12"
+        assert job["spec"] | {"entrypoint": whole["spec"]["entrypoint"]} == whole["spec"]
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "value"),
     [

@@ -14,7 +14,15 @@ from crackvae.config.scoring import (
     ScoreConfig,
     width_limits_of,
 )
-from crackvae.config.settings import flag, limit_of, metres_of, parse_value, read_settings, time_of
+from crackvae.config.settings import (
+    flag,
+    limit_of,
+    metres_of,
+    parse_value,
+    read_settings,
+    shard_numbers,
+    time_of,
+)
 from crackvae.config.training import (
     HEADS,
     SEGMENTER_COARSE,
@@ -65,6 +73,7 @@ __all__ = [
     "metres_of",
     "parse_value",
     "read_settings",
+    "shard_numbers",
     "time_of",
     "user_name",
     "width_limits_of",

@@ -27,6 +27,7 @@ from crackvae.config.settings import (
     is_date,
     limit_of,
     setting,
+    shard_numbers,
     time_of,
 )
 from crackvae.errors import ConfigError
@@ -136,6 +137,9 @@ class ScoreConfig(ScoringConfig):
     )
     prefix: str = setting("only images whose path below --images starts with this: 2026-11-2, or bridge-7/", "")
     exclude: tuple[str, ...] = setting(EXCLUDE, ())
+    shard: str = setting(
+        "only part I of N of the images, such as 3/8, so that N jobs share one --out; then run report once", ""
+    )
     format: tuple[Literal["parquet", "csv"], ...] = setting(
         "parquet, or parquet,csv", ("parquet",), must="be parquet or parquet,csv", why=": a rerun reads Parquet"
     )
@@ -185,6 +189,8 @@ class ScoreConfig(ScoringConfig):
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
         time_of(self.since)
+        if shard_numbers(self.shard) and self.max_false_discovery is not None:
+            yield "--max-false-discovery needs all images of a night: leave out --shard."
         yield from group_by_problem(self.group_by)
         width_limits_of(self.width_classes)
 
@@ -274,6 +280,8 @@ class NightlyConfig(ScoreConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        if self.shard:
+            yield "nightly has no --shard: run score with --shard, then report; see docs/operate.md."
         if self.night and not is_date(self.night):
             yield f"night={self.night} is not a date: write it as 2026-11-23."
         if self.mail_to and "@" not in self.mail_from:

@@ -203,6 +203,17 @@ def time_of(text: str) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def shard_numbers(text: str) -> tuple[int, int] | None:
+    """Number and count of a shard such as `3/8`, counted from 1; None for an empty text."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise ConfigError(f"shard={text} is not a part of the images: write I/N, such as 1/8, 2/8, ... 8/8.")
+    return number, count
+
+
 def limit_of(text: str, n_images: int) -> float:
     """A limit such as `5` (images) or `1%` (of n_images) as a number of images."""
     try:

@@ -11,6 +11,7 @@ from crackvae.monitoring.histograms import NightHistograms, load_histograms
 from crackvae.monitoring.telemetry import drift_name
 from crackvae.scoring.summaries import NightSummary, read_night_summary
 from crackvae.storage import fileio, uris
+from crackvae.storage.names.shards import start_of
 from crackvae.storage.tables import RUN_TIME
 
 # Ordinary nights whose share of flagged images is usual: two weeks have every weekday twice.
@@ -50,7 +51,7 @@ def _last_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
 def _start_of(run: str) -> datetime | None:
     """When a run started; None if its name is not one of ours."""
     try:
-        return datetime.strptime(run, RUN_TIME).replace(tzinfo=UTC)
+        return datetime.strptime(start_of(run), RUN_TIME).replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -267,7 +267,7 @@ def _href(path: str) -> str:
 
 def when(run: str) -> str:
     """Start time of a run, such as 2026-11-23 22:22 UTC; the name itself if it is not a time."""
-    match = re.fullmatch(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\d(_\d+)?", run)
+    match = re.fullmatch(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\d(_\d+)?(\.\d+of\d+)?", run)
     return f"{match[1]}-{match[2]}-{match[3]} {match[4]}:{match[5]} UTC" if match else visible(run)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
+from crackvae.storage.names.shards import are_disjoint
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, folder_of, rows_of
 
 # A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
@@ -106,13 +107,16 @@ def _with_longest_crack(rows: pa.Table, findings: pa.Table) -> pa.Table:
     return shown
 
 
-def write_missing_csvs(out: str) -> list[str]:
-    """Write a CSV for every run that has parts but no CSV yet, such as one that was killed; returns their paths."""
+def write_missing_csvs(out: str, run: str) -> list[str]:
+    """Write a CSV for every run that has parts but no CSV yet, such as one that was killed; returns their paths.
+
+    Runs that are disjoint with `run` are left alone, because they may still be at work.
+    """
     have = set(fileio.list_files(out))
     written = []
-    for run, paths in tables.list_parts(out).items():
-        if tables.csv_name(run) not in have:
-            written.append(uris.join(out, tables.csv_name(run)))
+    for one, paths in tables.list_parts(out).items():
+        if tables.csv_name(one) not in have and not are_disjoint(one, run):
+            written.append(uris.join(out, tables.csv_name(one)))
             tables.write_csv(written[-1], paths, tables.CSV_COLUMNS)
     return written
 
@@ -124,9 +128,9 @@ FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold"
 HASH_ROWS = 100_000
 
 
-def finished_rows(out: str) -> Iterator[pa.Table]:
-    """What a scores table holds, part by part, as still_to_score() takes it."""
-    paths = [path for parts in tables.list_parts(out).values() for path in parts]
+def finished_rows(out: str, run: str = "") -> Iterator[pa.Table]:
+    """What a scores table holds of images that `run` may list, part by part, as still_to_score() takes it."""
+    paths = [path for one, parts in tables.list_parts(out).items() if not are_disjoint(one, run) for path in parts]
     return tables.each_part(paths, FINISHED_COLUMNS)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.config import ScoreConfig, limit_of, time_of, width_limits_of
+from crackvae.config import ScoreConfig, limit_of, shard_numbers, time_of, width_limits_of
 from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.decoding.video import with_frames
@@ -34,6 +34,7 @@ from crackvae.scoring.threshold_check import MIN_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
 from crackvae.storage.lock import Lock, locked
+from crackvae.storage.names.shards import Shard, is_in_shard
 from crackvae.storage.tables import new_run
 from crackvae.tracing.scale import Scales, scales_from_csv
 
@@ -102,7 +103,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             histograms = RunHistograms(out, work.run, load_reference(model_dir, scorer.model.digest), night)
             _write_rows(work, table, histograms, check, quiet=config.quiet)
         assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
-        csv = write_missing_csvs(out) if "csv" in config.format else []
+        csv = write_missing_csvs(out, work.run) if "csv" in config.format else []
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
         seconds = time.perf_counter() - started
         valid_on = images_with_a_valid_threshold(out, scorer.model.digest, scorer.calibration.threshold)
@@ -129,7 +130,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             model_dir=model_dir,
             threshold_images=valid_on if valid_on >= MIN_IMAGES else check.images,
             csv=csv,
-            report="" if config.no_report or not nights.has_rows(out, work.run) else page_path(out, work.run),
+            report=_page_of(config, out, work.run),
             seconds=round(seconds, 1),
             images_per_s=round(table.n / seconds, 1),
         )
@@ -138,6 +139,11 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         say(void.reason, quiet=False)
     if not work.to_score:
         say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
+    if config.shard:
+        say(
+            f"shard {config.shard} has ended; after all of them: crackvae report --scores {out} --out PAGE.html",
+            quiet=config.quiet,
+        )
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
 
@@ -166,19 +172,19 @@ class _Work:
 
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
     """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
-    found = _listing(config)
+    shard = Shard(*numbers) if (numbers := shard_numbers(config.shard)) else None
+    found = _listing(config, shard)
     listed = found.images.num_rows
-    if not listed:
-        raise StorageError(found.empty())
     if found.excluded:
         say(f"excluded: {found.exclusions()}", quiet=config.quiet)
     fileio.require_outside_table(out, "--out")
     fileio.require_writable(out)
-    run = new_run(tables.list_parts(out))
+    run = new_run(tables.list_parts(out), shard)
     lock = stack.enter_context(locked(out, run, quiet=config.quiet))
-    finish_compaction(out)
+    if not shard:  # a shard reads an interrupted compaction as it is, because other shards may read it now
+        finish_compaction(out)
     model, threshold = scorer.model.digest, scorer.calibration.threshold
-    todo, older = still_to_score(with_groups(found, config.group_by), finished_rows(out), model, threshold)
+    todo, older = still_to_score(with_groups(found, config.group_by), finished_rows(out, run), model, threshold)
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
     connection = stack.enter_context(ExitStack())
@@ -212,16 +218,26 @@ def _scales(config: ScoreConfig) -> Scales:
     )
 
 
-def _listing(config: ScoreConfig) -> Listing:
-    """What is listed, with the frames of videos and the windows of very large TIFFs."""
+def _listing(config: ScoreConfig, shard: Shard | None) -> Listing:
+    """What is listed for a shard, with the frames of videos and the windows of very large TIFFs."""
     found = list_paths(
         config.images, time_of(config.since), config.prefix, config.exclude, videos=config.every is not None
     )
+    if not found.images.num_rows:
+        raise StorageError(found.empty())
+    if shard:  # by file, so that a video or a TIFF is read by one job alone
+        found = replace(found, images=found.images.filter(is_in_shard(found.images["image"], shard)))
     images = with_windows(found.images, config.max_megapixels * 1_000_000)
     if config.every is not None:
         with uris.storage_errors("read", found.source):
             images = with_frames(images, config.every)
     return replace(found, images=images)
+
+
+def _page_of(config: ScoreConfig, out: str, run: str) -> str:
+    """Where the page of a run will be; "" for none. Shards have one together, which `report` writes."""
+    has_page = not config.no_report and not config.shard and nights.has_rows(out, run)
+    return page_path(out, run) if has_page else ""
 
 
 def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: ThresholdCheck, *, quiet: bool) -> None:

@@ -1,5 +1,7 @@
 """One writer of a scores table at a time: a lock file with a heartbeat, which expires when its owner is gone.
 
+The shards of one table are disjoint, so each has a lock of its own; a run of all images excludes them all.
+
 pyarrow's file systems have no exclusive creation, so a run writes its own lock first and then looks for others: of two
 simultaneous runs at least one sees the other. Ages are differences of two times of the storage's clock, so that the
 clocks of hosts need not agree.
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from crackvae.console import say
 from crackvae.errors import FolderInUse, StorageError
 from crackvae.storage import fileio, uris
+from crackvae.storage.names.shards import are_disjoint
 from crackvae.storage.records import read_record
 
 # A run renews its lock this often [s]; a lock that has not been renewed for EXPIRY_S belongs to a dead run.
@@ -79,7 +82,7 @@ class Lock:
 
 @contextmanager
 def locked(folder: str, run: str, *, quiet: bool, flag: str = "--out") -> Iterator[Lock]:
-    """Be the only run that writes into a folder, for the duration of the block.
+    """Be the only run that writes into a folder, apart from disjoint ones, for the duration of the block.
 
     The lock of a dead run is taken over, with a message: at once if its process is known to be gone (same machine),
     else after EXPIRY_S without a heartbeat.
@@ -139,7 +142,7 @@ def _others(lock: Lock, *, quiet: bool) -> dict[str, tuple[int, Owner]]:
     for name in fileio.list_files(lock.folder):
         path = uris.join(lock.folder, name)
         match = _LOCK_NAME.fullmatch(name)
-        if not match or path == lock.path:
+        if not match or path == lock.path or are_disjoint(match["run"], lock.run):
             continue
         modified = fileio.modified_us(path)
         if modified is None or now is None:  # it ended in the meantime

@@ -15,7 +15,8 @@ from crackvae.model.inference import RecordedModel, find_recorded_model
 from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import findings, night_figures
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
-from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, RunSummary, page_name, tile_scores, total
+from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, page_name, tile_scores, total
+from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
@@ -99,6 +100,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         "images": rows.num_rows,
         "flagged": total(rows["flagged"]),
         "known_false_alarms": gallery.n_known,
+        **night_figures.shard_figures(night),
         **page.shown_figures(gallery.image_views, recorded),
     }
     return Rendered(html, figures, shown, recorded.model, gallery.vmax)

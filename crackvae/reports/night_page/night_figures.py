@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from crackvae.model.inference import RecordedModel
 from crackvae.reports import charts, page
-from crackvae.reports.night_page.nights import RunSummary, total
+from crackvae.reports.night_page.nights import NightResults, total
+from crackvae.reports.night_page.run_summary import RunSummary
+from crackvae.storage.names.shards import shard_of
 
 # Statuses of images without a score, as the page counts them.
 FAILED = ("unreadable", "unreachable")
@@ -56,6 +58,16 @@ def status_counts(rows: pa.Table, summary: RunSummary | None) -> dict[str, Any]:
         "excluded": _excluded(summary) if summary else {},
         "passed_over": summary.passed_over if summary else 0,
     }
+
+
+def shard_figures(night: NightResults) -> dict[str, Any]:
+    """What the summary of `report` says of a round of shards: their counts together; nothing of other runs."""
+    shard, summary = shard_of(night.run), night.summary
+    if not shard:
+        return {}
+    names = ("listed", "finished_before", "scored", "no_surface", "unreadable", "unreachable")
+    counts = {name: getattr(summary, name) for name in names} if summary else {}
+    return {"shards": shard.count, "shards_left": [one.number for one in night.shards_left], **counts}
 
 
 def _excluded(summary: RunSummary) -> dict[str, int]:

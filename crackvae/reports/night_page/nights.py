@@ -1,16 +1,19 @@
 """The rows of one night: those of its run, and of earlier runs that were killed before they had a page."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from crackvae.errors import StorageError
+from crackvae.reports.night_page.rounds import left_of, merged, rounds_of
+from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.names.shards import Shard, shard_of
 from crackvae.storage.tables.findings import read_findings
 
 # The columns that the page needs; the tile scores of a million photographs would not fit into memory.
@@ -25,82 +28,22 @@ ALL_RUNS = "all"
 MAX_SUMMARIES = 60
 
 
-class DriftRow(BaseModel):
-    """One comparison of a night; `usual` is missing in summaries of early versions."""
-
-    group: str
-    measure: str
-    value: float | str | None
-    usual: float | str | None = None
-    verdict: str
-
-
-class DriftSummary(BaseModel):
-    """The drift of a night, as `nightly` adds it to the summary of the run."""
-
-    verdict: str
-    causes: list[str] = []
-    where: str = ""
-    rows: list[DriftRow] = []
-
-
-class ThresholdVoid(BaseModel):
-    """Why the threshold is not valid for the scored images."""
-
-    reason: str
-
-
-class RunSummary(BaseModel):
-    """What the page needs of `_summary-<run>.json`.
-
-    Attributes:
-        images: URI that was scored.
-        finished_before: images listed that earlier runs had finished.
-        excluded: number of files that are not inspection images, by kind.
-        passed_over: number of images left out by --prefix or --since.
-        level: the rule that set the threshold, in words.
-    """
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-    run: str
-    listed: int
-    scored: int
-    unreadable: int
-    unreachable: int
-    flagged: int
-    no_surface: int = 0
-    finished_before: int = 0
-    skipped_files: int = 0
-    excluded: dict[str, int] = {}
-    passed_over: int = 0
-    threshold_void: ThresholdVoid | None = None
-    images: str = ""
-    model: str = ""
-    model_dir: str = ""
-    leaky: bool = False
-    threshold: float = float("nan")
-    level: str = ""
-    seconds: float | None = None
-    images_per_s: float | None = None
-    drift: DriftSummary | None = None
-
-
 @dataclass(frozen=True)
 class NightResults:
     """Rows of one night, with the summaries of its run and of earlier runs.
 
     Attributes:
-        run: name of the last run of the night.
+        run: name of the last run of the night, or of the last one with rows of a round of shards.
         rows: COLUMNS, one row per image.
         interrupted: killed runs whose rows are included, because no page has shown them.
-        summary: of the run, or None if it was killed.
-        summaries: of the latest runs, oldest first.
+        summary: of the run, or of all shards together; None if it was killed.
+        summaries: of the latest runs or rounds of shards, oldest first.
         damaged: number of summaries that cannot be read.
         of_other_models: number of rows left out because another model scored them; scores of models are not comparable.
         parts: URIs of the parts that hold the rows, in chronological order.
         folder: of the scores table.
         findings: FINDINGS_SCHEMA, of these rows.
+        shards_left: shards of the round that have not ended.
     """
 
     run: str
@@ -113,6 +56,7 @@ class NightResults:
     parts: list[str]
     folder: str
     findings: pa.Table
+    shards_left: list[Shard] = field(default_factory=list)
 
 
 def read_night(scores: str, run: str) -> NightResults:
@@ -135,8 +79,9 @@ def read_night(scores: str, run: str) -> NightResults:
         )
     chosen = run or max(parts)
     included = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
-    summaries, damaged = _summaries(scores, [name for name in ended if name <= chosen or run == ALL_RUNS])
-    part_uris = [uri for name in included for uri in parts[name]]
+    last = max([chosen, *ended] if run == ALL_RUNS else [chosen, *included])
+    summaries, damaged = _summaries(scores, parts, [name for name in ended if name <= last])
+    part_uris = [uri for name in included for uri in parts.get(name, [])]
     rows = pa.concat_tables(map(_dictionary_encoded, tables.each_part(part_uris, COLUMNS))).unify_dictionaries()
     n_other = 0
     if len(included) > 1:
@@ -148,9 +93,12 @@ def read_night(scores: str, run: str) -> NightResults:
         findings = findings.filter(pc.field("model") == rows["model"][-1].as_py())
     if run == ALL_RUNS:
         return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores, findings)
-    summary = next((one for one in summaries if one.run == chosen), None)
-    interrupted = [name for name in included if name != chosen]
-    return NightResults(chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings)
+    summary = next((one for one in summaries if one.run in (chosen, *included)), None)
+    interrupted = [name for name in included if name != chosen and name not in ended]
+    left = left_of(included, ended)
+    return NightResults(
+        chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings, left
+    )
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:
@@ -160,8 +108,10 @@ def _dictionary_encoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _runs_of_night(parts: Iterable[str], chosen: str, ended: list[str]) -> list[str]:
-    """The chosen run and the runs directly before it that never ended: no page has shown their images."""
+def _runs_of_night(parts: Collection[str], chosen: str, ended: list[str]) -> list[str]:
+    """The chosen run and the runs directly before it that never ended, as no page has shown them; or its round."""
+    if shard_of(chosen):
+        return next(runs for runs in rounds_of({*parts, *ended}, parts, ended) if chosen in runs)
     earlier = [name for name in sorted(parts) if name < chosen]
     n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
     return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
@@ -196,16 +146,23 @@ def _ended_runs(scores: str) -> list[str]:
     return sorted(name.removeprefix("_summary-").removesuffix(".json") for name in names)
 
 
-def _summaries(scores: str, runs: list[str]) -> tuple[list[RunSummary], int]:
-    """Summaries of the latest of these runs, oldest first, and the number of damaged ones."""
-    valid: list[RunSummary] = []
-    damaged = 0
-    for run in runs[-MAX_SUMMARIES:]:
-        try:
-            valid.append(RunSummary.model_validate_json(fileio.read_bytes(uris.join(scores, f"_summary-{run}.json"))))
-        except ValidationError:
-            damaged += 1
-    return valid, damaged
+def _summaries(scores: str, parts: Collection[str], ended: list[str]) -> tuple[list[RunSummary], int]:
+    """Summaries of the latest rounds of these runs, oldest first, and the number of damaged ones."""
+    of_rounds: list[RunSummary] = []
+    n_read = damaged = 0
+    for runs in reversed(rounds_of({*parts, *ended}, parts, ended)):
+        of_round = []
+        for run in [run for run in runs if run in ended]:
+            data = fileio.read_bytes(uris.join(scores, f"_summary-{run}.json"))
+            n_read += 1
+            try:
+                of_round.append(RunSummary.model_validate_json(data))
+            except ValidationError:
+                damaged += 1
+        of_rounds += [merged(of_round)] if of_round else []
+        if n_read >= MAX_SUMMARIES:
+            break
+    return of_rounds[::-1], damaged
 
 
 def total(column: Any) -> int:

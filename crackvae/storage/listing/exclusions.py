@@ -60,7 +60,8 @@ _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() f
 # Files of a model directory, of a scores table and of a manifest.
 _OWN_NAME = re.compile(
     r"vae_concrete\.(pth|safetensors)|(model|calibration|reference|training)\.json|manifest\.parquet|left_out\.csv"
-    r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+|\d{8}T\d{6}_\d{6}-\d{5}\.parquet"
+    r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+"
+    r"|\d{8}T\d{6}_\d{6}(\.\d+of\d+)?-\d{5}\.parquet"
 )
 
 # The loss curve in a model directory, and the pictures that `report --full-size` writes for a page.

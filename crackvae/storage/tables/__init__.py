@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from crackvae.errors import StorageError
 from crackvae.storage.fileio import exists, list_files, parse_file, read_bytes, write_bytes, writing
+from crackvae.storage.names.shards import Shard, start_of
 from crackvae.storage.records import read_record
 from crackvae.storage.uris import join, reason
 
@@ -143,16 +144,16 @@ def write_table(path: str, table: pa.Table) -> None:
     write_bytes(path, parquet_bytes(table))
 
 
-def new_run(existing: Iterable[str] = ()) -> str:
-    """Name of a run: its start time in UTC, to the microsecond, but always later than the existing runs.
+def new_run(existing: Iterable[str] = (), shard: Shard | None = None) -> str:
+    """Name of a run: its start time in UTC, to the microsecond, but always later than the existing runs; its shard.
 
     Of two rows of an image the later run counts, so a clock that was set back must not make a new run the earlier one.
     """
-    now, last = datetime.now(UTC).strftime(RUN_TIME), max(existing, default="")
+    now, last = datetime.now(UTC).strftime(RUN_TIME), max(map(start_of, existing), default="")
     if now <= last:
         with suppress(ValueError):  # not a run name
-            return (datetime.strptime(last, RUN_TIME) + timedelta(microseconds=1)).strftime(RUN_TIME)
-    return now
+            now = (datetime.strptime(last, RUN_TIME) + timedelta(microseconds=1)).strftime(RUN_TIME)
+    return f"{now}.{shard}" if shard else now
 
 
 def csv_name(run: str) -> str:
