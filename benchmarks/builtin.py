@@ -45,7 +45,8 @@ CARD_METRICS = ("roc_auc", *(f"recall_at_{rate}%_false_alarms" for rate in ("5",
 # What happened to the weights after the run that training.json describes; the script trains in one go.
 CONTINUED = (
     "The training was then continued twice with peak learning rate 0.001: on 52,800 tiles after gaping cracks had been "
-    "made darker in the drawings, and on 49,056 tiles after the second scale, wider cracks and close-ups were added."
+    "made darker in the drawings, and on 49,056 tiles after the second scale, wider cracks and close-ups were added. "
+    "The weights are the mean of those before and after the last step."
 )
 
 
