@@ -30,7 +30,7 @@ from crackvae.model.runtime import graph_cache
 from crackvae.nights import nightly
 from crackvae.scoring import actors, verb
 from crackvae.storage import fileio, filesystems, tables
-from crackvae.training import adapt, driver, fit, run, tile_loader
+from crackvae.training import adapt, driver, fit, learn, run, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one thread computes.
 torch.set_num_threads(1)
@@ -219,7 +219,7 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "ray", here)
     for module in (fit, tile_loader):
         monkeypatch.setattr(module, "on_this_node", dict)
-    for verb_module in (adapt, driver):
+    for verb_module in (adapt, driver, learn):
         monkeypatch.setattr(verb_module, "ray_session", lambda config: nullcontext())
         monkeypatch.setattr(verb_module, "require_resources", lambda workers, gpu: None)
     monkeypatch.setattr(fit, "_scaling", lambda plan: fit.ScalingConfig(num_workers=0))
