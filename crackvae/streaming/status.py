@@ -32,6 +32,9 @@ RATE_S, N_LATENCIES = 10.0, 500
 # Longest side of the picture on the page [px].
 PICTURE_PX = 960
 
+# The most suspicious tile has this part of the colour scale, so that its crack shows through: 1 / TRANSPARENCY.
+TRANSPARENCY = 3.0
+
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; img-src 'self'; connect-src 'self'; script-src 'self'; "
@@ -61,7 +64,7 @@ class Shown:
         small_HW = views.reduced(self.pixels(), PICTURE_PX)
         (height, width), (rows, cols) = small_HW.shape, self.strength.shape
         tiles_HW = self.strength[np.arange(height) * rows // height][:, np.arange(width) * cols // width]
-        return encoded(charts.anomaly_overlay(small_HW, tiles_HW, 1.0))
+        return encoded(charts.anomaly_overlay(small_HW, tiles_HW, TRANSPARENCY))
 
 
 class Status:

@@ -1,5 +1,6 @@
 """The verb `live`: its rows are those of `score`, flagged images are saved, and it ends when it is told to."""
 
+import io
 import json
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 from conftest import HOUSE, read_rows, small_spec, write_model
 from pandas.testing import assert_frame_equal
@@ -140,6 +142,8 @@ def test_the_status_page_shows_pictures_and_refuses_other_hosts(source, model, t
             with urlopen(address + path) as answer:
                 assert answer.headers["content-type"].startswith(kind) and len(answer.read()) > 500
                 assert "default-src 'none'" in answer.headers["content-security-policy"]
+        with urlopen(f"{address}picture") as answer, Image.open(io.BytesIO(answer.read())) as shown:
+            assert np.asarray(shown.convert("L")).std() > 3, "the colour hides the picture"
         with pytest.raises(HTTPError, match="400"):
             urlopen(Request(f"{address}state", headers={"host": "evil.example"}))
     finally:
