@@ -40,7 +40,7 @@ class Drift:
     Attributes:
         level: ok, watch or alarm: the worst of the comparisons; `few` with too few images for any comparison.
         causes: likely causes, largest first: darker, brighter, blurred, new texture, more cracks, fewer flagged,
-            unreadable files.
+            unreadable files; before them, for the whole night, new camera.
         images: number of images of any status.
         own_reference: whether the calibration has images of this group; if not, all calibration images were used.
         comparisons: the comparisons behind the level.
@@ -76,6 +76,8 @@ def compare(
         raise ModelError("the night was scored for another model or calibration, so its histograms cannot be compared.")
     comparer = _GroupComparer(reference, calibration, limits)
     drifts = {ALL: comparer.compare(night.whole, reference.whole, [one.whole for one in history], own=True)}
+    if drifts[ALL].causes and _has_new_camera(night, reference):
+        drifts[ALL] = replace(drifts[ALL], causes=("new camera", *drifts[ALL].causes))
     groups = [(name, tally) for one in history for name, tally in one.groups.items()]
     groups = [(name, tally) for name, tally in groups if tally.scored >= limits.min_images]
     before: dict[str, list[Tally]] = {}
@@ -88,6 +90,12 @@ def compare(
         past = past if len(past) >= MIN_NIGHTS else [earlier for _, earlier in groups]
         drifts[name or ROOT] = comparer.compare(tally, usual, past, own=own)
     return drifts
+
+
+def _has_new_camera(night: NightHistograms, reference: NightHistograms) -> bool:
+    """Whether most images come from cameras that the calibration does not have, while it does have others."""
+    new = sum(tally.scored for name, tally in night.cameras.items() if name not in reference.cameras)
+    return bool(reference.cameras) and 2 * new > night.whole.scored
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Shape letters: N images, K edges of a histogram, with K + 1 bins: below the firs
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -80,20 +80,23 @@ class NightHistograms:
         edges: edges of each measure, float (K,), ascending.
         whole: tally of every image.
         groups: tallies by group name; images of groups beyond the first MAX_GROUPS count in `whole` only.
+        cameras: tallies by camera, likewise; without images whose camera is unknown.
     """
 
     model: str
     edges: Mapping[str, np.ndarray]
     whole: Tally
     groups: Mapping[str, Tally]
+    cameras: Mapping[str, Tally] = field(default_factory=dict)
 
     def __add__(self, other: "NightHistograms") -> "NightHistograms":
         assert self.same_edges(other), "histograms with different edges cannot be added"
-        groups = dict(self.groups)
-        for name, tally in other.groups.items():
-            if name in groups or len(groups) < MAX_GROUPS:
-                groups[name] = groups[name] + tally if name in groups else tally
-        return replace(self, whole=self.whole + other.whole, groups=groups)
+        return replace(
+            self,
+            whole=self.whole + other.whole,
+            groups=_added(self.groups, other.groups),
+            cameras=_added(self.cameras, other.cameras),
+        )
 
     def same_edges(self, other: "NightHistograms") -> bool:
         """Whether both were counted for the same calibration."""
@@ -104,13 +107,28 @@ class NightHistograms:
         )
 
 
+def _added(tallies: Mapping[str, Tally], others: Mapping[str, Tally]) -> dict[str, Tally]:
+    added = dict(tallies)
+    for name, tally in others.items():
+        if name in added or len(added) < MAX_GROUPS:
+            added[name] = added[name] + tally if name in added else tally
+    return added
+
+
 def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> NightHistograms:
     """Count scored rows.
 
     Args:
         rows: SCORES_SCHEMA with a column for each measure in `edges`; NaN where an image has no value.
     """
-    codes, names = pd.factorize(rows["group"].to_pandas())
+    groups, whole = _tallies(rows, "group", edges)
+    cameras = _tallies(rows, "camera", edges)[0] if "camera" in rows.column_names else {}
+    return NightHistograms(model, edges, whole, groups, {name: one for name, one in cameras.items() if name})
+
+
+def _tallies(rows: pa.Table, by: str, edges: Mapping[str, np.ndarray]) -> tuple[dict[str, Tally], Tally]:
+    """Tallies by a column, of the first MAX_GROUPS of its values, and of all rows."""
+    codes, names = pd.factorize(rows[by].to_pandas())
     status_N, statuses = pd.factorize(rows["status"].to_pandas(), sort=True)
     by_status = np.bincount(codes * len(statuses) + status_N, minlength=len(names) * len(statuses))
     by_status = by_status.reshape(len(names), len(statuses))
@@ -129,7 +147,7 @@ def count(rows: pa.Table, edges: Mapping[str, np.ndarray], model: str) -> NightH
         int(flagged.sum()),
         {measure: table.sum(axis=0) for measure, table in counts.items()},
     )
-    return NightHistograms(model, edges, whole, groups)
+    return groups, whole
 
 
 def _histograms(values_N: np.ndarray, codes_N: np.ndarray, n_groups: int, edges_K: np.ndarray) -> np.ndarray:
@@ -155,9 +173,11 @@ def reference_of(rows: pa.Table, calibration: Calibration) -> NightHistograms:
     flagged = pc.greater(rows["score"], np.float32(calibration.threshold))
     unchanged = rows.select([name for name in rows.column_names if name != "flagged"])
     night = count(unchanged.append_column("flagged", flagged), edges, calibration.model)
-    return replace(
-        night, groups={name: tally for name, tally in night.groups.items() if tally.scored >= MIN_GROUP_IMAGES}
-    )
+    return replace(night, groups=_large(night.groups), cameras=_large(night.cameras))
+
+
+def _large(tallies: Mapping[str, Tally]) -> dict[str, Tally]:
+    return {name: tally for name, tally in tallies.items() if tally.scored >= MIN_GROUP_IMAGES}
 
 
 class _TallyFile(BaseModel):
@@ -189,11 +209,15 @@ class _HistogramsFile(BaseModel):
     edges: dict[str, list[float]]
     whole: _TallyFile
     groups: dict[str, _TallyFile]
+    cameras: dict[str, _TallyFile] = {}
     digest: str = ""
 
+    def unset(self) -> set[str]:
+        """Fields that are not written: the reference of a calibration belongs to no run, and cameras may be unknown."""
+        return {name for name in ("run", "cameras") if not getattr(self, name)}
+
     def computed_digest(self) -> str:
-        unset = {"digest"} if self.run else {"digest", "run"}  # the reference of a calibration belongs to no run
-        content = self.model_dump(exclude=unset)
+        content = self.model_dump(exclude={"digest", *self.unset()})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -205,9 +229,10 @@ def histograms_file(night: NightHistograms, run: str = "") -> bytes:
         edges={name: edges.tolist() for name, edges in night.edges.items()},
         whole=_TallyFile.of(night.whole),
         groups={name: _TallyFile.of(tally) for name, tally in night.groups.items()},
+        cameras={name: _TallyFile.of(tally) for name, tally in night.cameras.items()},
     )
     content.digest = content.computed_digest()
-    return json.dumps(content.model_dump(exclude=None if run else {"run"})).encode()
+    return json.dumps(content.model_dump(exclude=content.unset())).encode()
 
 
 def load_histograms(uri: str) -> NightHistograms:
@@ -221,7 +246,8 @@ def load_histograms(uri: str) -> NightHistograms:
         content = _HistogramsFile.model_validate_json(read_bytes(uri))
         edges = {name: np.asarray(values, np.float64) for name, values in content.edges.items()}
         groups = {name: tally.tally(edges) for name, tally in content.groups.items()}
-        night = NightHistograms(content.model, edges, content.whole.tally(edges), groups)
+        cameras = {name: tally.tally(edges) for name, tally in content.cameras.items()}
+        night = NightHistograms(content.model, edges, content.whole.tally(edges), groups, cameras)
     except ValueError as error:  # pydantic's ValidationError is one
         why = problems(error) if isinstance(error, ValidationError) else error
         raise StorageError(f"{uri} is not a complete file of histograms ({why}). {advice}") from error

@@ -58,7 +58,7 @@ class RunHistograms:
         """Count MEASURED_SCHEMA rows; without a reference to compare with, nothing is counted."""
         if self.reference is None:
             return
-        self._waiting.append(rows.select(["group", "status", "flagged", *self.reference.edges]))
+        self._waiting.append(rows.select(["group", "camera", "status", "flagged", *self.reference.edges]))
         is_due = time.monotonic() - self._since > WRITE_AGE_S
         if is_due or sum(one.num_rows for one in self._waiting) >= COUNT_ROWS:
             self._count(self.reference)

@@ -315,3 +315,19 @@ def test_another_jpeg_quality_is_no_alarm(site: Site) -> None:
 
     found = site.drift(site.count(site.rows([encoded(pixels_HW) for pixels_HW in site.sound[:600]])))
     assert found.level != "alarm", found
+
+
+def test_a_new_camera_is_not_taken_for_a_new_site(site: Site) -> None:
+    def taken_with(camera: str, rows: pa.Table) -> pa.Table:
+        return rows.append_column("camera", pa.array([camera] * rows.num_rows))
+
+    reference = reference_of(taken_with("known", rows_of(site.reference_images)), site.calibration)
+    dark = site.rows([dimmed(pixels_HW) for pixels_HW in site.sound[:N_NIGHT]])
+    causes = {}
+    for camera in ("known", "other", ""):
+        night = count(taken_with(camera, dark), reference.edges, "model")
+        causes[camera] = compare(night, reference, site.calibration, Limits())[ALL].causes
+    assert causes["known"] == causes[""] and "darker" in causes[""]
+    assert causes["other"] == ("new camera", *causes["known"])
+    unchanged = count(taken_with("other", site.sound_rows.slice(0, N_NIGHT)), reference.edges, "model")
+    assert compare(unchanged, reference, site.calibration, Limits())[ALL].causes == ()

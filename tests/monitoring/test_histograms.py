@@ -75,6 +75,20 @@ def test_a_file_round_trips_and_an_altered_or_damaged_one_is_refused(tmp_path: P
             load_histograms(str(place))
 
 
+def test_cameras_are_counted_beside_groups_and_files_without_them_stay_valid(tmp_path: Path) -> None:
+    unnamed = rows(["a", "b", "a"], [0.1, 0.5, 0.9])
+    named = unnamed.append_column("camera", pa.array(["DJI FC6310", "", "DJI FC6310"]))
+    night = count(named, EDGES, "m") + count(named, EDGES, "m")
+    assert {name: tally.scored for name, tally in night.cameras.items()} == {"DJI FC6310": 4}
+    place = tmp_path / "night.json"
+    place.write_bytes(histograms_file(night))
+    assert load_histograms(str(place)).cameras["DJI FC6310"].images == 4
+    without = histograms_file(count(unnamed, EDGES, "m"))
+    assert "cameras" not in json.loads(without), "as earlier versions wrote it"
+    place.write_bytes(without)
+    assert load_histograms(str(place)).cameras == {}
+
+
 @pytest.mark.usefixtures("in_process")
 def test_calibrate_writes_a_reference_and_score_counts_every_image_with_its_edges(drawn: Path, tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "model", small_spec()))
