@@ -1,9 +1,9 @@
 """A threshold from the scores of unlabelled tiles of a site, of which a few per cent may show cracks.
 
-The sound tiles' scores are taken to be log-normal in their body, which a few per cent of cracked tiles hardly touch: a
-log-normal is fitted to the scores between two quantiles, as a truncated sample, so that whatever lies above does not
-count. Its extrapolated quantile is the threshold, within what the observed scores allow: if no tile were cracked it
-would be their own quantile, and if `max_cracked` of them were, all above it, a lower one.
+The tail of the sound tiles' scores is taken to lie between that of a log-normal and a power law. Its two parameters are
+fitted to three quantiles of the body, which a few per cent of cracked tiles hardly touch, so that whatever lies above
+does not count. Its extrapolated quantile is the threshold, within what the observed scores allow: if no tile were
+cracked it would be their own quantile, and if `max_cracked` of them were, all above it, a lower one.
 
 Shape letters: T tiles.
 """
@@ -12,18 +12,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import ndtr, ndtri
+from scipy.optimize import brentq
 
-# Quantiles of the scores between which the log-normal is fitted. Of the sound tiles the upper one is at most 0.895 if
-# 5 % are cracked; below the lower one lie blank tiles, which say nothing about the tail.
-BODY = (0.25, 0.85)
+# Quantiles of the sound tiles' scores that the tail is fitted to; below the lowest lie blank tiles, which say nothing
+# about the tail. Half of the largest share of cracked tiles is taken to lie above them, so that the rate errs as much
+# where there are none as where there are most.
+BODY = (0.5, 0.7, 0.85)
 # The fit may set a rate that is this factor from the wanted one on the observed scores. Without it, chance would only
 # ever move the threshold down where no tile is cracked, and only up where `max_cracked` are.
 SLACK = 2.0
-# Of mean and log-deviation of the fit, in deviations of the body. A body whose density does not fall has no finite fit;
-# the observed scores then decide.
-LIMITS = ((-10.0, 10.0), (-1.0, 3.0))
+# A shape of 1 is a power law, as scores relative to those of like textures have; about 0.4 is a log-normal.
+SHAPES = (0.1, 1.0)
 MAX_LOG_SCORE = 100.0
 RESAMPLES = 200
 INTERVAL = 0.95
@@ -78,31 +77,28 @@ def estimated_threshold(scores_T: np.ndarray, max_false_alarm: float, max_cracke
     """The fitted quantile, between the observed quantiles for `max_cracked` above it and for no cracked tile."""
     most_flagged = SLACK * max_false_alarm * (1 - max_cracked) + max_cracked
     lowest, highest = np.quantile(scores_T, [1 - most_flagged, 1 - max_false_alarm / SLACK], method="inverted_cdf")
-    fitted = _fitted_quantile(scores_T, 1 - max_false_alarm)
+    fitted = _fitted_quantile(scores_T, 1 - max_false_alarm, max_cracked / 2)
     return float(np.float32(np.clip(fitted, lowest, highest)))
 
 
-def _fitted_quantile(scores_T: np.ndarray, level: float) -> float:
-    """Quantile of the log-normal distribution of which the body of the scores is a truncated sample."""
-    low, high = np.quantile(scores_T, BODY)
-    if not 0 < low < high:
-        return float(np.inf)  # too many blank tiles for a body: the observed quantile decides
-    body = np.log(scores_T[(scores_T >= low) & (scores_T <= high)])
-    centre, unit = float(body.mean()), float(body.std())
-    if unit == 0:
-        return float(np.inf)
-    z_low, z_high = ((math.log(edge) - centre) / unit for edge in (low, high))
+def _fitted_quantile(scores_T: np.ndarray, level: float, cracked: float) -> float:
+    """Quantile of the distribution whose log-scores are a + c * e**shape, with e = -log(1 - u), through the body."""
+    body = np.quantile(scores_T, np.array(BODY) * (1 - cracked))
+    if not 0 < body[0] < body[1] < body[2]:
+        return float(np.inf)  # too many blank or equal tiles for a body: the observed quantile decides
+    logs = np.log(body)
+    tail = -np.log1p(-np.array([*BODY, level]))
+    ratio = (logs[2] - logs[1]) / (logs[1] - logs[0])
 
-    def loss(parameters: np.ndarray) -> float:
-        """Mean negative log-likelihood of the standardised body, whose mean is 0 and whose mean square is 1."""
-        mu, sigma = float(parameters[0]), math.exp(parameters[1])
-        inside = ndtr((z_high - mu) / sigma) - ndtr((z_low - mu) / sigma)
-        return (1 + mu**2) / (2 * sigma**2) + math.log(sigma) + math.log(max(float(inside), 1e-300))
+    def excess(shape: float) -> float:
+        """Ratio of the two steps of the body for a shape, less the observed one; it increases with the shape."""
+        e = tail**shape
+        return float((e[2] - e[1]) / (e[1] - e[0]) - ratio)
 
-    mu, log_sigma = minimize(
-        loss, (0.0, 0.0), method="Nelder-Mead", bounds=LIMITS, options={"xatol": 1e-3, "fatol": 1e-8}
-    ).x
-    return math.exp(min(centre + unit * (mu + math.exp(log_sigma) * ndtri(level)), MAX_LOG_SCORE))
+    low, high = SHAPES
+    shape = low if excess(low) >= 0 else high if excess(high) <= 0 else float(brentq(excess, low, high, xtol=1e-4))
+    e = tail**shape
+    return math.exp(min(logs[2] + (logs[2] - logs[0]) * (e[3] - e[2]) / (e[2] - e[0]), MAX_LOG_SCORE))
 
 
 def _interval(
