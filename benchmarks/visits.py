@@ -28,6 +28,7 @@ KINDS = ("static", "static", "grown", "new", "gone")
 # A finding belongs to the crack along which half of its points lie within this distance [px].
 NEAR_PX = 8.0
 MISSING = 0.1
+FIRST_YEAR = 2023
 
 
 def crack(seed: list[int], kind: str, visit: int, size: tuple[int, int], place: int) -> tuple[np.ndarray, float] | None:
@@ -92,9 +93,14 @@ def crack_of(finding: dict[str, Any], lines: dict[int, np.ndarray]) -> int | Non
     return best if best is not None and shares[best] >= 0.5 else None
 
 
-def truth_of(kind: str, visit: int) -> str:
-    """What has become of a crack between a visit and the one before."""
-    return kind if kind in ("static", "grown") or visit == 1 else "static" if kind == "new" else "none"
+def truth_of(kind: str, before: int) -> str:
+    """What has become of a crack since an earlier visit."""
+    return kind if kind in ("static", "grown") or before == 0 else "static" if kind == "new" else "none"
+
+
+def visit_of(image: str) -> int:
+    """The number of the visit that took a photograph."""
+    return int(Path(image).parts[-3][:4]) - FIRST_YEAR
 
 
 def compared(out: Path, visit: int, run: str, lines: dict[tuple[int, str], dict[int, np.ndarray]]) -> Counter[Any]:
@@ -109,16 +115,17 @@ def compared(out: Path, visit: int, run: str, lines: dict[tuple[int, str], dict[
             continue
         is_later = bool(row["finding"])
         name = Path(row["image"] or row["previous_image"]).name
-        there = lines[visit if is_later else visit - 1, name]
+        there = lines[visit_of(row["image"] if is_later else row["previous_image"]), name]
         place = crack_of(findings[row["finding"] or row["previous"]], there)
         if place is None:
             counted["false", row["status"]] += 1
         else:
             claims.setdefault((name, place), set()).add(row["status"])
     for number, name in lines:
-        if number == visit and (visit - 1, name) in lines:
+        before = [one for one, other in lines if other == name and one < visit]
+        if number == visit and before:  # the last photograph before, where one is missing
             for place, kind in enumerate(KINDS):
-                truth = truth_of(kind, visit)
+                truth = truth_of(kind, max(before))
                 if truth != "none":
                     for claim in claims.get((name, place), {"nothing"}):
                         counted[truth, claim] += 1
@@ -139,7 +146,7 @@ def main() -> None:
     counted, seconds = Counter[Any](), {"score": 0.0, "change": 0.0}
     rng = np.random.default_rng(11)
     for visit in range(given.visits):
-        folder = given.work / f"{2023 + visit}-05-01"
+        folder = given.work / f"{FIRST_YEAR + visit}-05-01"
         for number in range(given.photographs):
             if visit == 0 or rng.random() >= MISSING:
                 name = f"{number:02d}.jpg"
