@@ -30,7 +30,7 @@ from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
-from crackvae.training.model_writer import TrainedModel, trained_model, with_yardstick, write_model
+from crackvae.training.model_writer import TrainedModel, trained_model, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -80,7 +80,6 @@ def learn(config: LearnConfig) -> Result:
                 _train(base, nights, spec, config, checkpoints)
             learned = _blended(base, trained_model(spec, checkpoints))
             tiles_TPP, images = _calibration_tiles(nights, spec, config)
-            learned = with_yardstick(learned, tiles_TPP)
             measured_on = hardware(gpu=config.gpu)
         calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rate, config)
         counts = nights.counts()
@@ -139,7 +138,10 @@ def _run_folder(config: LearnConfig, folder: str, spec: ModelSpec, base: Model) 
 
 
 def _blended(base: Model, learned: TrainedModel) -> TrainedModel:
-    """The learned model with weights between those of the model that it started from and its own."""
+    """The learned model with weights between those of the model that it started from and its own.
+
+    The yardstick stays that of the model: the tiles of few nights are too few to fit one for every kind of surface.
+    """
     before = base.network.state_dict()
     blended = {name: before[name].lerp(weights, LEARNED_SHARE) for name, weights in learned.weights.items()}
     return replace(learned, weights=blended)
