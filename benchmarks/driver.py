@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 from record import write_result
 
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.model.calibration import Calibration
 from crackvae.monitoring.histograms import reference_of
 from crackvae.monitoring.telemetry import RunHistograms

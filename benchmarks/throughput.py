@@ -141,7 +141,7 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     """Microseconds an image of decoding and of the network, on one pinned core."""
     import pyarrow as pa
 
-    from crackvae.images.manifest.groups import with_groups
+    from crackvae.images.groups import with_groups
     from crackvae.model.runtime import runtime_of
     from crackvae.scoring.actors import CPU_BATCH
     from crackvae.storage.listing import list_images

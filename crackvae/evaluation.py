@@ -20,8 +20,8 @@ from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import builtin
 from crackvae.model.heads import BASELINE, heads_of
 from crackvae.model.inference import Scorer, explain, load_scorer
-from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
 from crackvae.reports.evaluation_files import METRICS_FILE, PAGE_FILE, TABLE_FILE
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, tables, uris

@@ -1,7 +1,7 @@
 """The verb `report`: one self-contained HTML page of a night or of an evaluation. Does not use Ray."""
 
 from crackvae.config import ReportConfig
-from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.storage import filesystems, uris
 

@@ -1,7 +1,7 @@
 """The verb `review`: serve the page of any night and store verdicts as they are given. Does not use Ray."""
 
 from crackvae.config import ReviewConfig
-from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.reviewing.csv_import import import_verdicts
 from crackvae.storage import filesystems, uris

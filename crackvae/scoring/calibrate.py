@@ -12,8 +12,8 @@ from crackvae import metrics
 from crackvae.config import CalibrateConfig
 from crackvae.console import say
 from crackvae.errors import StorageError
+from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
-from crackvae.images.manifest.groups import with_groups
 from crackvae.model import builtin, calibration
 from crackvae.model.artifact import TRAINING_FILE, Model, load_model, model_files
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold

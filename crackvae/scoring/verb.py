@@ -16,14 +16,13 @@ from crackvae.console import progress, say
 from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.decoding.video import with_frames
 from crackvae.images.decoding.windows import with_windows
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.model.calibration import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
-from crackvae.reports.night_page import nights
 from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
@@ -236,8 +235,11 @@ def _listing(config: ScoreConfig, shard: Shard | None) -> Listing:
 
 def _page_of(config: ScoreConfig, out: str, run: str) -> str:
     """Where the page of a run will be; "" for none. Shards have one together, which `report` writes."""
-    has_page = not config.no_report and not config.shard and nights.has_rows(out, run)
-    return page_path(out, run) if has_page else ""
+    if config.no_report or config.shard:
+        return ""
+    from crackvae.reports.night_page.nights import has_rows  # imported here: it imports Matplotlib
+
+    return page_path(out, run) if has_rows(out, run) else ""
 
 
 def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: ThresholdCheck, *, quiet: bool) -> None:

@@ -15,7 +15,7 @@ from crackvae.errors import StorageError
 from crackvae.images.decoded import decode_images
 from crackvae.images.decoding import MAX_IMAGE_PX
 from crackvae.images.decoding.windows import with_windows
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.images.pictures import read_pixels
 from crackvae.images.tiles import Tiling
 from crackvae.model.inference import Scorer

@@ -13,7 +13,7 @@ from crackvae.console import say
 from crackvae.errors import ConfigError
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
-from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.run_table import RunTable

@@ -17,7 +17,7 @@ from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
-from crackvae.reports.charts.matplotlib_folder import matplotlib_folder
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.storage import fileio, uris
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH

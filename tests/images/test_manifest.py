@@ -17,8 +17,8 @@ from PIL import Image
 
 from crackvae.config import PartitionConfig
 from crackvae.errors import ArchiveError, CrackvaeError, LeakError, ManifestError, OutputExists, StorageError
+from crackvae.images.groups import group_of
 from crackvae.images.manifest import label_of, listing_of, load_manifest, partition
-from crackvae.images.manifest.groups import group_of
 from crackvae.images.manifest.splits import SIDES, deal
 from crackvae.images.synthetic import write_images
 from crackvae.storage.listing import LISTING_SCHEMA

@@ -268,7 +268,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from crackvae.images.decoded import decode_images
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.model.artifact import Model, model_digest
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network

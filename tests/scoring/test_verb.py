@@ -20,10 +20,10 @@ from scipy.stats import false_discovery_control
 
 from crackvae.config import CalibrateConfig, CompactConfig, ReportConfig, ScoreConfig, ScoringConfig
 from crackvae.errors import ClusterError, FolderInUse, LimitBroken, ModelError, StorageError
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
-from crackvae.reports.charts import matplotlib_folder
+from crackvae.reports import matplotlib_folder
 from crackvae.scoring import actors, compaction, pages, run_table, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact

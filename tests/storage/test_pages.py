@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.images import pictures
-from crackvae.images.manifest.groups import with_groups
+from crackvae.images.groups import with_groups
 from crackvae.storage.archive import file_of, page_of
 from crackvae.storage.listing import list_images
 from crackvae.storage.names.pages import full_pages

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from crackvae.config import PartitionConfig
 from crackvae.console import say
 from crackvae.errors import LeakError, ManifestError
+from crackvae.images.groups import groups_of
 from crackvae.images.manifest.duplicates import Fingerprint, fingerprints_of, same_picture
-from crackvae.images.manifest.groups import groups_of
 from crackvae.images.manifest.splits import deal, leaks_of, needs_of
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, listing, tables, uris

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from crackvae.console import say
 from crackvae.errors import CalibrationError
+from crackvae.images.groups import group_of
 from crackvae.images.manifest.duplicates import fingerprints_of, same_picture
-from crackvae.images.manifest.groups import group_of
 from crackvae.model.network import ModelSpec
 from crackvae.storage import listing, uris
 from crackvae.training.tile_loader import tile_counts
