@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, fields, replace
-from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,7 +20,14 @@ from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import default_epochs
-from crackvae.training.model_writer import calibrated_on, trained_model, training_summary, with_yardstick, write_model
+from crackvae.training.model_writer import (
+    calibrated_on,
+    trained_model,
+    training_record,
+    training_summary,
+    with_yardstick,
+    write_model,
+)
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
@@ -72,13 +78,7 @@ def train(config: TrainConfig) -> Result:
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        training = summary | {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": asdict(config),
-            "changes": read_run(folder).changes,
-            "hardware": trained_on,
-            "epochs": [epoch.row() for epoch in trained.epochs],
-        }
+        training = training_record(summary, config, trained_on, trained) | {"changes": read_run(folder).changes}
         write_model(model_dir, trained, calibrated, training)
         fileio.delete_folder(folder)
     return Result(summary, {"epochs": trained.table} | validation.table())

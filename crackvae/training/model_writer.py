@@ -1,6 +1,7 @@
 """Calibrates a trained network on its validation images and writes the model directory, whole or not at all."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from crackvae.config import VerbConfig
 from crackvae.console import say
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
@@ -136,6 +138,18 @@ def training_summary(trained: TrainedModel, calibrated: CalibratedModel) -> dict
         "threshold": calibrated.calibration.threshold,
         "level": calibrated.calibration.level,
         "images_per_s": round(float(np.mean([epoch.images_per_s for epoch in trained.epochs])), 1),
+    }
+
+
+def training_record(
+    summary: dict[str, Any], config: VerbConfig, hardware: str, trained: TrainedModel
+) -> dict[str, Any]:
+    """What training.json holds: the summary of the verb, its settings, the hardware and each epoch."""
+    return summary | {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": asdict(config),
+        "hardware": hardware,
+        "epochs": [epoch.row() for epoch in trained.epochs],
     }
 
 

@@ -5,7 +5,6 @@ Shape letters: N images, T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -26,12 +25,7 @@ from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, 
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.model_writer import (
-    TrainedModel,
-    trained_model,
-    with_yardstick,
-    write_model,
-)
+from crackvae.training.model_writer import TrainedModel, trained_model, training_record, with_yardstick, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
@@ -133,13 +127,7 @@ def adapt(config: AdaptConfig) -> Result:
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        training = summary | {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": asdict(config),
-            "hardware": measured_on,
-            "epochs": [epoch.row() for epoch in trained.epochs],
-        }
-        write_model(model_dir, trained, calibrated, training)
+        write_model(model_dir, trained, calibrated, training_record(summary, config, measured_on, trained))
         fileio.delete_folder(checkpoints.folder)
     say(summary["meaning"], quiet=config.quiet)
     tables = {"site": pd.DataFrame([n_tiles], index=["tiles"])} | validation.table()

@@ -5,7 +5,6 @@ Shape letters: T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,7 +29,7 @@ from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
-from crackvae.training.model_writer import TrainedModel, trained_model, write_model
+from crackvae.training.model_writer import TrainedModel, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -98,13 +97,7 @@ def learn(config: LearnConfig) -> Result:
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        training = summary | {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": asdict(config),
-            "hardware": measured_on,
-            "epochs": [epoch.row() for epoch in learned.epochs],
-        }
-        write_model(out, learned, calibrated, training)
+        write_model(out, learned, calibrated, training_record(summary, config, measured_on, learned))
         fileio.delete_folder(checkpoints.folder)
     say(summary["meaning"], quiet=config.quiet)
     return Result(summary, {"verdicts": pd.DataFrame(counts).T} | validation.table() | {"epochs": learned.table})
