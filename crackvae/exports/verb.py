@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.config import FindingsConfig, metres_of
-from crackvae.exports import coco, cvat, geojson, kml, label_studio
+from crackvae.exports import geojson, kml
+from crackvae.exports.annotations import coco, cvat, label_studio
 from crackvae.exports.rows import Choice, cells, rows_to_export
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, tables, uris

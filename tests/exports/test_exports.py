@@ -20,7 +20,7 @@ from PIL import Image
 
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
-from crackvae.exports.outlines import area_of, outlines
+from crackvae.exports.annotations.outlines import area_of, outlines
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
 from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened

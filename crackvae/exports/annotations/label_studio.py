@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from crackvae.exports.outlines import outlines
+from crackvae.exports.annotations.outlines import outlines
 
 
 def label_studio_bytes(rows: pa.Table, prefix: str) -> bytes:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from crackvae.exports.coco import CATEGORIES
-from crackvae.exports.outlines import outlines
+from crackvae.exports.annotations.coco import CATEGORIES
+from crackvae.exports.annotations.outlines import outlines
 from crackvae.exports.xml_text import Element, add, element, xml_bytes
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from crackvae.exports.outlines import area_of, outlines
+from crackvae.exports.annotations.outlines import area_of, outlines
 from crackvae.exports.rows import known
 
 CATEGORIES = {"crack": 1, "joint": 2, "unclear": 3}
