@@ -127,8 +127,8 @@ def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -
     cluster.wait_for_nodes()
     real, alive = verb.score_rows, []
 
-    def score_rows(*arguments: object) -> Iterator[pa.Table]:
-        blocks = real(*arguments)
+    def score_rows(*arguments: object, **others: object) -> Iterator[pa.Table]:
+        blocks = real(*arguments, **others)
         yield next(blocks)
         cluster.remove_node(nodes[1], allow_graceful=False)
         yield from blocks

@@ -23,11 +23,11 @@ def read_part(part: Frame | Window, max_px: int) -> Picture:
     return video.read_frame(part, max_px) if isinstance(part, Frame) else windows.read_window(part)
 
 
-def read_pixels(image: str, read: Callable[[str], bytes] = fileio.read_image) -> np.ndarray:
+def read_pixels(image: str, read: Callable[[str], bytes] | None = None) -> np.ndarray:
     """The pixels of a listed image, uint8 (H, W), whatever its size: it was scored before.
 
     Args:
-        read: bytes of a file; image_reader() in a process on another machine.
+        read: bytes of a file, by default fileio.read_image(); image_reader() in a process on another machine.
 
     Raises:
         UnreadableImage, OSError.
@@ -35,4 +35,4 @@ def read_pixels(image: str, read: Callable[[str], bytes] = fileio.read_image) ->
     part = part_of(image)
     if part:
         return read_part(part, sys.maxsize).pixels_HW
-    return decoding.decode(read(image), archive.page_of(image), sys.maxsize)
+    return decoding.decode((read or fileio.read_image)(image), archive.page_of(image), sys.maxsize)
