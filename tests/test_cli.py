@@ -413,6 +413,7 @@ def test_the_demo_runs_every_verb_and_prints_its_paths(tmp_path: Path, capsys: p
     assert any(str(folder / "scores") in line for line in tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "code", "said"),
     [

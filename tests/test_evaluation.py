@@ -36,6 +36,7 @@ def config(manifest: Path, model_dir: Path, out: Path, **changes: object) -> Eva
     return EvaluateConfig(**values | changes)
 
 
+@pytest.mark.slow
 def test_an_evaluation_writes_what_it_prints(manifest: Path, model_dir: Path, tmp_path: Path) -> None:
     outcome = evaluate(config(manifest, model_dir, tmp_path / "out", no_report=False))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

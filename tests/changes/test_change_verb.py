@@ -14,6 +14,8 @@ from crackvae.results import ChangeResult
 from crackvae.storage import tables
 from crackvae.storage.tables import changes
 
+pytestmark = pytest.mark.slow
+
 A: Line = ("a", 100, 60, 120, 3.0)
 LONGER: Line = ("a2", 100, 60, 180, 3.0)
 LONGEST: Line = ("a3", 100, 60, 260, 3.0)

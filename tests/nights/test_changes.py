@@ -12,6 +12,8 @@ from crackvae.monitoring.notifications import message_of
 from crackvae.nights.nightly import nightly
 from crackvae.scoring.calibrate import calibrate
 
+pytestmark = pytest.mark.slow
+
 A: Line = ("a", 100, 60, 120, 3.0)
 
 

@@ -21,6 +21,8 @@ from crackvae.nights.nightly import nightly
 from crackvae.results import Result
 from crackvae.scoring.calibrate import calibrate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def calibrated(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,6 +22,8 @@ from crackvae.scoring.verb import score
 from crackvae.storage import tables
 from crackvae.storage.tables.verdicts import AnyVerdict, Judgement, Subject, VerdictLog
 
+pytestmark = pytest.mark.slow
+
 SIDE = 256
 PLACES = range(4)
 

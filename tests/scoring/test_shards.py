@@ -27,6 +27,8 @@ from crackvae.storage.lock import locked
 from crackvae.storage.names.shards import Shard, are_disjoint, is_in_shard, shard_of, start_of
 from crackvae.storage.tables import new_run
 
+pytestmark = pytest.mark.slow
+
 N_SHARDS = 4
 
 

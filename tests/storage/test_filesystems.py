@@ -125,6 +125,7 @@ def test_a_bug_in_a_call_ends_the_wait_too():
             thread.join()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_process_whose_server_accepts_requests_and_never_answers(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"

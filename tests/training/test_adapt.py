@@ -45,6 +45,7 @@ def config(photographs: Path, model_dir: Path, out: Path, **changes: object) -> 
     return AdaptConfig(**values | {"epochs": 2, "quiet": True} | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process", "in_process")
 def test_quick_keeps_the_weights_and_sets_a_threshold_that_scoring_uses(
     photographs: Path, model_dir: Path, tmp_path: Path

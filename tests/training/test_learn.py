@@ -50,6 +50,7 @@ def config(scores: Path, model_dir: Path, out: Path, **changes: object) -> Learn
     return LearnConfig(**values | changes)
 
 
+@pytest.mark.slow
 def test_a_challenger_moves_a_little_from_its_model_keeps_its_promise_and_says_what_it_learned_from(
     scores: Path, model_dir: Path, tmp_path: Path
 ) -> None:
