@@ -24,11 +24,11 @@ MIN_JOINT_PX = 120.0
 
 # Roughness of a joint at most, and of a crack at least [degrees]; between them, and of a short smooth line, the kind is
 # unclear. The width of a joint varies by at most MAX_JOINT_VARIATION.
-JOINT_ROUGHNESS_DEG, CRACK_ROUGHNESS_DEG, MAX_JOINT_VARIATION = 2.0, 4.0, 0.35
+JOINT_ROUGHNESS_DEG, CRACK_ROUGHNESS_DEG, MAX_JOINT_VARIATION = 2.5, 3.0, 0.35
 
-# Length of the chords whose directions are compared for it [px]: longer than the steps of pixels, shorter than the
-# bends of a crack.
-CHORD_PX = 24
+# Length of the chords whose directions are compared for it, in widths, at least [px], and at most as a share of the
+# line: longer than the steps of pixels and than what rough edges move the middle of a saw cut by.
+CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
 
 # Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
 SMOOTHING = 2.0
@@ -79,7 +79,9 @@ class _Line:
         off_K = (self.points_K2 - middle_2) @ np.array([-axis_2[1], axis_2[0]])
         self.waviness_px = float(np.sqrt((off_K**2).mean()))
         self.axis_2 = axis_2
-        self.roughness_deg = _roughness(self.points_K2)
+        wide_px = min(CHORD_WIDTHS * float(np.nan_to_num(self.widths.mean_px)), CHORD_SHARE * len(self.points_K2))
+        chord_px = max(MIN_CHORD_PX, round(wide_px))
+        self.roughness_deg = _roughness(self.points_K2, chord_px)
         self.kind = self._kind()
 
     def _kind(self) -> str:
@@ -89,24 +91,24 @@ class _Line:
         return "joint" if is_smooth and not self.widths.variation > MAX_JOINT_VARIATION else "unclear"
 
 
-def _roughness(points_K2: np.ndarray) -> float:
+def _roughness(points_K2: np.ndarray, chord_px: int) -> float:
     """Deviation of the directions of a line's chords from those of its parabola [degrees]; NaN for a short line.
 
     A lens bends a joint into a parabola; a crack changes its direction from one grain to the next. Of a normal
     distribution it would be the standard deviation; unlike that, it ignores the few places where a crack crosses a
     joint.
     """
-    if len(points_K2) < 2 * CHORD_PX:
+    if len(points_K2) < 2 * chord_px:
         return math.nan
     at_K = np.linspace(-1, 1, len(points_K2))
     smooth_K2 = np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, 2)).T
-    turn_K = _directions(points_K2) - _directions(smooth_K2)
+    turn_K = _directions(points_K2, chord_px) - _directions(smooth_K2, chord_px)
     turn_K = (turn_K + math.pi) % (2 * math.pi) - math.pi
     return math.degrees(float(np.quantile(np.abs(turn_K), 0.683)))
 
 
-def _directions(points_K2: np.ndarray) -> np.ndarray:
-    chords_K2 = points_K2[CHORD_PX:] - points_K2[:-CHORD_PX]
+def _directions(points_K2: np.ndarray, chord_px: int) -> np.ndarray:
+    chords_K2 = points_K2[chord_px:] - points_K2[:-chord_px]
     return np.asarray(np.arctan2(chords_K2[:, 0], chords_K2[:, 1]))
 
 
