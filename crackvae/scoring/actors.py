@@ -20,11 +20,10 @@ from crackvae.model.inference import Scorer, crack_probabilities, one_thread, sc
 from crackvae.model.network import ModelSpec
 from crackvae.model.runtime import runtime_of
 from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
-from crackvae.scoring.findings import with_findings
+from crackvae.scoring.findings import Tracing, with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import fileio
 from crackvae.storage.tables import new_run
-from crackvae.tracing.scale import UNKNOWN_SCALES, Scales
 
 if TYPE_CHECKING:  # Ray takes a second to import, and a few images are scored without it
     import ray
@@ -53,8 +52,7 @@ class ScoringSettings:
         extra_heads: heads beside the model's own, each an additional column.
         max_px: larger images are unreadable.
         device: cpu or cuda.
-        findings: whether the cracks of flagged images are traced.
-        ignore_joints, scales: as for with_findings().
+        tracing: how the cracks of flagged images are traced; None: not at all. A model without a segmenter traces none.
     """
 
     run: str
@@ -63,9 +61,7 @@ class ScoringSettings:
     extra_heads: tuple[str, ...]
     max_px: int
     device: str = "cpu"
-    findings: bool = False
-    ignore_joints: bool = False
-    scales: Scales = UNKNOWN_SCALES
+    tracing: Tracing | None = None
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
         """score_decoded() with the network loaded, for actors and for this process alike."""
@@ -73,15 +69,13 @@ class ScoringSettings:
         heads = self.extra_heads
         score = partial(score_tiles, scorer.model, batch=self.batch, extra_heads=heads, runtime=runtime)
         rows_of = partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
-        if not self.findings:
+        tracing = self.tracing
+        if not tracing or scorer.model.spec.head not in SEGMENTER_HEADS:
             return rows_of
         maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
 
         def rows_with_findings(decoded: pa.Table) -> pa.Table:
-            rows, spec, calibration = rows_of(decoded), scorer.model.spec, scorer.calibration
-            return with_findings(
-                rows, decoded, calibration, spec, maps, ignore_joints=self.ignore_joints, scales=self.scales
-            )
+            return with_findings(rows_of(decoded), decoded, scorer.calibration, scorer.model.spec, maps, tracing)
 
         return rows_with_findings
 
@@ -187,10 +181,7 @@ def score_rows(
     config: ScoringConfig,
     run: str,
     extra_heads: tuple[str, ...] = (),
-    *,
-    findings: bool = False,
-    ignore_joints: bool = False,
-    scales: Scales = UNKNOWN_SCALES,
+    tracing: Tracing | None = None,
 ) -> Generator[pa.Table]:
     """Score images in their order, in a scoring_session(); on Ray, the driver keeps no copy of the listing.
 
@@ -199,14 +190,12 @@ def score_rows(
     Args:
         images: LISTING_SCHEMA and group.
         extra_heads: heads beside the model's own, each an additional column.
-        findings: also trace the cracks of flagged images, in FINDINGS_COLUMN; a model without a segmenter has none.
-        ignore_joints, scales: as for with_findings().
+        tracing: as in ScoringSettings; the findings are in FINDINGS_COLUMN.
 
     Returns:
         a generator of MEASURED_SCHEMA tables with the columns of `extra_heads`; together one row per image.
     """
     heads, max_px = (*extra_heads, LATENT_NORM), config.max_megapixels * 1_000_000
-    findings = findings and scorer.model.spec.head in SEGMENTER_HEADS
     if needs_ray(images, config):
         import ray
 
@@ -216,22 +205,11 @@ def score_rows(
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
-        settings = ScoringSettings(
-            run, work.batch, config.precision, heads, max_px, device, findings, ignore_joints, scales
-        )
+        settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, tracing)
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
     say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
-    settings = ScoringSettings(
-        run,
-        config.batch or CPU_BATCH,
-        config.precision,
-        heads,
-        max_px,
-        findings=findings,
-        ignore_joints=ignore_joints,
-        scales=scales,
-    )
+    settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px, tracing=tracing)
     return _score_in_process(images, scorer, settings)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,34 @@ _UNKNOWN: dict[str, Any] = {
 Probabilities = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Tracing:
+    """How the findings of a run are traced.
+
+    Attributes:
+        ignore_joints: decide about an image without the tiles that show a joint and no other finding.
+        scales: what is known of millimetres.
+    """
+
+    ignore_joints: bool = False
+    scales: Scales = UNKNOWN_SCALES
+
+
 def with_findings(
     rows: pa.Table,
     decoded: pa.Table,
     calibration: Calibration,
     tiling: Tiling,
     probabilities: Probabilities,
-    *,
-    ignore_joints: bool = False,
-    scales: Scales = UNKNOWN_SCALES,
+    tracing: Tracing,
 ) -> pa.Table:
     """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
 
     Args:
         rows: MEASURED_SCHEMA.
         decoded: DECODED_SCHEMA, what the rows were made from.
-        ignore_joints: decide about an image without the tiles that show a joint and no other finding.
-        scales: what is known of millimetres.
     """
+    scales = tracing.scales
     flagged_N = rows["flagged"].to_numpy()
     found: list[list[dict[str, Any]]] = [[] for _ in flagged_N]
     for number in np.flatnonzero(flagged_N):
@@ -62,7 +73,7 @@ def with_findings(
         tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
         traced = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities)
         found[number] = [one | in_millimetres(one, scale, scales.width_limits) for one in traced]
-        if ignore_joints and any(one["kind"] == "joint" for one in found[number]):
+        if tracing.ignore_joints and any(one["kind"] == "joint" for one in found[number]):
             again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
@@ -75,10 +86,9 @@ def _without_joints(
     grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
     scores_T = np.array(row["tile_scores"], np.float32)
     counted = np.array([np.count_nonzero(~np.isnan(scores_T))])
-    crossed_by = {
-        kind: _crossed([one for one in findings if (one["kind"] == "joint") == kind], grid) for kind in (0, 1)
-    }
-    left_T = np.where(crossed_by[1] & ~crossed_by[0], np.nan, scores_T)
+    joint_T = _crossed([one for one in findings if one["kind"] == "joint"], grid)
+    other_T = _crossed([one for one in findings if one["kind"] != "joint"], grid)
+    left_T = np.where(joint_T & ~other_T, np.nan, scores_T)
     if np.isnan(left_T).all():
         left_T = np.where(scores_T == np.nanmin(scores_T), scores_T, np.nan)
     worst = int(np.nanargmax(left_T))

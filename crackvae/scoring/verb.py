@@ -26,6 +26,7 @@ from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
 from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
+from crackvae.scoring.findings import Tracing
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, write_summary
@@ -202,9 +203,8 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
 
 
 def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str) -> Generator[pa.Table]:
-    findings, ignore_joints = config.findings == "on", config.joints == "ignore"
-    scales = _scales(config)
-    return score_rows(todo, scorer, config, run, findings=findings, ignore_joints=ignore_joints, scales=scales)
+    tracing = Tracing(config.joints == "ignore", _scales(config))
+    return score_rows(todo, scorer, config, run, tracing=tracing if config.findings == "on" else None)
 
 
 def _scales(config: ScoreConfig) -> Scales:

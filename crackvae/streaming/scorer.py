@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
-from crackvae.config import SEGMENTER_HEADS
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import MAX_IMAGE_PX
 from crackvae.model.inference import Scorer, explain, one_thread
 from crackvae.reports import charts, views
 from crackvae.scoring.actors import CPU_BATCH, ScoringSettings
+from crackvae.scoring.findings import Tracing
 from crackvae.storage import fileio, uris
 from crackvae.streaming.arrivals import Arrival
 from crackvae.streaming.streams import FRAMES
@@ -52,8 +52,7 @@ class LiveScorer:
 
     def begin(self, run: str) -> None:
         """Score the images that come from now on for another run."""
-        is_traced = self.scorer.model.spec.head in SEGMENTER_HEADS
-        settings = ScoringSettings(run, CPU_BATCH, "auto", (), MAX_IMAGE_PX, findings=is_traced)
+        settings = ScoringSettings(run, CPU_BATCH, "auto", (), MAX_IMAGE_PX, tracing=Tracing())
         self._rows_of = settings.row_function(self.scorer)
 
     def rows(self, arrival: Arrival) -> pa.Table:

@@ -16,7 +16,7 @@ from crackvae.images.tiles import Grid
 from crackvae.model.calibration import Calibration
 from crackvae.model.inference import Scorer
 from crackvae.scoring import actors, run_table
-from crackvae.scoring.findings import tiles_to_trace, with_findings
+from crackvae.scoring.findings import Tracing, tiles_to_trace, with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage.listing import list_paths
 from crackvae.storage.tables.findings import folder_of, read_findings
@@ -151,7 +151,8 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
         return (tiles_TPP < 130).astype(np.float32)
 
     apart, ignored = (
-        with_findings(rows, decoded, calibration, SPEC, dark, ignore_joints=how).to_pylist()[0] for how in (False, True)
+        with_findings(rows, decoded, calibration, SPEC, dark, Tracing(ignore_joints=how)).to_pylist()[0]
+        for how in (False, True)
     )
     assert [one["kind"] for one in apart["findings"]] == ["joint", "crack"][: 1 + with_crack]
     assert apart["flagged"] and ignored["flagged"] == with_crack
