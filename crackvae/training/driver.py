@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, fields, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from crackvae.training.model_writer import (
     with_yardstick,
     write_model,
 )
-from crackvae.training.run import hardware, locked_run, resume_advice
+from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -52,7 +51,7 @@ def train(config: TrainConfig) -> Result:
     started = time.perf_counter()
     model_dir = uris.absolute(config.model)
     require_unfinished(model_dir, config.resume)
-    fileio.require_writable(str(PurePosixPath(model_dir).parent) if uris.is_local(model_dir) else model_dir)
+    require_writable_beside(model_dir)
     manifest = load_manifest(config.manifest)
     spec = _spec(config, manifest)
     images, val = (manifest.images(split, "non_crack") for split in ("train", "val"))

@@ -8,7 +8,7 @@ import ray
 import torch
 
 from crackvae.errors import CrackvaeError
-from crackvae.storage import fileio, filesystems
+from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import Checkpoints
@@ -24,6 +24,11 @@ def locked_run(folder: str, *, quiet: bool, flag: str = "--model") -> Iterator[C
         finally:
             if not checkpoints.epochs():
                 fileio.delete_folder(folder)
+
+
+def require_writable_beside(model_dir: str) -> None:
+    """Raise StorageError where a model directory cannot be made: on a disk, in the folder that it will lie in."""
+    fileio.require_writable(uris.parent(model_dir) if uris.is_local(model_dir) else model_dir)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Shape letters: N images, T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,7 @@ from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.model_writer import TrainedModel, trained_model, training_record, with_yardstick, write_model
-from crackvae.training.run import hardware, locked_run, resume_advice
+from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -80,7 +79,7 @@ def adapt(config: AdaptConfig) -> Result:
     started = time.perf_counter()
     model_dir = uris.absolute(config.model)
     fileio.require_new(model_dir, "--model")
-    fileio.require_writable(str(PurePosixPath(model_dir).parent) if uris.is_local(model_dir) else model_dir)
+    require_writable_beside(model_dir)
     base = load_model(model_folder(config.from_))
     images = site.read_site(config.images, config.group_by, base.spec, quiet=config.quiet)
     groups = images.table["group"].to_pylist()

@@ -5,7 +5,6 @@ Shape letters: T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
 from crackvae.training.model_writer import TrainedModel, trained_model, training_record, write_model
-from crackvae.training.run import hardware, locked_run, resume_advice
+from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import decoded_tiles, in_object_store
@@ -64,7 +63,7 @@ def learn(config: LearnConfig) -> Result:
     started = time.perf_counter()
     out = uris.absolute(config.out)
     fileio.require_new(out, "--out")
-    fileio.require_writable(str(PurePosixPath(out).parent) if uris.is_local(out) else out)
+    require_writable_beside(out)
     champion = load_scorer(config.model)
     base, rate = champion.model, _rate(champion, config)
     nights = read_nights(config.scores, base.spec, config.group_by, config.seed)
