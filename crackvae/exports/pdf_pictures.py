@@ -15,7 +15,7 @@ from reportlab.lib.utils import ImageReader
 from reportlab.platypus import Flowable
 
 from crackvae.exports.pdf_text import COLOUR_OF, FONT, GREY, INK, PALE
-from crackvae.images.metadata.places import METRES_PER_DEGREE
+from crackvae.images.metadata.places import metres_from_first, round_length
 
 # Longest side of a picture in the file [px]: 250 per inch at the size of a row.
 PICTURE_PX = 640
@@ -110,11 +110,12 @@ class Map(Flowable):
         if not self.rows or (self.marked and math.isnan(self.marked["lat"])):
             _label(canvas, self.width / 2, self.height / 2, "place not known", GREY, centred=True)
             return
-        places_N2 = _metres(self.rows)
+        places = np.array([[row["lat"], row["lon"]] for row in self.rows])
+        places_N2 = np.stack(metres_from_first(*places.T), axis=1)
         span = max(float(np.ptp(places_N2, axis=0).max()), 20.0) * 1.3
         metres_per_point = span / (min(self.width, self.height) - 6 * mm)
         centre = (places_N2.min(axis=0) + places_N2.max(axis=0)) / 2
-        step = _round_length(span / 4)
+        step = round_length(span / 4)
         self._grid(centre, step, metres_per_point)
         at_N2 = (places_N2 - centre) / metres_per_point + np.array([self.width, self.height]) / 2
         order = sorted(range(len(self.rows)), key=lambda number: self.rows[number] is self.marked)
@@ -158,17 +159,3 @@ def _label(canvas: Any, x: float, y: float, text: str, colour: Color, *, centred
     canvas.setFont(FONT, 6)
     canvas.setFillColor(colour)
     (canvas.drawCentredString if centred else canvas.drawString)(x, y, text)
-
-
-def _metres(rows: list[dict[str, Any]]) -> np.ndarray:
-    """Places in metres east and north of the first one, float (N, 2); good for the extent of a site."""
-    places_N2 = np.array([[row["lon"], row["lat"]] for row in rows])
-    away_N2 = places_N2 - places_N2[0]
-    away_N2[:, 0] = (away_N2[:, 0] + 180) % 360 - 180
-    return np.asarray(away_N2 * METRES_PER_DEGREE * [math.cos(math.radians(places_N2[0, 1])), 1.0])
-
-
-def _round_length(metres: float) -> float:
-    """The largest of 1, 2 or 5 times a power of ten that is not longer."""
-    power = 10.0 ** math.floor(math.log10(metres))
-    return max(factor * power for factor in (1, 2, 5) if factor * power <= metres)

@@ -3,14 +3,13 @@
 Shape letters: N findings; C clusters of them.
 """
 
-import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from crackvae.images.metadata.places import METRES_PER_DEGREE
+from crackvae.images.metadata.places import metres_from_first, round_length
 from crackvae.reports.charts import CRACK_COLOUR, INK, STYLE, new_figure, to_svg
 
 # Findings in one square of this share of the map's side are one point of it.
@@ -34,7 +33,7 @@ def place_map(lats: Sequence[float], lons: Sequence[float], lengths_px: Sequence
     lat_N, lon_N = np.asarray(lats, float)[known_N], np.asarray(lons, float)[known_N]
     if len(set(zip(lat_N, lon_N, strict=True))) < 2:
         return ""
-    x_N, y_N = _metres(lat_N, lon_N)
+    x_N, y_N = metres_from_first(lat_N, lon_N)
     side_m = max(MIN_SIDE_M, 1.1 * float(np.ptp(x_N)), 1.1 * float(np.ptp(y_N)))
     x_C, y_C, n_C, longest_C = _clusters(x_N, y_N, np.asarray(lengths_px, float)[known_N], side_m * CLUSTER_SHARE)
     with mpl.rc_context(STYLE):
@@ -61,12 +60,6 @@ def _middle(values_N: np.ndarray) -> float:
     return float(values_N.min() + values_N.max()) / 2
 
 
-def _metres(lat_N: np.ndarray, lon_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Metres east and north of the first place; longitudes may pass the date line."""
-    east_N = (lon_N - lon_N[0] + 180) % 360 - 180
-    return east_N * METRES_PER_DEGREE * math.cos(math.radians(lat_N[0])), (lat_N - lat_N[0]) * METRES_PER_DEGREE
-
-
 def _clusters(
     x_N: np.ndarray, y_N: np.ndarray, length_N: np.ndarray, cell_m: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -81,9 +74,7 @@ def _clusters(
 
 def _scale_bar(axes: mpl.axes.Axes, side_m: float) -> None:
     """A bar of a round length at the lower right."""
-    most = BAR_SHARE * side_m
-    decade = 10.0 ** math.floor(math.log10(most))
-    length_m = max(step * decade for step in (1, 2, 5) if step * decade <= most)
+    length_m = round_length(BAR_SHARE * side_m)
     right, bottom = axes.get_xlim()[1] - 0.04 * side_m, axes.get_ylim()[0] + 0.05 * side_m
     axes.plot([right - length_m, right], [bottom, bottom], color=INK, linewidth=2.5, solid_capstyle="butt")
     text = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
