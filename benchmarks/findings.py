@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 import crackvae
 from crackvae.images import drawing, synthetic
 from crackvae.scoring import actors
-from crackvae.storage.tables.findings import read_findings
+from crackvae.storage.tables.findings import COVERS_90, read_findings
 
 HEIGHT, WIDTH = 3648, 5472
 N_CRACKS, N_JOINTS = 6, 2
@@ -129,9 +129,9 @@ def _compare(line: dict[str, Any], found: list[dict[str, Any]], traces: list[np.
         one = found[mine[0]]
         result |= {
             "length_error": one["length_px"] / line["length"] - 1,
-            "length_covered": bool(abs(one["length_px"] - line["length"]) <= 1.645 * one["length_sigma_px"]),
+            "length_covered": bool(abs(one["length_px"] - line["length"]) <= COVERS_90 * one["length_sigma_px"]),
             "width_error": one["width_mean_px"] - line["width"],
-            "width_covered": bool(abs(one["width_mean_px"] - line["width"]) <= 1.645 * one["width_sigma_px"]),
+            "width_covered": bool(abs(one["width_mean_px"] - line["width"]) <= COVERS_90 * one["width_sigma_px"]),
         }
     return result
 

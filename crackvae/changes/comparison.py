@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import ndimage
 
-from crackvae.changes.matching import INTERVAL, Change, Trace, match
+from crackvae.changes.matching import Change, Trace, match
 from crackvae.errors import UnreadableImage
 from crackvae.images.registration import Registration, register, unmatched
 from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
-from crackvae.storage.tables.findings import FINDINGS_TYPE
+from crackvae.storage.tables.findings import COVERS_90, FINDINGS_TYPE, trace_of
 from crackvae.storage.uris import reason
 
 # A pair that is to be compared, as it travels to a worker.
@@ -105,7 +105,7 @@ def traces_of(findings: Sequence[Mapping[str, Any]]) -> list[Trace]:
     """Rows of FINDINGS_SCHEMA as traces; the gaps between branches, and rows without a trace, are left out."""
     traces = []
     for row in findings:
-        points_K2 = np.c_[np.asarray(row["x_px"], float), np.asarray(row["y_px"], float)]
+        points_K2 = trace_of(row)
         is_point_K = np.isfinite(points_K2).all(1)
         if is_point_K.any():
             traces.append(
@@ -150,8 +150,8 @@ def _rows(changes: Sequence[Change], pair: Mapping[str, Any], residual_px: float
             ("width", one.width_px, one.width_sigma_px),
         ):
             row[f"{name}_change_px"] = value
-            row[f"{name}_change_low_px"] = value - INTERVAL * sigma
-            row[f"{name}_change_high_px"] = value + INTERVAL * sigma
+            row[f"{name}_change_low_px"] = value - COVERS_90 * sigma
+            row[f"{name}_change_high_px"] = value + COVERS_90 * sigma
             row[f"{name}_change_mm"] = value * mm_per_px
         row |= {"mm_per_px": mm_per_px, "model": known["model"]}
         row |= {"taken": later and later["taken"], "previous_taken": earlier and earlier["taken"]}

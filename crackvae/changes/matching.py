@@ -23,9 +23,6 @@ MIN_ALONG = 0.5
 # A difference counts from this many standard uncertainties on: 1 of 200 static findings exceeds it in one direction.
 CERTAIN = 2.58
 
-# A 90 % interval is the difference plus and minus this many standard uncertainties.
-INTERVAL = 1.645
-
 # Share of a trace that both photographs must show for a claim that it is new or gone.
 MIN_SEEN = 0.8
 

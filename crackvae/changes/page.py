@@ -17,6 +17,7 @@ from crackvae.images.registration import cut_out, transformed
 from crackvae.reports import page, views
 from crackvae.reports.page import Thumbnail, Thumbnails
 from crackvae.storage.tables import changes as table
+from crackvae.storage.tables.findings import branches_of, trace_of
 
 # Longest side of a picture [px].
 PICTURE_PX = 520
@@ -155,10 +156,7 @@ def _traces(findings: pa.Table, wanted: set[str]) -> dict[str, np.ndarray]:
     """Points (x, y) of findings by id, float (K, 2); NaN between branches."""
     columns = findings.select(["finding", "x_px", "y_px"])
     is_wanted = pa.array([name in wanted for name in columns["finding"].to_pylist()], pa.bool_())
-    return {
-        row["finding"]: np.c_[np.asarray(row["x_px"], float), np.asarray(row["y_px"], float)]
-        for row in columns.filter(is_wanted).to_pylist()
-    }
+    return {row["finding"]: trace_of(row) for row in columns.filter(is_wanted).to_pylist()}
 
 
 def _crop(before_HW: np.ndarray, after_HW: np.ndarray, matrix_33: np.ndarray, trace_K2: np.ndarray) -> _Crop:
@@ -168,8 +166,8 @@ def _crop(before_HW: np.ndarray, after_HW: np.ndarray, matrix_33: np.ndarray, tr
     left, top = np.clip(low_2 - margin, 0, limit_2 - 1).astype(int)
     right, bottom = np.clip(high_2 + margin, 1, limit_2).astype(int)
     box = (int(left), int(top), max(int(right), int(left) + 1), max(int(bottom), int(top) + 1))
-    pieces = np.split(trace_K2 - [left, top], np.flatnonzero(np.isnan(trace_K2[:, 0])))
-    traces = tuple(" ".join(f"{x:.0f},{y:.0f}" for x, y in piece if x == x) for piece in pieces)
+    moved_K2 = trace_K2 - [left, top]
+    traces = tuple(" ".join(f"{x:.0f},{y:.0f}" for x, y in moved_K2[part]) for part in branches_of(moved_K2))
     return _Crop(cut_out(before_HW, matrix_33, box), after_HW[box[1] : box[3], box[0] : box[2]], traces)
 
 

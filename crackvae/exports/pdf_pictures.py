@@ -16,6 +16,7 @@ from reportlab.platypus import Flowable
 
 from crackvae.exports.pdf_text import COLOUR_OF, FONT, GREY, INK, PALE
 from crackvae.images.metadata.places import metres_from_first, round_length
+from crackvae.storage.tables.findings import branches_of, trace_of
 
 # Longest side of a picture in the file [px]: 250 per inch at the size of a row.
 PICTURE_PX = 640
@@ -57,12 +58,11 @@ class Crop(Flowable):
         canvas.clipPath(clip, stroke=0, fill=0)
         canvas.drawImage(ImageReader(self.picture), 0, 0, self.width, self.height)
         scale = self.width / self.shown_px
-        x_N = (np.asarray(self.row["x_px"], float) + 0.5 - self.left) * scale
-        y_N = self.height - (np.asarray(self.row["y_px"], float) + 0.5 - self.top) * scale
+        trace_N2 = (trace_of(self.row) + 0.5 - [self.left, self.top]) * [scale, -scale] + [0, self.height]
         canvas.setStrokeColor(COLOUR_OF[self.row["kind"]])
         canvas.setLineWidth(1)
         canvas.setDash(2.5, 3.5)
-        canvas.drawPath(_path(canvas, x_N, y_N), stroke=1, fill=0)
+        canvas.drawPath(_path(canvas, trace_N2), stroke=1, fill=0)
 
 
 def _part(row: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, float]:
@@ -76,16 +76,13 @@ def _part(row: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, fl
     return max(0.0, min(left, width - shown)), max(0.0, min(top, height - shown * ASPECT)), shown
 
 
-def _path(canvas: Any, x_N: np.ndarray, y_N: np.ndarray) -> Any:
-    path, is_drawing = canvas.beginPath(), False
-    for x, y in zip(x_N.tolist(), y_N.tolist(), strict=True):
-        if math.isnan(x):
-            is_drawing = False
-        elif is_drawing:
-            path.lineTo(x, y)
-        else:
-            path.moveTo(x, y)
-            is_drawing = True
+def _path(canvas: Any, trace_N2: np.ndarray) -> Any:
+    path = canvas.beginPath()
+    for part in branches_of(trace_N2):
+        first, *others = trace_N2[part].tolist()
+        path.moveTo(*first)
+        for point in others:
+            path.lineTo(*point)
     return path
 
 

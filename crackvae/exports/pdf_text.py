@@ -14,6 +14,7 @@ from reportlab.platypus import Paragraph
 
 from crackvae.exports.rows import taken_text
 from crackvae.exports.xml_text import plain
+from crackvae.storage.tables.findings import COVERS_90
 
 INK, GREY, PALE, ACCENT = HexColor("#1f2937"), HexColor("#6b7280"), HexColor("#e5e7eb"), HexColor("#0f766e")
 COLOUR_OF: dict[str, Color] = {
@@ -24,9 +25,6 @@ COLOUR_OF: dict[str, Color] = {
 
 # Matplotlib's fonts, which have the letters of most European languages; those of PDF itself stop at Latin-1.
 FONT, BOLD = "DejaVuSans", "DejaVuSans-Bold"
-
-# 1.645 standard uncertainties cover 90 % of a normal distribution.
-COVERS_90 = 1.645
 
 SMALL = ParagraphStyle("small", fontName=FONT, fontSize=7.5, leading=10, textColor=INK)
 BODY = ParagraphStyle("body", SMALL, fontSize=9.5, leading=13.5, spaceAfter=6)

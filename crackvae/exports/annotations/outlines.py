@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from crackvae.storage.tables.findings import branches_of, trace_of
+
 # Narrower cracks are drawn this wide [px]: a polygon without an area is refused by most programs.
 MIN_WIDTH_PX = 1.0
 
@@ -19,20 +21,15 @@ def outlines(row: dict[str, Any]) -> list[np.ndarray]:
 
     The upper left corner of the image is 0, 0 and the centre of its first pixel 0.5, 0.5.
     """
-    points_N2 = np.stack([np.asarray(row["x_px"], float), np.asarray(row["y_px"], float)], axis=1) + 0.5
+    points_N2 = trace_of(row) + 0.5
     widths_N = np.asarray(row["widths_px"], float)
     mean = row["width_mean_px"]
     widths_N = np.where(np.isfinite(widths_N), widths_N, mean if mean == mean else MIN_WIDTH_PX)
-    ends = np.flatnonzero(np.isnan(points_N2[:, 0]))
-    branches = zip(np.split(points_N2, ends), np.split(widths_N, ends), strict=True)
     limits = np.array([row["width"], row["height"]], float)
-    found = []
-    for branch_N2, of_branch_N in branches:
-        is_point = np.isfinite(branch_N2[:, 0])
-        if is_point.any():
-            outline = _outline(branch_N2[is_point], np.maximum(of_branch_N[is_point], MIN_WIDTH_PX))
-            found.append(np.clip(outline, 0, limits))
-    return found
+    return [
+        np.clip(_outline(points_N2[part], np.maximum(widths_N[part], MIN_WIDTH_PX)), 0, limits)
+        for part in branches_of(points_N2)
+    ]
 
 
 def area_of(polygon_N2: np.ndarray) -> float:

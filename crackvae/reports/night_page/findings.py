@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
 from crackvae.reports.page import number
+from crackvae.storage.tables.findings import COVERS_90, branches_of, trace_of
 
 # Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
 COLOURS = {"crack": "#d55e00", "joint": "#56b4e9", "unclear": "#e69f00"}
@@ -24,9 +25,6 @@ MAX_LISTED = 10
 
 # Width and height of a width profile, and its number of points.
 PROFILE_PX, PROFILE_POINTS = (180, 36), 90
-
-# A standard uncertainty times this covers 90 % of a normal distribution.
-COVERS_90 = 1.645
 
 # Columns of the summary by group.
 _GROUP_SUMS = [("length_px", "sum"), ("length_px", "max"), ("width_max_px", "max"), ("image", "count_distinct")]
@@ -118,12 +116,10 @@ def traced(picture_hw: np.ndarray, shape: tuple[int, int], findings: list[dict[s
 
 def _branches(one: dict[str, Any], scale: float) -> Iterator[list[tuple[float, float]]]:
     """The branches of a trace as points of the reduced picture."""
-    at_N2 = np.stack([one["x_px"], one["y_px"]], axis=1) * scale
-    gaps = np.flatnonzero(np.isnan(at_N2[:, 0]))
-    for part in np.split(at_N2, gaps):
-        points = [(float(x), float(y)) for x, y in part if x == x]
-        if len(points) > 1:
-            yield points
+    at_N2 = trace_of(one) * scale
+    for part in branches_of(at_N2):
+        if len(at_N2[part]) > 1:
+            yield [(x, y) for x, y in at_N2[part].tolist()]
 
 
 def on_a_map(findings: pa.Table, precision_m: float) -> str:

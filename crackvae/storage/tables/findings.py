@@ -4,8 +4,11 @@ Readers of the scores skip names that begin with `_`. A finding counts if the ro
 the latest of its model and comes from the same run, so what a killed run wrote before its scores is never read.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,7 +32,7 @@ FINDINGS_SCHEMA = pa.schema(
         ("right_px", pa.int32()),
         ("bottom_px", pa.int32()),
         ("length_px", pa.float32()),
-        ("length_sigma_px", pa.float32()),  # standard uncertainty; 1.645 times it covers 90 %
+        ("length_sigma_px", pa.float32()),  # standard uncertainty; COVERS_90 times it covers 90 %
         ("width_mean_px", pa.float32()),
         ("width_max_px", pa.float32()),
         ("width_sigma_px", pa.float32()),  # standard uncertainty of the mean width
@@ -58,6 +61,9 @@ FINDINGS_SCHEMA = pa.schema(
     ]
 )
 
+# 90 % of a normal distribution lie within this many standard uncertainties.
+COVERS_90 = 1.645
+
 # Column of scored rows in which workers send findings to the driver.
 FINDINGS_COLUMN = "findings"
 FINDINGS_TYPE = pa.list_(pa.struct(list(FINDINGS_SCHEMA)))
@@ -72,6 +78,17 @@ def rows_of(column: pa.ChunkedArray) -> pa.Table:
     """FINDINGS_SCHEMA rows from a column of FINDINGS_TYPE."""
     structs = pc.list_flatten(column).combine_chunks()
     return pa.Table.from_arrays(structs.flatten(), schema=FINDINGS_SCHEMA)
+
+
+def trace_of(row: Mapping[str, Any]) -> np.ndarray:
+    """The trace of a finding as points x, y, float (N, 2); NaN between two branches."""
+    return np.stack([np.asarray(row["x_px"], float), np.asarray(row["y_px"], float)], axis=1)
+
+
+def branches_of(trace_N2: np.ndarray) -> list[slice]:
+    """The parts of a trace that are branches: its points between NaN."""
+    ends = [-1, *np.flatnonzero(np.isnan(trace_N2[:, 0])).tolist(), len(trace_N2)]
+    return [slice(before + 1, end) for before, end in pairwise(ends) if end > before + 1]
 
 
 def read_findings(
