@@ -109,11 +109,18 @@ def read_findings(
     if images is not None:
         found = [rows.filter(pc.is_in(rows["image"], value_set=images)) for rows in found]
     rows = pa.concat_tables(found) if found else FINDINGS_SCHEMA.empty_table()
-    key = list(tables.VERSION_KEY)
     if rows.num_rows:
-        rows = _with_key(rows, tables.read_scores(out, key))
+        rows = _with_key(rows, _last_rows(out, rows["image"].unique()))
         rows = rows.sort_by([("image", "ascending"), ("length_px", "descending"), ("finding", "ascending")])
     return rows.select(list(columns or FINDINGS_SCHEMA.names))
+
+
+def _last_rows(out: str, images: pa.Array) -> pa.Table:
+    """VERSION_KEY of the rows of the scores table that count, of these images only: a table may hold those of years."""
+    paths = [path for parts in tables.list_parts(out).values() for path in parts]
+    parts = tables.each_part(paths, tables.VERSION_KEY)
+    found = [part.filter(pc.is_in(part["image"], value_set=images)) for part in parts]
+    return tables.latest(pa.concat_tables(found)) if found else tables.read_parts([], tables.VERSION_KEY)
 
 
 def _with_key(rows: pa.Table, keys: pa.Table) -> pa.Table:
