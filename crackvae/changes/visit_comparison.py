@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.changes.comparison import TO_COMPARE_SCHEMA
-from crackvae.changes.page import change_page
 from crackvae.changes.spread import compare_pairs
 from crackvae.changes.visits import Alike, Visit, scored_alike
 from crackvae.config import ScoringConfig
 from crackvae.images.pictures import read_pixels
+from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import changes as table
@@ -154,14 +154,17 @@ def write_page(compared: Compared, summary: Mapping[str, Any], shown: int) -> st
         summary: of the verb, with the fields before and after.
         shown: largest number of findings with pictures.
     """
-    html = change_page(
-        {**summary, "shown": shown},
-        compared.changes,
-        compared.pairs,
-        table.read_changes(compared.folder),
-        compared.findings,
-        read_pixels,
-    )
+    with matplotlib_folder(compared.folder):
+        from crackvae.changes.page import change_page  # imported here: it imports Matplotlib
+
+        html = change_page(
+            {**summary, "shown": shown},
+            compared.changes,
+            compared.pairs,
+            table.read_changes(compared.folder),
+            compared.findings,
+            read_pixels,
+        )
     path = uris.join(compared.folder, f"_change-{summary['run']}.html")
     fileio.write_bytes(path, html)
     return path

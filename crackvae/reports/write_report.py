@@ -10,7 +10,7 @@ from crackvae.config import ReportConfig
 from crackvae.config.settings import metres_of
 from crackvae.reports import views
 from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE, MetricsFile
-from crackvae.reports.night_page import night_page
+from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import read_night
 from crackvae.reports.page import FULL_SIZE_NAME, PageSettings, Rendered
 from crackvae.results import Result

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crackvae.errors import StorageError
-from crackvae.reports.night_page import night_page
 from crackvae.reports.night_page.known import false_alarms
+from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import NightResults, read_night
 from crackvae.reports.page import PageSettings
 from crackvae.storage import tables

@@ -3,6 +3,7 @@
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.console import progress, say
 from crackvae.errors import StorageError
+from crackvae.reports.night_page.nights import page_name
 from crackvae.reports.verb import report
 from crackvae.scoring.summaries import ScoreSummary
 from crackvae.storage import uris
@@ -10,8 +11,6 @@ from crackvae.storage import uris
 
 def page_path(out: str, run: str) -> str:
     """Path of the page of a run, beside its table."""
-    from crackvae.reports.night_page.nights import page_name  # imported here: it imports Matplotlib
-
     return uris.join(out, page_name(run))
 
 

@@ -23,6 +23,7 @@ from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
+from crackvae.reports.night_page.nights import has_rows
 from crackvae.results import Result
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.compaction import finish_compaction
@@ -237,8 +238,6 @@ def _page_of(config: ScoreConfig, out: str, run: str) -> str:
     """Where the page of a run will be; "" for none. Shards have one together, which `report` writes."""
     if config.no_report or config.shard:
         return ""
-    from crackvae.reports.night_page.nights import has_rows  # imported here: it imports Matplotlib
-
     return page_path(out, run) if has_rows(out, run) else ""
 
 

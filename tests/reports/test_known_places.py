@@ -14,8 +14,8 @@ from PIL import Image
 
 from crackvae.config import ScoreConfig
 from crackvae.images.synthetic import draw_concrete, draw_line_crack
-from crackvae.reports.night_page import night_page
 from crackvae.reports.night_page.known import false_alarms
+from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import read_night
 from crackvae.reports.page import PageSettings, Rendered
 from crackvae.scoring.verb import score

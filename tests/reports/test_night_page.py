@@ -15,7 +15,7 @@ from conftest import read_rows, small_spec, write_model
 
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
-from crackvae.reports.night_page import night_page
+from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import has_rows, read_night
 from crackvae.reports.page import PageSettings
 from crackvae.reports.photographs import view_photograph
