@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.units import mm
 from reportlab.platypus import BaseDocTemplate, Flowable, Frame, PageBreak, PageTemplate, Spacer, Table
 
-from crackvae.errors import UnreadableImage
 from crackvae.exports import pdf_text
 from crackvae.exports.pdf_pictures import ASPECT, Crop, Map
 from crackvae.exports.pdf_text import BODY, FONT, GREY, HEADING, PALE, SMALL, TITLE, paragraph
@@ -134,7 +132,7 @@ def _findings(rows: list[dict[str, Any]]) -> Iterator[Flowable]:
         members = list(of_group)
         yield paragraph(group or "(no group)", HEADING)
         for image, of_image in itertools.groupby(members, key=lambda row: str(row["image"])):
-            pixels_HW = _pixels(image)
+            pixels_HW = pictures.pixels_if_readable(image)
             for row in of_image:
                 fits = pixels_HW is not None and pixels_HW.shape == (row["height"], row["width"])
                 crop = Crop(pixels_HW if fits else None, row, PICTURE_WIDTH - 4 * mm)
@@ -150,10 +148,3 @@ def _findings(rows: list[dict[str, Any]]) -> Iterator[Flowable]:
                     ]
                 )
                 yield table
-
-
-def _pixels(image: str) -> np.ndarray | None:
-    try:
-        return pictures.read_pixels(image)
-    except (UnreadableImage, OSError):
-        return None

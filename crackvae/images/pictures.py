@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.images.decoding import Picture, video, windows
 from crackvae.storage import archive, fileio
@@ -36,3 +37,11 @@ def read_pixels(image: str, read: Callable[[str], bytes] | None = None) -> np.nd
     if part:
         return read_part(part, sys.maxsize).pixels_HW
     return decoding.decode((read or fileio.read_image)(image), archive.page_of(image), sys.maxsize)
+
+
+def pixels_if_readable(image: str) -> np.ndarray | None:
+    """read_pixels(), or None where the image is gone or can no longer be read."""
+    try:
+        return read_pixels(image)
+    except (UnreadableImage, OSError):
+        return None

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.errors import UnreadableImage
 from crackvae.images import pictures
 from crackvae.images.places import outline, shows_again
 from crackvae.reports.night_page.nights import NightResults
@@ -84,14 +83,14 @@ class KnownPlaces:
             for one in self._by_group.get(row["group"], ())
             if one.verdict.model == row["model"] and row["score"] <= GROWTH * (one.verdict.score or 0)
         ]
-        pixels_HW = _pixels_of(row["image"]) if judged else None
+        pixels_HW = pictures.pixels_if_readable(row["image"]) if judged else None
         if pixels_HW is None:
             return None
         outline_K = outline(pixels_HW)
         judged.sort(key=lambda one: -float(one.outline_K @ outline_K))
         point_2 = _middle_of_worst_tile(row, self._tile_px)
         for one in judged[:MAX_COMPARED]:
-            before_HW = _pixels_of(one.verdict.image)
+            before_HW = pictures.pixels_if_readable(one.verdict.image)
             if before_HW is not None and shows_again(before_HW, pixels_HW, point_2):
                 return KnownPlace(one.verdict, one.run)
         return None
@@ -128,16 +127,8 @@ def _judged_rows(scores: str, alarms: list[Verdict]) -> dict[str, tuple[str, str
     return rows
 
 
-def _pixels_of(image: str) -> np.ndarray | None:
-    """Grey pixels of an image, uint8 (H, W); None if it is gone, or can no longer be read."""
-    try:
-        return pictures.read_pixels(image)
-    except (UnreadableImage, OSError):
-        return None
-
-
 def _outline_of(image: str) -> np.ndarray | None:
-    pixels_HW = _pixels_of(image)
+    pixels_HW = pictures.pixels_if_readable(image)
     return None if pixels_HW is None else outline(pixels_HW)
 
 
