@@ -64,20 +64,25 @@ class ScoringSettings:
     tracing: Tracing | None = None
 
     def row_function(self, scorer: Scorer) -> Callable[[pa.Table], pa.Table]:
-        """score_decoded() with the network loaded, for actors and for this process alike."""
+        """score_decoded() with the network loaded, and tracing, for actors and for this process alike."""
+        rows_of, traced = self.stages(scorer)
+        return lambda decoded: traced(rows_of(decoded), decoded)
+
+    def stages(self, scorer: Scorer) -> tuple[Callable[[pa.Table], pa.Table], Callable[[pa.Table, pa.Table], pa.Table]]:
+        """The two halves of row_function(): rows of decoded images, and rows with findings of rows and images."""
         runtime = runtime_of(scorer.model, self.precision, self.batch, self.device)
         heads = self.extra_heads
         score = partial(score_tiles, scorer.model, batch=self.batch, extra_heads=heads, runtime=runtime)
         rows_of = partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
         tracing = self.tracing
         if not tracing or scorer.model.spec.head not in SEGMENTER_HEADS:
-            return rows_of
+            return rows_of, lambda rows, decoded: rows
         maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
 
-        def rows_with_findings(decoded: pa.Table) -> pa.Table:
-            return with_findings(rows_of(decoded), decoded, scorer.calibration, scorer.model.spec, maps, tracing)
+        def with_traces(rows: pa.Table, decoded: pa.Table) -> pa.Table:
+            return with_findings(rows, decoded, scorer.calibration, scorer.model.spec, maps, tracing)
 
-        return rows_with_findings
+        return rows_of, with_traces
 
 
 class TileScorer:

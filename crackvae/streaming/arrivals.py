@@ -1,5 +1,6 @@
 """What a source delivers: images to score, and the newest frame of a camera that may be faster than the scoring."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -8,6 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+# A stream that is this late [s] is read on without decoding, to a key frame that is at most half as late.
+LATE_S = 0.4
+
+# After this time [s] without decoding nothing can be queued any more: what still looks late is another clock.
+DRAINED_S = 1.0
+
+# The clock of a camera may lose this share of a second each second and is still not late.
+DRIFT = 0.001
 
 
 class Arrival(NamedTuple):
@@ -43,7 +53,7 @@ class Newest:
 
     Attributes:
         received: number of frames that came.
-        dropped: number of frames that a newer one replaced before they were taken.
+        dropped: number of frames that a newer one replaced before they were taken, or that came too late to decode.
         passed_over: number of frames that came less than `every_s` after the last one that was taken.
     """
 
@@ -65,6 +75,12 @@ class Newest:
             self._waiting = capture
             self._changed.notify()
 
+    def drop(self) -> None:
+        """Count a frame that came too late to be decoded; called by the receiving thread."""
+        with self._changed:
+            self.received += 1
+            self.dropped += 1
+
     def take(self, timeout_s: float) -> Capture | None:
         """The newest frame, or None if none comes in time; called by the scoring thread."""
         with self._changed:
@@ -79,3 +95,42 @@ class Newest:
         with self._changed:
             self.dropped += self._waiting is not None
             self._waiting = None
+
+
+class Backlog:
+    """Which packets of a stream to leave out, so that frames never queue in the network or before the decoder.
+
+    Lateness is measured by the times that the stream gives its frames, against the earliest of them.
+    """
+
+    def __init__(self) -> None:
+        self._least_s, self._last_s = math.inf, 0.0
+        self._skips_since_s = math.nan
+
+    def skips(self, frame_s: float | None, now_s: float, *, is_key: bool) -> bool:
+        """Whether to leave out a packet; after the last one that is, the decoder has to be flushed.
+
+        Args:
+            frame_s: time of its frame by the clock of the stream, None if it has none.
+            now_s: time.monotonic().
+        """
+        if frame_s is None:
+            return self.is_skipping and not is_key
+        offset_s = now_s - frame_s
+        self._least_s = min(offset_s, self._least_s + DRIFT * (now_s - self._last_s))
+        self._last_s = now_s
+        late_s = offset_s - self._least_s
+        if not self.is_skipping and late_s > LATE_S:
+            self._skips_since_s = now_s
+        elif self.is_skipping and is_key:
+            is_drained = now_s - self._skips_since_s > DRAINED_S
+            if is_drained:
+                self._least_s = offset_s
+            if is_drained or late_s < LATE_S / 2:
+                self._skips_since_s = math.nan
+        return self.is_skipping
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether packets are left out until the next key frame that is not late."""
+        return not math.isnan(self._skips_since_s)

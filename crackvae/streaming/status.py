@@ -90,8 +90,8 @@ class Status:
         self._times_s: deque[float] = deque()
         self._started_s = time.monotonic()
 
-    def add(self, arrival: Arrival, row: dict[str, Any], flagged: Flagged | None) -> None:
-        """Count an image whose row is complete and whose picture, if it is flagged, is saved."""
+    def add(self, arrival: Arrival, row: dict[str, Any]) -> None:
+        """Count an image that is scored and, if it is flagged, saved."""
         now = time.monotonic()
         self.latencies_s.append(now - arrival.at_s)
         self._times_s.append(now)
@@ -99,11 +99,14 @@ class Status:
             self._times_s.popleft()
         self.statuses[row["status"]] += 1
         self.flagged += row["flagged"]
-        self.last_flagged = flagged or self.last_flagged
         if row["status"] == "scored":
             scores = np.array(row["tile_scores"], np.float32).reshape(row["rows"], row["cols"])
             strength = np.clip((scores - self.usual) / max(2 * (self.threshold - self.usual), 1e-9), 0, 1)
             self.last = Shown(row["image"], arrival.pixels, np.nan_to_num(strength))
+
+    def add_map(self, flagged: Flagged | None) -> None:
+        """Show the map of a flagged image, if there is one."""
+        self.last_flagged = flagged or self.last_flagged
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the pictures."""

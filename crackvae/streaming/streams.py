@@ -1,6 +1,7 @@
 """Frames of a stream or a local camera by PyAV (FFmpeg), with a connection that is made again when it breaks."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from crackvae.images.metadata import Metadata
 from crackvae.images.tiles import Tiling
 from crackvae.storage import uris
 from crackvae.storage.tables import RUN_TIME
-from crackvae.streaming.arrivals import Arrival, Capture, Newest
+from crackvae.streaming.arrivals import Arrival, Backlog, Capture, Newest
 
 # How long a connection may take, and how long a connected camera may send nothing [s].
 OPEN_S, READ_S = 10.0, 5.0
@@ -110,9 +111,13 @@ class Camera:
         return "the stream ended"
 
     def _frames(self, container: Any, video: Any, stop: threading.Event) -> None:
+        backlog = Backlog()
         for packet in container.demux(video):
             if stop.is_set():
                 return
+            if _is_left_out(packet, backlog, video.codec_context):
+                self.newest.drop()
+                continue
             try:
                 frames = packet.decode()
             except library().InvalidDataError:  # a lost packet; the decoder recovers at the next key frame
@@ -124,6 +129,19 @@ class Camera:
                     continue
                 self.state = "receiving"
                 self.newest.put(frame)
+
+
+def _is_left_out(packet: Any, backlog: Backlog, decoder: Any) -> bool:
+    """Whether a packet comes too late to be decoded; before the next that is not, the decoder is flushed."""
+    if not packet.size:  # the end: what the decoder holds back comes out
+        return False
+    was_skipping = backlog.is_skipping
+    time_s = None if packet.pts is None else float(packet.pts * packet.time_base)
+    if backlog.skips(time_s, time.monotonic(), is_key=packet.is_keyframe):
+        return True
+    if was_skipping:
+        decoder.flush_buffers()
+    return False
 
 
 def _options(source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from crackvae.config import LiveConfig
 from crackvae.console import say
@@ -30,9 +31,9 @@ class LiveSummary(ScoreSummary):
 
     Attributes:
         received: frames or files that came.
-        dropped: frames that a newer one replaced while another was scored.
+        dropped: frames that a newer one replaced while another was scored, or that came too late to be decoded.
         damaged: packets or frames of the stream that could not be decoded.
-        latency_ms, latency_max_ms: from arrival to a complete row, median and maximum of the last images.
+        latency_ms, latency_max_ms: from arrival to score and saved frame, median and maximum of the last images.
     """
 
     verb: str = "live"
@@ -138,10 +139,15 @@ class LiveRun:
             self.findings += self.table.findings
             self.table = RunTable(self.out, tables.new_run([self.table.run]))
             self.live_scorer.begin(self.table.run)
-        rows = self.live_scorer.rows(arrival)
+        decoded = pa.concat_tables(arrival.decoded)
+        rows = self.live_scorer.rows(decoded)
         (row,) = rows.select(tables.SCORES_SCHEMA.names).to_pylist()
-        self.table.add(rows)
-        self.status.add(arrival, row, self.live_scorer.save(arrival, row) if row["flagged"] else None)
+        if row["flagged"]:
+            self.live_scorer.save_frame(arrival)
+        self.status.add(arrival, row)  # what follows delays no frame: the next one to be scored is the newest then
+        self.table.add(self.live_scorer.traced(rows, decoded))
+        if row["flagged"]:
+            self.status.add_map(self.live_scorer.map_of(arrival, row))
 
     def summary(self, model_dir: str, seconds: float) -> LiveSummary:
         """The summary of the run; its rows are written."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crackvae.streaming import arrivals
-from crackvae.streaming.arrivals import Newest
+from crackvae.streaming.arrivals import Backlog, Newest
 
 
 @given(steps=st.lists(st.booleans(), max_size=60))
@@ -42,3 +42,36 @@ def test_a_frame_wakes_the_thread_that_waits_for_it():
     capture = newest.take(30)
     timer.join()
     assert capture is not None and capture.frame == "frame"
+
+
+def skipped(packets: list[tuple[float, float]], key_every: int = 10) -> list[bool]:
+    """What is left out of packets that come at (time of the frame, time of arrival) [s]."""
+    backlog = Backlog()
+    return [
+        backlog.skips(frame_s, now_s, is_key=number % key_every == 0) for number, (frame_s, now_s) in enumerate(packets)
+    ]
+
+
+def test_a_stream_in_time_is_decoded_whole_also_when_its_clock_is_a_little_slow():
+    assert not any(skipped([(k / 25, 100 + k / 25 * 1.0005 + 0.1 * (k % 3)) for k in range(100_000)]))
+
+
+def test_a_late_stream_is_read_on_to_the_first_key_frame_in_time():
+    in_time = [(k / 10, k / 10) for k in range(10)]
+    queued = [(1 + k / 10, 5 + k / 1000) for k in range(40)]  # the reader stopped for four seconds
+    after = [(5 + k / 10, 5.1 + k / 10) for k in range(30)]
+    left_out = skipped(in_time + queued + after)
+    assert not any(left_out[:10]) and all(left_out[10:50])
+    assert left_out[50:] == [False] * 30, "the frame after the queue is a key frame"
+    without_key = skipped(in_time + queued + after, key_every=35)
+    assert without_key[50:] == [True] * 20 + [False] * 10
+
+
+def test_a_camera_that_sets_its_clock_back_is_left_out_for_little_more_than_a_second():
+    before, after = [(100 + k / 10, k / 10) for k in range(50)], [(k / 10, 5 + k / 10) for k in range(100)]
+    left_out = skipped(before + after)
+    assert left_out[50:].index(False) == 20 and not any(left_out[70:])
+
+
+def test_packets_without_a_time_are_decoded():
+    assert not Backlog().skips(None, 5.0, is_key=False)

@@ -53,8 +53,8 @@ def test_a_damaged_packet_is_counted_and_the_next_one_shown():
     def damaged() -> list[object]:
         raise streams.library().InvalidDataError(1, "lost")
 
-    packets = [SimpleNamespace(decode=decode) for decode in (damaged, lambda: [huge], lambda: [frame])]
-    camera._frames(SimpleNamespace(demux=lambda video: packets), None, threading.Event())
+    packets = [SimpleNamespace(decode=decode, size=0) for decode in (damaged, lambda: [huge], lambda: [frame])]
+    camera._frames(SimpleNamespace(demux=lambda video: packets), SimpleNamespace(codec_context=None), threading.Event())
     assert camera.counts() == {"received": 1, "dropped": 0, "passed_over": 0, "reconnects": 0, "damaged": 2}
 
 
