@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from crackvae.console import say
+from crackvae.errors import ConfigError
 from crackvae.images.decoded import decoded_picture
 from crackvae.images.decoding import MAX_IMAGE_PX, Picture
 from crackvae.images.decoding.video import grey_of, library, what
@@ -35,6 +37,15 @@ def without_secrets(source: str) -> str:
         return source
     parts = urlsplit(source)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def require_camera(source: str) -> None:
+    """Raise ConfigError where a source in /dev is no device; one that is unplugged later is waited for."""
+    if source.startswith("/dev/") and not Path(source).is_char_device():
+        cameras = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+        raise ConfigError(
+            f"source {source} is no camera: connect it, or name another; cameras of this machine: {cameras}."
+        )
 
 
 class Camera:

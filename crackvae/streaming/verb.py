@@ -14,6 +14,7 @@ from crackvae.console import say
 from crackvae.errors import ConfigError
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
+from crackvae.model.runtime import release_memory
 from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.scoring.compaction import finish_compaction
@@ -23,7 +24,7 @@ from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.lock import Lock, locked
 from crackvae.streaming.arrivals import Arrival
 from crackvae.streaming.folder import Folder, is_inside
-from crackvae.streaming.streams import Camera
+from crackvae.streaming.streams import Camera, require_camera
 
 
 class LiveSummary(ScoreSummary):
@@ -73,6 +74,7 @@ def live(config: LiveConfig) -> Result:
 
 def _source(config: LiveConfig, out: str, scorer: Scorer) -> Camera | Folder:
     if "://" in config.source or config.source.startswith("/dev/"):
+        require_camera(config.source)
         with uris.storage_errors("open", "the source"):
             return Camera(config.source, out, config.every or 0.0, quiet=config.quiet)
     source = uris.absolute(config.source)
@@ -148,6 +150,7 @@ class LiveRun:
         self.table.add(self.live_scorer.traced(rows, decoded))
         if row["flagged"]:
             self.status.add_map(self.live_scorer.map_of(arrival, row))
+            release_memory()  # the allocator kept up to 200 MB of the buffers of traces and maps
 
     def summary(self, model_dir: str, seconds: float) -> LiveSummary:
         """The summary of the run; its rows are written."""

@@ -84,3 +84,7 @@ def test_sources_that_cannot_be_opened_are_refused_with_what_there_is():
         LiveConfig(source="ftp://host/live")
     with pytest.raises(ConfigError, match="--every is for cameras"):
         LiveConfig(source="folder", every=1)
+    with pytest.raises(ConfigError, match=r"source /dev/video99 is no camera: connect it, or name another"):
+        streams.require_camera("/dev/video99")
+    streams.require_camera("/dev/null")
+    streams.require_camera("rtsp://camera/live")
