@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946): one feature a finding, at the place of the camera."""
+"""GeoJSON (RFC 7946): one feature a finding, as a line where its pixels have places, else at that of its photograph."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from crackvae.exports.georeferenced import lines_of
 from crackvae.exports.rows import known
 
 
@@ -16,10 +17,14 @@ def geojson_bytes(rows: pa.Table) -> bytes:
 
 
 def _feature(row: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Feature", "id": row["finding"], "geometry": _point(row), "properties": known(row)}
+    return {"type": "Feature", "id": row["finding"], "geometry": _geometry(row), "properties": known(row)}
 
 
-def _point(row: dict[str, Any]) -> dict[str, Any] | None:
+def _geometry(row: dict[str, Any]) -> dict[str, Any] | None:
+    lines = lines_of(row)
+    if lines:
+        is_one = len(lines) == 1
+        return {"type": "LineString" if is_one else "MultiLineString", "coordinates": lines[0] if is_one else lines}
     if math.isnan(row["lat"]):
         return None
     return {"type": "Point", "coordinates": [round(row["lon"], 7), round(row["lat"], 7)]}

@@ -6,8 +6,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from crackvae.exports.georeferenced import lines_of
 from crackvae.exports.rows import known, taken_text
 from crackvae.exports.xml_text import Element, add, element, xml_bytes
+
+# Alpha, blue, green and red of the kinds, as KML has them; those of the page.
+COLOURS = {"crack": "ff005ed5", "joint": "ffe9b456", "unclear": "ff009fe6"}
+
+LINE_WIDTH_PX = 3
+
+PLACES = "a line where the image is georeferenced, otherwise the place of the photograph"
 
 
 def kml_bytes(rows: pa.Table) -> bytes:
@@ -16,7 +24,11 @@ def kml_bytes(rows: pa.Table) -> bytes:
     root = element("kml", xmlns="http://www.opengis.net/kml/2.2")
     document = add(root, "Document")
     add(document, "name", "Findings")
-    add(document, "description", f"{len(placed)} of {rows.num_rows} findings have a place: that of the camera.")
+    add(document, "description", f"{len(placed)} of {rows.num_rows} findings have a place: {PLACES}.")
+    for kind, colour in COLOURS.items():
+        line = add(add(document, "Style", id=kind), "LineStyle")
+        add(line, "color", colour)
+        add(line, "width", LINE_WIDTH_PX)
     placed.sort(key=lambda row: str(row["group"]))
     for group, of_group in itertools.groupby(placed, key=lambda row: str(row["group"])):
         folder = add(document, "Folder")
@@ -31,7 +43,14 @@ def _add_placemark(folder: Element, row: dict[str, Any]) -> None:
     add(placemark, "name", f"{row['kind']} {row['name']}")
     if row["taken"] is not None:
         add(add(placemark, "TimeStamp"), "when", taken_text(row))
+    add(placemark, "styleUrl", f"#{row['kind']}")
     extended = add(placemark, "ExtendedData")
     for name, value in known(row).items():
         add(add(extended, "Data", name=name), "value", value)
-    add(add(placemark, "Point"), "coordinates", f"{row['lon']:.7f},{row['lat']:.7f}")
+    lines = lines_of(row)
+    if not lines:
+        add(add(placemark, "Point"), "coordinates", f"{row['lon']:.7f},{row['lat']:.7f}")
+        return
+    geometry = add(placemark, "MultiGeometry")
+    for line in lines:
+        add(add(geometry, "LineString"), "coordinates", " ".join(f"{lon:.9f},{lat:.9f}" for lon, lat in line))

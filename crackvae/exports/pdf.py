@@ -83,7 +83,7 @@ def _cover(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) -> 
     scales = "; ".join(f"{name} ({n})" for name, n in sources.most_common())
     yield paragraph(f"Source of the scale, by number of findings: {scales}." if scales else "", BODY)
     places = {"": "exact, as the photographs say", "off": "left out"}.get(gps_precision, f"rounded to {gps_precision}")
-    yield paragraph(f"Places of the cameras are {places}.", BODY)
+    yield paragraph(f"Places are {places}.", BODY)
     if rows.num_rows > MAX_FINDINGS:
         yield paragraph(f"This document shows the {MAX_FINDINGS} longest findings; the CSV has all.", BODY)
     yield Spacer(0, 10 * mm)

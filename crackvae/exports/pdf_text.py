@@ -98,7 +98,7 @@ def _taken(row: dict[str, Any]) -> str:
 
 
 def _place(row: dict[str, Any]) -> str:
-    return "" if math.isnan(row["lat"]) else f"{row['lat']:.5f}, {row['lon']:.5f} (of the camera)"
+    return "" if math.isnan(row["lat"]) else f"{row['lat']:.5f}, {row['lon']:.5f} (of the {row['place_of']})"
 
 
 def _escaped(text: Any) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.errors import StorageError
+from crackvae.exports.georeferenced import LINES_SCHEMA, with_lines
 from crackvae.images.metadata.places import coarsened
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
@@ -18,7 +19,12 @@ from crackvae.storage.tables.verdicts import Subject, VerdictLog, agreed, standi
 OF_IMAGE = ("width", "height", "taken_is_local", "alt_m", "camera")
 
 EXPORT_SCHEMA = pa.schema(
-    [("name", pa.string()), *FINDINGS_SCHEMA, *(tables.SCORES_SCHEMA.field(name) for name in OF_IMAGE)]
+    [
+        ("name", pa.string()),
+        *FINDINGS_SCHEMA,
+        *(tables.SCORES_SCHEMA.field(name) for name in OF_IMAGE),
+        *LINES_SCHEMA,
+    ]
 )
 
 # Columns of a finding that one cell or one property can hold.
@@ -59,7 +65,8 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     rows = rows.filter(
         pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))
     )
-    return _with_names(_with_image(_coarsened(rows, choice.precision_m), out)).select(EXPORT_SCHEMA.names)
+    rows = _coarsened(with_lines(rows), choice.precision_m)
+    return _with_names(_with_image(rows, out)).select(EXPORT_SCHEMA.names)
 
 
 def _replaced(rows: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -68,10 +75,15 @@ def _replaced(rows: pa.Table, name: str, values: list[Any]) -> pa.Table:
 
 
 def _coarsened(rows: pa.Table, precision_m: float) -> pa.Table:
+    """Rows with their places rounded, and without lines unless they are exact."""
     places = [
         coarsened(*one, precision_m) for one in zip(rows["lat"].to_pylist(), rows["lon"].to_pylist(), strict=True)
     ]
-    return _replaced(_replaced(rows, "lat", [lat for lat, _ in places]), "lon", [lon for _, lon in places])
+    rows = _replaced(_replaced(rows, "lat", [lat for lat, _ in places]), "lon", [lon for _, lon in places])
+    if precision_m > 0:
+        for name in ("lat_trace", "lon_trace"):
+            rows = _replaced(rows, name, [[]] * rows.num_rows)
+    return rows
 
 
 def _with_image(rows: pa.Table, out: str) -> pa.Table:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import HOUSE
 from findings_made import bridge, finding, write_scores
 from hypothesis import given
@@ -201,6 +202,57 @@ def test_a_precision_is_a_length(text: str, metres: float) -> None:
     assert metres_of(text) == metres
 
 
+# ------------------------------------------------------------------------------------- lines of georeferenced images
+
+# Web Mercator: (500, 300) and (700, 500) px of a file that begins at 1,000,000 m east and 6,000,000 m north.
+GEO = {"33550": (0.5, 0.5, 0.0), "33922": (0.0, 0.0, 0.0, 1_000_000.0, 6_000_000.0, 0.0)}
+
+
+def georeferenced(tmp_path: Path) -> Path:
+    """A whole GeoTIFF and a window of it, each with one crack of two branches from (10, 20) on."""
+    pytest.importorskip("pyproj")
+    path = tmp_path / "ortho.tif"
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 3857)
+    tags = [(int(tag), "d", len(values), values, True) for tag, values in GEO.items()]
+    tifffile.imwrite(
+        path, np.zeros((900, 1000), np.uint8), extratags=[*tags, (34735, "H", len(keys), keys, True)], metadata=None
+    )
+    images = {str(path): {"group": "wall"}, f"{path}!/x=400,y=200,w=600,h=700": {"group": "deck"}}
+    branches = {"x_px": [10.0, 50.0, 60.0, math.nan, 30.0, 30.0], "y_px": [20.0, 20.5, 40.0, math.nan, 20.0, 90.0]}
+    found = [finding(f"g{at}", image, **branches, widths_px=[2.0] * 6) for at, image in enumerate(images)]
+    return write_scores(tmp_path / "scores", found, images)
+
+
+def mercator(x_px: float, y_px: float) -> tuple[float, float]:
+    """Longitude and latitude of a place in the GeoTIFF, by the formula of its projection (EPSG 1024)."""
+    east, north, radius = 1_000_000 + 0.5 * x_px, 6_000_000 - 0.5 * y_px, 6_378_137.0
+    return math.degrees(east / radius), math.degrees(2 * math.atan(math.exp(north / radius)) - math.pi / 2)
+
+
+def test_a_finding_on_a_georeferenced_image_is_a_line(tmp_path: Path) -> None:
+    out = georeferenced(tmp_path)
+    features = json.loads(exported(out, "f.geojson"))["features"]
+    by_name = {one["id"]: one for one in features}
+    for name, left, top in (("g0", 0, 0), ("g1", 400, 200)):
+        geometry = by_name[name]["geometry"]
+        assert geometry["type"] == "MultiLineString" and [len(line) for line in geometry["coordinates"]] == [3, 2]
+        assert geometry["coordinates"][0][2] == pytest.approx(mercator(left + 60.5, top + 40.5), abs=1e-9)
+        assert geometry["coordinates"][1][0] == pytest.approx(mercator(left + 30.5, top + 20.5), abs=1e-9)
+        properties = by_name[name]["properties"]  # the place is that of the middle of the line
+        place = (properties["lon"], properties["lat"])
+        assert properties["place_of"] == "finding" and place == pytest.approx(geometry["coordinates"][0][2], abs=1e-7)
+
+
+def test_a_line_is_left_out_where_places_are_rounded_or_the_file_is_gone(tmp_path: Path) -> None:
+    out = georeferenced(tmp_path)
+    coarse = json.loads(exported(out, "f.geojson", gps_precision="1km"))["features"]
+    assert {one["geometry"]["type"] for one in coarse} == {"Point"}
+    hidden = json.loads(exported(out, "f.geojson", gps_precision="off"))["features"]
+    assert [one["geometry"] for one in hidden] == [None, None] and "8.98" not in json.dumps(hidden)
+    (tmp_path / "ortho.tif").unlink()
+    assert [one["geometry"] for one in json.loads(exported(out, "f.geojson"))["features"]] == [None, None]
+
+
 # ---------------------------------------------------------------------------------------------------- outlines
 
 
@@ -236,10 +288,26 @@ def test_gdal_reads_the_places(kind: str, out: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("ogrinfo"), reason="needs GDAL")
+@pytest.mark.parametrize("kind", ["geojson", "kml"])
+def test_gdal_reads_the_lines(kind: str, tmp_path: Path) -> None:
+    out = georeferenced(tmp_path)
+    exported(out, f"f.{kind}")
+    command = ["ogrinfo", "-al", "-ro", str(out.parent / f"f.{kind}")]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    lon, lat = mercator(460.5, 240.5)
+    assert shown.stdout.count("MULTILINESTRING") == 2 and not shown.stderr
+    assert f"{round(lon, 9)} {round(lat, 9)}" in shown.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_kml_follows_the_schema_of_ogc(out: Path) -> None:
+@pytest.mark.parametrize("has_lines", [False, True])
+def test_the_kml_follows_the_schema_of_ogc(has_lines: bool, tmp_path: Path) -> None:
     validate = pytest.importorskip("fastkml.validator").validate
-    exported(out, "f.kml")
+    out = georeferenced(tmp_path) if has_lines else bridge(tmp_path / "scores")
+    content = exported(out, "f.kml")
+    assert (b"<LineString>" in content) == has_lines
     assert validate(file_to_validate=out.parent / "f.kml")
 
 

@@ -40,7 +40,7 @@ def area_of(polygon_N2: np.ndarray) -> float:
 
 def _outline(points_N2: np.ndarray, widths_N: np.ndarray) -> np.ndarray:
     """Both sides of a line of a varying width, half a width longer at each end."""
-    chosen = _simplified(points_N2, TOLERANCE_PX)
+    chosen = simplified(points_N2, TOLERANCE_PX)
     points, halves = points_N2[chosen], widths_N[chosen, None] / 2
     if len(points) == 1:
         return np.asarray(points + halves * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]))
@@ -53,7 +53,7 @@ def _outline(points_N2: np.ndarray, widths_N: np.ndarray) -> np.ndarray:
     return np.concatenate([points + across, (points - across)[::-1]])
 
 
-def _simplified(points_N2: np.ndarray, tolerance: float) -> np.ndarray:
+def simplified(points_N2: np.ndarray, tolerance: float) -> np.ndarray:
     """Indices of the points of a line that stays within `tolerance` of all points (Douglas & Peucker 1973)."""
     kept = np.zeros(len(points_N2), bool)
     kept[[0, -1]] = True

@@ -1,4 +1,7 @@
-"""Where a pixel of a GeoTIFF lies on the Earth: its geotransform, and its coordinate system by pyproj (PROJ)."""
+"""Where a pixel of a GeoTIFF lies on the Earth: its geotransform, and its coordinate system by pyproj (PROJ).
+
+Shape letters: N places.
+"""
 
 import functools
 import math
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-NOWHERE = (math.nan, math.nan)
+import numpy as np
 
 # Value of GTRasterTypeGeoKey: a tie point is the middle of its pixel instead of a corner.
 _PIXEL_IS_POINT = 2
@@ -16,29 +19,36 @@ _NO_CODES = (0, 32_767)
 
 
 def place_of(page: Any, x: float, y: float) -> tuple[float, float]:
-    """Latitude and longitude [degrees, WGS 84] of a place in an image; NaN where the file or PROJ does not tell.
+    """places_of() of one place."""
+    (latitude,), (longitude,) = places_of(page, np.array([x], float), np.array([y], float))
+    return float(latitude), float(longitude)
+
+
+def places_of(page: Any, x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes [degrees, WGS 84] of places in an image; NaN where the file or PROJ does not tell.
 
     Args:
         page: a page of tifffile.
-        x, y: from the upper left corner of the image [px].
+        x_N, y_N: from the upper left corner of the image as it is stored [px], float (N,).
 
     Source: OGC GeoTIFF 1.1 (2019), sections 7.1.1 and B.6.
     """
+    nowhere_N = np.full(len(x_N), math.nan)
     try:
         tags = page.geotiff_tags
         code = int(tags.get("ProjectedCSTypeGeoKey") or tags.get("GeographicTypeGeoKey") or 0)
         if code in _NO_CODES:
-            return NOWHERE
+            return nowhere_N, nowhere_N
         if tags.get("GTRasterTypeGeoKey") == _PIXEL_IS_POINT:
-            x, y = x - 0.5, y - 0.5
-        longitude, latitude = _to_wgs84(code)(*_in_system(tags, x, y))
+            x_N, y_N = x_N - 0.5, y_N - 0.5
+        longitude_N, latitude_N = _to_wgs84(code)(*_in_system(tags, x_N, y_N))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):  # damaged tags never decide what is scored
-        return NOWHERE
-    is_place = abs(latitude) <= 90 and abs(longitude) <= 180  # PROJ returns infinity outside of a system
-    return (latitude, longitude) if is_place else NOWHERE
+        return nowhere_N, nowhere_N
+    is_place_N = (np.abs(latitude_N) <= 90) & (np.abs(longitude_N) <= 180)  # PROJ returns infinity outside of a system
+    return np.where(is_place_N, latitude_N, math.nan), np.where(is_place_N, longitude_N, math.nan)
 
 
-def _in_system(tags: dict[str, Any], x: float, y: float) -> tuple[float, float]:
+def _in_system(tags: dict[str, Any], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates in the coordinate system of the file."""
     if "ModelTransformation" in tags:
         row_x, row_y = tags["ModelTransformation"][0], tags["ModelTransformation"][1]
@@ -49,7 +59,7 @@ def _in_system(tags: dict[str, Any], x: float, y: float) -> tuple[float, float]:
 
 
 @functools.lru_cache(maxsize=8)
-def _to_wgs84(code: int) -> Callable[[float, float], tuple[float, float]]:
+def _to_wgs84(code: int) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The function from coordinates of an EPSG system to longitude and latitude; raises ValueError for none."""
     try:
         pyproj = import_module("pyproj")

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.errors import UnreadableImage
+from crackvae.errors import StorageError, UnreadableImage
 from crackvae.images.decoding import Picture, tiff
-from crackvae.images.decoding.geotransform import place_of
+from crackvae.images.decoding.geotransform import place_of, places_of
 from crackvae.storage import archive
-from crackvae.storage.names.parts import Window, opened
+from crackvae.storage.names.parts import Window, opened, part_of
 
 # Side of a window, and what neighbours have in common [px]: two tiles of the default model.
 WINDOW_PX, OVERLAP_PX = 4096, 512
@@ -115,6 +115,24 @@ def read_window(window: Window) -> Picture:
         grey_HW, hidden_HW = tiff.grey_of(page, samples_HWS, kind)
         latitude, longitude = place_of(page, window.x + window.w / 2, window.y + window.h / 2)
     return Picture(grey_HW, hidden_HW, place=(latitude, longitude, math.nan))
+
+
+def places_in(image: str, x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes [degrees, WGS 84] of places in a TIFF or a window of one; NaN where they are unknown.
+
+    Args:
+        x_N, y_N: from the upper left corner of the image as it is scored [px], float (N,).
+    """
+    part, nowhere_N = part_of(image), np.full(len(x_N), math.nan)
+    is_whole = part is None and bool(re.search(_TIFF_NAME, image)) and not archive.split_entry(image)
+    if not is_whole and not isinstance(part, Window):
+        return nowhere_N, nowhere_N
+    file, left, top = (part.file, part.x, part.y) if isinstance(part, Window) else (image, 0, 0)
+    with contextlib.suppress(OSError, UnreadableImage, StorageError), _page(file) as page:
+        orientation = page.tags.get("Orientation")
+        if isinstance(part, Window) or orientation is None or orientation.value == 1:  # pixels are not turned
+            return places_of(page, x_N + left, y_N + top)
+    return nowhere_N, nowhere_N
 
 
 def _segments(page: Any, window: Window, *, is_planar: bool) -> Iterator[int]:
