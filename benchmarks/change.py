@@ -141,8 +141,12 @@ def main() -> None:
         same = on_overlapping(archive, rows, given.same, random.Random(1))
         print(same, flush=True)
         features = registration._features
-        by_content = cache(lambda data, shape: features(np.frombuffer(data, np.uint8).reshape(shape)))
-        registration._features = lambda pixels_HW: by_content(pixels_HW.tobytes(), pixels_HW.shape)
+        by_content = cache(
+            lambda data, shape, reduced_px: features(np.frombuffer(data, np.uint8).reshape(shape), reduced_px)
+        )
+        registration._features = lambda pixels_HW, reduced_px: by_content(
+            pixels_HW.tobytes(), pixels_HW.shape, reduced_px
+        )
         different = on_different(archive, rows, given.different, random.Random(2))
     print(different, flush=True)
     print(write_result("change", {"overlapping": same, "different": different, "large": large}))

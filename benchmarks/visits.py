@@ -1,13 +1,15 @@
 """Drawn structures over several visits with truth: what `crackvae change` calls new, grown, static and gone.
 
-    python benchmarks/visits.py --work FOLDER [--photographs 12] [--megapixels 12] [--visits 4]
+    python benchmarks/visits.py --work FOLDER [--photographs 12] [--megapixels 12] [--visits 4] [--seed 1]
 
-Each photograph shows five cracks: two static, one that grows, one that is new from the second visit on, and one that
-is repaired before it. Each visit photographs them with another homography, exposure, shadow and noise, and from the
-second visit on one of ten photographs is missing. The built-in model scores them, so cracks that it misses count.
+Each photograph shows fourteen cracks: nine static, two that grow at every visit, two that are new from the second visit
+on, and one that is repaired before it. Each visit photographs them with another homography, exposure, shadow and noise,
+and from the second visit on one of ten photographs is missing. The built-in model scores them, so cracks that it misses
+count. All work is done in this process, so that its processor time is the cost.
 """
 
 import argparse
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,9 +24,14 @@ from scipy.spatial import KDTree
 import crackvae
 from crackvae.images import drawing, synthetic
 from crackvae.images.registration import transformed
+from crackvae.scoring import actors
 from crackvae.storage.tables import changes as table
 
-KINDS = ("static", "static", "grown", "new", "gone")
+# What becomes of the cracks of a photograph, in two columns.
+KINDS = (*["static"] * 5, "grown", "new", *["static"] * 4, "grown", "new", "gone")
+ROWS, COLUMNS = 7, 2
+# Cracks leave this share of the surface free at each side, so that every photograph shows them whole.
+FREE = 0.12
 # A finding belongs to the crack along which half of its points lie within this distance [px].
 NEAR_PX = 8.0
 MISSING = 0.1
@@ -35,10 +42,12 @@ def crack(seed: list[int], kind: str, visit: int, size: tuple[int, int], place: 
     """Middle line (N, 2) and width [px] of a crack at a visit; None where there is none."""
     if (kind, visit > 0) in (("new", False), ("gone", True)):
         return None
-    rng, (height, width) = np.random.default_rng(seed), size
-    y, length = (place + rng.uniform(0.35, 0.65)) * height / len(KINDS), rng.uniform(0.45, 0.6) * width
-    x = rng.uniform(0.12, 0.3) * width
-    line_N2 = drawing.wander(rng, np.array([x, y]), np.array([x + length, y + rng.uniform(-0.05, 0.05) * height]))
+    rng = np.random.default_rng(seed)
+    height, width = (1 - 2 * FREE) * size[0] / ROWS, (1 - 2 * FREE) * size[1] / COLUMNS
+    top, left = FREE * size[0] + place % ROWS * height, FREE * size[1] + place // ROWS * width
+    x, y = left + rng.uniform(0.05, 0.25) * width, top + rng.uniform(0.4, 0.6) * height
+    end_2 = np.array([x + rng.uniform(0.5, 0.65) * width, y + rng.uniform(-0.1, 0.1) * height])
+    line_N2 = drawing.wander(rng, np.array([x, y]), end_2)
     crack_px, share, wider_px = rng.uniform(4, 7), rng.uniform(1.05, 1.5), rng.uniform(0.5, 2)
     if kind != "grown":
         return line_N2, crack_px
@@ -47,41 +56,70 @@ def crack(seed: list[int], kind: str, visit: int, size: tuple[int, int], place: 
     return line_N2[:n], crack_px + wider_px * visit
 
 
-def scene(number: int, visit: int, size: tuple[int, int]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """A surface with its cracks, uint8 (H, W), and the middle lines by crack."""
-    height, width = size
-    picture = synthetic.draw_concrete(np.random.default_rng([7, number]), height, width)
-    lines: dict[int, np.ndarray] = {}
-    coverage_HW = np.zeros(size, np.float32)
-    for place, kind in enumerate(KINDS):
-        drawn = crack([8, number, place], kind, visit, size, place)
-        if drawn:
-            line_N2, width_px = drawn
-            quads = drawing.strip(np.random.default_rng([9, place]), line_N2, np.full(len(line_N2), width_px), 1.2)
-            coverage_HW = np.maximum(coverage_HW, drawing.fill(quads, height, width))
-            lines[place] = line_N2
-    blurred = cv2.GaussianBlur(coverage_HW, (0, 0), 0.7)
-    return drawing.shade(picture, 1 - np.float32(0.75) * blurred)[..., 0], lines
+def cracks_of(seed: int, number: int, visit: int, size: tuple[int, int]) -> dict[int, tuple[np.ndarray, float]]:
+    """Middle lines and widths of the cracks of a surface at a visit, by their place."""
+    each = ((place, crack([seed, 8, number, place], kind, visit, size, place)) for place, kind in enumerate(KINDS))
+    return {place: drawn for place, drawn in each if drawn}
 
 
-def photograph(path: Path, number: int, visit: int, size: tuple[int, int]) -> dict[int, np.ndarray]:
-    """Write one photograph; returns the middle lines in its pixels."""
-    rng = np.random.default_rng([10, number, visit])
-    picture, lines = scene(number, visit, size)
-    height, width = size
-    angle, scale = rng.uniform(-0.05, 0.05), rng.uniform(0.92, 1.08)
+def cracked(surface_HW3: np.ndarray, seed: int, number: int, visit: int) -> np.ndarray:
+    """A surface with its cracks at a visit, uint8 (H, W)."""
+    height, width = surface_HW3.shape[:2]
+    quads = [
+        drawing.strip(np.random.default_rng([seed, 9, number, place]), line_N2, np.full(len(line_N2), width_px), 1.2)
+        for place, (line_N2, width_px) in cracks_of(seed, number, visit, (height, width)).items()
+    ]
+    blurred_HW = cv2.GaussianBlur(drawing.fill(np.concatenate(quads), height, width), (0, 0), 0.7)
+    return drawing.shade(surface_HW3, 1 - np.float32(0.75) * blurred_HW)[..., 0]
+
+
+def view(seed: int, number: int, visit: int, size: tuple[int, int]) -> np.ndarray:
+    """The homography from a surface to its photograph at a visit."""
+    rng, (height, width) = np.random.default_rng([seed, 10, number, visit]), size
+    angle, scale = rng.uniform(-0.08, 0.08), rng.uniform(0.85, 1.1)
     turn_22 = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle_2 = np.array([width, height]) / 2
     move_2 = middle_2 - turn_22 @ middle_2 + rng.uniform(-0.02, 0.02, 2) * (width, height)
-    matrix_33 = np.vstack([np.c_[turn_22, move_2], [*(rng.uniform(-2e-5, 2e-5, 2) * 1000 / width), 1]])
+    # The scale differs by up to 4 % between opposite sides of a photograph.
+    return np.vstack([np.c_[turn_22, move_2], [*(rng.uniform(-0.04, 0.04, 2) / width), 1]])
+
+
+def photograph(path: Path, surface_HW3: np.ndarray, seed: int, number: int, visit: int) -> None:
+    """Write the photograph of a surface at a visit: its view, exposure, the edge of a shadow, and noise."""
+    height, width = surface_HW3.shape[:2]
+    picture, rng = cracked(surface_HW3, seed, number, visit), np.random.default_rng([seed, 12, number, visit])
+    matrix_33 = view(seed, number, visit, (height, width))
     seen = cv2.warpPerspective(picture, matrix_33, (width, height), borderMode=cv2.BORDER_REFLECT).astype(np.float32)
     seen *= rng.uniform(0.8, 1.15)
-    edge = rng.uniform(0.2, 0.8) * width
-    seen[:, int(edge) :] *= np.float32(rng.uniform(0.7, 1))
-    seen += rng.standard_normal(size, np.float32) * 3
+    seen[:, int(rng.uniform(0.2, 0.8) * width) :] *= np.float32(rng.uniform(0.7, 1))
+    seen += rng.standard_normal((height, width), np.float32) * 3
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(seen.clip(0, 255).astype(np.uint8)).save(path, quality=92)
-    return {place: transformed(matrix_33, line_N2) for place, line_N2 in lines.items()}
+
+
+def photographs(given: argparse.Namespace, size: tuple[int, int]) -> dict[tuple[int, str], dict[int, np.ndarray]]:
+    """Write the photographs of all visits, but for those that are there; the lines of the cracks in their pixels."""
+    lines: dict[tuple[int, str], dict[int, np.ndarray]] = {}
+    for number in range(given.photographs):
+        rng, name = np.random.default_rng([given.seed, 11, number]), f"{number:02d}.jpg"
+        surface_HW3 = None
+        for visit in range(given.visits):
+            if rng.random() < MISSING and visit:
+                continue
+            path = folder_of(given.work, visit) / "wall" / name
+            if not path.exists():
+                if surface_HW3 is None:
+                    surface_HW3 = synthetic.draw_concrete(np.random.default_rng([given.seed, 7, number]), *size)
+                photograph(path, surface_HW3, given.seed, number, visit)
+            matrix_33 = view(given.seed, number, visit, size)
+            cracks = cracks_of(given.seed, number, visit, size)
+            lines[visit, name] = {place: transformed(matrix_33, line_N2) for place, (line_N2, _) in cracks.items()}
+    return lines
+
+
+def folder_of(work: Path, visit: int) -> Path:
+    """The folder of the photographs of a visit."""
+    return work / f"{FIRST_YEAR + visit}-05-01"
 
 
 def crack_of(finding: dict[str, Any], lines: dict[int, np.ndarray]) -> int | None:
@@ -103,22 +141,22 @@ def visit_of(image: str) -> int:
     return int(Path(image).parts[-3][:4]) - FIRST_YEAR
 
 
-def compared(out: Path, visit: int, run: str, lines: dict[tuple[int, str], dict[int, np.ndarray]]) -> Counter[Any]:
-    """(truth, claim) of every crack of every photograph of a comparison; "false" is a finding that is no crack."""
+def compared(
+    out: Path, visit: int, run: str, lines: dict[tuple[int, str], dict[int, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """Truth and claim of every crack of every photograph of a comparison; the truth "false" is that of no crack."""
     findings = {row["finding"]: row for row in crackvae.read_findings(out).to_pylist()}
     rows = [row for row in table.read_changes(str(out / "_changes")).to_pylist() if row["run"] == run]
     claims: dict[tuple[str, int], set[str]] = {}
-    counted: Counter[Any] = Counter()
+    found: list[dict[str, Any]] = []
     for row in rows:
-        if row["kind"] == "joint":
-            counted["joint", row["status"]] += 1
-            continue
         is_later = bool(row["finding"])
         name = Path(row["image"] or row["previous_image"]).name
         there = lines[visit_of(row["image"] if is_later else row["previous_image"]), name]
         place = crack_of(findings[row["finding"] or row["previous"]], there)
-        if place is None:
-            counted["false", row["status"]] += 1
+        if row["kind"] == "joint" or place is None or (visit, name) not in lines:
+            truth = "joint" if row["kind"] == "joint" else "false" if (visit, name) in lines else "missing"
+            found.append({"photograph": name, "place": place, "truth": truth, "claim": row["status"]})
         else:
             claims.setdefault((name, place), set()).add(row["status"])
     for number, name in lines:
@@ -126,10 +164,9 @@ def compared(out: Path, visit: int, run: str, lines: dict[tuple[int, str], dict[
         if number == visit and before:  # the last photograph before, where one is missing
             for place, kind in enumerate(KINDS):
                 truth = truth_of(kind, max(before))
-                if truth != "none":
-                    for claim in claims.get((name, place), {"nothing"}):
-                        counted[truth, claim] += 1
-    return counted
+                each = claims.get((name, place), {"nothing"}) if truth != "none" else ()
+                found += [{"photograph": name, "place": place, "truth": truth, "claim": claim} for claim in each]
+    return [{"visit": visit} | one for one in found]
 
 
 def main() -> None:
@@ -139,44 +176,44 @@ def main() -> None:
     parser.add_argument("--photographs", type=int, default=12)
     parser.add_argument("--megapixels", type=float, default=12)
     parser.add_argument("--visits", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    actors.needs_ray = lambda images, config: False
     height = round((given.megapixels * 1e6 * 3 / 4) ** 0.5)
     size, out = (height, round(height * 4 / 3)), given.work / "scores"
-    lines: dict[tuple[int, str], dict[int, np.ndarray]] = {}
-    counted, seconds = Counter[Any](), {"score": 0.0, "change": 0.0}
-    rng = np.random.default_rng(11)
+    lines, found = photographs(given, size), list[dict[str, Any]]()
+    seconds = {"score": 0.0, "change": 0.0}
     for visit in range(given.visits):
-        folder = given.work / f"{FIRST_YEAR + visit}-05-01"
-        for number in range(given.photographs):
-            if visit == 0 or rng.random() >= MISSING:
-                name = f"{number:02d}.jpg"
-                lines[visit, name] = photograph(folder / "wall" / name, number, visit, size)
-        started = time.perf_counter()
-        crackvae.score(images=folder, out=out, no_report=True, quiet=True)
-        seconds["score"] += time.perf_counter() - started
+        started = time.process_time()
+        crackvae.score(images=folder_of(given.work, visit), out=out, no_report=True, quiet=True)
+        seconds["score"] += (time.process_time() - started) * (visit > 0)
         if visit:
-            started = time.perf_counter()
-            done = crackvae.change(before=out, after=out, quiet=True)
-            seconds["change"] += time.perf_counter() - started
+            started = time.process_time()
+            done = crackvae.change(before=out, after=out, no_report=True, quiet=True)
+            seconds["change"] += time.process_time() - started
             print(visit, done.summary, flush=True)
-            counted += compared(out, visit, done.summary["run"], lines)
+            found += compared(out, visit, done.summary["run"], lines)
+    wrong = [one for one in found if one["claim"] != one["truth"]]
+    (given.work / "wrong.json").write_text("\n".join(map(json.dumps, wrong)) + "\n")
     result = {"photographs": given.photographs, "megapixels": size[0] * size[1] / 1e6, "visits": given.visits}
-    result |= {"seconds": seconds} | figures(counted)
-    print(result)
+    result |= {"seed": given.seed, "processor_seconds": seconds} | figures(found)
+    print(json.dumps(result, indent=1))
     print(write_result("visits", result))
 
 
-def figures(counted: Counter[Any]) -> dict[str, Any]:
+def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Recall and precision of new and grown, and the whole table of truth and claim."""
-    found: dict[str, Any] = {}
+    counted = Counter((one["truth"], one["claim"]) for one in found)
+    result: dict[str, Any] = {}
     for status in ("new", "grown"):
         right = counted[status, status]
         truth = sum(n for (one, _), n in counted.items() if one == status)
         claimed = sum(n for (one, claim), n in counted.items() if claim == status and one != "joint")
-        found[status] = {"right": right, "of_true": truth, "of_claimed": claimed}
-    found["static_called_grown"] = counted["static", "grown"]
-    found["static"] = sum(n for (one, _), n in counted.items() if one == "static")
-    return found | {"truth_and_claim": {f"{one}: {claim}": n for (one, claim), n in sorted(counted.items())}}
+        result[status] = {"right": right, "of_true": truth, "of_claimed": claimed}
+    result["static_called_grown"] = counted["static", "grown"]
+    result["static"] = sum(n for (one, _), n in counted.items() if one == "static")
+    result["claims_on_missing_photographs"] = sum(n for (one, _), n in counted.items() if one == "missing")
+    return result | {"truth_and_claim": {f"{one}: {claim}": n for (one, claim), n in sorted(counted.items())}}
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
-from scipy import ndimage
 
 from crackvae.changes.matching import Change, Trace, match
 from crackvae.errors import UnreadableImage
@@ -124,7 +124,7 @@ def traces_of(findings: Sequence[Mapping[str, Any]]) -> list[Trace]:
 
 def _shown(pixels_HW: np.ndarray) -> np.ndarray:
     """Where a crack would be seen: not in the black or the white of a wrong exposure or a shadow, bool (H, W)."""
-    around_HW = ndimage.uniform_filter(pixels_HW, AROUND_PX)
+    around_HW = cv2.blur(pixels_HW, (AROUND_PX, AROUND_PX))
     return np.asarray((around_HW > BLACK) & (around_HW < WHITE))
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Long side to which photographs are reduced for features [px]: a feature is located to about a third of a reduced
-# pixel, two pixels of a photograph of 20 Mpx, which the refinement at full size corrects.
-REDUCED_PX = 1600
+# Long sides to which photographs are reduced for features [px]; the larger one is tried where the smaller one does not
+# do. A feature is located to about a third of a reduced pixel, which the refinement at full size corrects.
+REDUCED_PX = (800, 1600)
 
 # Features kept for each photograph, those with the highest contrast; 4,000 by 4,000 descriptors are compared in 0.2 s.
 MAX_FEATURES = 4000
@@ -94,13 +94,23 @@ def register(before_HW: np.ndarray, after_HW: np.ndarray, limit_px: float = LIMI
 
     Source: Lowe, Distinctive image features from scale-invariant keypoints (2004); Barath et al., MAGSAC++ (2020).
     """
-    coarse_33, reason = _coarse(before_HW, after_HW)
+    found = _registered(before_HW, after_HW, REDUCED_PX[0], limit_px)
+    if found.is_matched or max(*before_HW.shape, *after_HW.shape) <= REDUCED_PX[0]:
+        return found
+    return _registered(before_HW, after_HW, REDUCED_PX[1], limit_px)
+
+
+def _registered(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int, limit_px: float) -> Registration:
+    """The registration by features of photographs whose long side is at most `reduced_px`, refined at full size."""
+    coarse_33, reason = _coarse(before_HW, after_HW, reduced_px)
     if coarse_33 is None:
         return unmatched(reason)
-    reason = implausible(coarse_33, before_HW.shape, after_HW.shape)
-    if reason:
-        return unmatched(reason)
-    return _refined(before_HW, after_HW, coarse_33, limit_px)
+    return _refined(before_HW, after_HW, coarse_33, _unit_px(after_HW, reduced_px), limit_px)
+
+
+def _unit_px(pixels_HW: np.ndarray, reduced_px: int) -> float:
+    """Size of a pixel of a photograph that is reduced to a long side [px]."""
+    return float(max(1.0, max(pixels_HW.shape) / reduced_px))
 
 
 @contextmanager
@@ -168,41 +178,42 @@ def _overlap(matrix_33: np.ndarray, before: tuple[int, ...], after: tuple[int, .
 # ------------------------------------------------------------------------------------------------------- features
 
 
-def _coarse(before_HW: np.ndarray, after_HW: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _coarse(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray | None, str]:
     """The transform between two photographs from features alone, and why there is none."""
-    matched = _matches(before_HW, after_HW)
+    matched = _matches(before_HW, after_HW, reduced_px)
     if matched is None:
         return None, "too few features: blurred, dark, or without texture"
-    before_N2, after_N2, unit_px = matched
+    (before_N2, after_N2), unit_px = matched, _unit_px(after_HW, reduced_px)
     n_needed = MIN_AGREEING + MIN_AGREEING_SHARE * len(before_N2)
     if len(before_N2) < n_needed:
         return None, "no common features"
     affine_23, agree_N1 = cv2.estimateAffinePartial2D(
         before_N2, after_N2, method=cv2.RANSAC, ransacReprojThreshold=2 * AGREE_PX * unit_px, maxIters=5000
     )
-    similarity_33 = None if affine_23 is None else np.vstack([affine_23, [0, 0, 1]])
-    homography_33, wide_N1 = None, None
+    wide_33, wide_N1 = None, None
     if len(before_N2) >= MIN_FOR_HOMOGRAPHY:
-        homography_33, wide_N1 = cv2.findHomography(
+        wide_33, wide_N1 = cv2.findHomography(
             before_N2, after_N2, cv2.USAC_MAGSAC, AGREE_PX * unit_px, maxIters=10_000, confidence=0.9999
         )
-    n_similar = 0 if agree_N1 is None else int(agree_N1.sum())
-    n_wide = 0 if wide_N1 is None else int(wide_N1.sum())
+    n_similar, n_wide = (0 if agree is None else int(agree.sum()) for agree in (agree_N1, wide_N1))
     if max(n_similar, n_wide) < n_needed:
         return None, f"only {max(n_similar, n_wide)} of {len(before_N2)} matched features agree"
-    return (homography_33 if n_wide >= max(n_similar, MIN_FOR_HOMOGRAPHY) else similarity_33), ""
+    is_wide = affine_23 is None or n_wide >= max(n_similar, MIN_FOR_HOMOGRAPHY)
+    matrix_33 = np.asarray(wide_33 if is_wide else np.vstack([affine_23, [0, 0, 1]]))
+    reason = implausible(matrix_33, before_HW.shape, after_HW.shape)
+    return (None if reason else matrix_33), reason
 
 
-def _matches(before_HW: np.ndarray, after_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Places of matched features in both photographs (N, 2) [px], and the size of a reduced pixel of the later one."""
-    found = [_features(pixels_HW) for pixels_HW in (before_HW, after_HW)]
-    if min(len(points_N2) for points_N2, _, _ in found) < 2:
+def _matches(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Places of matched features in both photographs (N, 2) [px]."""
+    found = [_features(pixels_HW, reduced_px) for pixels_HW in (before_HW, after_HW)]
+    if min(len(points_N2) for points_N2, _ in found) < 2:
         return None
-    (before_N2, described_ND, _), (after_M2, described_MD, unit_px) = found
+    (before_N2, described_ND), (after_M2, described_MD) = found
     chosen = _mutual(described_ND, described_MD)
     # Features at one place with several orientations are one observation.
     _, kept = np.unique(before_N2[chosen[:, 0]].round(), axis=0, return_index=True)
-    return before_N2[chosen[kept, 0]], after_M2[chosen[kept, 1]], unit_px
+    return before_N2[chosen[kept, 0]], after_M2[chosen[kept, 1]]
 
 
 def _mutual(described_ND: np.ndarray, described_MD: np.ndarray) -> np.ndarray:
@@ -218,9 +229,9 @@ def _mutual(described_ND: np.ndarray, described_MD: np.ndarray) -> np.ndarray:
     return np.asarray(np.c_[rows[chosen_N], nearest_N[chosen_N]])
 
 
-def _features(pixels_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Places (N, 2) [px] and descriptors (N, D) of features, and the size of a pixel of the reduced photograph [px]."""
-    unit_px = max(1.0, max(pixels_HW.shape) / REDUCED_PX)
+def _features(pixels_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, 2) [px] and descriptors (N, D) of the features of a reduced photograph."""
+    unit_px = _unit_px(pixels_HW, reduced_px)
     height, width = pixels_HW.shape
     size = max(1, round(width / unit_px)), max(1, round(height / unit_px))
     reduced_hw = cv2.resize(pixels_HW, size, interpolation=cv2.INTER_AREA) if unit_px > 1 else pixels_HW
@@ -230,27 +241,28 @@ def _features(pixels_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         even_hw, None
     )
     if described_ND is None:
-        return np.zeros((0, 2)), np.zeros((0, 128), np.float32), unit_px
+        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
     ratio_2 = np.array([width / size[0], height / size[1]])
     places_N2 = (np.array([one.pt for one in points[:MAX_FEATURES]]) + 0.5) * ratio_2 - 0.5
     # Root-SIFT. Source: Arandjelovic & Zisserman, Three things everyone should know to improve object retrieval (2012).
     rooted_ND = np.sqrt(described_ND[:MAX_FEATURES] / np.maximum(described_ND[:MAX_FEATURES].sum(1, keepdims=True), 1))
-    return places_N2, rooted_ND, unit_px
+    return places_N2, rooted_ND
 
 
 # ----------------------------------------------------------------------------------------------------- refinement
 
 
-def _refined(before_HW: np.ndarray, after_HW: np.ndarray, coarse_33: np.ndarray, limit_px: float) -> Registration:
-    """The transform fitted to patches at full size, judged by those that were held out."""
+def _refined(
+    before_HW: np.ndarray, after_HW: np.ndarray, coarse_33: np.ndarray, unit_px: float, limit_px: float
+) -> Registration:
+    """The transform fitted to patches at full size, judged by those held out; the first one is good to `unit_px`."""
     matrix_33 = coarse_33
-    unit_px = max(1.0, max(after_HW.shape) / REDUCED_PX)
     for search_px in (round(SEARCH_PX + 2 * unit_px), SEARCH_PX):
         before_N2, after_N2 = _located(before_HW, after_HW, matrix_33, search_px)
         is_held_out_N = np.arange(len(before_N2)) % HELD_OUT == 0
         if is_held_out_N.sum() < MIN_HELD_OUT:
             return unmatched(f"only {len(before_N2)} places look alike at full size")
-        fitted_33 = _fit(before_N2[~is_held_out_N], after_N2[~is_held_out_N], unit_px)
+        fitted_33 = _fit(before_N2[~is_held_out_N], after_N2[~is_held_out_N])
         if fitted_33 is None:
             return unmatched("the places that look alike agree on no transform")
         matrix_33 = fitted_33
@@ -265,7 +277,7 @@ def _refined(before_HW: np.ndarray, after_HW: np.ndarray, coarse_33: np.ndarray,
     return Registration(matrix_33, residual_px, len(apart_N), overlap)
 
 
-def _fit(before_N2: np.ndarray, after_N2: np.ndarray, unit_px: float) -> np.ndarray | None:
+def _fit(before_N2: np.ndarray, after_N2: np.ndarray) -> np.ndarray | None:
     """A homography, or a similarity where too few points would determine one."""
     if len(before_N2) >= MIN_FOR_HOMOGRAPHY:
         matrix_33, _ = cv2.findHomography(before_N2, after_N2, cv2.USAC_MAGSAC, AGREE_PX, maxIters=2000)
