@@ -41,7 +41,7 @@ _FUNCTIONS = (
     "score",
     "train",
 )
-_READERS = ("read_findings", "read_scores", "read_verdicts")
+_READERS = ("read_changes", "read_findings", "read_scores", "read_verdicts")
 _RESULTS = tuple(f"{name.capitalize()}Result" for name in _FUNCTIONS)
 _ERRORS = (
     "ArchiveError",

@@ -1192,6 +1192,30 @@ def demo(
         >>> crackvae.demo(out="demo").page
     """
 
+def read_changes(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> pa.Table:
+    """Read the table of changes: one row for each finding of each comparison of two visits, in their order.
+
+    Of two photographs that were compared several times, the rows of the last comparison count.
+
+    Args:
+        scores: folder of the later scores, or the `--out` of `change`; a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table with the status new, grown, static, gone, not seen or unmatched, lengths and widths at both
+            visits, and their differences with 90 % intervals; all in pixels of the later image.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: there is no table of changes, or a part of it is damaged.
+
+    Example:
+        >>> changes = crackvae.read_changes("scores", ["image", "status", "length_change_px"]).to_pandas()
+    """
+
 def read_findings(
     scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
 ) -> pa.Table:
@@ -1207,7 +1231,10 @@ def read_findings(
 
     Returns:
         pyarrow.Table, sorted by image, the longest finding of an image first. Lengths and widths are in pixels of the
-            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN.
+            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN. `status` is
+            new, grown, static or gone where `change` or `nightly` has compared the image with that of another visit and
+            the table of changes lies in the folder of scores, otherwise ""; `previous` is the finding of the visit
+            before.
 
     Raises:
         ConfigError: a column that the table does not have.

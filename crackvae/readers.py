@@ -1,4 +1,4 @@
-"""The public functions that read tables: `read_scores`, `read_findings` and `read_verdicts`."""
+"""The public functions that read tables: `read_scores`, `read_findings`, `read_changes` and `read_verdicts`."""
 
 import os
 from collections.abc import Sequence
@@ -57,7 +57,10 @@ def read_findings(
 
     Returns:
         pyarrow.Table, sorted by image, the longest finding of an image first. Lengths and widths are in pixels of the
-            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN.
+            image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN. `status` is
+            new, grown, static or gone where `change` or `nightly` has compared the image with that of another visit and
+            the table of changes lies in the folder of scores, otherwise ""; `previous` is the finding of the visit
+            before.
 
     Raises:
         ConfigError: a column that the table does not have.
@@ -68,14 +71,53 @@ def read_findings(
     """
     from crackvae.storage import tables, uris
     from crackvae.storage.filesystems import s3_server
-    from crackvae.storage.tables import findings
+    from crackvae.storage.tables import changes, findings
 
     folder = uris.absolute(os.fspath(scores))
     wanted = _known(columns, findings.FINDINGS_SCHEMA.names, "the findings table")
     with s3_server(s3_endpoint):
         if not tables.list_parts(folder):
             raise StorageError(f"{folder} holds no scores table: check the path.")
-        return findings.read_findings(folder, wanted)
+        if not {"status", "previous"}.intersection(wanted):
+            return findings.read_findings(folder, wanted)
+        return changes.with_status(findings.read_findings(folder), folder).select(wanted)
+
+
+def read_changes(
+    scores: str | os.PathLike[str], columns: Sequence[str] | None = None, *, s3_endpoint: str = ""
+) -> "pa.Table":
+    """Read the table of changes: one row for each finding of each comparison of two visits, in their order.
+
+    Of two photographs that were compared several times, the rows of the last comparison count.
+
+    Args:
+        scores: folder of the later scores, or the `--out` of `change`; a path or a URI.
+        columns: columns to read; default: all.
+        s3_endpoint: S3 server other than Amazon's, http://HOST:PORT.
+
+    Returns:
+        pyarrow.Table with the status new, grown, static, gone, not seen or unmatched, lengths and widths at both
+            visits, and their differences with 90 % intervals; all in pixels of the later image.
+
+    Raises:
+        ConfigError: a column that the table does not have.
+        StorageError: there is no table of changes, or a part of it is damaged.
+
+    Example:
+        >>> changes = crackvae.read_changes("scores", ["image", "status", "length_change_px"]).to_pandas()
+    """
+    from crackvae.storage import uris
+    from crackvae.storage.filesystems import s3_server
+    from crackvae.storage.tables import changes
+
+    given = uris.absolute(os.fspath(scores))
+    wanted = _known(columns, changes.CHANGES_SCHEMA.names, "the table of changes")
+    with s3_server(s3_endpoint):
+        folders = (changes.folder_of(given), given)
+        folder = next((one for one in folders if changes.is_folder_of_changes(one)), "")
+        if not folder:
+            raise StorageError(f"{given} holds no table of changes: run crackvae change, or check the path.")
+        return changes.read_changes(folder).select(wanted)
 
 
 def _known(columns: Sequence[str] | None, names: list[str], table: str) -> list[str]:

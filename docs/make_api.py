@@ -14,7 +14,7 @@ import crackvae
 from crackvae import api
 
 ROOT = Path(__file__).parent.parent
-FUNCTIONS = [*api.VERBS, "read_findings", "read_scores", "read_verdicts"]
+FUNCTIONS = [*api.VERBS, "read_changes", "read_findings", "read_scores", "read_verdicts"]
 RESULTS = ["Result", *(verb.result.__name__ for verb in api.VERBS.values())]
 MODULES = ("synthetic", "tables")
 ERRORS = sorted(set(crackvae.__all__) - {*FUNCTIONS, *RESULTS, *MODULES, "__version__"})

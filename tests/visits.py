@@ -43,7 +43,7 @@ def found(image: Path, run: str, model: str, line: Line, shift: tuple[int, int] 
     row: dict[str, Any] = {"finding": name, "image": str(image), "run": run, "model": model, "kind": "crack"}
     row |= {"x_px": xs, "y_px": [float(y + shift[1])] * len(xs), "widths_px": [width] * len(xs), "mm_per_px": 0.5}
     row |= {"length_px": length, "length_sigma_px": 2.0, "width_mean_px": width, "width_sigma_px": 0.2}
-    return row | {"taken": datetime(int(run[:4]), 5, 1, tzinfo=UTC)}
+    return row | {"taken": datetime(int(run[:4]), 5, 1, tzinfo=UTC), "lat": float("nan"), "lon": float("nan")}
 
 
 def score(

@@ -12,6 +12,7 @@ from crackvae.errors import StorageError
 from crackvae.exports.georeferenced import LINES_SCHEMA, with_lines
 from crackvae.images.metadata.places import coarsened
 from crackvae.storage import tables, uris
+from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
 from crackvae.storage.tables.verdicts import Subject, VerdictLog, agreed, standing_of
 
@@ -52,7 +53,7 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     """
     if not tables.list_parts(out):
         raise StorageError(f"{out} holds no scores table: check --scores.")
-    rows = read_findings(out)
+    rows = with_status(read_findings(out), out)
     verdicts = agreed(standing_of(VerdictLog(out).history())) if rows.num_rows else {}
     subjects = zip(rows["image"].to_pylist(), rows["finding"].to_pylist(), strict=True)
     judged = [verdicts.get(Subject(*one), "") for one in subjects]

@@ -1,5 +1,7 @@
 """The verb `change`: visits, pairs, the table, histories, the page, and what cannot be compared."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,6 +58,26 @@ def test_two_visits_are_compared_photograph_by_photograph(spring: Path) -> None:
     html = Path(result.page).read_text()
     assert html.index(">New<") < html.index(">Grown<") and html.count("data:image/webp") == 6
     assert "no earlier photograph of its place" in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_findings_and_exports_have_their_status_since_the_visit_before(spring: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no table of changes: run crackvae change"):
+        crackvae.read_changes(spring / "scores-2024")
+    scores = tmp_path / "scores"
+    shutil.copytree(spring / "scores-2025", scores, ignore=shutil.ignore_patterns("_changes"))
+    change(spring / "scores-2024", scores)
+    read = crackvae.read_findings(scores, ["finding", "status", "previous"]).to_pylist()
+    assert {(row["finding"], row["status"], row["previous"]) for row in read} == {
+        ("a2", "grown", "a"),
+        ("c", "new", ""),
+        ("b", "", ""),
+    }
+    assert set(crackvae.read_changes(scores, ["status"])["status"].to_pylist()) == {"new", "grown", "gone", "not seen"}
+    assert crackvae.read_changes(scores / "_changes").num_rows == 5
+    crackvae.findings(scores=scores, out=tmp_path / "findings.geojson", quiet=True)
+    features = json.loads((tmp_path / "findings.geojson").read_text())["features"]
+    exported = {one["id"]: (one["properties"].get("status"), one["properties"].get("previous")) for one in features}
+    assert exported == {"a2": ("grown", "a"), "c": ("new", None), "b": (None, None)}
 
 
 def test_pairs_named_in_a_csv_are_compared(spring: Path, tmp_path: Path) -> None:

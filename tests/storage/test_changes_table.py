@@ -6,10 +6,12 @@ import pyarrow as pa
 
 from crackvae.storage import tables
 from crackvae.storage.tables import changes
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA
 
 
 def found(run: str, image: str, finding: str, **values: object) -> dict[str, object]:
     row = {"finding": finding, "history": finding, "image": image, "previous_image": f"old {image}", "run": run}
+    row["previous"] = ""
     return row | {"kind": "crack", "status": "new"} | values
 
 
@@ -26,6 +28,27 @@ def test_of_a_pair_that_was_compared_twice_the_last_comparison_counts(tmp_path: 
     assert Path(csv).read_text().splitlines()[0].startswith('"finding","previous","history"')
     assert tables.read_table(changes.pairs_path(str(tmp_path), "2"), changes.PAIRS_SCHEMA).num_rows == 1
     assert changes.read_changes(str(tmp_path / "missing")).num_rows == 0
+
+
+def test_findings_have_the_status_of_the_last_comparison_by_their_model(tmp_path: Path) -> None:
+    folder = Path(changes.folder_of(str(tmp_path)))
+    write(folder, "1", found("1", "a", "f1", model="m"), found("1", "a", "", previous="f0", status="gone", model="m"))
+    write(
+        folder,
+        "2",
+        found("2", "b", "f2", previous="f1", status="grown", model="m"),
+        found("2", "b", "f3", status="not seen", model="m"),
+        found("2", "b", "", previous="f1", status="unmatched", model="m"),
+        found("2", "b", "f4", model="another"),
+    )
+    rows = pa.Table.from_pylist(
+        [{"finding": f"f{number}", "model": "m", "status": "", "previous": ""} for number in range(5)],
+        schema=FINDINGS_SCHEMA,
+    )
+    read = changes.with_status(rows, str(tmp_path))
+    assert read.schema.equals(FINDINGS_SCHEMA)
+    assert read["status"].to_pylist() == ["gone", "new", "grown", "", ""]
+    assert read["previous"].to_pylist() == ["", "", "f1", "", ""]
 
 
 def test_histories_follow_a_finding_and_counts_leave_out_joints(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from crackvae.storage import fileio, tables
 from crackvae.storage.uris import join
 
-STATUSES = ("new", "grown", "static", "gone", "not seen", "unmatched")
+CLAIMS = ("new", "grown", "static", "gone")
+STATUSES = (*CLAIMS, "not seen", "unmatched")
 
 CHANGES_SCHEMA = pa.schema(
     [
@@ -75,6 +76,11 @@ def pairs_path(folder: str, run: str) -> str:
     return join(folder, f"_pairs-{run}.parquet")
 
 
+def is_folder_of_changes(folder: str) -> bool:
+    """Whether a folder holds a table of changes."""
+    return any(fileio.exists(pairs_path(folder, run)) for run in tables.list_parts(folder))
+
+
 def write_changes(folder: str, changes: pa.Table, pairs: pa.Table, run: str) -> str:
     """Write the rows and the pairs of a comparison, and its CSV, whose path is returned."""
     tables.write_table(pairs_path(folder, run), pairs)
@@ -100,6 +106,30 @@ def read_changes(folder: str) -> pa.Table:
     last = keys.group_by(pair).aggregate([("run", "max")]).rename_columns([*pair, "run"])
     kept = keys.join(last, [*pair, "run"], join_type="left semi")["row"]
     return rows.take(kept.sort() if kept.num_chunks else kept)
+
+
+def with_status(findings: pa.Table, out: str) -> pa.Table:
+    """FINDINGS_SCHEMA rows with `status` and `previous` as the last comparison of their photographs has them.
+
+    Only comparisons in the folder of changes of `out` count, of findings by the same model. A finding about which they
+    claim nothing has the status "".
+
+    Raises:
+        StorageError: a part of the changes is incomplete or has other columns.
+    """
+    claimed: dict[tuple[str, str], tuple[str, str]] = {}
+    columns = read_changes(folder_of(out)).select(["finding", "previous", "status", "model"])
+    for finding, previous, status, model in zip(*(column.to_pylist() for column in columns), strict=True):
+        if finding:
+            claimed[finding, model] = (status, previous) if status in CLAIMS else ("", "")
+        elif status == "gone":
+            claimed[previous, model] = (status, claimed.get((previous, model), ("", ""))[1])
+    keys = zip(findings["finding"].to_pylist(), findings["model"].to_pylist(), strict=True)
+    found = [claimed.get(key, ("", "")) for key in keys]
+    for number, name in enumerate(("status", "previous")):
+        column = pa.array([one[number] for one in found], pa.string())
+        findings = findings.set_column(findings.schema.get_field_index(name), name, column)
+    return findings
 
 
 def rows_of(column: pa.ChunkedArray) -> pa.Table:

@@ -55,7 +55,7 @@ FINDINGS_SCHEMA = pa.schema(
         ("taken", pa.timestamp("us", tz="UTC")),
         ("lat", pa.float64()),
         ("lon", pa.float64()),
-        ("status", pa.string()),  # new | grown | static | gone | known_false | ""
+        ("status", pa.string()),  # new | grown | static | gone | "", from the table of changes
         ("previous", pa.string()),  # finding of the visit before, or ""
         ("verdict", pa.string()),
     ]
