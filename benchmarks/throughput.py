@@ -254,7 +254,7 @@ def data_loader(paths: list[str], model_dir: str, _: str) -> dict[str, float]:
     def results() -> Iterable[int]:
         for input_B1PP in DataLoader(Images(), batch_size=BATCH, num_workers=CPUS):
             with torch.inference_mode():
-                yield len(scores_of(model.spec.head, input_B1PP, model.network(input_B1PP)).tolist())
+                yield len(scores_of(model.spec, model.spec.head, input_B1PP, model.network(input_B1PP)).tolist())
 
     return steady(results())
 
@@ -269,7 +269,7 @@ class EagerScorer:
         """Score of each uint8 image."""
         with torch.inference_mode():
             input_B1PP = torch.from_numpy(images_BPP.astype(np.float32) / 255).unsqueeze(1)
-            return scores_of(self.model.spec.head, input_B1PP, self.model.network(input_B1PP)).numpy()
+            return scores_of(self.model.spec, self.model.spec.head, input_B1PP, self.model.network(input_B1PP)).numpy()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images_BPP = batch["image"].reshape(batch["image"].shape[:3])  # with a last axis of one channel, or without
@@ -338,7 +338,7 @@ def fidelity(paths: list[str], model_dir: str, _: str) -> dict[str, Any]:
         inputs = [
             torch.from_numpy(some).unsqueeze(1).double() / 255 for some in np.array_split(tiles_TPP, len(paths) // 16)
         ]
-        exact_T = np.concatenate([scores_of(head, one, network(one)).numpy() for one in inputs])
+        exact_T = np.concatenate([scores_of(scorer.model.spec, head, one, network(one)).numpy() for one in inputs])
     found: dict[str, Any] = {"images": len(paths)}
     for precision in ("fp32", "onnx", "bf16"):
         model = replace(scorer.model, network=copy.deepcopy(scorer.model.network))

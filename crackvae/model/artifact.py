@@ -26,7 +26,7 @@ WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "tra
 SAFETENSORS_FILE = "vae_concrete.safetensors"
 
 # Increased whenever an older crackvae could misread the files.
-FORMAT = 5
+FORMAT = 6
 
 
 class _Header(BaseModel):

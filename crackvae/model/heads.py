@@ -17,9 +17,11 @@ from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_t
 
 # Share of the pixels, those with the highest logits, that the head `evidence` averages over.
 CRACK_SHARE = 0.02
-# Log-odds of a crack that a black pixel adds, in a light tile. It finds the gaping cracks of close-ups, and costs some
-# recall at a low false-alarm rate on rough surfaces, whose shadows are dark too (docs/log.md).
-DARKNESS_WEIGHT = 1.0
+# Weights of the darkness to choose from, and the largest factor by which one may raise the 95th percentile of sound
+# tiles. Darkness finds the gaping cracks of close-ups; on rough surfaces the shadows are dark too, and a large weight
+# costs recall at a low false-alarm rate (docs/log.md).
+DARKNESS_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+MAX_DARKNESS_RISE = 1.3
 # The median of a tile is that of every fourth pixel of each row and column.
 MEDIAN_STEP = 4
 # Knots of a yardstick, and fewest tiles per knot.
@@ -38,45 +40,46 @@ class Head:
     """How one forward pass becomes an anomaly map and a score.
 
     Attributes:
-        anomaly_map: from input (B, 1, P, P) and output of the network to a map (B, 1, P, P), not negative.
+        anomaly_map: from the spec of the model, the input (B, 1, P, P) and the output of the network to a map
+            (B, 1, P, P), not negative.
         unit: of the map.
         score: from the same to a score of each tile, float (B,).
     """
 
-    anomaly_map: Callable[[Tensor, Output], Tensor]
+    anomaly_map: Callable[[ModelSpec, Tensor, Output], Tensor]
     unit: str
-    score: Callable[[Tensor, Output], Tensor]
+    score: Callable[[ModelSpec, Tensor, Output], Tensor]
 
 
-def residual(input_B1PP: Tensor, output: Output) -> Tensor:
+def residual(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """Absolute reconstruction error."""
     return (input_B1PP - enlarged(output.reconstruction_B1QQ, input_B1PP)).abs()
 
 
-def mean_squared_residual(input_B1PP: Tensor, output: Output) -> Tensor:
+def mean_squared_residual(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """The published score [squared grey level]."""
-    return residual(input_B1PP, output).square().mean(dim=(1, 2, 3))
+    return residual(spec, input_B1PP, output).square().mean(dim=(1, 2, 3))
 
 
-def evidence(input_B1PP: Tensor, output: Output) -> Tensor:
+def evidence(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """Evidence of a crack, -log(1 - probability) [nats]; unlike the probability it has no upper bound."""
-    return functional.softplus(crack_logits(input_B1PP, output))
+    return functional.softplus(crack_logits(spec, input_B1PP, output))
 
 
-def mean_evidence(input_B1PP: Tensor, output: Output) -> Tensor:
+def mean_evidence(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """Mean evidence of the CRACK_SHARE of the pixels that have the most."""
     # softplus() is increasing, so it is needed for the largest logits only.
-    return functional.softplus(largest(crack_logits(input_B1PP, output), CRACK_SHARE)).mean(dim=1)
+    return functional.softplus(largest(crack_logits(spec, input_B1PP, output), CRACK_SHARE)).mean(dim=1)
 
 
-def crack_logits(input_B1PP: Tensor, output: Output) -> Tensor:
+def crack_logits(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """Logit (B, 1, P, P) of each pixel being cracked: the segmenter's, raised where the pixel is darker than the tile.
 
     The segmenter alone is less certain of the widest cracks than of hairlines.
     """
     assert output.crack_B1PP is not None, "the settings allow the head `evidence` only with a segmenter"
     darkness_B1PP = darker_than(_median_of(input_B1PP), input_B1PP).clamp(min=0)
-    return output.crack_B1PP + DARKNESS_WEIGHT * darkness_B1PP
+    return output.crack_B1PP + spec.darkness_weight * darkness_B1PP
 
 
 def _median_of(input_B1PP: Tensor) -> Tensor:
@@ -123,7 +126,7 @@ def texture(input_B1PP: Tensor) -> Tensor:
     return _upper_median(shares_BN)
 
 
-def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
+def scores_of(spec: ModelSpec, head: str, input_B1PP: Tensor, output: Output) -> Tensor:
     """Score of each tile, float (B,): `head` is one of HEADS, BASELINE, LATENT_NORM or TEXTURE."""
     if head == BASELINE:
         return one_line(input_B1PP)
@@ -131,12 +134,12 @@ def scores_of(head: str, input_B1PP: Tensor, output: Output) -> Tensor:
         return output.mu_BZ.square().sum(dim=1).sqrt()
     if head == TEXTURE:
         return texture(input_B1PP)
-    return HEADS[head].score(input_B1PP, output)
+    return HEADS[head].score(spec, input_B1PP, output)
 
 
 def model_scores(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     """Score of each tile by the model's own head, relative to its yardstick if it has one, float (B,)."""
-    scores_B = scores_of(spec.head, input_B1PP, output)
+    scores_B = scores_of(spec, spec.head, input_B1PP, output)
     if spec.yardstick is None:
         return scores_B
     log_typical_B = _interpolated(spec.yardstick, (texture(input_B1PP) + TEXTURE_OFFSET).log())

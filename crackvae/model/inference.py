@@ -94,7 +94,7 @@ def score_tiles(
         input_B1PP = to_input(filled_BPP)
         output = runtime.forward(input_B1PP)
         own_B = model_scores(model.spec, input_B1PP, output)
-        others = [scores_of(head, input_B1PP, output) for head in extra_heads]
+        others = [scores_of(model.spec, head, input_B1PP, output) for head in extra_heads]
         scores.append(torch.stack([own_B, *others], dim=1))
     on_cpu = torch.cat([part.cpu() for part in scores])  # after the last pass was queued
     return on_cpu[: len(tiles_TPP)].numpy()
@@ -116,7 +116,7 @@ def crack_probabilities(model: Model, tiles_TPP: np.ndarray, batch: int, runtime
         tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
         n = len(tiles_BPP)
         input_B1PP = to_input(functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - n)).to(runtime.device))
-        evidence_B1PP = evidence(input_B1PP, runtime.forward(input_B1PP))
+        evidence_B1PP = evidence(model.spec, input_B1PP, runtime.forward(input_B1PP))
         found_TPP[start : start + n] = -torch.expm1(-evidence_B1PP[:n, 0]).cpu().numpy()
     return found_TPP
 
@@ -170,7 +170,7 @@ def explain_tiles(model: Model, tiles_TPP: np.ndarray) -> tuple[np.ndarray, np.n
         input_B1PP = to_input(torch.from_numpy(np.array(tiles_TPP[B])))
         output = model.network(input_B1PP)
         reconstructions_TPP[B] = enlarged(output.reconstruction_B1QQ, input_B1PP).squeeze(1).numpy()
-        maps_TPP[B] = HEADS[head].anomaly_map(input_B1PP, output).squeeze(1).numpy()
+        maps_TPP[B] = HEADS[head].anomaly_map(model.spec, input_B1PP, output).squeeze(1).numpy()
         scores_T[B] = model_scores(model.spec, input_B1PP, output).numpy()
     return reconstructions_TPP, maps_TPP, scores_T
 

@@ -71,6 +71,7 @@ class ModelSpec:
         seed: of the training.
         manifest: digest of the manifest of the training.
         leaky: whether that manifest allows copies of an image on both sides of its splits.
+        darkness_weight: log-odds of a crack that a black pixel adds in a light tile, in the head `evidence`.
         yardstick: what the evidence of a tile is divided by; None for the evidence itself.
     """
 
@@ -86,6 +87,7 @@ class ModelSpec:
     seed: int
     manifest: str
     leaky: bool
+    darkness_weight: float = 1.0
     yardstick: Yardstick | None = None
 
     @property

@@ -21,10 +21,10 @@ from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import default_epochs
 from crackvae.training.model_writer import (
     calibrated_on,
+    fitted_to_site,
     trained_model,
     training_record,
     training_summary,
-    with_yardstick,
     write_model,
 )
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Result:
             with resume_advice(checkpoints, f"go on with crackvae train --resume {folder}"):
                 _fit(images, val_TPP, spec, settings, config, checkpoints)
             trained_on = hardware(gpu=config.gpu)
-        trained = with_yardstick(trained_model(spec, checkpoints), val_TPP)
+        trained = fitted_to_site(trained_model(spec, checkpoints), val_TPP)
         calibrated = calibrated_on(trained.model, val_TPP, val_images, config.percentile)
         validation = validate_on_synthetic_cracks(trained.model, val_TPP, calibrated.calibration.threshold)
         summary = {
@@ -100,8 +100,11 @@ def _require_enough(images: pa.Table, val: pa.Table, spec: ModelSpec, config: Tr
 
 
 def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
-    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky, "yardstick": None}
-    values |= {spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in values}
+    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky}
+    others = {"darkness_weight", "yardstick"}  # fitted after the training
+    values |= {
+        spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in others | values.keys()
+    }
     return ModelSpec(**values)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from crackvae.console import say
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
-from crackvae.model.heads import LATENT_NORM, TEXTURE, fit_yardstick
+from crackvae.model.heads import DARKNESS_WEIGHTS, LATENT_NORM, MAX_DARKNESS_RISE, TEXTURE, fit_yardstick
 from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import score_tiles
 from crackvae.model.network import ModelSpec, Network
@@ -27,6 +28,8 @@ from crackvae.training.state import Epoch, best_of, read_checkpoint
 from crackvae.training.tile_loader import surface_counts
 
 CURVE_FILE = "loss.png"
+# Sound tiles that the weight of the darkness is fitted on, each scored up to eleven times.
+DARKNESS_TILES = 500
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,37 @@ def trained_model(spec: ModelSpec, checkpoints: Checkpoints) -> TrainedModel:
     return TrainedModel(spec, state["network"], epochs)
 
 
-def with_yardstick(trained: TrainedModel, sound_TPP: np.ndarray) -> TrainedModel:
-    """The model with scores relative to those of sound tiles of like texture, if it has the head `evidence`.
+def fitted_to_site(trained: TrainedModel, sound_TPP: np.ndarray) -> TrainedModel:
+    """The model with the weight of the darkness and the yardstick of a site, if it has the head `evidence`.
 
     Args:
         sound_TPP: uint8 (T, P, P), not trained on; a few of them may show a crack.
     """
     if trained.spec.head != "evidence":
         return trained
-    plain = replace(trained, spec=replace(trained.spec, yardstick=None))
+    plain = _with_darkness(trained, _darkness_weight(trained, sound_TPP))
     evidence_T, texture_T = score_tiles(plain.model, sound_TPP, VAL_BATCH, extra_heads=(TEXTURE,)).T
-    return replace(trained, spec=replace(trained.spec, yardstick=fit_yardstick(evidence_T, texture_T)))
+    return replace(plain, spec=replace(plain.spec, yardstick=fit_yardstick(evidence_T, texture_T)))
+
+
+def _with_darkness(trained: TrainedModel, weight: float) -> TrainedModel:
+    """The model with a weight of the darkness, and without a yardstick."""
+    return replace(trained, spec=replace(trained.spec, darkness_weight=weight, yardstick=None))
+
+
+def _darkness_weight(trained: TrainedModel, sound_TPP: np.ndarray) -> float:
+    """The largest of DARKNESS_WEIGHTS that raises the evidence of sound tiles by no more than MAX_DARKNESS_RISE.
+
+    It needs no cracked tile: of smooth surfaces hardly a sound pixel is dark, and the weight becomes large.
+    """
+    chosen_N = np.linspace(0, len(sound_TPP) - 1, min(DARKNESS_TILES, len(sound_TPP))).astype(int)
+
+    def high(weight: float) -> float:
+        scores_NS = score_tiles(_with_darkness(trained, weight).model, sound_TPP[chosen_N], VAL_BATCH)
+        return float(np.quantile(scores_NS, 0.95))
+
+    most = MAX_DARKNESS_RISE * high(0.0)
+    return max(takewhile(lambda weight: high(weight) <= most, DARKNESS_WEIGHTS), default=0.0)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ def session_of(model: Path, out: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"head": "mse"}, {}, {"yardstick": Yardstick((-4.0, -3.0, -1.0), (-1.0, 0.5, 1.0))}], ids=str
+    "changes",
+    [{"head": "mse"}, {}, {"darkness_weight": 3.0}, {"yardstick": Yardstick((-4.0, -3.0, -1.0), (-1.0, 0.5, 1.0))}],
+    ids=str,
 )
 def test_the_file_gives_the_scores_of_every_head_for_any_number_of_tiles(
     changes: dict[str, object], drawn: Path, tmp_path: Path

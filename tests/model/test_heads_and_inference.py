@@ -71,20 +71,25 @@ def pass_of(input_B1PP: torch.Tensor, reconstruction: float = 0.0, crack: float 
 
 def test_mse_is_the_mean_of_the_squared_residuals() -> None:
     tiles = torch.arange(20_000.0).sqrt().reshape(2, 1, 100, 100)
-    assert scores_of("mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
+    assert scores_of(small_spec(), "mse", tiles, pass_of(tiles)).tolist() == pytest.approx([4999.5, 14999.5])
 
 
 def test_on_an_even_tile_evidence_is_that_of_the_segmenter_and_has_no_ceiling() -> None:
     tiles = torch.full((1, 1, 128, 128), 0.5)
-    scores = [scores_of("evidence", tiles, pass_of(tiles, crack=logit)).item() for logit in (-20.0, 0.0, 20.0, 40.0)]
+    scores = [
+        scores_of(small_spec(), "evidence", tiles, pass_of(tiles, crack=logit)).item()
+        for logit in (-20.0, 0.0, 20.0, 40.0)
+    ]
     assert scores == pytest.approx([0, np.log(2), 20, 40], abs=1e-6)
 
 
 def test_a_dark_line_has_more_evidence_than_a_light_one() -> None:
     tiles = torch.full((3, 1, 64, 64), 0.6)
     tiles[1, :, 32], tiles[2, :, 32] = 0.1, 0.9
-    even, dark, light = scores_of("evidence", tiles, pass_of(tiles)).tolist()
+    even, dark, light = scores_of(small_spec(), "evidence", tiles, pass_of(tiles)).tolist()
     assert even == light == pytest.approx(np.log(2)) and dark > 1.2 * even
+    darker = scores_of(small_spec(darkness_weight=3.0), "evidence", tiles, pass_of(tiles))
+    assert darker[1] > 1.2 * dark and darker[0] == even
 
 
 def test_texture_is_that_of_the_surface_and_not_of_a_crack() -> None:
@@ -93,7 +98,7 @@ def test_texture_is_that_of_the_surface_and_not_of_a_crack() -> None:
     cracked = smooth.copy()
     cracked[:, 30:33] = 0.1
     tiles = torch.from_numpy(np.stack([smooth, cracked, rough])[:, None]).float()
-    of_smooth, of_cracked, of_rough = scores_of("texture", tiles, pass_of(tiles)).tolist()
+    of_smooth, of_cracked, of_rough = scores_of(small_spec(), "texture", tiles, pass_of(tiles)).tolist()
     assert of_smooth == pytest.approx(0.01 / 0.6, rel=0.1) and of_rough == pytest.approx(0.05 / 0.6, rel=0.1)
     assert of_cracked == pytest.approx(of_smooth, rel=0.2)
 

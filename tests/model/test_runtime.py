@@ -39,7 +39,7 @@ def exact_scores(scorer: Scorer, tiles_TPP: np.ndarray) -> np.ndarray:
     network = copy.deepcopy(scorer.model.network).double()
     input_T1PP = torch.from_numpy(tiles_TPP).unsqueeze(1).double() / 255
     with torch.inference_mode():
-        return scores_of(scorer.model.spec.head, input_T1PP, network(input_T1PP)).numpy()
+        return scores_of(scorer.model.spec, scorer.model.spec.head, input_T1PP, network(input_T1PP)).numpy()
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "onnx"])

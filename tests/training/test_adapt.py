@@ -70,7 +70,8 @@ def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
     result = adapt(config(photographs, model_dir, tmp_path / "site", quiet=False))
     base, new = load_model(str(model_dir)), load_model(str(tmp_path / "site"))
     assert new.digest != base.digest and new.spec.yardstick is not None
-    assert new.spec == replace(base.spec, manifest=new.spec.manifest, yardstick=new.spec.yardstick)
+    fitted = {name: getattr(new.spec, name) for name in ("manifest", "darkness_weight", "yardstick")}
+    assert new.spec == replace(base.spec, **fitted)
     distance = max(
         float((weights - new.network.state_dict()[name]).abs().max())
         for name, weights in base.network.state_dict().items()

@@ -49,7 +49,7 @@ class _Scoring(nn.Module):
     def forward(self, tiles_BPP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         input_B1PP = tiles_BPP.unsqueeze(1).float() / 255
         output = self.network(input_B1PP)
-        anomaly_B1PP = HEADS[self.spec.head].anomaly_map(input_B1PP, output)
+        anomaly_B1PP = HEADS[self.spec.head].anomaly_map(self.spec, input_B1PP, output)
         reconstruction_B1PP = enlarged(output.reconstruction_B1QQ, input_B1PP)
         return model_scores(self.spec, input_B1PP, output), anomaly_B1PP, reconstruction_B1PP
 

@@ -24,7 +24,7 @@ from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, 
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.model_writer import TrainedModel, trained_model, training_record, with_yardstick, write_model
+from crackvae.training.model_writer import TrainedModel, fitted_to_site, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
@@ -99,7 +99,7 @@ def adapt(config: AdaptConfig) -> Result:
                 trained = trained_model(spec, checkpoints)
             calibration_tiles = _calibration_tiles(chosen, spec, config)
             if not config.quick:
-                trained = with_yardstick(trained, calibration_tiles[0])
+                trained = fitted_to_site(trained, calibration_tiles[0])
             measured_on = hardware(gpu=config.gpu)
         calibrated, threshold, validation = calibrated_on_site(
             trained.model, *calibration_tiles, config.max_false_alarm, config

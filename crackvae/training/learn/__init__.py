@@ -132,7 +132,8 @@ def _run_folder(config: LearnConfig, folder: str, spec: ModelSpec, base: Model) 
 def _blended(base: Model, learned: TrainedModel) -> TrainedModel:
     """The learned model with weights between those of the model that it started from and its own.
 
-    The yardstick stays that of the model: the tiles of few nights are too few to fit one for every kind of surface.
+    Weight of the darkness and yardstick stay those of the model: the tiles of few nights are too few to fit a yardstick
+    for every kind of surface.
     """
     before = base.network.state_dict()
     blended = {name: before[name].lerp(weights, LEARNED_SHARE) for name, weights in learned.weights.items()}
