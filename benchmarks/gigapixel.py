@@ -1,16 +1,22 @@
 """A drawn BigTIFF of two gigapixels by windows: memory, a killed run that continues, and cracks across window borders.
 
 `python benchmarks/gigapixel.py` draws white (no data) with ten patches of cracked concrete over borders of windows, and
-two windows full of concrete; it is scored with the built-in model in one process without Ray, as one worker does it.
+two windows full of concrete. An S3 server on this machine holds the file and counts the bytes that it sends; the
+built-in model scores it in one process without Ray, as one worker does it. The places of findings are compared with those
+of gdallocationinfo (gdal-bin).
 """
 
 import argparse
 import json
+import logging
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,11 @@ from PIL import Image
 from record import write_result
 
 import crackvae
+from crackvae.images.decoding.windows import places_in
+from crackvae.storage.names.parts import part_of
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from s3_server import Server, filesystem, upload
 
 TILE_PX, STEP_PX, OVERLAP_PX, PATCH_PX = 512, 3584, 512, 900
 
@@ -91,10 +102,10 @@ def draw(path: Path, width: int, height: int) -> list[tuple[int, int]]:
     return list(drawn)
 
 
-def run(image: Path, out: Path, *, kill: bool) -> tuple[float, float]:
+def run(image: str, out: Path, *, kill: bool) -> tuple[float, float]:
     """Score in a process; returns its peak memory [MB] and seconds. With `kill`, end it when a part is written."""
     started, peak = time.monotonic(), 0
-    with subprocess.Popen([sys.executable, "-c", SCORE, str(image), str(out)], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-c", SCORE, image, str(out)], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             time.sleep(0.2)
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -103,6 +114,26 @@ def run(image: Path, out: Path, *, kill: bool) -> tuple[float, float]:
                 process.kill()
     assert kill or process.returncode == 0, "scoring failed"
     return peak / 1000, time.monotonic() - started
+
+
+def gdal_place(image: Path, longitude: float, latitude: float) -> tuple[int, int]:
+    """Column and row [px] in which GDAL finds a place."""
+    command = ["gdallocationinfo", "-xml", "-wgs84", str(image), str(longitude), str(latitude)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pixel, line = re.search(r'pixel="(-?\d+)" line="(-?\d+)"', answer).groups()  # type: ignore[union-attr]
+    return int(pixel), int(line)
+
+
+def places_that_agree(image: Path, out: Path) -> int:
+    """Number of findings one end of which GDAL finds in the pixel that the table gives, or next to it."""
+    agreed = 0
+    for one in crackvae.read_findings(out).to_pylist():
+        window = part_of(one["image"])
+        x, y = one["x_px"][0], one["y_px"][0]
+        (latitude,), (longitude,) = places_in(one["image"], np.array([x + 0.5]), np.array([y + 0.5]))
+        pixel, line = gdal_place(image, longitude, latitude)
+        agreed += abs(pixel - window.x - x) <= 1 and abs(line - window.y - y) <= 1  # type: ignore[union-attr]
+    return agreed
 
 
 def figures_of(out: Path, corners: list[tuple[int, int]]) -> dict[str, Any]:
@@ -128,28 +159,46 @@ def figures_of(out: Path, corners: list[tuple[int, int]]) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def closing_server() -> Iterator[Server]:
+    """An S3 server on this machine."""
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="50176x40448", help="width and height [px], multiples of 512")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
-    with tempfile.TemporaryDirectory() as folder:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    os.environ |= {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "TZ": "UTC"}
+    with tempfile.TemporaryDirectory() as folder, closing_server() as server:
         image, out = Path(folder) / "ortho.tif", Path(folder) / "out"
         started = time.monotonic()
         corners = draw(image, width, height)
         drawing_s, n_bytes = time.monotonic() - started, image.stat().st_size
-        killed = run(image, out, kill=True)
+        filesystem(server).create_dir("nights")
+        upload(filesystem(server), "ortho.tif", image.read_bytes())
+        os.environ["AWS_ENDPOINT_URL"] = server.endpoint
+        server.sent = 0
+        killed = run("s3://nights/ortho.tif", out, kill=True)
         before = sum(crackvae.tables.read_parts([str(path)], ["image"]).num_rows for path in out.glob("*.parquet"))
-        resumed = run(image, out, kill=False)
+        resumed = run("s3://nights/ortho.tif", out, kill=False)
         figures = {
             "size": arguments.size,
             "megapixels": round(width * height / 1e6),
             "bytes": n_bytes,
+            "bytes_read_from_object_storage": server.sent,
             "drawing_s": round(drawing_s, 1),
             "rows_before_the_kill": before,
             "peak_memory_mb": round(max(killed[0], resumed[0])),
             "seconds": [round(killed[1], 1), round(resumed[1], 1)],
             **figures_of(out, corners),
+            "findings_where_gdallocationinfo_finds_them": places_that_agree(image, out),
         }
     print(json.dumps(figures, indent=1))
     print(write_result("gigapixel", figures))

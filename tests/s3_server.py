@@ -20,11 +20,13 @@ class Server:
     Attributes:
         busy_every: each n-th request is answered 503; 0 for none.
         requests: method and path of all requests so far.
+        sent: bytes of all answers so far, without headers.
         vanishing: objects that are listed, and gone when they are read.
     """
 
     def __init__(self) -> None:
         self.busy_every, self.requests, self.vanishing = 0, list[str](), set[str]()
+        self.sent = 0
         self._numbers = itertools.count(1)
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._http = make_server("127.0.0.1", 0, self._answer, threaded=True)
@@ -43,10 +45,15 @@ class Server:
         elif path in self.vanishing:
             problem = ("404 Not Found", DENIED.replace(b"AccessDenied", b"NoSuchKey"))
         if problem is None:
-            return self._moto(environ, start)
+            return self._counted(self._moto(environ, start))
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start(problem[0], [("Content-Type", "application/xml"), ("Content-Length", str(len(problem[1])))])
         return [] if method == "HEAD" else [problem[1]]
+
+    def _counted(self, answer: Iterable[bytes]) -> Iterable[bytes]:
+        for part in answer:
+            self.sent += len(part)
+            yield part
 
     def stop(self) -> None:
         self._http.shutdown()

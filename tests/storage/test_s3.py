@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from conftest import read_rows
 from s3_server import SECRET, Server, filesystem, upload
 
 from crackvae.cli import main
 from crackvae.config import CompactConfig, ScoreConfig
 from crackvae.errors import ConfigError, StorageError
+from crackvae.images.decoding import windows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, filesystems, listing, lock
+from crackvae.storage.names.parts import Window, part_of
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +261,23 @@ def test_every_object_of_a_bucket_is_a_row_or_counted(server: Server, monkeypatc
     assert listing.list_images("s3://nights/n/[1]/[2].jpg").images.num_rows == 1
     assert listing.list_images("s3://nights/n", prefix="G\u00eb").images.num_rows == 1
     assert listing.list_images("s3://nights/n/G\u00eb").images.num_rows == 1
+
+
+def test_windows_of_a_large_tiff_fetch_little_more_than_they_show(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MIN_BYTES", 1_000)
+    monkeypatch.setattr(windows, "WINDOW_PX", 1024)
+    monkeypatch.setattr(windows, "OVERLAP_PX", 128)
+    pixels_HW = np.random.default_rng(0).integers(0, 256, (2600, 2100), np.uint8)
+    tifffile.imwrite(tmp_path / "ortho.tif", pixels_HW, tile=(128, 128), compression="zlib")
+    upload(filesystem(server), "ortho.tif", (tmp_path / "ortho.tif").read_bytes())
+    server.sent = 0
+    with filesystems.s3_server(server.endpoint):
+        listed = windows.with_windows(listing.list_images("s3://nights/ortho.tif").images, 1_000_000)
+        names = listed["image"].to_pylist()
+        header, server.sent = server.sent, 0
+        for window in map(part_of, names):
+            assert isinstance(window, Window)
+            shown_HW = windows.read_window(window).pixels_HW
+            assert (shown_HW == pixels_HW[window.y :, window.x :][: window.h, : window.w]).all()
+    assert len(names) == 9 and header < 50_000
+    assert server.sent < 1.1 * sum(1024 * 1024 for _ in names), "bytes of the windows, and one header each"
