@@ -67,6 +67,11 @@ class FindingsConfig(VerbConfig):
         must="be of crack,joint,unclear",
     )
     gps_precision: str = setting(GPS_PRECISION, "")
+    views: bool = setting(
+        "compare photographs of a group that were taken within 6 m of each other, about a second a pair: one crack in "
+        "several of them is one finding, and the others name it in the column view_of",
+        False,
+    )
     image_prefix: str = setting(
         "text before the names of images in COCO, CVAT and Label Studio, such as /data/local-files/?d=photographs/", ""
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.units import mm
 from reportlab.platypus import BaseDocTemplate, Flowable, Frame, PageBreak, PageTemplate, Spacer, Table
@@ -39,7 +40,11 @@ def pdf_bytes(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) 
         gps_precision: as it was asked for.
     """
     pdf_text.register_fonts()
-    listed = _chosen(rows.to_pylist())
+    every, rows = rows.to_pylist(), rows.filter(pc.equal(rows["view_of"], ""))
+    others: dict[str, list[str]] = {}
+    for row in every:
+        others.setdefault(row["view_of"], []).append(row["name"])
+    listed = [row | {"also_on": others.get(row["finding"], [])} for row in _chosen(rows.to_pylist())]
     file = io.BytesIO()
     document = BaseDocTemplate(file, pagesize=A4, title=title, author="crackvae", invariant=1)
     frame = Frame(MARGIN, MARGIN, A4[0] - 2 * MARGIN, A4[1] - 2 * MARGIN, 0, 0, 0, 0)
@@ -123,7 +128,8 @@ def _sizes(cracks: list[dict[str, Any]]) -> tuple[str, str]:
     widths = [row[f"width_max_{unit}"] for row in cracks if row[f"width_max_{unit}"] == row[f"width_max_{unit}"]]
     digits = 2 if unit == "mm" else 1
     total = sum(row[f"length_{unit}"] for row in cracks)
-    return f"{total:,.0f} {unit}", f"{max(widths):.{digits}f} {unit}" if widths else "–"
+    length = f"{total / 1000:,.1f} m" if unit == "mm" and total >= 10_000 else f"{total:,.0f} {unit}"
+    return length, f"{max(widths):.{digits}f} {unit}" if widths else "–"
 
 
 def _findings(rows: list[dict[str, Any]]) -> Iterator[Flowable]:

@@ -15,6 +15,7 @@ from reportlab.lib.utils import ImageReader
 from reportlab.platypus import Flowable
 
 from crackvae.exports.pdf_text import COLOUR_OF, FONT, GREY, INK, PALE
+from crackvae.exports.xml_text import plain
 from crackvae.images.metadata.places import metres_from_first, round_length
 from crackvae.storage.tables.findings import branches_of, trace_of
 
@@ -28,6 +29,13 @@ MIN_SHOWN_PX = 160
 ASPECT = 0.72
 
 JPEG_QUALITY = 82
+
+# A map shows at least this extent [m]: a satellite receiver is hardly more precise. Around it is room for the arrow.
+MIN_MAP_M = 10.0
+MAP_MARGIN = 7 * mm
+
+# Names of more structures than this would cover each other.
+MAX_NAMED = 12
 
 
 class Crop(Flowable):
@@ -109,10 +117,10 @@ class Map(Flowable):
             return
         places = np.array([[row["lat"], row["lon"]] for row in self.rows])
         places_N2 = np.stack(metres_from_first(*places.T), axis=1)
-        span = max(float(np.ptp(places_N2, axis=0).max()), 20.0) * 1.3
-        metres_per_point = span / (min(self.width, self.height) - 6 * mm)
+        room_2 = np.array([self.width, self.height]) - 2 * MAP_MARGIN
+        metres_per_point = float((np.maximum(np.ptp(places_N2, axis=0), MIN_MAP_M) / room_2).max())
         centre = (places_N2.min(axis=0) + places_N2.max(axis=0)) / 2
-        step = round_length(span / 4)
+        step = round_length(metres_per_point * room_2.min() / 3)
         self._grid(centre, step, metres_per_point)
         at_N2 = (places_N2 - centre) / metres_per_point + np.array([self.width, self.height]) / 2
         order = sorted(range(len(self.rows)), key=lambda number: self.rows[number] is self.marked)
@@ -123,7 +131,18 @@ class Map(Flowable):
             canvas.setStrokeColor(GREY if is_dim else white)
             x, y = at_N2[number].tolist()
             canvas.circle(x, y, 1.3 if is_dim else 2.4, stroke=1, fill=1)
+        if self.marked is None:
+            self._name_groups(at_N2)
         self._scale_bar(step, metres_per_point)
+
+    def _name_groups(self, at_N2: np.ndarray) -> None:
+        """The name of each structure above its northernmost place."""
+        highest: dict[str, int] = {}
+        for number in np.argsort(-at_N2[:, 1], kind="stable").tolist():
+            highest.setdefault(self.rows[number]["group"], number)
+        for group, number in highest.items() if len(highest) <= MAX_NAMED else ():
+            x, y = at_N2[number].tolist()
+            _label(self.canv, x, y + 1.5 * mm, plain(group)[:30], INK, centred=True)
 
     def _grid(self, centre: np.ndarray, step: float, metres_per_point: float) -> None:
         """Lines `step` metres apart, through whole multiples of it."""

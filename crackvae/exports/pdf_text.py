@@ -51,7 +51,8 @@ def paragraph(text: Any, style: ParagraphStyle = SMALL) -> Paragraph:
 
 def facts(row: dict[str, Any]) -> Paragraph:
     """All that is known of a finding, a line each."""
-    lines = {"Photograph": row["name"], "Length": length_text(row), "Width": width_text(row)}
+    lines = {"Photograph": row["name"], "Also on": ", ".join(row["also_on"])}
+    lines |= {"Length": length_text(row), "Width": width_text(row)}
     lines |= {"Width class": row["width_class"], "Scale": row["mm_source"] or "not known: no millimetres"}
     if row["status"]:
         lines["Since the last visit"] = row["status"].replace("_", " ")
@@ -71,8 +72,17 @@ def _coloured(kind: str) -> str:
 
 def length_text(row: dict[str, Any]) -> str:
     """Length with its 90 % interval, in millimetres where the scale is known."""
-    pixels = _with_error(row["length_px"], row["length_sigma_px"], "px")
-    return pixels if math.isnan(row["length_mm"]) else f"{row['length_mm']:,.0f} mm ({pixels})"
+    pixels = _with_error(row["length_px"], row["length_sigma_px"], "px", digits=0)
+    if math.isnan(row["length_mm"]):
+        return pixels
+    sigma = math.hypot(row["length_sigma_px"] / row["length_px"], _scale_sigma(row)) * row["length_mm"]
+    return f"{_with_error(row['length_mm'], sigma, 'mm', digits=0)} ({pixels})"
+
+
+def _scale_sigma(row: dict[str, Any]) -> float:
+    """Relative standard uncertainty of the scale: what that of the mean width has more in mm than in px."""
+    in_mm, in_px = (row[f"width_sigma_{unit}"] / row[f"width_mean_{unit}"] for unit in ("mm", "px"))
+    return math.sqrt(max(0.0, in_mm**2 - in_px**2)) if in_mm == in_mm else math.nan
 
 
 def width_text(row: dict[str, Any]) -> str:
@@ -88,7 +98,7 @@ def width_text(row: dict[str, Any]) -> str:
 
 
 def _with_error(value: float, sigma: float, unit: str, digits: int = 1) -> str:
-    error = "" if math.isnan(sigma) else f" ± {COVERS_90 * sigma:.{digits}f}"
+    error = "" if math.isnan(sigma) else f" ± {COVERS_90 * sigma:,.{digits}f}"
     return f"{value:,.{digits}f}{error} {unit}"
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.exports.georeferenced import LINES_SCHEMA, with_lines
 from crackvae.images.metadata.places import coarsened
+from crackvae.reports.overlaps import view_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
@@ -25,6 +26,7 @@ EXPORT_SCHEMA = pa.schema(
         *FINDINGS_SCHEMA,
         *(tables.SCORES_SCHEMA.field(name) for name in OF_IMAGE),
         *LINES_SCHEMA,
+        ("view_of", pa.string()),  # the finding that shows the same crack in another photograph, or ""
     ]
 )
 
@@ -39,10 +41,12 @@ class Choice:
     Attributes:
         kinds: crack, joint, unclear.
         precision_m: side of the squares that places are rounded to [m]; 0 exact, infinity without places.
+        views: whether to find out which findings show the same crack.
     """
 
     kinds: Collection[str]
     precision_m: float = 0.0
+    views: bool = False
 
 
 def rows_to_export(out: str, choice: Choice) -> pa.Table:
@@ -66,6 +70,8 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     rows = rows.filter(
         pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))
     )
+    same = view_of(rows) if choice.views else [""] * rows.num_rows
+    rows = rows.append_column("view_of", pa.array(same, pa.string()))
     rows = _coarsened(with_lines(rows), choice.precision_m)
     return _with_names(_with_image(rows, out)).select(EXPORT_SCHEMA.names)
 

@@ -39,7 +39,7 @@ def findings(config: FindingsConfig) -> Result:
     started = time.perf_counter()
     folder, out = uris.absolute(config.scores), uris.absolute(config.out)
     fileio.require_outside_table(out, "--out", folder)
-    rows = rows_to_export(folder, Choice(config.kind, metres_of(config.gps_precision)))
+    rows = rows_to_export(folder, Choice(config.kind, metres_of(config.gps_precision), config.views))
     content = (
         _pdf(rows, folder, config) if config.format == "pdf" else WRITERS[config.format](rows, config.image_prefix)
     )
@@ -50,6 +50,7 @@ def findings(config: FindingsConfig) -> Result:
         "out": out,
         "format": config.format,
         "findings": rows.num_rows,
+        "views": pc.sum(pc.not_equal(rows["view_of"], "")).as_py() or 0,
         "with_place": pc.sum(pc.is_finite(rows["lat"])).as_py() or 0,
         "images": pc.count_distinct(rows["image"]).as_py(),
         "bytes": len(content),

@@ -26,6 +26,7 @@ class FindingsResult(Result):
         out: path or URI of the written file.
         format: csv, geojson, kml, coco, label-studio, cvat or pdf.
         findings: number of findings in it.
+        views: number of those that show a crack of another photograph again, as far as it was asked for.
         with_place: number of those whose place is known and not left out.
         bytes: its size.
     """
@@ -33,6 +34,7 @@ class FindingsResult(Result):
     out: str
     format: str
     findings: int
+    views: int
     with_place: int
     bytes: int
 

@@ -22,6 +22,7 @@ from PIL import Image
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
 from crackvae.exports.annotations.outlines import area_of, outlines
+from crackvae.exports.pdf_text import length_text
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
 from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened
@@ -141,7 +142,7 @@ def test_the_pdf_names_every_structure_finding_size_and_source(tmp_path: Path) -
         "Bridge <7> & Süd",
         "4 findings: 2 cracks, 1 joint, 1 unclear.",
         "rounded to 1km",
-        "52 mm (104.2 ± 2.5 px)",
+        "52 mm (104 ± 2 px)",
         "--mm-per-px",
         "not known: no millimetres",
         "2026-05-04 08:30:00 UTC",
@@ -153,6 +154,24 @@ def test_the_pdf_names_every_structure_finding_size_and_source(tmp_path: Path) -
     ):
         assert expected in text, f"{expected}:\n{text}"
     assert "8.54173" not in text
+
+
+def test_a_length_in_millimetres_has_the_uncertainty_of_its_scale() -> None:
+    size = {"length_px": 1000.0, "length_sigma_px": 10.0, "width_mean_px": 4.0, "width_sigma_px": 0.2}
+    row = finding("f", "a", **size, length_mm=500.0, width_mean_mm=2.0, width_sigma_mm=2.0 * math.hypot(0.05, 0.05))
+    assert length_text(row) == "500 ± 42 mm (1,000 ± 16 px)"
+    assert length_text(row | {"width_sigma_mm": math.nan}) == "500 mm (1,000 ± 16 px)"
+
+
+@PDF_TOOLS
+def test_one_crack_in_two_photographs_is_one_row_of_the_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crackvae.exports.rows.view_of", lambda rows: ["" if at else "f3" for at in range(len(rows))])
+    out = bridge(tmp_path / "scores")
+    exported(out, "f.pdf", views=True)
+    text = subprocess.run(["pdftotext", "-layout", out.parent / "f.pdf", "-"], capture_output=True, text=True).stdout
+    assert "2 findings: 1 crack, 1 unclear." in text and "Also on =1+1 <&" in text
+    rows = list(csv.DictReader(io.StringIO(exported(out, "f.csv", views=True).decode())))
+    assert [row["view_of"] for row in rows] == ["f3", "", ""], "all views are in the table"
 
 
 def test_the_same_table_gives_the_same_pdf(out: Path) -> None:

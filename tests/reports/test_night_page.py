@@ -1,6 +1,7 @@
 """The page of a night: its counts, the order of its images, the files it opens, and missing pictures."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from conftest import read_rows, small_spec, write_model
 
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
+from crackvae.reports.night_page.findings import by_group
 from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import has_rows, read_night
 from crackvae.reports.page import PageSettings
@@ -162,7 +164,7 @@ def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> 
     common |= {"width_mean_px": 3.0, "width_sigma_px": 0.1, "width_max_sigma_px": 0.2, "length_sigma_px": 2.0}
     common |= {"x_px": [5.0, 60.0, 120.0], "y_px": [9.0, 9.0, 9.0], "widths_px": [3.0, 2.0, 4.0], "mm_source": ""}
     common |= {"left_px": 5, "top_px": 9, "right_px": 121, "bottom_px": 10, "mm_per_px": float("nan")}
-    common |= {"lat": float("nan"), "lon": float("nan")}
+    common |= dict.fromkeys(("lat", "lon", "length_mm", "width_max_mm"), math.nan)
     lines = [
         common | {"finding": "0a", "kind": "crack", "length_px": 120.0},
         common | {"finding": "0b", "kind": "joint", "length_px": 150.0},
@@ -182,7 +184,21 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
     assert size in text_of(html[html.index('<table class="findings">') :])
     assert html.count('<svg class="profile"') == 2 and "width along the trace, up to 4.0 px" in html
     assert "Cracks by group" in text_of(html) and "1 joint is left out" in text_of(html)
+    assert re.search(r"120 px\s+120 px\s+4\.0 px", text_of(html))
     assert not re.search(r"\d mm\b", text_of(html))
+
+
+def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() -> None:
+    line = {"kind": "crack", "group": "pier", "image": "a", "length_px": 100.0, "width_max_px": 4.0}
+    in_mm = line | {"length_mm": 50.0, "width_max_mm": 2.0}
+    unknown = (
+        in_mm | {"group": "deck", "length_px": 10.0},
+        line | {"group": "deck", "length_mm": math.nan, "width_max_mm": math.nan},
+    )
+    rows = [in_mm, in_mm | {"length_mm": 70.0}, *unknown]
+    found = by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA))
+    sizes = [(one["group"], one["length"], one["longest"], one["widest"]) for one in found]
+    assert sizes == [("pier", "120 mm", "70 mm", "2.00 mm"), ("deck", "110 px", "100 px", "4.0 px")]
 
 
 @pytest.mark.parametrize(("precision_m", "has_map"), [(0.0, True), (float("inf"), False)])

@@ -26,8 +26,14 @@ MAX_LISTED = 10
 # Width and height of a width profile, and its number of points.
 PROFILE_PX, PROFILE_POINTS = (180, 36), 90
 
-# Columns of the summary by group.
-_GROUP_SUMS = [("length_px", "sum"), ("length_px", "max"), ("width_max_px", "max"), ("image", "count_distinct")]
+# Columns of the summary by group; a sum of millimetres is NaN where one of them is not known.
+_GROUP_SUMS = [
+    *((f"length_{unit}", sum_or_max) for unit in ("px", "mm") for sum_or_max in ("sum", "max")),
+    ("width_max_px", "max"),
+    ("width_max_mm", "max"),
+    ("image", "count_distinct"),
+    ("finding", "count"),
+]
 
 
 def by_image(findings: pa.Table, images: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -61,8 +67,11 @@ def size_in_words(one: dict[str, Any], mm_per_px: float | None) -> str:
 
 
 def _with_uncertainty(value: float, sigma: float, digits: int, mm_per_px: float | None) -> str:
-    text = f"{value:.{digits}f} ± {max(COVERS_90 * sigma, 10.0**-digits):.{digits}f} px"
-    return text if mm_per_px is None else f"{text} ({number(value * mm_per_px)} mm)"
+    text = f"{value:,.{digits}f} ± {max(COVERS_90 * sigma, 10.0**-digits):.{digits}f} px"
+    if mm_per_px is None:
+        return text
+    in_mm = value * mm_per_px
+    return f"{text} ({f'{in_mm:,.0f}' if in_mm >= 100 else number(in_mm)} mm)"
 
 
 def listed(findings: list[dict[str, Any]], mm_per_px: float | None) -> list[dict[str, Any]]:
@@ -130,10 +139,20 @@ def on_a_map(findings: pa.Table, precision_m: float) -> str:
 
 
 def by_group(findings: pa.Table) -> list[dict[str, Any]]:
-    """Cracks by group, the longest in total first: number, images, lengths and widths [px]."""
+    """Findings that are no joint by group, the longest in total first: number, images, and sizes with their unit.
+
+    Sizes are in millimetres in a group whose scales are all known.
+    """
     cracks = findings.filter(pc.not_equal(findings["kind"], "joint"))
     if not cracks.num_rows:
         return []
-    grouped = cracks.group_by("group").aggregate([*_GROUP_SUMS, ("finding", "count")])
-    rows: list[dict[str, Any]] = grouped.sort_by([("length_px_sum", "descending")]).to_pylist()
-    return rows
+    grouped = cracks.group_by("group").aggregate(_GROUP_SUMS).sort_by([("length_px_sum", "descending")])
+    return [_with_unit(row) for row in grouped.to_pylist()]
+
+
+def _with_unit(row: dict[str, Any]) -> dict[str, Any]:
+    unit = "px" if math.isnan(row["length_mm_sum"]) else "mm"
+    lengths = {name: f"{row[f'length_{unit}_{name}']:,.0f} {unit}" for name in ("sum", "max")}
+    width = row[f"width_max_{unit}_max"]
+    widest = "–" if math.isnan(width) else f"{width:.{1 if unit == 'px' else 2}f} {unit}"
+    return row | {"length": lengths["sum"], "longest": lengths["max"], "widest": widest}
