@@ -2,8 +2,8 @@
 
 `python benchmarks/gigapixel.py` draws white (no data) with ten patches of cracked concrete over borders of windows, and
 two windows full of concrete. An S3 server on this machine holds the file and counts the bytes that it sends; the
-built-in model scores it in one process without Ray, as one worker does it. The places of findings are compared with those
-of gdallocationinfo (gdal-bin).
+built-in model scores it in one process without Ray, as one worker does it. The places of findings are compared with
+those of gdallocationinfo (gdal-bin).
 """
 
 import argparse

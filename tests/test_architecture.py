@@ -52,7 +52,7 @@ ONLY_IN = {  # library: the modules that may import it
     "av": {"images.decoding.video"},
     "tifffile": {"images.decoding.tiff", "images.decoding.windows"},
     "pyproj": {"images.decoding.geotransform"},
-    "imagecodecs": {"images.decoding.jpeg12"},
+    "imagecodecs": {"images.decoding.jpegs"},
     "jinja2": {"reports.page"},
     "starlette": {"reviewing.app", "streaming.status"},
     "uvicorn": {"reviewing.server", "streaming.status"},

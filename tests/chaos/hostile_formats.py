@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import av
+import imagecodecs
 import numpy as np
 from files import raw_file
 from hostile import HUGE_PX, Hostile, encoded, picture
@@ -50,6 +51,7 @@ def originals() -> dict[str, bytes]:
         "avif": encoded(image, "AVIF", quality=90),
         "jp2": encoded(image, "JPEG2000"),
         "j2k": encoded(image, "JPEG2000", no_jp2=True),
+        "jxl": bytes(imagecodecs.jpegxl_encode(grey, distance=1)),
         "dng": raw_file(grey),
         "mpo": encoded(image, "MPO", save_all=True, append_images=[image]),
         **{ending: video(ending) for ending in VIDEOS},
@@ -117,6 +119,9 @@ def _huge() -> Iterator[Hostile]:
             struct.pack_into(">II", data, at + 16, side, side)
             yield Hostile("huge", f"{side}-tile.{ending}", bytes(data), "")
     yield Hostile("huge", "box.jp2", _patched(whole["jp2"], b"ihdr", 0, HUGE_PX, HUGE_PX), "")
+    for selector, n_bits in ((2, 18), (3, 30)):  # square, of 2^18 and 2^30 px
+        header = (0 | selector << 1 | ((1 << n_bits) - 1) << 3 | 1 << (3 + n_bits)).to_bytes(8, "little")
+        yield Hostile("huge", f"{n_bits}.jxl", whole["jxl"][:2] + header + whole["jxl"][10:], "")
     for tag in (256, 257):  # width, height
         entry = struct.pack("<HHI", tag, 4, 1)
         at = whole["dng"].index(entry) + len(entry)

@@ -116,7 +116,12 @@ def encodings() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
     yield "AVIF, 2 frames", lambda: by_pillow(colour, "AVIF", save_all=True, append_images=[dark]), None
     yield "HEIC", lambda: heic(colour), 12
     yield "HEIC 10 bits", lambda: heic(colour, 10), 12
-    yield "JPEG XL", lambda: imagecodecs.jpegxl_encode(grey), None
+    yield "JPEG XL L", lambda: imagecodecs.jpegxl_encode(grey, lossless=True), 0
+    yield "JPEG XL RGB", lambda: imagecodecs.jpegxl_encode(colour, lossless=True), 1
+    yield "JPEG XL RGBA", lambda: imagecodecs.jpegxl_encode(_alpha(colour), lossless=True), 1
+    yield "JPEG XL of 16 bits", lambda: imagecodecs.jpegxl_encode(deeper(grey, 16), lossless=True), 0
+    yield "JPEG XL in floats", lambda: imagecodecs.jpegxl_encode((grey / 255).astype("f4"), lossless=True), 0
+    yield "JPEG XL at distance 1", lambda: imagecodecs.jpegxl_encode(grey, distance=1), 16
     yield "JPEG XR", lambda: imagecodecs.jpegxr_encode(grey), None
     yield from _tiffs()
 

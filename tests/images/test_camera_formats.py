@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import imagecodecs
 import numpy as np
 import pytest
 from files import raw_file
@@ -14,6 +15,7 @@ from PIL import Image
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.images.decoding import decode
+from crackvae.images.decoding.jpegs import decode_jpegxl
 
 
 def refusal(data: bytes) -> str:
@@ -45,6 +47,7 @@ def test_a_truncated_raw_file_is_refused_by_name():
         (["heif-enc", "-q", "95", "IN", "-o", "OUT"], "heic"),
         (["opj_compress", "-i", "IN", "-o", "OUT"], "jp2"),
         (["ffmpeg", "-loglevel", "error", "-i", "IN", "OUT"], "jp2"),
+        (["ffmpeg", "-loglevel", "error", "-i", "IN", "-distance", "0.1", "OUT"], "jxl"),
     ],
 )
 def test_files_of_other_programs_have_the_pixels_of_the_same_picture_as_png(command, ending, tmp_path):
@@ -59,11 +62,33 @@ def test_files_of_other_programs_have_the_pixels_of_the_same_picture_as_png(comm
     assert difference.mean() < 1
 
 
-@pytest.mark.parametrize("kind", ["HEIC", "AVIF", "JPEG2000", "DNG"])
+def jpegxl(*, boxed: bool = False) -> bytes:
+    bare = bytes(imagecodecs.jpegxl_encode(COLOUR_HW3, distance=0.5))
+    signature = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    return signature + (len(bare) + 8).to_bytes(4, "big") + b"jxlc" + bare if boxed else bare
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (101, 117), (256, 2000), (600, 20), (90, 120), (2048, 512)])
+def test_the_size_of_a_jpeg_xl_is_read_from_its_header(height, width):
+    pixels_HW = np.zeros((height, width), np.uint8)
+    seen = []
+    decode_jpegxl(imagecodecs.jpegxl_encode(pixels_HW), lambda *size: seen.append(size))
+    assert seen == [(width, height)]
+
+
+def test_a_jpeg_xl_in_boxes_is_the_one_without_and_damaged_ones_are_refused():
+    assert np.array_equal(decode(jpegxl(boxed=True)), decode(jpegxl()))
+    data = jpegxl(boxed=True)
+    for cut in (12, 13, 35, 45, 60, len(data) // 2):
+        assert "JPEG XL" in refusal(data[:cut])
+    no_end = data[:12] + bytes(3) + b"\x01free" + bytes(200)
+    assert "no picture in it" in refusal(no_end)
+
+
+@pytest.mark.parametrize("kind", ["HEIC", "AVIF", "JPEG2000", "JPEG XL", "DNG"])
 def test_the_limit_of_pixels_holds_before_decoding(kind, monkeypatch):
-    data = {"HEIC": lambda: heic(COLOUR_HW3), "DNG": lambda: raw_file(stripes())}.get(
-        kind, lambda: by_pillow(COLOUR_HW3, kind)
-    )()
+    others = {"HEIC": lambda: heic(COLOUR_HW3), "DNG": lambda: raw_file(stripes()), "JPEG XL": jpegxl}
+    data = others.get(kind, lambda: by_pillow(COLOUR_HW3, kind))()
     with pytest.raises(UnreadableImage, match="over the limit"):
         decode(data, max_px=5_000)
     if kind != "DNG":

@@ -48,7 +48,7 @@ FILES = {
     "e.png": PHOTOGRAPH, "f.TIF": PHOTOGRAPH, "g.heic": PHOTOGRAPH, "h.DNG": PHOTOGRAPH, "[1].jpg": PHOTOGRAPH,
     "*.jpg": PHOTOGRAPH, "a.jpg.jpg": PHOTOGRAPH, "loss.png": PHOTOGRAPH, "001-picture.png": PHOTOGRAPH,
     "clip.MP4": VIDEO, "more.zip": ARCHIVE, "old.tar": ARCHIVE, "a.xmp": SIDECAR, "notes.TXT": SIDECAR,
-    "k.iiq": FORMAT, "l.gpr": FORMAT, "m.jp2": PHOTOGRAPH, "n.JXL": FORMAT, "o.gif": FORMAT,
+    "k.iiq": FORMAT, "l.gpr": FORMAT, "m.jp2": PHOTOGRAPH, "n.JXL": PHOTOGRAPH, "n.jxr": FORMAT, "o.gif": FORMAT,
     "Thumbs.db": SYSTEM, "THUMBS.DB": SYSTEM, ".DS_Store": SYSTEM, "._IMG_1.JPG": SYSTEM, "p.jpg.part": SYSTEM,
     "q.tmp": SYSTEM, "desktop.ini": SYSTEM, ".hidden.jpg": HIDDEN, "jpg": OTHER, "r.jpg.bak": OTHER, "no-suffix": OTHER,
     "_summary-20261123T220000_000000.json": OWN, "20261123T220000_000000-00000.parquet": OWN,

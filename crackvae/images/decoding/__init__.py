@@ -20,7 +20,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
-from crackvae.images.decoding import camera_formats, jpeg12, tiff
+from crackvae.images.decoding import camera_formats, jpegs, tiff
 from crackvae.storage.names.pages import require_few_pages
 
 # Refuse larger images by their header, before decoding; it covers cameras of 151 Mpx. A colour PNG of that size takes
@@ -77,10 +77,8 @@ TIFF_SUBFILE_TYPE = 0x00FE
 # The header is checked here first, with one limit for every format; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
-
 # Image.open(formats=) only knows the plugins that are loaded.
 Image.init()
-
 
 # Raised by Pillow's decoders on hostile bytes; each of them was observed or is documented.
 DECODER_ERRORS = (
@@ -159,9 +157,11 @@ def _by_pillow(data: bytes, page: int, max_px: int) -> Picture:
     except UnidentifiedImageError as error:
         if is_tiff:
             return _by_tifffile(data, page, max_px)
-        if jpeg12.precision(data) == 12:
-            return Picture(jpeg12.decode(data, partial(_require_size, max_px=max_px)))
-        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
+        if jpegs.precision(data) == 12:
+            return Picture(jpegs.decode_12_bits(data, partial(_require_size, max_px=max_px)))
+        if jpegs.is_jpegxl(data):
+            return Picture(*jpegs.decode_jpegxl(data, partial(_require_size, max_px=min(max_px, MAX_HELD_PX))))
+        raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}, JPEG XL, HEIC") from error
     if is_tiff and _is_preview(image):
         return _camera_raw(data, max_px)
     if is_tiff and not tiff.is_plain(getattr(image, "tag_v2", {})):

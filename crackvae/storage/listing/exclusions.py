@@ -20,7 +20,7 @@ from crackvae.storage.uris import absolute, join, parent, without_options
 # Listed as images.
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp"),
-    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".jxl"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 }
 
@@ -41,7 +41,7 @@ LINK_LOOP, OTHER, VIDEO = "link to a folder above it", "other file", "video"
 SUFFIXES_OF_KIND = {
     "image in an unsupported format": (
         ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .ptx .r3d .raw .rwl .rwz "
-        ".srf .x3f .jxl .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
+        ".srf .x3f .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
         ".svgz .ai .eps .ico .tga .pcx .pnm .pgm .ppm .pbm .pam .pfm .qoi .xcf .dcm .fits .fit .heics .heifs .insp .cog"
     ),
     VIDEO: (
