@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import tifffile
 from conftest import small_spec
 from PIL import Image
 
 import crackvae
 from crackvae.images.decoded import decode_images
+from crackvae.images.decoding import windows
 from crackvae.images.tiles import Grid
 from crackvae.model.calibration import Calibration
 from crackvae.model.inference import Scorer
@@ -121,6 +123,19 @@ def test_findings_do_not_depend_on_the_images_of_a_block(
     pd.testing.assert_frame_equal(found[0].to_pandas(), found[1].to_pandas(), check_exact=True)
 
 
+CALIBRATION = Calibration(np.linspace(0, 1, 999, dtype=np.float32), 999, "", 0.95, "d", False)
+
+
+def darkest(tiles_TPP: np.ndarray) -> np.ndarray:
+    """A stand-in for the model's scores: a dark pixel is a crack."""
+    return (200 - tiles_TPP.min(axis=(1, 2)))[:, None] / np.float32(20)
+
+
+def dark(tiles_TPP: np.ndarray) -> np.ndarray:
+    """A stand-in for the model's map."""
+    return (tiles_TPP < 130).astype(np.float32)
+
+
 def decoded_joint(tmp_path: Path, *, with_crack: bool) -> pa.Table:
     """A decoded photograph of 3 x 3 tiles with a joint across it and perhaps a crack beside it."""
     pixels = np.full((640, 640), 200, np.uint8)
@@ -138,26 +153,39 @@ def decoded_joint(tmp_path: Path, *, with_crack: bool) -> pa.Table:
 @pytest.mark.parametrize("with_crack", [False, True])
 def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_path: Path, with_crack: bool) -> None:
     decoded = decoded_joint(tmp_path, with_crack=with_crack)
-    calibration = Calibration(np.linspace(0, 1, 999, dtype=np.float32), 999, "", 0.95, "d", False)
-
-    def darkest(tiles_TPP: np.ndarray) -> np.ndarray:
-        return (200 - tiles_TPP.min(axis=(1, 2)))[:, None] / np.float32(20)
-
-    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), calibration)
+    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), CALIBRATION)
     rows = score_decoded(decoded, scorer, "run", darkest)
     assert rows["flagged"].to_pylist() == [True]
-
-    def dark(tiles_TPP: np.ndarray) -> np.ndarray:
-        return (tiles_TPP < 130).astype(np.float32)
-
     apart, ignored = (
-        with_findings(rows, decoded, calibration, SPEC, dark, Tracing(ignore_joints=how)).to_pylist()[0]
+        with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing(ignore_joints=how)).to_pylist()[0]
         for how in (False, True)
     )
     assert [one["kind"] for one in apart["findings"]] == ["joint", "crack"][: 1 + with_crack]
     assert apart["flagged"] and ignored["flagged"] == with_crack
     assert ignored["score"] == np.nanmax(ignored["tile_scores"])
-    assert ignored["flagged"] == (ignored["p_value"] <= calibration.rate)
+    assert ignored["flagged"] == (ignored["p_value"] <= CALIBRATION.rate)
+
+
+def test_a_crack_that_two_windows_trace_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "MIN_BYTES", 1_000)
+    monkeypatch.setattr(windows, "WINDOW_PX", 700)
+    monkeypatch.setattr(windows, "OVERLAP_PX", 400)
+    pixels = np.full((700, 1000), 200, np.uint8)
+    for left, top in ((340, 150), (520, 450)):  # the windows, x = 0 and x = 300, halve what they share at x = 500
+        x = np.arange(left, left + 130)
+        for dy in range(5):
+            pixels[top + dy + (14 * np.sin(x / 9)).astype(int), x] = 60
+    tifffile.imwrite(tmp_path / "ortho.tif", pixels, tile=(256, 256))
+    listing = windows.with_windows(list_paths((str(tmp_path / "ortho.tif"),)).images, 500_000)
+    tables = decode_images(listing.append_column("group", pa.array(["", ""])), SPEC)
+    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), CALIBRATION)
+    found = []
+    for decoded in tables:
+        rows = score_decoded(decoded, scorer, "run", darkest)
+        assert all(rows["flagged"].to_pylist()), "both windows show both cracks"
+        found += with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing())["findings"].to_pylist()
+    middles = [[(one["left_px"] + one["right_px"]) / 2 for one in of_window] for of_window in found]
+    assert np.allclose([*middles[0], *middles[1]], [405, 585 - 300], atol=4) and list(map(len, middles)) == [1, 1]
 
 
 def test_tiles_above_the_threshold_are_traced_and_a_crack_is_followed_into_their_neighbours() -> None:
