@@ -34,6 +34,8 @@ JPEG_QUALITY = 82
 MIN_MAP_M = 10.0
 MAP_MARGIN = 7 * mm
 
+LABEL_PT = 6
+
 # Names of more structures than this would cover each other.
 MAX_NAMED = 12
 
@@ -142,7 +144,9 @@ class Map(Flowable):
             highest.setdefault(self.rows[number]["group"], number)
         for group, number in highest.items() if len(highest) <= MAX_NAMED else ():
             x, y = at_N2[number].tolist()
-            _label(self.canv, x, y + 1.5 * mm, plain(group)[:30], INK, centred=True)
+            text = plain(group)[:30]
+            half = self.canv.stringWidth(text, FONT, LABEL_PT) / 2 + 1 * mm
+            _label(self.canv, min(max(x, half), self.width - half), y + 1.5 * mm, text, INK, centred=True)
 
     def _grid(self, centre: np.ndarray, step: float, metres_per_point: float) -> None:
         """Lines `step` metres apart, through whole multiples of it."""
@@ -172,6 +176,6 @@ class Map(Flowable):
 
 
 def _label(canvas: Any, x: float, y: float, text: str, colour: Color, *, centred: bool = False) -> None:
-    canvas.setFont(FONT, 6)
+    canvas.setFont(FONT, LABEL_PT)
     canvas.setFillColor(colour)
     (canvas.drawCentredString if centred else canvas.drawString)(x, y, text)

@@ -36,7 +36,7 @@ KEPT = 8
 def view_of(findings: pa.Table) -> list[str]:
     """For each finding the id of the longest one that shows the same crack in another photograph; "" for none.
 
-    Photographs of one group are compared where their places are near each other: about a second a pair.
+    Photographs of one group are compared where their places are near each other: about two seconds a pair.
 
     Args:
         findings: FINDINGS_SCHEMA.

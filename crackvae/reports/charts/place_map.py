@@ -13,7 +13,7 @@ from crackvae.images.metadata.places import metres_from_first, round_length
 from crackvae.reports.charts import CRACK_COLOUR, INK, STYLE, new_figure, to_svg
 
 # Findings in one square of this share of the map's side are one point of it.
-CLUSTER_SHARE = 0.04
+CLUSTER_SHARE = 0.08
 
 # A map of a single place is this wide [m].
 MIN_SIDE_M = 20.0
