@@ -34,7 +34,7 @@ MEASURED = (*CAMERA, "clipped")
 METADATA = ("taken", "taken_is_local", "lat", "lon", "alt_m", "camera", "focal_mm")
 
 # What the scale of a photograph can be computed from; not in any table.
-OPTICS = ("focal_px", "focal_sigma", "range_m", "height_m")
+OPTICS = ("focal_px", "focal_sigma", "range_m", "height_m", "mm_per_px")
 
 # What decode_images() makes of the rows of a listing, as input of score_decoded().
 DECODED_SCHEMA = pa.schema(
@@ -122,7 +122,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
 def _columns_of(metadata: Metadata, height: int, width: int) -> dict[str, Any]:
     """METADATA and OPTICS of an image of this size."""
     focal_px, focal_sigma = focal_in_px(metadata, width, height)
-    optics = (focal_px, focal_sigma, metadata.range_m, metadata.height_m)
+    optics = (focal_px, focal_sigma, metadata.range_m, metadata.height_m, np.nan)
     return {name: getattr(metadata, name) for name in METADATA} | dict(zip(OPTICS, optics, strict=True))
 
 
@@ -136,7 +136,7 @@ def _decode_image(
         part = part_of(image["image"])
         if part:
             picture = read_part(part, max_px)
-            row |= dict(zip(("lat", "lon", "alt_m"), picture.place, strict=True))
+            row |= dict(zip(("lat", "lon", "alt_m", "mm_per_px"), (*picture.place, picture.mm_per_px), strict=True))
             row |= {"taken": picture.taken, "taken_is_local": picture.taken is not None}
         else:
             data = read(image["image"])

@@ -95,6 +95,21 @@ def test_without_pyproj_a_window_is_read_and_has_no_place(tmp_path, monkeypatch)
     assert np.isnan(place(drawn(tmp_path / "a.tif"), 1, 1)).all()
 
 
+@pytest.mark.parametrize(
+    ("code", "east", "north", "pixel", "expected"),
+    [
+        (32_632, 500_000.0, 5_300_000.0, (0.002, 0.002), 2 / 0.9996),  # UTM shortens by its scale factor
+        (3857, 0.0, 8_399_737.9, (1.0, 1.0), 1000 * math.cos(math.radians(60))),  # Mercator at 60 degrees
+        (32_632, 500_000.0, 5_300_000.0, (0.002, 0.003), math.nan),
+    ],
+)
+def test_a_window_has_the_scale_of_the_ground(tmp_path, code, east, north, pixel, expected):
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, code)
+    tags = {33550: ("d", 3, (*pixel, 0.0)), 33922: ("d", 6, (0.0, 0.0, 0.0, east, north, 0.0))}
+    window = Window(str(drawn(tmp_path / "a.tif", keys, tags=tags)), 100, 100, 400, 300)
+    assert read_window(window).mm_per_px == pytest.approx(expected, rel=3e-3, nan_ok=True)
+
+
 def test_a_window_has_the_place_of_its_middle_in_its_row(tmp_path, monkeypatch):
     from crackvae.images.decoding import windows
 
@@ -106,3 +121,4 @@ def test_a_window_has_the_place_of_its_middle_in_its_row(tmp_path, monkeypatch):
     (rows,) = [table.to_pylist() for table in decode_images(images, small_spec(), max_px=10**8)]
     expected = place(path, WIDTH / 2, HEIGHT / 2)
     assert [(row["lat"], row["lon"]) for row in rows] == [expected] and rows[0]["taken"] is None
+    assert rows[0]["mm_per_px"] == pytest.approx(2 / 0.9996, rel=1e-3)

@@ -58,7 +58,13 @@ WRITERS = [
 def scale_of(found: Metadata, distance_m: float) -> float:
     """Millimetres a pixel of a photograph as large as its camera wrote it."""
     focal_px, focal_sigma = focal_in_px(found, *found.exif_size)
-    optics = {"focal_px": focal_px, "focal_sigma": focal_sigma, "range_m": found.range_m, "height_m": found.height_m}
+    optics = {
+        "focal_px": focal_px,
+        "focal_sigma": focal_sigma,
+        "range_m": found.range_m,
+        "height_m": found.height_m,
+        "mm_per_px": math.nan,
+    }
     return Scales(distance_m=distance_m).scale_of("a.jpg", "", optics).mm_per_px
 
 

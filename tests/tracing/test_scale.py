@@ -14,8 +14,8 @@ from crackvae.images.metadata.optics import focal_in_px
 from crackvae.tracing.scale import Scale, Scales, in_millimetres, scales_from_csv, width_class
 
 NAN = math.nan
-NOTHING = {"focal_px": NAN, "focal_sigma": NAN, "range_m": NAN, "height_m": NAN}
-DRONE = {"focal_px": 3648.0, "focal_sigma": 0.003, "range_m": NAN, "height_m": 20.0}
+NOTHING = {"focal_px": NAN, "focal_sigma": NAN, "range_m": NAN, "height_m": NAN, "mm_per_px": NAN}
+DRONE = {"focal_px": 3648.0, "focal_sigma": 0.003, "range_m": NAN, "height_m": 20.0, "mm_per_px": NAN}
 FINDING = {"length_px": 400.0, "width_mean_px": 2.0, "width_max_px": 3.0, "width_sigma_px": 0.2}
 
 
@@ -32,6 +32,8 @@ FINDING = {"length_px": 400.0, "width_mean_px": 2.0, "width_max_px": 3.0, "width
         (Scales(), DRONE | {"range_m": 7.296}, 2.0, "focal length and laser, 7.3 m"),
         (Scales(), DRONE, 1000 * 20 / 3648, "focal length and height above the start, 20.0 m"),
         (Scales(), DRONE | {"focal_px": NAN}, NAN, ""),
+        (Scales(), NOTHING | {"mm_per_px": 2.0}, 2.0, "geotransform"),
+        (Scales(mm_per_px=0.3), NOTHING | {"mm_per_px": 2.0}, 0.3, "given for all photographs"),
         (Scales(), DRONE | {"height_m": NAN}, NAN, ""),
     ],
 )

@@ -59,7 +59,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "JPEG2000")
 # Start of a JPEG, and marker of the segment that may hold an orientation (EXIF, XMP); it does not occur in pixel data.
 JPEG_START, JPEG_APP1 = b"\xff\xd8\xff", b"\xff\xe1"
 
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION, TIFF_SUBFILE_TYPE = 0x0112, 0x00FE
 
 # Classic and BigTIFF in both byte orders.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -71,8 +71,6 @@ OPAQUE = 128
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-
-TIFF_SUBFILE_TYPE = 0x00FE
 
 # The header is checked here first, with one limit for every format; Pillow would only warn.
 Image.MAX_IMAGE_PIXELS = None
@@ -107,6 +105,7 @@ class Picture:
         hidden_HW: bool (H, W), True where a pixel is transparent; None if none is.
         problem: why it is not scored although it was decoded, or "".
         place: latitude, longitude [degrees, WGS 84] and height [m] of a window or a frame, NaN where not known.
+        mm_per_px: of a window of a GeoTIFF on the ground; NaN where not known.
         taken: time of a frame by the clock of its camera, of an unknown time zone.
     """
 
@@ -114,6 +113,7 @@ class Picture:
     hidden_HW: np.ndarray | None = None
     problem: str = ""
     place: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    mm_per_px: float = math.nan
     taken: datetime | None = None
 
 

@@ -14,6 +14,9 @@ import numpy as np
 # Value of GTRasterTypeGeoKey: a tie point is the middle of its pixel instead of a corner.
 _PIXEL_IS_POINT = 2
 
+# Sides of pixels that differ by less than this share are square: lengths of cracks are more uncertain.
+SQUARE_SHARE = 0.02
+
 # Codes that name no coordinate system of the EPSG register: undefined, and defined by the file itself.
 _NO_CODES = (0, 32_767)
 
@@ -46,6 +49,19 @@ def places_of(page: Any, x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, 
         return nowhere_N, nowhere_N
     is_place_N = (np.abs(latitude_N) <= 90) & (np.abs(longitude_N) <= 180)  # PROJ returns infinity outside of a system
     return np.where(is_place_N, latitude_N, math.nan), np.where(is_place_N, longitude_N, math.nan)
+
+
+def mm_per_px_of(page: Any, left: float, top: float, width: float, height: float) -> float:
+    """Millimetres a pixel on the ground, in a rectangle of an image [px]; NaN if unknown, or pixels are not square."""
+    x_4 = np.array([left, left + width, left + width / 2, left + width / 2])
+    y_4 = np.array([top + height / 2, top + height / 2, top, top + height])
+    lat_4, lon_4 = places_of(page, x_4, y_4)
+    if not np.isfinite(lat_4).all():
+        return math.nan
+    ground = import_module("pyproj").Geod(ellps="WGS84")
+    _, _, metres_2 = ground.inv(lon_4[::2], lat_4[::2], lon_4[1::2], lat_4[1::2])
+    across, down = 1000 * metres_2 / np.array([width, height])
+    return float(across + down) / 2 if abs(across - down) <= SQUARE_SHARE * min(across, down) else math.nan
 
 
 def _in_system(tags: dict[str, Any], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

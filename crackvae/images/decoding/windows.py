@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from crackvae.errors import StorageError, UnreadableImage
 from crackvae.images.decoding import Picture, tiff
-from crackvae.images.decoding.geotransform import place_of, places_of
+from crackvae.images.decoding.geotransform import mm_per_px_of, place_of, places_of
 from crackvae.storage import archive
 from crackvae.storage.names.parts import Window, opened, part_of
 
@@ -144,7 +144,8 @@ def read_window(window: Window) -> Picture:
             _fill(samples_HWS, page, number, window, is_planar=is_planar)
         grey_HW, hidden_HW = tiff.grey_of(page, samples_HWS, kind)
         latitude, longitude = place_of(page, window.x + window.w / 2, window.y + window.h / 2)
-    return Picture(grey_HW, hidden_HW, place=(latitude, longitude, math.nan))
+        mm_per_px = mm_per_px_of(page, *window[1:])
+    return Picture(grey_HW, hidden_HW, place=(latitude, longitude, math.nan), mm_per_px=mm_per_px)
 
 
 def places_in(image: str, x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
