@@ -1,6 +1,6 @@
 """Findings on drawn photographs of 20 Mpx whose cracks and joints are known, by the built-in model.
 
-    python benchmarks/findings.py [--photographs 12] [--seed 1] [--work FOLDER]
+    python benchmarks/findings.py [--photographs 12] [--seed 1] [--work FOLDER]    # FOLDER keeps the photographs
 
 Cracks are at least 3 px wide and 100 px long, with blur, noise and contrast drawn for each photograph; a joint crosses
 the whole photograph. Prints and writes: cracks that are one finding, errors of length and width, how many of them their
@@ -51,7 +51,9 @@ def draw_photograph(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str
     for line in lines:
         widths_N = np.full(len(line["points"]), line["width"])
         roughness = 0.15 if line["kind"] == "crack" else 0.0
-        _add(coverage_HW, _strip(rng, line["points"], widths_N, roughness), line["contrast"])
+        area_px = _add(coverage_HW, _strip(rng, line["points"], widths_N, roughness), line["contrast"])
+        # What is drawn is .1 to .3 px wider: drawing.fill() counts the subpixels on an outline as inside.
+        line["width"] = area_px / float(np.hypot(*np.diff(line["points"].clip(0, (WIDTH, HEIGHT)), axis=0).T).sum())
     photograph_HW = ndimage.gaussian_filter(surface_HW * (1 - coverage_HW), rng.uniform(0.5, 2.5))
     photograph_HW += rng.standard_normal((HEIGHT, WIDTH), np.float32) * np.float32(rng.uniform(0.5, 3))
     return photograph_HW.clip(0, 255).astype(np.uint8), lines
@@ -92,14 +94,33 @@ def _strip(rng: np.random.Generator, points_N2: np.ndarray, widths_N: np.ndarray
     return np.stack([left_N2[:-1], left_N2[1:], right_N2[1:], right_N2[:-1]], axis=1)
 
 
-def _add(coverage_HW: np.ndarray, quads_N42: np.ndarray, contrast: float) -> None:
-    """Darken the pixels that a line covers, in blocks of steps, so that only their boxes are filled."""
+def _add(coverage_HW: np.ndarray, quads_N42: np.ndarray, contrast: float) -> float:
+    """Darken the pixels that a line covers, in blocks of steps, so that only their boxes are filled; their area."""
+    area_px = 0.0
     for block_N42 in np.array_split(quads_N42, max(1, len(quads_N42) // 60)):
         (left, top), (right, bottom) = block_N42.min(axis=(0, 1)) - 1, block_N42.max(axis=(0, 1)) + 2
         x, y = max(0, int(left)), max(0, int(top))
         part = coverage_HW[y : max(0, int(bottom)), x : max(0, int(right))]
         if part.size:
-            np.maximum(part, contrast * drawing.fill(block_N42 - (x, y), *part.shape), out=part)
+            filled = drawing.fill(block_N42 - (x, y), *part.shape)
+            np.maximum(part, contrast * filled, out=part)
+            area_px += float(filled.sum())
+    return area_px
+
+
+def draw_photographs(work: Path, n: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The lines of each photograph by its name; photographs that an earlier run has drawn into the folder are kept."""
+    images, truth = work / "images", {}
+    images.mkdir(parents=True, exist_ok=True)
+    for number in range(n):
+        drawn = work / f"{number:03d}.json"
+        if not drawn.exists():
+            pixels_HW, lines = draw_photograph(np.random.default_rng((seed, number)))
+            Image.fromarray(pixels_HW).save(images / f"{number:03d}.png", compress_level=1)
+            drawn.write_text(json.dumps([line | {"points": line["points"].tolist()} for line in lines]))
+        lines = json.loads(drawn.read_text())
+        truth[f"{number:03d}.png"] = [line | {"points": np.array(line["points"])} for line in lines]
+    return truth
 
 
 def compare(lines: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -179,12 +200,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="crackvae-findings-"))
-    images, truth = work / "images", {}
-    images.mkdir(parents=True, exist_ok=True)
-    for number in range(args.photographs):
-        pixels_HW, lines = draw_photograph(np.random.default_rng((args.seed, number)))
-        truth[f"{number:03d}.png"] = lines
-        Image.fromarray(pixels_HW).save(images / f"{number:03d}.png", compress_level=1)
+    truth, images = draw_photographs(work, args.photographs, args.seed), work / "images"
     actors.FEW_BYTES = 10**12  # all in this process, whose time is measured
     seconds = {how: processor_seconds(images, work / f"scores-{how}", how) for how in ("off", "on")}
     found = read_findings(str(work / "scores-on")).to_pylist()

@@ -57,7 +57,7 @@ ONLY_IN = {  # library: the modules that may import it
     "starlette": {"reviewing.app", "streaming.status"},
     "uvicorn": {"reviewing.server", "streaming.status"},
     "matplotlib": {"reports.charts", "reports.charts.curves", "reports.charts.place_map"},
-    "skimage": {"tracing.findings", "tracing.skeleton"},
+    "skimage": {"tracing.skeleton"},
     "torch": {
         "images.tiles",
         "model.network",

@@ -22,6 +22,9 @@ from crackvae.tracing.scale import UNKNOWN_SCALES, Scales, in_millimetres
 # A crack is followed into neighbouring tiles whose score exceeds this share of the threshold.
 FOLLOW_SHARE = 0.5
 
+# Width of the edges of a tile whose map does not count where a neighbour overlaps them [px].
+EDGE_PX = 16
+
 # Side of the squares in which the middle of a finding keeps its id [px].
 ID_CELL_PX = 128
 
@@ -130,17 +133,18 @@ def findings_of(
     """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first."""
     grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
     scores_T = np.array(row["tile_scores"], np.float32)
+    pixels_HW = np.zeros((row["height"], row["width"]), np.uint8)
+    for tile, square in enumerate(tiles_TPP):
+        _paste(pixels_HW, square, grid, tile, (0, 0))
     chosen_K = tiles_to_trace(scores_T, grid, threshold)
     rows_K, columns_K = chosen_K // grid.cols, chosen_K % grid.cols
     top, left = grid.ys[rows_K.min()], grid.xs[columns_K.min()]
     bottom, right = grid.ys[rows_K.max()] + grid.tile_h, grid.xs[columns_K.max()] + grid.tile_w
-    pixels_hw = np.zeros((bottom - top, right - left), np.uint8)
-    for tile, square in enumerate(tiles_TPP):
-        _paste(pixels_hw, square, grid, tile, (top, left))
-    probability_hw = np.zeros(pixels_hw.shape, np.uint8)
-    for tile, map_PP in zip(chosen_K, probabilities(tiles_TPP[chosen_K]), strict=True):
-        _paste(probability_hw, (map_PP * 255).astype(np.uint8), grid, int(tile), (top, left))
-    traced = trace_findings(pixels_hw, probability_hw, (top, left), (row["height"], row["width"]))
+    probability_hw = np.zeros((bottom - top, right - left), np.uint8)
+    for tile, map_PP in zip(chosen_K.tolist(), probabilities(tiles_TPP[chosen_K]), strict=True):
+        middle_PP = _without_edges((map_PP * 255).astype(np.uint8), grid, tile)
+        _paste(probability_hw, middle_PP, grid, tile, (top, left))
+    traced = trace_findings(pixels_HW, probability_hw, (top, left))
     findings = [_UNKNOWN | {name: row[name] for name in OF_IMAGE} | one for one in traced]
     for one in findings:
         one["score"] = float(np.nanmax(scores_T[_crossed([one], grid)]))
@@ -158,6 +162,18 @@ def tiles_to_trace(scores_T: np.ndarray, grid: Grid, threshold: float) -> np.nda
     seeds, continues = scores > threshold, scores > FOLLOW_SHARE * threshold
     followed = ndimage.binary_propagation(seeds, np.ones((3, 3), bool), mask=continues)
     return np.flatnonzero(followed)
+
+
+def _without_edges(map_PP: np.ndarray, grid: Grid, tile: int) -> np.ndarray:
+    """The map of a tile without the edges where its neighbours overlap it: a line that an edge cuts is uncertain."""
+    rows, columns = divmod(tile, grid.cols)
+    for map_PQ, row, starts, side in ((map_PP, rows, grid.ys, grid.tile_h), (map_PP.T, columns, grid.xs, grid.tile_w)):
+        for neighbour, edge in ((row - 1, slice(None)), (row + 1, slice(None, None, -1))):
+            if 0 <= neighbour < len(starts):
+                overlap_px = side - abs(starts[neighbour] - starts[row])
+                margin = min(EDGE_PX, max(0, overlap_px) // 2) * len(map_PQ) // side
+                map_PQ[edge][:margin] = 0
+    return map_PP
 
 
 def _paste(canvas_hw: np.ndarray, square: np.ndarray, grid: Grid, tile: int, origin: tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components, depth_first_order
 from scipy.spatial import cKDTree
 from skimage.morphology import skeletonize
@@ -21,13 +21,16 @@ DIRECTION_PX, BENT_PX = 24, 8
 
 # Largest turn where one segment continues another, at a fork, over a tiny gap and over the longest one [degrees]; of
 # several, the smallest turn.
-MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, (120.0, 40.0)
+MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, (90.0, 40.0)
 
-# Longest gap that is bridged [px]: a crack fades for a stretch, and two cracks in one line are rarely this close.
-MAX_GAP_PX = 40.0
+# Longest gap that is bridged [px]; longer ones only where the line is seen in the grey levels (following.py).
+MAX_GAP_PX = 16.0
 
 # A line that ends this near another one [px] is a branch of it.
 TOUCH_PX = 15.0
+
+# Longest stretch that two crossing lines share [px], and their mean turn at its ends [degrees].
+MAX_SHARED_PX, MAX_SHARED_TURN_DEG = 100.0, 45.0
 
 # Branches shorter than this many widths of the mask, or than MIN_SPUR_PX, come from a rough edge.
 SPUR_WIDTHS, MIN_SPUR_PX = 1.5, 8
@@ -52,6 +55,7 @@ class Chain:
 class _Segment:
     points_K2: np.ndarray
     forks: tuple[int, int]  # at its first and its last point; 0 where there is none
+    passed: frozenset[int] = frozenset()  # between them
 
 
 # A segment by number, and 0 for its first or 1 for its last point.
@@ -60,16 +64,67 @@ _End = tuple[int, int]
 
 def chains(mask_HW: np.ndarray) -> list[Chain]:
     """The chains of a mask, bool (H, W), in no particular order."""
-    skeleton_HW = skeletonize(mask_HW)
-    at_N2 = np.argwhere(skeleton_HW)
-    if not len(at_N2):
+    (box, *_) = [*ndimage.find_objects(mask_HW.view(np.uint8)), None]
+    if not box:
         return []
-    mean_width_px = mask_HW.sum() / len(at_N2)
+    at_N2 = np.argwhere(skeletonize(mask_HW[box])) + [side.start for side in box]
+    mean_width_px = mask_HW[box].sum() / len(at_N2)
     shortest = max(MIN_SPUR_PX, SPUR_WIDTHS * mean_width_px)
-    segments = _segments(at_N2, _edges(at_N2))
-    segments = _without_bridges(segments, shortest)
-    kept = [one for one in segments if len(one.points_K2) >= shortest or all(one.forks)]
-    return _touching(_joined(kept, _links(kept)))
+    segments = _without_bridges(_without_spurs(_segments(at_N2, _edges(at_N2)), shortest), shortest)
+    segments, links = _shared(_without_lone_forks(segments))
+    joined = _joined(segments, _links(segments, links))
+    return _touching([_chain(one) for one in joined if len(one.points_K2) >= shortest])
+
+
+def _chain(segment: _Segment) -> Chain:
+    first, last = segment.forks
+    return Chain(segment.points_K2, frozenset({*segment.passed, first, last} - {0}), (first == 0, last == 0))
+
+
+def _without_spurs(segments: list[_Segment], shortest: float) -> list[_Segment]:
+    """Without short segments that end at one fork; two segments that are left of a fork become one."""
+    kept = [one for one in segments if len(one.points_K2) >= shortest or all(one.forks) or not any(one.forks)]
+    links: dict[_End, _End] = {}
+    for fork, ends in _ends_at(kept).items():
+        if fork and len(ends) == 2 and ends[0][0] != ends[1][0]:
+            links |= {ends[0]: ends[1], ends[1]: ends[0]}
+    return [replace(one, passed=frozenset()) for one in _joined(kept, links)]
+
+
+def _ends_at(segments: list[_Segment]) -> dict[int, list[_End]]:
+    """The ends of segments at each fork; 0 has the free ones."""
+    ends_at: defaultdict[int, list[_End]] = defaultdict(list)
+    for number, one in enumerate(segments):
+        for end in (0, 1):
+            ends_at[one.forks[end]].append((number, end))
+    return ends_at
+
+
+def _shared(segments: list[_Segment]) -> tuple[list[_Segment], dict[_End, _End]]:
+    """The segments, with a copy of each that two lines share, and which ends of both lines continue at it.
+
+    Where two lines run into each other at a small angle, they are one for a stretch and part again.
+    """
+    ends_at, found = _ends_at(segments), list(segments)
+    links: dict[_End, _End] = {}
+    for number, one in enumerate(segments):
+        sides = [[at for at in ends_at[fork] if at[0] != number] for fork in one.forks]
+        if not all(one.forks) or len(one.points_K2) > MAX_SHARED_PX or [len(side) for side in sides] != [2, 2]:
+            continue
+        if len({at[0] for side in sides for at in side}) < 4 or any(at in links for side in sides for at in side):
+            continue
+        before, after = ([_outward(segments[k].points_K2, end) for k, end in side] for side in sides)
+        along = [_outward(one.points_K2, end) for end in (0, 1)]
+        turns = [_turn_deg(out, along[end]) for end, side in enumerate((before, after)) for out in side]
+        if sum(turns) > 4 * MAX_SHARED_TURN_DEG:
+            continue
+        straight, crossed = (_turn_deg(before[0], after[k]) + _turn_deg(before[1], after[1 - k]) for k in (0, 1))
+        for copy, first in enumerate(sides[0]):
+            last = sides[1][copy if straight <= crossed else 1 - copy]
+            own = number if copy == 0 else len(found)
+            links |= {first: (own, 0), (own, 0): first, last: (own, 1), (own, 1): last}
+        found.append(one)
+    return found, links
 
 
 def _touching(found: list[Chain]) -> list[Chain]:
@@ -98,6 +153,16 @@ def _without_bridges(segments: list[_Segment], shortest: float) -> list[_Segment
     number = np.r_[0, merged[1:] + 1]  # 0 stays "no fork"
     rest = [one for one, short in zip(segments, is_bridge, strict=True) if not short]
     return [replace(one, forks=(int(number[one.forks[0]]), int(number[one.forks[1]]))) for one in rest]
+
+
+def _without_lone_forks(segments: list[_Segment]) -> list[_Segment]:
+    """A fork that only one segment is left of becomes a free end."""
+    lone = {fork for fork, ends in _ends_at(segments).items() if len(ends) == 1}
+
+    def left(fork: int) -> int:
+        return 0 if fork in lone else fork
+
+    return [replace(one, forks=(left(one.forks[0]), left(one.forks[1]))) for one in segments]
 
 
 def _edges(at_N2: np.ndarray) -> np.ndarray:
@@ -162,23 +227,20 @@ def _turn_deg(one_2: np.ndarray, other_2: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(-one_2 @ other_2, -1, 1))))
 
 
-def _links(segments: list[_Segment]) -> dict[_End, _End]:
-    """Which end continues at which other one, both ways; the smallest turns first."""
-    ends = [(number, end) for number in range(len(segments)) for end in (0, 1)]
-    outward = {at: _outward(segments[at[0]].points_K2, at[1]) for at in ends}
-    at_fork: dict[int, list[_End]] = {}
-    for at in ends:
-        at_fork.setdefault(segments[at[0]].forks[at[1]], []).append(at)
-    free = at_fork.pop(0, [])
+def _links(segments: list[_Segment], known: dict[_End, _End]) -> dict[_End, _End]:
+    """Which end continues at which other one, both ways, beside the known; the smallest turns first."""
+    ends_at = _ends_at(segments)
+    outward = {at: _outward(segments[at[0]].points_K2, at[1]) for ends in ends_at.values() for at in ends}
+    free = ends_at.pop(0, [])
     pairs = [
         (turn, one, other)
-        for group in at_fork.values()
+        for group in ends_at.values()
         for i, one in enumerate(group)
         for other in group[i + 1 :]
         if (turn := _turn_deg(outward[one], outward[other])) <= (180 if len(group) == 2 else MAX_TURN_DEG)
     ]
     pairs += _over_gaps(free, np.array([segments[k].points_K2[-end] for k, end in free]).reshape(-1, 2), outward)
-    links: dict[_End, _End] = {}
+    links = dict(known)
     for _, one, other in sorted(pairs):
         if one not in links and other not in links:
             links[one], links[other] = other, one
@@ -202,8 +264,8 @@ def _over_gaps(
     return pairs
 
 
-def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[Chain]:
-    """The chains that linked segments form; a ring is cut open at one of its links."""
+def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[_Segment]:
+    """What linked segments form; a ring is cut open at one of its links."""
     seen: set[int] = set()
     starts = [(k, end) for k in range(len(segments)) for end in (0, 1) if (k, end) not in links]
     starts += [(k, 0) for k in range(len(segments))]  # rings
@@ -211,14 +273,14 @@ def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[Chain]:
     for start in starts:
         if start[0] in seen:
             continue
-        parts, forks, at = [], set(), start
+        parts, passed, at = [], set(), start
         while at[0] not in seen:
             number, end = at
             seen.add(number)
             parts.append(segments[number].points_K2[:: -1 if end else 1])
-            forks |= set(segments[number].forks)
+            passed |= {*segments[number].passed, *segments[number].forks}
             last = (number, 1 - end)
             at = links.get(last, at)
-        free = segments[start[0]].forks[start[1]] == 0, segments[last[0]].forks[last[1]] == 0
-        found.append(Chain(np.concatenate(parts), frozenset(forks - {0}), free))
+        ends = segments[start[0]].forks[start[1]], segments[last[0]].forks[last[1]]
+        found.append(_Segment(np.concatenate(parts), ends, frozenset(passed - {0})))
     return found

@@ -66,7 +66,8 @@ def widths_along(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: f
     points_K2 = points_K2 + shift_K[:, None] * _normals(points_K2)
     profile_KT = _profiles(pixels_HW, points_K2, offsets_T)
     stretches = np.array_split(np.arange(len(points_K2)), max(1, len(points_K2) // STRETCH_PX))
-    measured = [_width(profile_KT[part], offsets_T) for part in stretches]
+    depth_CT, noise_C = _depths(np.array([profile_KT[part].mean(axis=0) for part in stretches]))
+    measured = [_width(depth_T, noise) for depth_T, noise in zip(depth_CT, noise_C, strict=True)]
     width_C, half_C = np.array(measured).T
     width_K = np.repeat(width_C, [len(part) for part in stretches])
     return _summary(points_K2, width_K, width_C, half_C - width_C)
@@ -104,13 +105,13 @@ def _profiles(pixels_HW: np.ndarray, points_K2: np.ndarray, offsets_T: np.ndarra
     return found
 
 
-def _depths(profile_T: np.ndarray) -> tuple[np.ndarray, float]:
-    """Darkness relative to the line through both sides, and the noise of those; (..., T) and sigma."""
-    n = profile_T.shape[-1] // 6
-    left, right = np.median(profile_T[..., :n], axis=-1), np.median(profile_T[..., -n:], axis=-1)
-    ramp_T = np.linspace(0, 1, profile_T.shape[-1])
-    depth_T = left[..., None] * (1 - ramp_T) + right[..., None] * ramp_T - profile_T
-    return depth_T, float(np.concatenate([depth_T[..., :n], depth_T[..., -n:]], axis=-1).std())
+def _depths(profile_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Darkness of profiles (N, T) relative to the lines through their sides, and the noise of the sides (N,)."""
+    n = profile_NT.shape[1] // 6
+    left_N, right_N = np.median(profile_NT[:, :n], axis=1), np.median(profile_NT[:, -n:], axis=1)
+    ramp_T = np.linspace(0, 1, profile_NT.shape[1])
+    depth_NT = left_N[:, None] * (1 - ramp_T) + right_N[:, None] * ramp_T - profile_NT
+    return depth_NT, np.concatenate([depth_NT[:, :n], depth_NT[:, -n:]], axis=1).std(axis=1)
 
 
 def _shifts(profile_KT: np.ndarray, offsets_T: np.ndarray, rough_width_px: float) -> np.ndarray:
@@ -124,10 +125,9 @@ def _shifts(profile_KT: np.ndarray, offsets_T: np.ndarray, rough_width_px: float
     return np.asarray(ndimage.gaussian_filter1d(shift_K, ALONG_PX, mode="nearest"))
 
 
-def _width(profile_NT: np.ndarray, offsets_T: np.ndarray) -> tuple[float, float]:
+def _width(depth_T: np.ndarray, noise: float) -> tuple[float, float]:
     """Width and full width at half maximum of a stretch [px]; NaN where nothing stands out."""
-    depth_T, noise = _depths(profile_NT.mean(axis=0))
-    middle = len(offsets_T) // 2
+    middle = len(depth_T) // 2
     near = slice(middle - 4, middle + 5)
     peak = float(ndimage.uniform_filter1d(depth_T, 3)[near].max())
     if peak < max(1.0, MIN_SIGNAL * noise):

@@ -160,7 +160,7 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
         with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing(ignore_joints=how)).to_pylist()[0]
         for how in (False, True)
     )
-    assert [one["kind"] for one in apart["findings"]] == ["joint", "crack"][: 1 + with_crack]
+    assert {one["kind"] for one in apart["findings"]} == {"joint", *(["crack"] if with_crack else [])}
     assert apart["flagged"] and ignored["flagged"] == with_crack
     assert ignored["score"] == np.nanmax(ignored["tile_scores"])
     assert ignored["flagged"] == (ignored["p_value"] <= CALIBRATION.rate)

@@ -39,7 +39,7 @@ def wandering(start: tuple[float, float], end: tuple[float, float], amplitude: f
 
 
 def traced(pixels_HW: np.ndarray, share_HW: np.ndarray) -> list[dict[str, Any]]:
-    return trace_findings(pixels_HW, (255 * share_HW).astype(np.uint8), (0, 0), pixels_HW.shape)
+    return trace_findings(pixels_HW, (255 * share_HW).astype(np.uint8))
 
 
 def length_of(points_N2: np.ndarray) -> float:
@@ -70,6 +70,41 @@ def test_a_crack_that_fades_for_a_stretch_is_one_finding_and_two_neighbours_are_
     grey, probability = drawn([(crack, 5), (other, 5)], (400, 800))
     probability[:, 300:315] = 0
     assert len(traced(grey, probability)) == 2
+
+
+def test_the_ends_of_a_crack_are_found_where_its_map_fades_and_where_it_reaches_too_far() -> None:
+    crack = wandering((60, 80), (400, 220), 1.5, seed=6)
+    for blur_px in (0.7, 2.0):
+        grey, share = drawn([(crack, 6)], (300, 500), blur_px)
+        faded = share.copy()
+        faded[:, :90] = faded[:, 350:] = 0
+        for map_HW in (faded, ndimage.grey_dilation(share, 15)):
+            (found,) = traced(grey, map_HW)
+            assert found["length_px"] == pytest.approx(length_of(crack), abs=8)
+
+
+def test_a_joint_is_followed_to_the_borders_from_the_piece_that_the_map_shows() -> None:
+    grey, share = drawn([(np.array([(0.0, 200.0), (799.0, 215.0)]), 6)], (400, 800))
+    share[:, :350] = share[:, 420:] = 0
+    (found,) = traced(grey, share)
+    assert found["kind"] == "joint" and found["borders"] == 2
+    assert found["length_px"] == pytest.approx(800, rel=0.01)
+
+
+def test_a_crack_that_runs_along_a_joint_for_a_stretch_is_one_finding_beside_it() -> None:
+    joint = np.array([(0.0, 250.0), (799.0, 250.0)])
+    crack = np.array([(150.0, 90.0), (230, 150), (340, 246), (390, 254), (460, 330), (610, 410)])
+    found = traced(*drawn([(joint, 5), (crack, 5)], (500, 800)))
+    assert [one["kind"] for one in found] == ["joint", "crack"]
+    assert found[1]["length_px"] == pytest.approx(length_of(crack), rel=0.05)
+
+
+def test_a_spot_beside_a_crack_and_a_map_without_a_line_add_nothing() -> None:
+    crack = wandering((60, 80), (400, 120), 1.5, seed=8)
+    grey, share = drawn([(crack, 6), (np.array([(430.0, 125.0), (436.0, 125.0)]), 8)], (300, 500))
+    share[100:160, 200:204] = 1
+    (found,) = traced(grey, share)
+    assert found["length_px"] == pytest.approx(length_of(crack), rel=0.05)
 
 
 def test_an_image_without_a_line_has_no_finding() -> None:
@@ -109,6 +144,6 @@ def test_a_crop_gives_the_findings_of_the_photograph_in_its_coordinates() -> Non
     crack = wandering((260, 280), (520, 420), 1.5, seed=7)
     grey, share = drawn([(crack, 5)], (500, 700))
     whole = traced(grey, share)
-    (part,) = trace_findings(grey[100:, 200:], (255 * share[100:, 200:]).astype(np.uint8), (100, 200), grey.shape)
+    (part,) = trace_findings(grey, (255 * share[100:, 200:]).astype(np.uint8), (100, 200))
     assert (part["left_px"], part["top_px"]) == (whole[0]["left_px"], whole[0]["top_px"])
     assert part["x_px"] == pytest.approx(whole[0]["x_px"], abs=1e-3)

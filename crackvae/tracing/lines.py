@@ -1,0 +1,126 @@
+"""One line of a photograph: a chain, moved to the middle of the dark line, ended where it ends, and measured.
+
+Shape letters: H, W rows and columns of a photograph; K points of a trace; M more of them; 2 = (y, x) [px].
+"""
+
+import math
+
+import numpy as np
+from scipy import ndimage
+
+from crackvae.tracing.following import end_of
+from crackvae.tracing.skeleton import Chain
+from crackvae.tracing.widths import widths_along
+
+# A line of at least this length [px] can be told to be straight.
+MIN_JOINT_PX = 120.0
+
+# Roughness of a joint at most, and of a crack at least [degrees]; between them, and of a short smooth line, the kind is
+# unclear. The width of a joint varies by at most MAX_JOINT_VARIATION.
+JOINT_ROUGHNESS_DEG, CRACK_ROUGHNESS_DEG, MAX_JOINT_VARIATION = 2.0, 2.5, 0.35
+
+# Length of the chords whose directions are compared for it, in widths, at least [px], and at most as a share of the
+# line: longer than the steps of pixels and than what rough edges move the middle of a saw cut by.
+CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
+
+# Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
+SMOOTHING = 1.0
+
+
+class Line:
+    """One measured chain."""
+
+    def __init__(self, chain: Chain, pixels_HW: np.ndarray, mask_HW: np.ndarray) -> None:
+        self.forks = chain.forks
+        points_K2 = even(chain.points_K2)
+        rough_px = rough_width(points_K2, mask_HW)
+        self.widths = widths_along(pixels_HW, smooth(points_K2), rough_px)
+        self.points_K2, self.width_K = smooth(self.widths.points_K2), self.widths.width_K
+        width_px = self.widths.mean_px if math.isfinite(self.widths.mean_px) else rough_px
+        for end in (1, 0):
+            if chain.free_ends[end]:
+                self.points_K2, self.width_K = _to_end(pixels_HW, self.points_K2, self.width_K, width_px)
+            self.points_K2, self.width_K = self.points_K2[::-1], self.width_K[::-1]
+        self.length_px = float(np.hypot(*np.diff(self.points_K2, axis=0).T).sum()) + 1
+        middle_2, self.axis_2 = _axis(self.points_K2)
+        off_K = (self.points_K2 - middle_2) @ np.array([-self.axis_2[1], self.axis_2[0]])
+        self.waviness_px = float(np.sqrt((off_K**2).mean()))
+        chord_px = max(MIN_CHORD_PX, round(min(CHORD_WIDTHS * width_px, CHORD_SHARE * len(self.points_K2))))
+        self.roughness_deg = _roughness(self.points_K2, chord_px)
+        self.kind = self._kind()
+
+    def _kind(self) -> str:
+        if self.roughness_deg >= CRACK_ROUGHNESS_DEG:
+            return "crack"
+        is_smooth = self.length_px >= MIN_JOINT_PX and self.roughness_deg <= JOINT_ROUGHNESS_DEG
+        return "joint" if is_smooth and not self.widths.variation > MAX_JOINT_VARIATION else "unclear"
+
+
+def _roughness(points_K2: np.ndarray, chord_px: int) -> float:
+    """Deviation of the directions of a line's chords from those of its parabola [degrees]; NaN for a short line.
+
+    A lens bends a joint into a parabola; a crack changes its direction from one grain to the next. Of a normal
+    distribution it would be the standard deviation; unlike that, it ignores the few places where a crack crosses a
+    joint.
+    """
+    if len(points_K2) < 2 * chord_px:
+        return math.nan
+    at_K = np.linspace(-1, 1, len(points_K2))
+    smooth_K2 = np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, 2)).T
+    turn_K = _directions(points_K2, chord_px) - _directions(smooth_K2, chord_px)
+    turn_K = (turn_K + math.pi) % (2 * math.pi) - math.pi
+    return math.degrees(float(np.quantile(np.abs(turn_K), 0.683)))
+
+
+def _directions(points_K2: np.ndarray, chord_px: int) -> np.ndarray:
+    chords_K2 = points_K2[chord_px:] - points_K2[:-chord_px]
+    return np.asarray(np.arctan2(chords_K2[:, 0], chords_K2[:, 1]))
+
+
+def even(points_K2: np.ndarray) -> np.ndarray:
+    """The same line with points about 1 px apart, also across gaps."""
+    along_K = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points_K2, axis=0).T))]
+    at = np.linspace(0, along_K[-1], max(2, round(along_K[-1]) + 1))
+    return np.stack([np.interp(at, along_K, points_K2[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def smooth(points_K2: np.ndarray) -> np.ndarray:
+    """A trace without the steps of its pixels; the line is extended at both ends, so that it does not shrink."""
+    n = min(len(points_K2) - 1, round(4 * SMOOTHING))
+    if n < 1:
+        return points_K2
+    before = 2 * points_K2[0] - points_K2[n:0:-1]
+    after = 2 * points_K2[-1] - points_K2[-2 : -n - 2 : -1]
+    long = ndimage.gaussian_filter1d(np.concatenate([before, points_K2, after]), SMOOTHING, axis=0)
+    return np.asarray(long[n:-n])
+
+
+def _to_end(
+    pixels_HW: np.ndarray, points_K2: np.ndarray, width_K: np.ndarray, width_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A trace and its widths, cut or continued to where its line ends beyond or before the last point."""
+    more = round(end_of(pixels_HW, points_K2, width_px))
+    if more <= 0:
+        kept = max(2, len(points_K2) + more)
+        return points_K2[:kept], width_K[:kept]
+    step_2 = points_K2[-1] - points_K2[-1 - min(len(points_K2) - 1, 8)]
+    ahead_M2 = points_K2[-1] + np.arange(1, more + 1)[:, None] * step_2 / max(1e-9, float(np.hypot(*step_2)))
+    return np.concatenate([points_K2, ahead_M2]), np.pad(width_K, (0, more), mode="edge")
+
+
+def rough_width(points_K2: np.ndarray, mask_HW: np.ndarray) -> float:
+    """Twice the median distance of a trace from the outside of its mask [px], in steps of 2 px."""
+    middle_K2 = points_K2[:: max(1, len(points_K2) // 50)]
+    at = np.rint(middle_K2).astype(int)
+    for radius in range(1, 40):
+        ys = np.clip(at[:, :1] + np.array([-radius, radius, 0, 0]), 0, mask_HW.shape[0] - 1)
+        xs = np.clip(at[:, 1:] + np.array([0, 0, -radius, radius]), 0, mask_HW.shape[1] - 1)
+        if (~mask_HW[ys, xs]).any(axis=1).mean() >= 0.5:
+            return 2.0 * radius - 1
+    return 80.0
+
+
+def _axis(points_K2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and direction of the straight line with the least squared distance from some points."""
+    middle_2 = points_K2.mean(axis=0)
+    return middle_2, np.linalg.svd(points_K2 - middle_2, full_matrices=False)[2][0]
