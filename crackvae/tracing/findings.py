@@ -23,6 +23,9 @@ SHORT_SHARE, MAX_SHORT_PX = 0.1, 64.0
 # Lines of the map of at least this length [px] are followed beyond their ends.
 MIN_FOLLOWED_PX = 24
 
+# Branches of a joint shorter than this many of its widths come from its rough edge.
+JOINT_SPUR_WIDTHS = 4.0
+
 # Distance from a border of the image at which a line counts as reaching it [px].
 BORDER_PX = 12.0
 
@@ -49,8 +52,7 @@ def trace_findings(
     mask_HW[crop] = _cracked(probability_hw)
     _add_followed(mask_HW, pixels_HW)
     lines = [Line(one, pixels_HW, mask_HW) for one in chains(mask_HW)]
-    lines = [line for line in lines if not line.forks or math.isfinite(line.widths.mean_px)]
-    found = [_row(group, pixels_HW.shape) for group in _groups(lines)]
+    found = [_row(group, pixels_HW.shape) for group in _groups(_without_spurs(lines))]
     shortest_px = min(SHORT_SHARE * min(pixels_HW.shape), MAX_SHORT_PX)
     found = [one for one in found if one["length_px"] >= shortest_px]
     return sorted(found, key=lambda one: (-one["length_px"], one["left_px"], one["top_px"]))
@@ -77,6 +79,21 @@ def _add_followed(mask_HW: np.ndarray, pixels_HW: np.ndarray) -> None:
             path_M2 = followed(pixels_HW, mask_HW, points_K2, width_px)
             if len(path_M2) > 1:
                 draw_line(mask_HW, even(path_M2), width_px)
+
+
+def _without_spurs(lines: list[Line]) -> list[Line]:
+    """Without branches that the grey levels do not show, and without the short ones of the rough edge of a joint."""
+    widest: dict[int, float] = {}  # joint at each fork [px]
+    for line in lines:
+        if line.kind == "joint" and math.isfinite(line.widths.mean_px):
+            widest |= {fork: max(line.widths.mean_px, widest.get(fork, 0.0)) for fork in line.forks}
+
+    def is_spur(line: Line) -> bool:
+        at_joint_px = max((widest.get(fork, 0.0) for fork in line.forks), default=0.0)
+        is_short = line.kind != "joint" and line.length_px < JOINT_SPUR_WIDTHS * at_joint_px
+        return is_short or bool(line.forks and math.isnan(line.widths.mean_px))
+
+    return [line for line in lines if not is_spur(line)]
 
 
 def _groups(lines: list[Line]) -> list[list[Line]]:

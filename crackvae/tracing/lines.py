@@ -19,6 +19,10 @@ MIN_JOINT_PX = 120.0
 # unclear. The width of a joint varies by at most MAX_JOINT_VARIATION.
 JOINT_ROUGHNESS_DEG, CRACK_ROUGHNESS_DEG, MAX_JOINT_VARIATION = 2.0, 2.5, 0.35
 
+# Rough edges move the middle of a saw cut, but a long line that leaves its parabola by at most this share of its length
+# (root mean square) is one. In photographs of bridges, joints had .001 to .004 and cracks .009 to .04.
+MIN_LONG_JOINT_PX, MAX_OFF_SHARE, MAX_LONG_ROUGHNESS_DEG = 600.0, 0.004, 4.0
+
 # Length of the chords whose directions are compared for it, in widths, at least [px], and at most as a share of the
 # line: longer than the steps of pixels and than what rough edges move the middle of a saw cut by.
 CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
@@ -42,32 +46,40 @@ class Line:
                 self.points_K2, self.width_K = _to_end(pixels_HW, self.points_K2, self.width_K, width_px)
             self.points_K2, self.width_K = self.points_K2[::-1], self.width_K[::-1]
         self.length_px = float(np.hypot(*np.diff(self.points_K2, axis=0).T).sum()) + 1
-        middle_2, self.axis_2 = _axis(self.points_K2)
-        off_K = (self.points_K2 - middle_2) @ np.array([-self.axis_2[1], self.axis_2[0]])
-        self.waviness_px = float(np.sqrt((off_K**2).mean()))
+        self.axis_2 = _axis(self.points_K2)
+        across_2 = np.array([-self.axis_2[1], self.axis_2[0]])
+        self.waviness_px = float((self.points_K2 @ across_2).std())
         chord_px = max(MIN_CHORD_PX, round(min(CHORD_WIDTHS * width_px, CHORD_SHARE * len(self.points_K2))))
-        self.roughness_deg = _roughness(self.points_K2, chord_px)
+        parabola_K2 = _parabola(self.points_K2)
+        self.off_parabola_px = float(((self.points_K2 - parabola_K2) @ across_2).std())
+        self.roughness_deg = _roughness(self.points_K2, parabola_K2, chord_px)
         self.kind = self._kind()
 
     def _kind(self) -> str:
+        is_straight = self.length_px >= MIN_LONG_JOINT_PX and self.off_parabola_px <= MAX_OFF_SHARE * self.length_px
+        if is_straight and self.roughness_deg <= MAX_LONG_ROUGHNESS_DEG:
+            return "joint"
         if self.roughness_deg >= CRACK_ROUGHNESS_DEG:
             return "crack"
         is_smooth = self.length_px >= MIN_JOINT_PX and self.roughness_deg <= JOINT_ROUGHNESS_DEG
         return "joint" if is_smooth and not self.widths.variation > MAX_JOINT_VARIATION else "unclear"
 
 
-def _roughness(points_K2: np.ndarray, chord_px: int) -> float:
+def _parabola(points_K2: np.ndarray) -> np.ndarray:
+    """The parabola that fits a line best, (K, 2): a lens bends a joint into one."""
+    at_K = np.linspace(-1, 1, len(points_K2))
+    return np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, 2)).T
+
+
+def _roughness(points_K2: np.ndarray, parabola_K2: np.ndarray, chord_px: int) -> float:
     """Deviation of the directions of a line's chords from those of its parabola [degrees]; NaN for a short line.
 
-    A lens bends a joint into a parabola; a crack changes its direction from one grain to the next. Of a normal
-    distribution it would be the standard deviation; unlike that, it ignores the few places where a crack crosses a
-    joint.
+    A crack changes its direction from one grain to the next. Of a normal distribution it would be the standard
+    deviation; unlike that, it ignores the few places where a crack crosses a joint.
     """
     if len(points_K2) < 2 * chord_px:
         return math.nan
-    at_K = np.linspace(-1, 1, len(points_K2))
-    smooth_K2 = np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, 2)).T
-    turn_K = _directions(points_K2, chord_px) - _directions(smooth_K2, chord_px)
+    turn_K = _directions(points_K2, chord_px) - _directions(parabola_K2, chord_px)
     turn_K = (turn_K + math.pi) % (2 * math.pi) - math.pi
     return math.degrees(float(np.quantile(np.abs(turn_K), 0.683)))
 
@@ -120,7 +132,6 @@ def rough_width(points_K2: np.ndarray, mask_HW: np.ndarray) -> float:
     return 80.0
 
 
-def _axis(points_K2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and direction of the straight line with the least squared distance from some points."""
-    middle_2 = points_K2.mean(axis=0)
-    return middle_2, np.linalg.svd(points_K2 - middle_2, full_matrices=False)[2][0]
+def _axis(points_K2: np.ndarray) -> np.ndarray:
+    """Direction of the straight line with the least squared distance from some points."""
+    return np.asarray(np.linalg.svd(points_K2 - points_K2.mean(axis=0), full_matrices=False)[2][0])

@@ -23,8 +23,9 @@ DIRECTION_PX, BENT_PX = 24, 8
 # several, the smallest turn.
 MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, (90.0, 40.0)
 
-# Longest gap that is bridged [px]; longer ones only where the line is seen in the grey levels (following.py).
-MAX_GAP_PX = 16.0
+# Longest gap that is bridged [px], and at most as a share of both segments: a crack fades for a stretch, and two cracks
+# in one line are rarely this close, but spots of texture are.
+MAX_GAP_PX, MAX_GAP_SHARE = 40.0, 0.5
 
 # A line that ends this near another one [px] is a branch of it.
 TOUCH_PX = 15.0
@@ -239,7 +240,7 @@ def _links(segments: list[_Segment], known: dict[_End, _End]) -> dict[_End, _End
         for other in group[i + 1 :]
         if (turn := _turn_deg(outward[one], outward[other])) <= (180 if len(group) == 2 else MAX_TURN_DEG)
     ]
-    pairs += _over_gaps(free, np.array([segments[k].points_K2[-end] for k, end in free]).reshape(-1, 2), outward)
+    pairs += _over_gaps(free, segments, outward)
     links = dict(known)
     for _, one, other in sorted(pairs):
         if one not in links and other not in links:
@@ -248,15 +249,16 @@ def _links(segments: list[_Segment], known: dict[_End, _End]) -> dict[_End, _End
 
 
 def _over_gaps(
-    free: list[_End], places_N2: np.ndarray, outward: dict[_End, np.ndarray]
+    free: list[_End], segments: list[_Segment], outward: dict[_End, np.ndarray]
 ) -> list[tuple[float, _End, _End]]:
     """Free ends that face each other over a small gap, each pair with its turn plus its gap."""
+    places_N2 = np.array([segments[k].points_K2[-end] for k, end in free]).reshape(-1, 2)
     pairs = []
     for i, j in cKDTree(places_N2).query_pairs(MAX_GAP_PX) if len(free) else ():
         one, other = free[i], free[j]
-        if one[0] == other[0]:
-            continue
         gap_px = float(np.hypot(*(places_N2[j] - places_N2[i])))
+        if one[0] == other[0] or gap_px > MAX_GAP_SHARE * min(len(segments[k].points_K2) for k in (one[0], other[0])):
+            continue
         across = (places_N2[j] - places_N2[i]) / max(1.0, gap_px)
         turn = max(_turn_deg(outward[one], -across), _turn_deg(outward[other], across))
         if turn <= np.interp(gap_px, (0, MAX_GAP_PX), MAX_TURN_OVER_GAP_DEG):

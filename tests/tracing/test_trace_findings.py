@@ -123,6 +123,16 @@ def test_a_joint_stays_one_where_a_lens_bends_it(bend_px: float, noise: float) -
     assert found["kind"] == "joint" and found["borders"] == 2
 
 
+def test_a_saw_cut_with_broken_edges_is_a_joint_without_their_spurs() -> None:
+    rng = np.random.default_rng(9)
+    cut = [(np.array([(0.0, 150.0), (999.0, 260.0)]), 16.0)]
+    for x in rng.uniform(50, 950, 40):
+        y, aside = 150 + 0.11 * x, rng.choice([-1, 1]) * rng.uniform(8, 22)
+        cut.append((np.array([(x, y), (x + rng.uniform(-8, 8), y + aside)]), 9.0))
+    (found,) = traced(*drawn(cut, (420, 1000)))
+    assert found["kind"] == "joint" and found["length_px"] == pytest.approx(1005, rel=0.06)
+
+
 def test_a_short_straight_line_is_unclear() -> None:
     (found,) = traced(*drawn([(np.array([(100.0, 100.0), (180.0, 110.0)]), 5)], (300, 400)))
     assert found["kind"] == "unclear"
