@@ -99,7 +99,9 @@ def figures_of(out: Path, memory: list[float]) -> dict[str, Any]:
         "every_frame_is_accounted_for": summary["received"] == len(rows) + summary["dropped"],
         "saved_frames": len(saved),
         "maps": len(list((out / "_maps").glob("*.jpg"))),
+        "received_per_s": round(summary["received"] / summary["seconds"], 1),
         "scored_per_s": round(summary["scored"] / summary["seconds"], 2),
+        "saved_within_a_second": round(float(np.mean(np.array(latencies) < 1000)), 3),
         "latency_from_drawing_ms": {str(q): round(float(np.quantile(latencies, q))) for q in (0.1, 0.5, 0.9, 1.0)},
         "memory_mb": {
             "second_quarter": round(float(np.median(memory[quarter : 2 * quarter])), 1),

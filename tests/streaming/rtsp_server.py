@@ -44,11 +44,11 @@ def serve(frames_file: str, port: str, fps: int) -> None:
                 "! rtph264pay name=pay0 pt=96 config-interval=1"
             )
 
-        def do_configure(self, media):
+        def feed(self, media):  # do_configure would be called a second time, and each frame come twice as often
             source = media.get_element().get_child_by_name("frames")
             state = {"number": 0, "due": time.monotonic()}
 
-            def feed(*_):
+            def push(*_):
                 time.sleep(max(0.0, state["due"] - time.monotonic()))
                 state["due"] = max(state["due"] + 1 / fps, time.monotonic() - 1)
                 pixels_HW = frames_NHW[state["number"] % len(frames_NHW)].copy()
@@ -56,11 +56,11 @@ def serve(frames_file: str, port: str, fps: int) -> None:
                 source.emit("push-buffer", Gst.Buffer.new_wrapped(pixels_HW.tobytes()))
                 state["number"] += 1
 
-            source.connect("need-data", feed)
+            source.connect("need-data", push)
 
     factory = Factory()
     factory.set_shared(True)
-    factory.connect("media-configure", lambda _, media: factory.do_configure(media))
+    factory.connect("media-configure", lambda _, media: factory.feed(media))
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)
