@@ -123,7 +123,10 @@ class ReviewApp:
         row = self.nights.rows(sent.run).get(sent.image)
         if row is None:
             return PlainTextResponse("that night has no such image with a score", 404)
-        judgement = Judgement(Subject(sent.image, sent.finding), sent.verdict, row.model, row.score)
+        score = row.findings.get(sent.finding) if sent.finding else row.score
+        if score is None:
+            return PlainTextResponse("that image has no such finding", 404)
+        judgement = Judgement(Subject(sent.image, sent.finding), sent.verdict, row.model, score)
         (stored,) = self.log.append(sent.key, sent.reviewer, [judgement])
         return JSONResponse(_shown(stored))
 

@@ -21,10 +21,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Row:
-    """The model and the score that a reviewer sees beside an image."""
+    """The model and the score that a reviewer sees beside an image, and those of its findings by their id."""
 
     model: str
     score: float
+    findings: dict[str, float]
 
 
 class _Kept(OrderedDict[Any, Any]):
@@ -95,4 +96,8 @@ class ServedNights:
 def _scored_rows(night: NightResults) -> dict[str, Row]:
     columns = ("image", "status", "model", "score")
     values = zip(*(night.rows[name].to_pylist() for name in columns), strict=True)
-    return {image: Row(model, score) for image, status, model, score in values if status == "scored"}
+    rows = {image: Row(model, score, {}) for image, status, model, score in values if status == "scored"}
+    for one in night.findings.select(["image", "finding", "score"]).to_pylist():
+        if one["image"] in rows:
+            rows[one["image"]].findings[one["finding"]] = one["score"]
+    return rows

@@ -131,6 +131,20 @@ def test_a_verdict_is_stored_with_the_model_and_score_that_were_shown(
     assert (state["version"], state["reviewer"], len(state["runs"])) == (3, "anna", 1)
 
 
+def test_a_finding_is_judged_apart_from_its_image(app: ASGIApp, nights: ServedNights, log: VerdictLog) -> None:
+    image = next(iter(nights.rows("")))
+    nights.rows("")[image].findings["0a"] = 7.5
+    for number, (finding, verdict) in enumerate([("", "crack"), ("0a", "sound"), ("0a", "joint")]):
+        body = {"key": f"key-{number:05}", "reviewer": "anna", "run": "", "image": image}
+        body |= {"finding": finding, "verdict": verdict}
+        headers = {"x_crackvae_token": TOKEN, "content_type": "application/json", "origin": OWN}
+        assert ask(app, "POST", "/verdicts", json.dumps(body).encode(), **headers).status == 200
+    _, sound, joint = log.history()
+    assert (sound.score, joint.replaces) == (7.5, sound.id)
+    shown = ask(app, "GET", "/state", x_crackvae_token=TOKEN).json["verdicts"]
+    assert {(one["finding"], one["verdict"]) for one in shown} == {("", "crack"), ("0a", "joint")}
+
+
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
@@ -139,6 +153,7 @@ def test_a_verdict_is_stored_with_the_model_and_score_that_were_shown(
         ({"key": "../../x"}, 400),
         ({"key": 7}, 400),
         ({"image": "/etc/passwd"}, 404),
+        ({"finding": "no such finding"}, 404),
         ({"run": "no such run"}, 503),
         ({"image": "x" * 70_000}, 413),
     ],

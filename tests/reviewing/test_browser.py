@@ -12,10 +12,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from conftest import HOSTILE_NAMES, HOUSE, free_ports, score_in_process, small_spec, write_model
+from findings_made import finding
 
 import crackvae
+from crackvae.storage import tables
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA, folder_of
 
 TOKEN = "t" * 32
 
@@ -158,6 +162,27 @@ def test_hostile_names_and_reviewers_are_text_and_pictures_open_at_full_size(
         assert all(url.startswith((anna.address, "data:", "blob:")) for url in anna.requests + ben.requests)
         judged = crackvae.read_verdicts(scores)["image"].to_pylist()
         assert len(judged) == n_judged and len([one for one in judged if "/odd/" in one]) == len(HOSTILE_NAMES)
+        for reviewer in (anna, ben):
+            reviewer.context.close()
+
+
+def test_a_finding_is_judged_in_its_row(browser: Any, scored_night: Path, tmp_path: Path) -> None:
+    scores = Path(shutil.copytree(scored_night, tmp_path / "scores"))
+    row = next(one for one in crackvae.read_scores(scores).to_pylist() if one["rows"] > 1)
+    of_image = {name: row[name] for name in ("image", "group", "run", "model")}
+    lines = [finding(name, **of_image, mm_source="") for name in ("0a", "0b")]
+    tables.write_part(folder_of(str(scores)), pa.Table.from_pylist(lines, FINDINGS_SCHEMA), row["run"], 0)
+    (port,) = free_ports(1)
+    with serving(scores, port, "--worst", "6", "--passed", "0"):
+        anna, ben = (Reviewer(browser, port, name) for name in ("anna", "ben"))
+        anna.tab.select_option('select[aria-label="verdict on finding 0b"]', "joint")
+        anna.wait_until_saved()
+        ben.tab.wait_for_selector('select[title="anna: joint"]', timeout=120_000)
+        assert ben.tab.locator('select[title="anna: joint"]').input_value() == ""
+        assert "0 of 6 reviewed" in anna.tab.inner_text("#progress"), "the image itself is not judged"
+        (kept,) = crackvae.read_verdicts(scores).to_pylist()
+        assert (kept["image"], kept["finding"], kept["verdict"]) == (row["image"], "0b", "joint")
+        assert anna.complaints == ben.complaints == []
         for reviewer in (anna, ben):
             reviewer.context.close()
 

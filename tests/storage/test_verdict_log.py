@@ -14,7 +14,15 @@ from conftest import HOUSE
 
 import crackvae
 from crackvae.errors import ConfigError, StorageError
-from crackvae.storage.tables.verdicts import VERDICTS_SCHEMA, Judgement, Subject, VerdictLog, agreed, standing_of
+from crackvae.storage.tables.verdicts import (
+    VERDICTS_SCHEMA,
+    Judgement,
+    Subject,
+    VerdictLog,
+    agreed,
+    logged_verdicts,
+    standing_of,
+)
 
 A, B = Subject("/night/a.jpg"), Subject("s3://b/=1+1,\n\u202e.jpg")
 
@@ -73,6 +81,14 @@ def test_reviewers_agree_where_none_of_them_is_sure_of_the_contrary(tmp_path: Pa
     ):
         judge(log, f"number-{number}", reviewer, subject, verdict)
     assert agreed(standing_of(log.history())) == {A: "joint"}
+
+
+def test_a_finding_speaks_for_its_image_only_when_it_is_a_crack(tmp_path: Path) -> None:
+    log = VerdictLog(str(tmp_path))
+    judged = [("a", "1", "sound"), ("b", "1", "crack"), ("b", "", "sound"), ("c", "1", "joint"), ("c", "", "crack")]
+    for number, (image, finding, verdict) in enumerate(judged):
+        judge(log, f"number-{number}", "anna", Subject(image, finding), verdict)
+    assert logged_verdicts(str(tmp_path)) == {"b": "crack", "c": "crack"}
 
 
 def test_verdicts_of_many_threads_are_all_stored_in_one_order(tmp_path: Path) -> None:

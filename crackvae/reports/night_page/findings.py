@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
-from crackvae.reports.page import number
+from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90, branches_of, trace_of
 
 # Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
@@ -79,6 +79,7 @@ def listed(findings: list[dict[str, Any]], mm_per_px: float | None) -> list[dict
     return [
         {
             "id": one["finding"],
+            "subject": as_json({name: one[name] for name in ("image", "finding")}),
             "kind": one["kind"],
             "colour": COLOURS[one["kind"]],
             "size": size_in_words(one, mm_per_px),

@@ -40,12 +40,21 @@ function newKey() { // crypto.randomUUID() exists on https and on loopback only
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-onVerdict = (card, verdict) => {
-  const body = { key: newKey(), reviewer: reviewerName(), run: night, image: rows.get(card).image, finding: "", verdict };
+function give(image, finding, verdict) { // on a finding, or with finding "" on the whole image
+  const body = { key: newKey(), reviewer: reviewerName(), run: night, image, finding, verdict };
   remember({ at: Date.now(), serial: serial++, body });
   showTeam(waiting().length);
   send();
-};
+}
+
+const subjectOf = (one) => JSON.stringify([one.image, one.finding]);
+const findings = new Map([...document.querySelectorAll("select[data-subject]")].map((select) => [select, JSON.parse(select.dataset.subject)]));
+
+onVerdict = (card, verdict) => give(rows.get(card).image, "", verdict);
+document.addEventListener("change", (event) => {
+  const subject = findings.get(event.target);
+  if (subject) give(subject.image, subject.finding, event.target.value);
+});
 
 async function send() {
   if (sending) return;
@@ -57,7 +66,7 @@ async function send() {
       });
       if (answer.ok) {
         const stored = await answer.json();
-        standing = standing.filter((one) => one.image !== stored.image || one.reviewer !== stored.reviewer);
+        standing = standing.filter((one) => subjectOf(one) !== subjectOf(stored) || one.reviewer !== stored.reviewer);
         if (stored.verdict) standing.push(stored);
       } else if (answer.status === 400 || answer.status === 404) showMessage(`Not saved: ${await answer.text()}`);
       else throw new Error(await answer.text());
@@ -77,18 +86,26 @@ async function send() {
 
 function reviewerName() { return reviewerField.value.trim() || "unknown"; }
 
+const inWords = (verdicts) => verdicts.map((one) => `${one.reviewer}: ${one.verdict}`).join(" · ");
+
 function showStanding() {
   const own = new Map(), others = new Map(), left = waiting(), me = reviewerName();
   for (const one of standing) {
-    if (one.reviewer === me) own.set(one.image, one.verdict);
-    else others.set(one.image, [...(others.get(one.image) || []), one]);
+    const subject = subjectOf(one);
+    if (one.reviewer === me) own.set(subject, one.verdict);
+    else others.set(subject, [...(others.get(subject) || []), one]);
   }
-  for (const { body } of left) if (body.reviewer === me) own.set(body.image, body.verdict);
+  for (const { body } of left) if (body.reviewer === me) own.set(subjectOf(body), body.verdict);
+  for (const [select, one] of findings) {
+    select.value = own.get(subjectOf(one)) || "";
+    select.title = inWords(others.get(subjectOf(one)) || []);
+  }
   for (const card of all) {
-    const image = rows.get(card).image, verdict = own.get(image) || "", their = others.get(image) || [];
+    const subject = subjectOf({ image: rows.get(card).image, finding: "" });
+    const verdict = own.get(subject) || "", their = others.get(subject) || [];
     showVerdict(card, verdict);
     const line = card.querySelector(".others");
-    line.textContent = their.map((one) => `${one.reviewer}: ${one.verdict}`).join(" · ");
+    line.textContent = inWords(their);
     line.hidden = !their.length;
     const different = new Set([...their.map((one) => one.verdict), ...(verdict ? [verdict] : [])]);
     card.classList.toggle("disagreement", different.size > 1);

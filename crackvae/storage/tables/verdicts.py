@@ -210,10 +210,13 @@ def agreed(standing: Standing) -> dict[Subject, str]:
 
 
 def logged_verdicts(scores: str) -> dict[str, str]:
-    """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked."""
+    """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked.
+
+    That one finding is none says nothing about the rest of its image.
+    """
     found: dict[str, str] = {}
     for subject, verdict in agreed(standing_of(VerdictLog(scores).history())).items():
-        if found.get(subject.image) != "crack":
+        if found.get(subject.image) != "crack" and (not subject.finding or verdict == "crack"):
             found[subject.image] = verdict
     return found
 
