@@ -2,11 +2,11 @@
 
     python benchmarks/put_together.py --evaluation FOLDER [--rounds 100]
 
-FOLDER is the evaluation of the built-in model on test that benchmarks/builtin.py writes, with images named
-`PHOTOGRAPH-NUMBER.jpg`; the model was not trained on their blocks. In each round a random half of the photographs of a
-surface calibrates a threshold of 5 %, and photographs of T tiles are put together from the other half: 20 tiles of one
-photograph, 200 of one block. Compared are the share of sound ones flagged and the interval that the calibration states
-for it; beside them, the share flagged when one tile is replaced by one that is labelled cracked.
+FOLDER is an evaluation of the built-in model, with images named `PHOTOGRAPH-NUMBER.jpg` and blocks as groups, such as
+that on test blocks, which benchmarks/builtin.py writes. In each round a random half of the photographs, or of the
+blocks, of a surface calibrates a threshold of 5 %, and photographs of T tiles are put together from the other half: 20
+tiles of one photograph, 200 of one block. Compared are the share of sound ones flagged and the interval that the
+calibration states for it; beside them, the share flagged when one tile is replaced by one that is labelled cracked.
 """
 
 import argparse
@@ -20,8 +20,11 @@ from record import write_result
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold
 
 LEVEL = 0.05
-# Tiles of the calibration; tiles of a photograph, how many are put together in a round, and from what.
-CALIBRATION_TILES = (100, 200)
+# What is divided into halves, the groups of the calibration, and its largest number of tiles.
+CALIBRATIONS = (("photograph", 100), ("photograph", 200), ("block", 2000))
+# Fewest photographs or blocks to divide.
+MIN_UNITS = 4
+# Tiles of a photograph, how many photographs are put together in a round, and from what.
 PHOTOGRAPHS = ((1, 100, "photograph"), (20, 40, "photograph"), (200, 5, "block"))
 SURFACES = {"D": "decks", "P": "pavements", "W": "walls"}
 
@@ -35,9 +38,12 @@ def main() -> None:
     tiles = read(given.evaluation)
     rows = []
     for surface, of_surface in tiles.groupby("surface"):
-        for n, (size, photographs, of) in itertools.product(CALIBRATION_TILES, PHOTOGRAPHS):
-            figures = played(of_surface, n, size, photographs, of, given.rounds)
-            rows.append({"surface": SURFACES[str(surface)], "calibration_tiles": n, "tiles": size, **figures})
+        for (halves, n), photographs in itertools.product(CALIBRATIONS, PHOTOGRAPHS):
+            if of_surface[halves].nunique() < MIN_UNITS:
+                continue
+            figures = played(of_surface, halves, n, photographs, given.rounds)
+            names = {"surface": SURFACES[str(surface)], "halves": halves, "calibration_tiles": n}
+            rows.append(names | {"tiles": photographs[0], **figures})
     print(pd.DataFrame(rows).to_string(index=False))
     print(write_result("put-together", {"model": str(tiles.model[0]), "rows": rows}))
 
@@ -50,35 +56,38 @@ def read(evaluation: str) -> pd.DataFrame:
     return tiles.assign(photograph=tiles.name.str.rpartition("-")[0], surface=tiles.name.str[0], block=tiles.group)
 
 
-def played(tiles: pd.DataFrame, n: int, size: int, photographs: int, of: str, rounds: int) -> dict[str, float]:
+def played(tiles: pd.DataFrame, halves: str, n: int, made_of: tuple[int, int, str], rounds: int) -> dict[str, float]:
     """Rounds whose stated interval holds the share of sound photographs flagged, and the mean shares."""
+    size, photographs, of = made_of
     rng = np.random.default_rng(size)
     sound, cracked = tiles[tiles.label == "non_crack"], tiles[tiles.label == "crack"].score.to_numpy()
-    kept, shares, found = [], [], []
+    kept, shares, found, highs = [], [], [], []
     for _ in range(rounds):
-        is_calibration = sound.photograph.isin(rng.permutation(sound.photograph.unique())[::2])
-        made = calibrated(sound[is_calibration].sample(frac=1, random_state=rng).head(n))
+        is_calibration = sound[halves].isin(rng.permutation(sound[halves].unique())[::2])
+        made = calibrated(sound[is_calibration].sample(frac=1, random_state=rng).head(n), halves)
         others = [one.score.to_numpy() for _, one in sound[~is_calibration].groupby(of) if len(one) >= size]
         if not others:
             continue
         chosen = [others[number] for number in rng.integers(len(others), size=photographs)]
         worst_B = np.array([rng.choice(one, size, replace=False).max() for one in chosen])
         share = flagged(made, worst_B, size)
-        promise = made.promise(photographs, size)
+        promise = made.promise(photographs, size, len(others))
         kept.append(promise["low"] <= share <= promise["high"])
         shares.append(share)
+        highs.append(promise["high"])
         found.append(flagged(made, np.maximum(worst_B, rng.choice(cracked, photographs)), size))
     return {
         "rounds": len(kept),
         "interval_holds": int(np.sum(kept)),
+        "median_upper_end": round(float(np.median(highs)), 4),
         "sound_flagged": round(float(np.mean(shares)), 4),
         "with_one_cracked_tile": round(float(np.mean(found)), 4),
     }
 
 
-def calibrated(sound: pd.DataFrame) -> Calibration:
-    """A calibration on single tiles, grouped by photograph."""
-    scores_N, groups_N = sound.score.to_numpy(), pd.factorize(sound.photograph)[0]
+def calibrated(sound: pd.DataFrame, groups: str) -> Calibration:
+    """A calibration on single tiles, grouped by photograph or by block."""
+    scores_N, groups_N = sound.score.to_numpy(), pd.factorize(sound[groups])[0]
     threshold = conformal_threshold(np.sort(scores_N), LEVEL, None)
     sample = Sample.of(scores_N, groups_N, list(scores_N[:, None]))
     return Calibration(np.sort(scores_N), int(groups_N.max()) + 1, "", threshold, "", False, sample)

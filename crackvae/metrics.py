@@ -4,6 +4,7 @@ Shape letters: N images, K operating points, R resamples.
 A crack is the positive class. An image is flagged when score > threshold.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -242,3 +243,22 @@ def pixel_figures(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd
     ]
     aupro = np.trapezoid(np.mean(overlaps_RK, axis=0), rates_K) / MAX_PIXEL_RATE
     return pd.DataFrame({"value": [roc_auc_score(is_cracked, values), aupro]}, index=["pixel_roc_auc", "aupro"])
+
+
+def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
+    """Adjusted p-values of the images of a night that control the false discovery rate, float (N,).
+
+    If the images at or below a level are flagged, at most that share of them is sound on average, provided that the
+    sound images of the night are exchangeable with those of the calibration.
+
+    Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); for conformal p-values, which
+    share a calibration: Bates et al., Testing for outliers with conformal p-values (2023).
+    """
+    from scipy.stats import false_discovery_control  # imported here: it takes a second
+
+    return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
+
+
+def fewest_discoveries(n_images: int, n_calibration: int, max_false_discovery: float) -> int:
+    """Smallest number of images that false_discovery_rates() can put at or below a level: p is 1 / (n + 1) or more."""
+    return math.ceil(n_images / (max_false_discovery * (n_calibration + 1)) - 1e-9)

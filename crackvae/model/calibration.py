@@ -28,9 +28,6 @@ FILE = "calibration.json"
 # Fewest calibration images: with fewer, the 95th percentile is one of the three largest scores.
 MIN_IMAGES = 20
 
-# Coverage of the interval of a stated false-alarm rate.
-PROMISE_INTERVAL = 0.95
-
 # What a p-value rests on, in the column p_kind: sound images of at least as many tiles, sound tiles with a fitted tail,
 # sound tiles alone, or too few of them for any score to reach the level of the threshold.
 P_KINDS = ("photographs", "tiles+tail", "tiles", "none")
@@ -45,11 +42,13 @@ class Sample:
 
     Attributes:
         tiles_N: int32 (N,), number of tiles of each image, in the order of Calibration.scores_N.
+        groups_N: int32 (N,), number of the group of each image, in the same order; empty in an earlier version's file.
         tile_scores_M: float32 (M,), scores of the tiles, at most about MAX_TILE_SCORES.
         tile_groups_M: int32 (M,), number of the group of each tile.
     """
 
     tiles_N: np.ndarray
+    groups_N: np.ndarray
     tile_scores_M: np.ndarray
     tile_groups_M: np.ndarray
 
@@ -61,8 +60,10 @@ class Sample:
         # Whole images, spread evenly over all of them.
         step = max(1, -(-int(tiles_N.sum()) // MAX_TILE_SCORES))
         kept = range(0, len(tiles_N), step)
+        order = np.argsort(scores_N, kind="stable")
         return cls(
-            tiles_N[np.argsort(scores_N, kind="stable")],
+            tiles_N[order],
+            numbers_N[order].astype(np.int32),
             np.concatenate([tile_scores[k] for k in kept]).astype(np.float32),
             np.repeat(numbers_N[::step], tiles_N[::step]).astype(np.int32),
         )
@@ -96,7 +97,7 @@ class Calibration:
         words = [self.groups, self.level, self.threshold, self.model, self.leaky]
         sha256 = hashlib.sha256(json.dumps(words).encode() + self.scores_N.astype("<f4").tobytes())
         if self.sample:  # a calibration of an earlier version has none
-            for values in (self.sample.tiles_N, self.sample.tile_groups_M):
+            for values in (self.sample.tiles_N, self.sample.groups_N, self.sample.tile_groups_M):
                 sha256.update(values.astype("<i4").tobytes())
             sha256.update(self.sample.tile_scores_M.astype("<f4").tobytes())
         return sha256.hexdigest()
@@ -115,19 +116,31 @@ class Calibration:
             return fit_tail(self.sample.tile_scores_M, self.sample.tile_groups_M)
         return fit_tail(self.scores_N, np.arange(len(self.scores_N)))
 
+    @property
+    def _image_groups_N(self) -> np.ndarray:
+        if self.sample and len(self.sample.groups_N):
+            return self.sample.groups_N
+        return np.arange(len(self.scores_N))
+
     def _comparable(self, n_tiles: int) -> np.ndarray:
-        """Scores of the calibration images of at least `n_tiles` tiles, ascending."""
+        """Whether each calibration image has `n_tiles` tiles or more, bool (N,)."""
         if n_tiles <= 1:
-            return self.scores_N
-        return self.scores_N[self.sample.tiles_N >= n_tiles] if self.sample else self.scores_N[:0]
+            return np.ones(len(self.scores_N), bool)
+        return self.sample.tiles_N >= n_tiles if self.sample else np.zeros(len(self.scores_N), bool)
 
     def kind(self, n_tiles: int) -> str:
         """What the p-value of an image of `n_tiles` tiles rests on: one of P_KINDS."""
-        if n_tiles <= 1 or (len(self._comparable(n_tiles)) + 1) * self.rate >= 1:
+        if n_tiles <= 1 or (int(self._comparable(n_tiles).sum()) + 1) * self.rate >= 1:
             return "photographs"
         if self._tail:
             return "tiles+tail"
         return "tiles" if (len(self.scores_N) + 1) * self.rate >= n_tiles else "none"
+
+    def _compared(self, n_tiles: int) -> tuple[np.ndarray, int]:
+        """Calibration images that an image is compared with, bool (N,), and how many chances to score high it has."""
+        if self.kind(n_tiles) == "photographs":
+            return self._comparable(n_tiles), 1
+        return self._comparable(1), n_tiles
 
     def p_values(self, scores_B: np.ndarray, tiles_B: np.ndarray) -> np.ndarray:
         """Probability of a sound image of as many tiles scoring this high, for each image; see kind().
@@ -149,12 +162,12 @@ class Calibration:
         p_B = np.full(len(scores_B), np.nan)
         for n_tiles in np.unique(tiles_B[~np.isnan(scores_B)]):
             chosen = (tiles_B == n_tiles) & ~np.isnan(scores_B)
-            kind = self.kind(int(n_tiles))
-            if kind == "tiles+tail":
+            if self.kind(int(n_tiles)) == "tiles+tail":
                 assert self._tail, "kind() found one"
                 p_B[chosen] = self._tail.p_values(scores_B[chosen].astype(np.float64), tiles_B[chosen])
             else:
-                sound_N, chances = (self._comparable(n_tiles), 1) if kind == "photographs" else (self.scores_N, n_tiles)
+                is_used_N, chances = self._compared(int(n_tiles))
+                sound_N = self.scores_N[is_used_N]
                 as_high = len(sound_N) - np.searchsorted(sound_N, scores_B[chosen], side="left")
                 p_B[chosen] = np.minimum(1.0, chances * (1 + as_high) / (len(sound_N) + 1))
         return p_B
@@ -167,66 +180,50 @@ class Calibration:
         with np.errstate(invalid="ignore"):
             return (scores_B > np.float32(self.threshold)) & (p_values_B <= self.rate * (1 + 1e-9))
 
-    def promise(self, n_images: int, n_tiles: int = 1) -> dict[str, float]:
+    def promise(self, n_images: int, n_tiles: int = 1, n_groups: int | None = None) -> dict[str, float]:
         """Expected share of `n_images` sound images of `n_tiles` tiles that will be flagged, and its 95 % interval.
 
-        The images must be exchangeable with those of the calibration. The rate above the k-th of N scores is
-        Beta(N+1-k, k) distributed, whatever the model; the share of a finite number of images is beta-binomial. The
-        interval is wide if N or `n_images` is small, and too narrow if images of one group are correlated. By the tail
-        of the tile scores: Tail.flagged_share().
+        The new images must come from groups that are exchangeable with those of the calibration. The interval covers
+        how much groups differ (group_rates.py), as far as the calibration knows: if all of its images are one group, or
+        each its own, images count as independent. Then the rate above the k-th of N scores is Beta(N+1-k, k)
+        distributed, whatever the model, and the share of a finite number of images beta-binomial.
+
+        Args:
+            n_groups: number of groups of the new images; as many as those of the calibration if not given.
 
         Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
         """
-        from scipy.stats import betabinom  # imported here: scoring actors import this module and do not need it
-
-        kind = self.kind(n_tiles)
+        kind, n_groups = self.kind(n_tiles), n_groups or self.groups
         if kind == "tiles+tail":
             assert self._tail, "kind() found one"
             threshold = max(self.threshold, self._tail.threshold(n_tiles, self.rate))
-            return self._tail.flagged_share(n_images, n_tiles, threshold)
+            return self._tail.promise(threshold, n_images, n_tiles, n_groups)
         if kind == "none":
             return {"expected": 0.0, "low": 0.0, "high": 0.0}
-        sound_N = self._comparable(n_tiles) if kind == "photographs" else self.scores_N
+        from crackvae.model.group_rates import share_interval  # imported here: scoring actors need no scipy.stats
+
+        is_used_N, chances = self._compared(n_tiles)
+        sound_N, groups_N = self.scores_N[is_used_N], self._image_groups_N[is_used_N]
         n = len(sound_N)
-        share = self.rate if kind == "photographs" else self.rate / n_tiles
-        at_least = n + 1 - math.floor(share * (n + 1) + 1e-9)
+        at_least = n + 1 - math.floor(self.rate / chances * (n + 1) + 1e-9)
         rank = max(at_least, int(np.searchsorted(sound_N, np.float32(self.threshold), side="right")))
         if rank == 0:
             return {"expected": 1.0, "low": 1.0, "high": 1.0}
-        low, high = betabinom.interval(PROMISE_INTERVAL, n_images, n + 1 - rank, rank)
-        return {"expected": (n + 1 - rank) / (n + 1), "low": low / n_images, "high": high / n_images}
+        low, high = share_interval(np.arange(n) >= rank, groups_N, n_images, n_groups)
+        return {"expected": (n + 1 - rank) / (n + 1), "low": low, "high": high}
 
-    def promise_of(self, images_of: Mapping[int, int]) -> dict[str, float]:
+    def promise_of(self, images_of: Mapping[int, int], n_groups: int | None = None) -> dict[str, float]:
         """promise() of images of several numbers of tiles; its interval is wide enough for any dependence between them.
 
         Args:
             images_of: number of images by their number of tiles.
         """
         total = sum(images_of.values())
-        promises = {n_tiles: self.promise(n, n_tiles) for n_tiles, n in images_of.items()}
+        promises = {n_tiles: self.promise(n, n_tiles, n_groups) for n_tiles, n in images_of.items()}
         return {
             name: sum(n / total * promises[n_tiles][name] for n_tiles, n in images_of.items())
             for name in ("expected", "low", "high")
         }
-
-
-def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
-    """Adjusted p-values of the images of a night that control the false discovery rate, float (N,).
-
-    If the images at or below a level are flagged, at most that share of them is sound on average, provided that the
-    sound images of the night are exchangeable with those of the calibration.
-
-    Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); for conformal p-values, which
-    share a calibration: Bates et al., Testing for outliers with conformal p-values (2023).
-    """
-    from scipy.stats import false_discovery_control  # imported here as in promise()
-
-    return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
-
-
-def fewest_discoveries(n_images: int, n_calibration: int, max_false_discovery: float) -> int:
-    """Smallest number of images that false_discovery_rates() can put at or below a level: p is 1 / (n + 1) or more."""
-    return math.ceil(n_images / (max_false_discovery * (n_calibration + 1)) - 1e-9)
 
 
 def percentile_threshold(scores_N: np.ndarray, percentile: float) -> float:
@@ -300,6 +297,7 @@ def calibration_file(calibration: Calibration) -> bytes:
             "tiles": calibration.sample.tiles_N.tolist(),
             "tile_scores": [float(score) for score in calibration.sample.tile_scores_M],
             "tile_groups": calibration.sample.tile_groups_M.tolist(),
+            "image_groups": calibration.sample.groups_N.tolist(),
         }
     return json.dumps(content).encode()
 
@@ -317,13 +315,15 @@ class _CalibrationFile(BaseModel):
     tiles: list[int] | None = None
     tile_scores: list[float] = []
     tile_groups: list[int] = []
+    image_groups: list[int] = []
 
     def calibration(self) -> Calibration:
         scores_N = np.asarray(self.scores, np.float32)
         sample = None
         if self.tiles is not None:
-            tile_scores_M = np.asarray(self.tile_scores, np.float32)
-            sample = Sample(np.asarray(self.tiles, np.int32), tile_scores_M, np.asarray(self.tile_groups, np.int32))
+            numbers = (np.asarray(one, np.int32) for one in (self.tiles, self.image_groups, self.tile_groups))
+            tiles_N, groups_N, tile_groups_M = numbers
+            sample = Sample(tiles_N, groups_N, np.asarray(self.tile_scores, np.float32), tile_groups_M)
         return Calibration(scores_N, self.groups, self.level, self.threshold, self.model, self.leaky, sample)
 
 

@@ -109,13 +109,16 @@ def compared(champion: Scorer, challenger: Scorer, config: JudgedConfig) -> Comp
     figures = metrics.paired_intervals(is_crack_N, groups_N, before, after, config.resamples, config.seed)
     tiles = pc.multiply(rows[1]["rows"], rows[1]["cols"]).to_numpy()[~is_crack_N]
     counts = dict(zip(*map(np.ndarray.tolist, np.unique(tiles, return_counts=True)), strict=True))
+    groups = len(np.unique(groups_N[~is_crack_N]))
     changed = _changed(images, is_crack_N, before, after)
     return Comparison(
         figures,
         _by_group(groups_N, is_crack_N, before, after),
         changed.head(MAX_CHANGED),
         len(changed),
-        min((one.calibration.promise_of(counts) for one in (champion, challenger)), key=lambda one: one["high"]),
+        min(
+            (one.calibration.promise_of(counts, groups) for one in (champion, challenger)), key=lambda one: one["high"]
+        ),
         len(is_crack_N),
         int(is_crack_N.sum()),
     )

@@ -19,6 +19,9 @@ from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, f
 # old [s]: a killed run loses at most a minute of work.
 PART_ROWS, PART_BYTES, PART_AGE_S = 25_000, 64_000_000, 60.0
 
+# Groups that are counted for the expected share flagged: more differ as little from their mean, and take memory.
+COUNTED_GROUPS = 1_000
+
 # Rows of the table of most suspicious images that is printed.
 N_WORST = 10
 
@@ -34,6 +37,7 @@ class RunTable:
         self.n = self.flagged = self.findings = self.parts = 0
         self.statuses: Counter[str] = Counter()
         self.tiles: Counter[int] = Counter()  # number of scored images of each number of tiles
+        self.groups: set[str] = set()  # of scored images, not many more than COUNTED_GROUPS
         self._worst = _with_longest_crack(tables.SCORES_SCHEMA.empty_table(), FINDINGS_SCHEMA.empty_table())
         self._waiting: list[pa.Table] = []
         self._findings: list[pa.Table] = []
@@ -60,6 +64,8 @@ class RunTable:
         scored = rows.filter(pc.field("status") == "scored")
         n_tiles = pc.multiply(scored["rows"], scored["cols"])
         self.tiles.update({one["values"]: one["counts"] for one in n_tiles.value_counts().to_pylist()})
+        if len(self.groups) < COUNTED_GROUPS:
+            self.groups.update(scored["group"].unique().to_pylist())
         self._worst = _most_suspicious(
             pa.concat_tables([self._worst, _with_longest_crack(_most_suspicious(scored), found)])
         )

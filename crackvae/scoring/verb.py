@@ -17,7 +17,7 @@ from crackvae.errors import LimitBroken, StorageError
 from crackvae.images.decoding.video import with_frames
 from crackvae.images.decoding.windows import with_windows
 from crackvae.images.groups import with_groups
-from crackvae.model.calibration import false_discovery_rates, fewest_discoveries
+from crackvae.metrics import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
@@ -127,7 +127,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             leaky=scorer.model.spec.leaky,
             threshold=scorer.calibration.threshold,
             level=scorer.calibration.level,
-            promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}),
+            promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
             model_dir=model_dir,
             threshold_images=valid_on if valid_on >= MIN_IMAGES else check.images,
             csv=csv,

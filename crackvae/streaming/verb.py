@@ -178,7 +178,7 @@ class LiveRun:
             leaky=self.scorer.model.spec.leaky,
             threshold=calibration.threshold,
             level=calibration.level,
-            promised_false_alarm_rate=calibration.promise_of(self.table.tiles or {1: 1}),
+            promised_false_alarm_rate=calibration.promise_of(self.table.tiles or {1: 1}, len(self.table.groups)),
             model_dir=model_dir,
             csv=[],
             report="",

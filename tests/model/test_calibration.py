@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crackvae.errors import CalibrationError, ModelError
+from crackvae.metrics import false_discovery_rates, fewest_discoveries
 from crackvae.model.calibration import (
     FILE,
     MIN_IMAGES,
     Calibration,
     calibration_file,
     conformal_threshold,
-    false_discovery_rates,
-    fewest_discoveries,
     load_calibration,
     percentile_threshold,
 )

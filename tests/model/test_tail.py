@@ -59,8 +59,6 @@ def flagged(calibration: Calibration, tiles_BT: np.ndarray) -> np.ndarray:
 def test_the_share_of_sound_photographs_flagged_lies_in_the_stated_interval_in_95_of_100_calibrations(
     marginal: str, correlation: float, groups: tuple[int, int], n_tiles: int
 ) -> None:
-    if n_tiles == 1 and correlation:
-        pytest.skip("the interval of single tiles assumes independent ones, as its docstring says")
     rng, kept, rates = np.random.default_rng(n_tiles), 0, []
     for _ in range(CALIBRATIONS):
         made = calibrated(photographs(rng, marginal, correlation, groups))
@@ -111,6 +109,27 @@ def test_whole_sound_photographs_decide_where_there_are_enough_of_them() -> None
     assert [made.kind(n) for n in (1, 50, 51)] == ["photographs", "photographs", "tiles+tail"]
     worst = np.array([scores[0] - 1, scores[30], scores[-1] + 1], np.float32)
     assert made.p_values(worst, np.full(3, 50)) == pytest.approx([1, 31 / 61, 1 / 61])
+
+
+@pytest.mark.parametrize("n_tiles", [1, 20])
+def test_the_interval_of_a_calibration_on_six_photographs_holds_for_six_others(n_tiles: int) -> None:
+    rng, kept = np.random.default_rng(n_tiles), 0
+    for _ in range(40):
+        made, others = (photographs(rng, "lognormal", 0.2, (6, 60)) for _ in range(2))
+        made = calibrated(made)
+        share = flagged(made, others.reshape(-1, n_tiles)).mean()
+        promise = made.promise(others.size // n_tiles, n_tiles)
+        kept += promise["low"] <= share <= promise["high"]
+        assert promise["high"] < 0.6
+    assert kept >= 38
+
+
+def test_one_new_structure_is_promised_less_than_many_and_unknown_groups_count_as_independent() -> None:
+    made = calibrated(photographs(np.random.default_rng(0), "lognormal", 0.3, (40, 20)))
+    widths = [made.promise(400, n_tiles, 1)["high"] - made.promise(400, n_tiles, 40)["high"] for n_tiles in (1, 20)]
+    assert min(widths) > 0.05
+    one, none = (calibrated(made.scores_N.reshape(groups, -1)).promise(400, 1, 1) for groups in (1, 800))
+    assert one == none and one["high"] < 0.09
 
 
 def test_a_rough_wall_among_smooth_ones_widens_what_is_promised() -> None:

@@ -75,7 +75,7 @@ def _excluded(summary: RunSummary) -> dict[str, int]:
     return summary.excluded or ({"other files": summary.skipped_files} if summary.skipped_files else {})
 
 
-def expected_flags(scored: pa.Table, recorded: RecordedModel) -> dict[str, Any] | None:
+def expected_flags(scored: pa.Table, n_groups: int, recorded: RecordedModel) -> dict[str, Any] | None:
     """Flagged images of one tile, and the number expected if all were sound; None without a calibration.
 
     Photographs are counted apart: the interval is for images with the same number of tiles.
@@ -84,7 +84,7 @@ def expected_flags(scored: pa.Table, recorded: RecordedModel) -> dict[str, Any] 
     n = single.num_rows
     if recorded.calibration is None or not n:
         return None
-    shares = recorded.calibration.promise(n)
+    shares = recorded.calibration.promise(n, 1, n_groups)
     counts = {name: round(share * n) for name, share in shares.items()}
     return {"rate": shares["expected"], "images": n, "flagged": total(single["flagged"]), **counts}
 

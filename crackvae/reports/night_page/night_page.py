@@ -61,7 +61,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
     model_dir = _recorded_model_dir(night, digest)
     recorded = find_recorded_model(settings.model_dir, model_dir, digest, threshold)
     gallery = _gallery(night, scored, recorded, settings)
-    expected = night_figures.expected_flags(scored, recorded)
+    expected = night_figures.expected_flags(scored, len(rows["group"].unique()), recorded)
     failed = night_figures.of_status(rows, *night_figures.FAILED).slice(0, MAX_FAILED).to_pylist()
     no_surface = night_figures.of_status(rows, "no_surface").slice(0, MAX_FAILED).to_pylist()
     shown = [card["image"] for card in gallery.queue + gallery.unflagged]

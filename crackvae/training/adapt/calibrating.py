@@ -44,6 +44,7 @@ def calibrated_on_site(
     if len(scores_T) < needed:
         raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
     found = site_threshold(scores_T, groups_T, max_false_alarm, config.max_cracked, config.seed)
+    groups_N = np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32)
     calibration = Calibration(
         scores_N=scores_T[found.sound],
         groups=len(np.unique(groups_T)),
@@ -52,11 +53,7 @@ def calibrated_on_site(
         threshold=found.threshold,
         model=model.digest,
         leaky=False,
-        sample=Sample(
-            np.ones(len(found.sound), np.int32),
-            scores_T[found.sound],
-            np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32),
-        ),
+        sample=Sample(np.ones(len(found.sound), np.int32), groups_N, scores_T[found.sound], groups_N),
     )
     reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
     validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
