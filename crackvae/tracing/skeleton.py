@@ -19,6 +19,9 @@ from skimage.morphology import skeletonize
 # fork are left out, because the skeleton bends towards the other line there.
 DIRECTION_PX, BENT_PX = 24, 8
 
+# Two segments that leave a fork in line over this length [px], with at most this turn [degrees], are one line: a joint.
+IN_LINE_PX, IN_LINE_DEG = 96, 4.0
+
 # Largest turn where one segment continues another, at a fork, over a tiny gap and over the longest one [degrees]; of
 # several, the smallest turn.
 MAX_TURN_DEG, MAX_TURN_OVER_GAP_DEG = 60.0, (90.0, 40.0)
@@ -215,11 +218,11 @@ def _segments(at_N2: np.ndarray, edges_E2: np.ndarray) -> list[_Segment]:
     return found
 
 
-def _outward(points_K2: np.ndarray, end: int) -> np.ndarray:
+def _outward(points_K2: np.ndarray, end: int, length_px: int = DIRECTION_PX) -> np.ndarray:
     """Unit direction (y, x) in which a segment leaves at an end; 0 for a single pixel."""
     along = points_K2 if end else points_K2[::-1]
     last = max(len(along) - 1 - BENT_PX, min(len(along) - 1, BENT_PX))
-    step = along[last] - along[max(0, last - DIRECTION_PX)]
+    step = along[last] - along[max(0, last - length_px)]
     return np.asarray(step / max(1e-9, float(np.hypot(*step))))
 
 
@@ -229,12 +232,12 @@ def _turn_deg(one_2: np.ndarray, other_2: np.ndarray) -> float:
 
 
 def _links(segments: list[_Segment], known: dict[_End, _End]) -> dict[_End, _End]:
-    """Which end continues at which other one, both ways, beside the known; the smallest turns first."""
+    """Which end continues at which other one, both ways, beside the known; those in line, then the smallest turns."""
     ends_at = _ends_at(segments)
     outward = {at: _outward(segments[at[0]].points_K2, at[1]) for ends in ends_at.values() for at in ends}
     free = ends_at.pop(0, [])
     pairs = [
-        (turn, one, other)
+        (turn - 180 * _in_line(segments, one, other), one, other)
         for group in ends_at.values()
         for i, one in enumerate(group)
         for other in group[i + 1 :]
@@ -246,6 +249,14 @@ def _links(segments: list[_Segment], known: dict[_End, _End]) -> dict[_End, _End
         if one not in links and other not in links:
             links[one], links[other] = other, one
     return links
+
+
+def _in_line(segments: list[_Segment], one: _End, other: _End) -> bool:
+    points = [segments[k].points_K2 for k, _ in (one, other)]
+    if min(len(points[0]), len(points[1])) < IN_LINE_PX:
+        return False
+    far = [_outward(part, end, IN_LINE_PX) for part, (_, end) in zip(points, (one, other), strict=True)]
+    return _turn_deg(*far) <= IN_LINE_DEG
 
 
 def _over_gaps(

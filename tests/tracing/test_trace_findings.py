@@ -157,3 +157,11 @@ def test_a_crop_gives_the_findings_of_the_photograph_in_its_coordinates() -> Non
     (part,) = trace_findings(grey, (255 * share[100:, 200:]).astype(np.uint8), (100, 200))
     assert (part["left_px"], part["top_px"]) == (whole[0]["left_px"], whole[0]["top_px"])
     assert part["x_px"] == pytest.approx(whole[0]["x_px"], abs=1e-3)
+
+
+def test_a_crack_that_meets_a_joint_at_a_small_angle_does_not_take_its_half() -> None:
+    joint = np.array([(0.0, 200.0), (999.0, 200.0)])
+    crack = np.array([(300.0, 40.0), (330, 130), (420, 185), (500, 199), (580, 212), (650, 260), (660, 350)])
+    found = traced(*drawn([(joint, 6), (crack, 6)], (400, 1000)))
+    assert found[0]["kind"] == "joint" and found[0]["length_px"] == pytest.approx(1000, rel=0.02)
+    assert {one["kind"] for one in found[1:]} == {"crack"}
