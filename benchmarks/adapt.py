@@ -1,7 +1,7 @@
 """What cracked tiles among the unlabelled ones do to the threshold of `crackvae adapt --quick`, on labelled images.
 
     crackvae score --images TILES --model MODEL --out SCORES
-    python benchmarks/adapt.py --scores SCORES --groups TILES.csv [--block-column block] [--part-column surface]
+    python benchmarks/adapt.py --scores SCORES --model MODEL --groups TILES.csv [--block-column block] [...]
 
 TILES holds images of one tile each, in folders crack and non_crack or Positive and Negative. The CSV gives the group
 (photograph) of each image, and optionally a coarser block and the part of the images that it belongs to, such as the
@@ -14,6 +14,7 @@ The threshold's own uncertainty is half the 95 % interval of thresholds from res
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import pandas as pd
 from record import write_result
 
 import crackvae
-from crackvae.training.adapt.threshold import estimated_threshold, site_threshold
+from crackvae.model.calibration import load_calibration
+from crackvae.model.registry import model_folder
+from crackvae.training.adapt.threshold import SoundTail, ThresholdRule, site_threshold
 
 SHARES: dict[str, float | None] = {"0 %": 0.0, "1 %": 0.01, "5 %": 0.05, "unsorted": None}
 SPLITS, RESAMPLES = 10, 100
@@ -53,21 +56,23 @@ def mixture_of(ours: pd.DataFrame, share: float | None, seed: int) -> pd.DataFra
     return pd.concat([sound, cracks.sample(n_cracks, random_state=seed)])
 
 
-def one_split(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+def one_split(rows: pd.DataFrame, rule: ThresholdRule, seed: int) -> pd.DataFrame:
     """Figures of one split of the blocks, a row per share of cracked tiles among those that set the threshold."""
     rng = np.random.default_rng(seed)
     blocks = rng.permutation(np.array(sorted(rows["block"].unique()), dtype=object))
     is_ours = rows["block"].isin(blocks[: len(blocks) // 2])
     ours, others = rows[is_ours], rows[~is_ours]
-    clean = estimated_threshold(ours["score"][~ours["is_crack"]].to_numpy(), RATE, MAX_CRACKED)
-    uncertainty = threshold_uncertainty(ours[~ours["is_crack"]], rng)
+    clean = rule.threshold(ours["score"][~ours["is_crack"]].to_numpy())
+    uncertainty = threshold_uncertainty(ours[~ours["is_crack"]], rule, rng)
     figures = []
     for name, share in SHARES.items():
         mixture = mixture_of(ours, share, seed)
-        found = site_threshold(mixture["score"].to_numpy(), mixture["group"].to_numpy(), RATE, MAX_CRACKED, seed=0)
+        found = site_threshold(mixture["score"].to_numpy(), mixture["group"].to_numpy(), rule, seed=0)
         row = {"cracked": name, "cracked_share": mixture["is_crack"].mean(), "low": found.low, "high": found.high}
-        row |= judged("adapt", found.threshold, others) | judged("naive", mixture["score"].quantile(1 - RATE), others)
-        row |= judged("sorted", ours["score"][~ours["is_crack"]].quantile(1 - RATE), others)
+        row |= judged("adapt", found.threshold, others) | judged(
+            "naive", float(mixture["score"].quantile(1 - RATE)), others
+        )
+        row |= judged("sorted", float(ours["score"][~ours["is_crack"]].quantile(1 - RATE)), others)
         row |= {"moved": abs(found.threshold - clean), "uncertainty": uncertainty}
         figures.append(row)
     table = pd.DataFrame(figures).set_index("cracked")
@@ -76,13 +81,13 @@ def one_split(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table
 
 
-def threshold_uncertainty(sound: pd.DataFrame, rng: np.random.Generator) -> float:
+def threshold_uncertainty(sound: pd.DataFrame, rule: ThresholdRule, rng: np.random.Generator) -> float:
     """Half the 95 % interval of the threshold over resampled groups."""
     by_group = [scores.to_numpy() for _, scores in sound.groupby("group")["score"]]
     thresholds = []
     for _ in range(RESAMPLES):
         chosen = [by_group[number] for number in rng.integers(len(by_group), size=len(by_group))]
-        thresholds.append(estimated_threshold(np.concatenate(chosen), RATE, MAX_CRACKED))
+        thresholds.append(rule.threshold(np.concatenate(chosen)))
     low, high = np.quantile(thresholds, [0.025, 0.975])
     return float(high - low) / 2
 
@@ -97,9 +102,9 @@ def judged(name: str, threshold: float, others: pd.DataFrame) -> dict[str, float
     }
 
 
-def figures_of(rows: pd.DataFrame) -> dict[str, Any]:
+def figures_of(rows: pd.DataFrame, rule: ThresholdRule) -> dict[str, Any]:
     """Sums of `inside` and `moved_less` over the splits and means of the rest, by share of cracked tiles."""
-    splits = pd.concat([one_split(rows, seed) for seed in range(SPLITS)])
+    splits = pd.concat([one_split(rows, rule, seed) for seed in range(SPLITS)])
     means = splits.groupby(level=0, sort=False).mean().astype(float)
     counts = splits[["inside", "moved_less"]].groupby(level=0, sort=False).sum()
     means[["inside", "moved_less"]] = counts
@@ -113,6 +118,7 @@ def figures_of(rows: pd.DataFrame) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scores", required=True)
+    parser.add_argument("--model", default="builtin", help="that of the scores; its calibration says how the tail lies")
     parser.add_argument("--groups", required=True)
     parser.add_argument("--group-column", default="group")
     parser.add_argument("--block-column", default="")
@@ -120,10 +126,13 @@ def main() -> None:
     parser.add_argument("--name", default="adapt")
     arguments = parser.parse_args()
     rows, model = labelled_scores(arguments.scores, arguments)
+    sample = load_calibration(model_folder(arguments.model), model).sample
+    assert sample, "a calibration of this version keeps its tile scores"
+    rule = ThresholdRule(SoundTail.of(sample.tile_scores_M), RATE, MAX_CRACKED)
     parts = {"all": rows} | ({str(name): part for name, part in rows.groupby("part")} if arguments.part_column else {})
     result: dict[str, Any] = {
-        "model": model, "rate": RATE, "max_cracked": MAX_CRACKED, "splits": SPLITS,
-        "parts": {name: figures_of(part) for name, part in parts.items()},
+        "model": model, "tail": asdict(rule.tail), "rate": RATE, "max_cracked": MAX_CRACKED, "splits": SPLITS,
+        "parts": {name: figures_of(part, rule) for name, part in parts.items()},
     }  # fmt: skip
     print(write_result(arguments.name, result))
 

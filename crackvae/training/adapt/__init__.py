@@ -13,14 +13,15 @@ import pyarrow as pa
 from crackvae.config import AdaptConfig
 from crackvae.console import say
 from crackvae.errors import CalibrationError
-from crackvae.model.artifact import Model, load_model
+from crackvae.model.artifact import Model
+from crackvae.model.inference import load_scorer
 from crackvae.model.network import ModelSpec
 from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.adapt import site
-from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, site_scores
+from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, rule_from, site_scores
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
@@ -80,7 +81,8 @@ def adapt(config: AdaptConfig) -> Result:
     model_dir = uris.absolute(config.model)
     fileio.require_new(model_dir, "--model")
     require_writable_beside(model_dir)
-    base = load_model(model_folder(config.from_))
+    start = load_scorer(config.from_)
+    base, rule = start.model, rule_from(start.calibration, config.max_false_alarm, config)
     images = site.read_site(config.images, config.group_by, base.spec, quiet=config.quiet)
     groups = images.table["group"].to_pylist()
     sides_N = site.sides_of(groups, images.tiles_N, quick=config.quick, salt=str(config.seed))
@@ -101,9 +103,7 @@ def adapt(config: AdaptConfig) -> Result:
             if not config.quick:
                 trained = fitted_to_site(trained, calibration_tiles[0])
             measured_on = hardware(gpu=config.gpu)
-        calibrated, threshold, validation = calibrated_on_site(
-            trained.model, *calibration_tiles, config.max_false_alarm, config
-        )
+        calibrated, threshold, validation = calibrated_on_site(trained.model, *calibration_tiles, rule, config)
         n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}
         summary = {
             "verb": "adapt",
@@ -121,7 +121,7 @@ def adapt(config: AdaptConfig) -> Result:
             "level": calibrated.calibration.level,
             "false_alarms": {"expected": config.max_false_alarm, "low": threshold.low, "high": threshold.high},
             "flagged": threshold.flagged,
-            "meaning": meaning_of(threshold, calibrated.calibration.groups, config.max_false_alarm, config),
+            "meaning": meaning_of(threshold, calibrated.calibration.groups, rule),
             "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),

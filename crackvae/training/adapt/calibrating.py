@@ -14,7 +14,7 @@ from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
-from crackvae.training.adapt.threshold import SiteThreshold, site_threshold, tiles_needed
+from crackvae.training.adapt.threshold import SiteThreshold, SoundTail, ThresholdRule, site_threshold, tiles_needed
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import CalibratedModel, reference_on
 from crackvae.training.tile_loader import surface_counts
@@ -25,14 +25,14 @@ PROGRESS_TILES = 512
 
 
 def calibrated_on_site(
-    model: Model, tiles_TPP: np.ndarray, images: pa.Table, max_false_alarm: float, config: SiteConfig
+    model: Model, tiles_TPP: np.ndarray, images: pa.Table, rule: ThresholdRule, config: SiteConfig
 ) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
     """Set the threshold of a model on tiles of its site, and validate it on synthetic cracks.
 
     Args:
         tiles_TPP: uint8 (T, P, P), not trained on.
         images: the images of these tiles, as decoded_tiles() returns them.
-        max_false_alarm: share of sound tiles that may be flagged.
+        rule: of the threshold, as rule_from() makes it.
 
     Raises:
         CalibrationError: too few tiles show a surface.
@@ -40,16 +40,16 @@ def calibrated_on_site(
     tiles_N = surface_counts(images)
     scores_TS = site_scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
     scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
-    needed = tiles_needed(max_false_alarm, config.max_cracked)
+    needed = tiles_needed(rule.max_false_alarm, rule.max_cracked)
     if len(scores_T) < needed:
         raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
-    found = site_threshold(scores_T, groups_T, max_false_alarm, config.max_cracked, config.seed)
+    found = site_threshold(scores_T, groups_T, rule, config.seed)
     groups_N = np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32)
     calibration = Calibration(
         scores_N=scores_T[found.sound],
         groups=len(np.unique(groups_T)),
-        level=f"about {max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
-        f"which at most {config.max_cracked:g} show cracks",
+        level=f"about {rule.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
+        f"which at most {rule.max_cracked:g} show cracks",
         threshold=found.threshold,
         model=model.digest,
         leaky=False,
@@ -60,13 +60,21 @@ def calibrated_on_site(
     return CalibratedModel(model, calibration, reference), found, validation
 
 
-def meaning_of(found: SiteThreshold, groups: int, max_false_alarm: float, config: SiteConfig) -> str:
+def rule_from(calibration: Calibration, max_false_alarm: float, config: SiteConfig) -> ThresholdRule:
+    """The rule for a site, with the tail that sound tiles had when the starting model was calibrated."""
+    sample = calibration.sample
+    tail = SoundTail.of(sample.tile_scores_M if sample else calibration.scores_N)
+    return ThresholdRule(tail, max_false_alarm, config.max_cracked)
+
+
+def meaning_of(found: SiteThreshold, groups: int, rule: ThresholdRule) -> str:
     """What the threshold means and what it assumes, in two sentences."""
     return (
-        f"About {max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
+        f"About {rule.max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
         f"{found.low:.2g} to {found.high:.2g}); of the given tiles {found.flagged:.2g} do. "
-        f"This assumes that at most {config.max_cracked:g} of the tiles show cracks, that most of these score higher "
-        f"than sound tiles, and that later photographs resemble the {groups} groups of images that set the threshold."
+        f"This assumes that at most {rule.max_cracked:g} of the tiles show cracks, that the highest scores of sound "
+        "tiles lie as far above the typical one as where the starting model was calibrated, and that later "
+        f"photographs resemble the {groups} groups of images that set the threshold."
     )
 
 

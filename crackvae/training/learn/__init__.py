@@ -22,7 +22,7 @@ from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
-from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of
+from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, rule_from
 from crackvae.training.adapt.site import some_images
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
@@ -66,6 +66,7 @@ def learn(config: LearnConfig) -> Result:
     require_writable_beside(out)
     champion = load_scorer(config.model)
     base, rate = champion.model, _rate(champion, config)
+    rule = rule_from(champion.calibration, rate, config)
     nights = read_nights(config.scores, base.spec, config.group_by, config.seed)
     needed = tiles_needed(rate, config.max_cracked)
     _require_enough(nights, needed)
@@ -79,7 +80,7 @@ def learn(config: LearnConfig) -> Result:
             learned = _blended(base, trained_model(spec, checkpoints))
             tiles_TPP, images = _calibration_tiles(nights, spec, config)
             measured_on = hardware(gpu=config.gpu)
-        calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rate, config)
+        calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config)
         counts = nights.counts()
         summary = {
             "verb": "learn",
@@ -91,7 +92,7 @@ def learn(config: LearnConfig) -> Result:
             "threshold": threshold.threshold,
             "level": calibrated.calibration.level,
             "false_alarms": {"expected": rate, "low": threshold.low, "high": threshold.high},
-            "meaning": meaning_of(threshold, calibrated.calibration.groups, rate, config),
+            "meaning": meaning_of(threshold, calibrated.calibration.groups, rule),
             "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
