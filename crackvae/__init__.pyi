@@ -231,12 +231,12 @@ def adapt(
         model: directory to write the model to; must not exist yet.
         from_: model directory written by train or adapt, or builtin: the model that comes with crackvae; to start
             from.
-        quick: keep the weights and set the threshold alone: about a minute instead of ten.
+        quick: keep the weights and set the threshold alone: about a minute instead of six.
         group_by: which images belong together, and are used either for training or for the threshold: none (each
             is its own), parent (folder), or a regular expression on the path below images, whose first group or
             whole match is the name of the group.
         max_false_alarm: share of sound tiles that may be flagged.
-        epochs: passes over the training tiles; default: as many as show 20,000 tiles, at most 20.
+        epochs: passes over the training tiles; default: as many as show 8,000 tiles, at most 20.
         learning_rate: peak learning rate of Adam.
         max_cracked: largest share of tiles with cracks among the unlabelled ones; these are set aside.
         seed: random seed of the split, of shuffling and of synthetic cracks.

@@ -228,7 +228,7 @@ class AdaptConfig(SiteConfig):
     images: Location = setting("folder, .zip or URI of the site's photographs or tiles, most of them sound")
     model: Location = setting("directory to write the model to; must not exist yet")
     from_: Location = setting(f"{MODEL}; to start from", BUILTIN)
-    quick: bool = setting("keep the weights and set the threshold alone: about a minute instead of ten", False)
+    quick: bool = setting("keep the weights and set the threshold alone: about a minute instead of six", False)
     group_by: str = setting(
         "which images belong together, and are used either for training or for the threshold: none (each is its own), "
         "parent (folder), or a regular expression on the path below --images, whose first group or whole match is the "
@@ -237,7 +237,7 @@ class AdaptConfig(SiteConfig):
     )
     max_false_alarm: float = setting("share of sound tiles that may be flagged", 0.01, gt=0, le=0.2)
     epochs: int | None = setting(
-        "passes over the training tiles; default: as many as show 20,000 tiles, at most 20", None, gt=0
+        "passes over the training tiles; default: as many as show 8,000 tiles, at most 20", None, gt=0
     )
     learning_rate: float = setting("peak learning rate of Adam", 5e-4, gt=0)
 

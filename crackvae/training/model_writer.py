@@ -58,6 +58,21 @@ class TrainedModel:
         return pd.DataFrame([epoch.row() for epoch in self.epochs]).set_index("epoch")
 
 
+# Share of newly learned weights in those of a model that is trained on, the rest are those that it started from: what a
+# few photographs or verdicts teach about others is uncertain.
+LEARNED_SHARE = 0.5
+
+
+def blended(base: Model, learned: TrainedModel) -> TrainedModel:
+    """The learned model with weights between those of the model that it started from and its own.
+
+    Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022).
+    """
+    before = base.network.state_dict()
+    weights = {name: before[name].lerp(after, LEARNED_SHARE) for name, after in learned.weights.items()}
+    return replace(learned, weights=weights)
+
+
 def trained_model(spec: ModelSpec, checkpoints: Checkpoints) -> TrainedModel:
     """The result of a run whose last epoch has its checkpoint."""
     _, epochs = read_checkpoint(checkpoints.read(checkpoints.epochs()[-1]))

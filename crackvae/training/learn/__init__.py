@@ -28,7 +28,7 @@ from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
-from crackvae.training.model_writer import TrainedModel, trained_model, training_record, write_model
+from crackvae.training.model_writer import blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -40,9 +40,6 @@ TRAINED_TILES = 1_600
 # Tiles that nobody has judged, at most; and how often a judged false alarm appears beside them, at most.
 MAX_OTHER_TILES, MAX_REPEATS = 1_500, 4
 MAX_VAL_TILES, MAX_CALIBRATION_TILES = 200, 4_000
-# Share of the learned weights in those of the challenger, the rest are the model's: what a few verdicts teach about
-# other surfaces is uncertain. Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022).
-LEARNED_SHARE = 0.5
 
 
 @filesystems.with_s3_endpoint
@@ -77,7 +74,8 @@ def learn(config: LearnConfig) -> Result:
             require_resources(config.workers[0], gpu=config.gpu)
             with resume_advice(checkpoints, "run the same command again to resume"):
                 _train(base, nights, spec, config, checkpoints)
-            learned = _blended(base, trained_model(spec, checkpoints))
+            # The yardstick stays that of the model: few nights have too few tiles to fit one for every kind of surface.
+            learned = blended(base, trained_model(spec, checkpoints))
             tiles_TPP, images = _calibration_tiles(nights, spec, config)
             measured_on = hardware(gpu=config.gpu)
         calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config)
@@ -128,17 +126,6 @@ def _run_folder(config: LearnConfig, folder: str, spec: ModelSpec, base: Model) 
     return RunFolder(
         folder, settings, asdict(spec) | {"from": base.digest}, "give the same settings and verdicts again"
     )
-
-
-def _blended(base: Model, learned: TrainedModel) -> TrainedModel:
-    """The learned model with weights between those of the model that it started from and its own.
-
-    Weight of the darkness and yardstick stay those of the model: the tiles of few nights are too few to fit a yardstick
-    for every kind of surface.
-    """
-    before = base.network.state_dict()
-    blended = {name: before[name].lerp(weights, LEARNED_SHARE) for name, weights in learned.weights.items()}
-    return replace(learned, weights=blended)
 
 
 # ----------------------------------------------------------------------------------------------------- training
