@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from sklearn.metrics import confusion_matrix, roc_auc_score
 
 # False-alarm rates at which recall is reported; most images of a night are sound, so they must be low.
 FALSE_ALARM_RATES = (0.05, 0.01, 0.001)
@@ -212,6 +211,8 @@ def one_per_group(groups_N: np.ndarray, seed: int) -> np.ndarray:
 def confusion(is_crack_N: np.ndarray, flagged_N: np.ndarray) -> pd.DataFrame:
     """Confusion matrix with the label in rows and the decision in columns."""
     names: Sequence[str] = ("non_crack", "crack")
+    from sklearn.metrics import confusion_matrix  # imported here: it takes a second, which scoring need not wait for
+
     counts = confusion_matrix(is_crack_N, flagged_N, labels=[False, True])
     return pd.DataFrame(counts, index=[f"is {name}" for name in names], columns=["passed", "flagged"])
 
@@ -229,6 +230,8 @@ def pixel_figures(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> pd
 
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset (2021), section 5.2, for AUPRO.
     """
+    from sklearn.metrics import roc_auc_score  # imported here, as confusion_matrix() above
+
     values = np.concatenate([one.ravel() for one in maps])
     is_cracked = np.concatenate([one.ravel() for one in masks])
     assert 0 < is_cracked.sum() < len(is_cracked), "both kinds of pixels are needed; callers refuse less"
@@ -254,9 +257,11 @@ def false_discovery_rates(p_values_N: np.ndarray) -> np.ndarray:
     Source: Benjamini & Hochberg, Controlling the false discovery rate (1995); for conformal p-values, which
     share a calibration: Bates et al., Testing for outliers with conformal p-values (2023).
     """
+    if len(p_values_N) < 2:
+        return p_values_N
     from scipy.stats import false_discovery_control  # imported here: it takes a second
 
-    return np.asarray(false_discovery_control(p_values_N)) if len(p_values_N) else p_values_N
+    return np.asarray(false_discovery_control(p_values_N))
 
 
 def fewest_discoveries(n_images: int, n_calibration: int, max_false_discovery: float) -> int:
