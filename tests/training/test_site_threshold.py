@@ -87,6 +87,7 @@ def test_the_scores_taken_as_sound_put_the_threshold_at_the_wanted_rate() -> Non
     sound = scores[one.sound]
     assert (sound > one.threshold).mean() == pytest.approx(RATE, abs=0.001)
     assert np.all(np.diff(sound) >= 0) and len(set(one.sound)) == len(sound) < N
+    assert sound.max() < np.median(scores[scores > one.threshold]), "the cracks above the threshold are left out"
 
 
 def test_blank_tiles_leave_the_observed_quantile() -> None:

@@ -80,8 +80,17 @@ class ThresholdRule:
         most_flagged = SLACK * self.max_false_alarm * (1 - self.max_cracked) + self.max_cracked
         fewest_flagged = self.max_false_alarm / SLACK
         lowest, highest = np.quantile(scores_T, [1 - most_flagged, 1 - fewest_flagged], method="inverted_cdf")
-        median = float(np.quantile(scores_T, (1 - self.max_cracked / 2) / 2))
-        return float(np.float32(np.clip(self.tail.quantile(median, self.max_false_alarm), lowest, highest)))
+        fitted = self.tail.quantile(self._median(scores_T), self.max_false_alarm)
+        return float(np.float32(np.clip(fitted, lowest, highest)))
+
+    def sound_above(self, scores_T: np.ndarray, n: int) -> np.ndarray:
+        """Scores of `n` sound tiles above the threshold, ascending, as the tail has them; float (n,)."""
+        median, shares = self._median(scores_T), 1 - (np.arange(n) + 0.5) / max(1, n)
+        return np.array([self.tail.quantile(median, self.max_false_alarm * share) for share in shares])
+
+    def _median(self, scores_T: np.ndarray) -> float:
+        """Of the sound tiles."""
+        return float(np.quantile(scores_T, (1 - self.max_cracked / 2) / 2))
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ class SiteThreshold:
         threshold: a tile is flagged when its score is greater.
         flagged: share of the given tiles that it flags, sound and cracked.
         low, high: 95 % interval of the false-alarm rate on the sound tiles of as many other groups.
-        sound: numbers of the tiles that are taken to be sound, by ascending score; of those above the threshold an
-            evenly spaced part.
+        sound: numbers of the tiles that are taken to be sound, by ascending score; of those above the threshold as
+            many and as high as the tail has.
     """
 
     threshold: float
@@ -120,9 +129,20 @@ def site_threshold(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRu
     n_below = int((scores_T <= threshold).sum())
     below, above = order[:n_below], order[n_below:]
     n_sound = min(len(above), round(len(below) * rule.max_false_alarm / (1 - rule.max_false_alarm)))
-    kept = above[((np.arange(n_sound) + 0.5) / max(1, n_sound) * len(above)).astype(int)]
+    kept = above[_nearest(scores_T[above], rule.sound_above(scores_T, n_sound))]
     low, high = _interval(scores_T, groups_T, rule, seed)
     return SiteThreshold(threshold, len(above) / len(scores_T), low, high, np.concatenate([below, kept]))
+
+
+def _nearest(scores_A: np.ndarray, wanted_K: np.ndarray) -> np.ndarray:
+    """Ascending numbers of K different scores, each about the first that reaches the wanted one; A is at least K.
+
+    Args:
+        scores_A, wanted_K: ascending.
+    """
+    steps_K = np.arange(len(wanted_K))
+    different_K = np.maximum.accumulate(np.searchsorted(scores_A, wanted_K) - steps_K)
+    return np.minimum(different_K, len(scores_A) - len(wanted_K)) + steps_K
 
 
 def _interval(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRule, seed: int) -> tuple[float, float]:
