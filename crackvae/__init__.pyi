@@ -541,6 +541,7 @@ def change(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
     pairs: str | os.PathLike[str] = "",
+    within: float = 0.0,
     out: str | os.PathLike[str] = "",
     model: str | os.PathLike[str] = "",
     shown: int = 48,
@@ -564,6 +565,8 @@ def change(
             is compared with the runs before.
         pairs: CSV with the columns before and after, one pair of photographs a line; default: equal paths below
             the folder of each visit, without dates.
+        within: pair a photograph without a partner of the same path with the nearest earlier one whose camera was
+            at most so far away and looked in about the same direction [m]; 0: do not.
         out: folder of the table of changes; each comparison adds to it and continues its histories; default:
             _changes in the scores of after.
         model: model directory for photographs that have to be scored again; default: the one that made the later

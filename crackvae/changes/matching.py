@@ -137,15 +137,24 @@ def _components(earlier: Sequence[Trace], later: Sequence[Trace], reach_px: floa
     n = len(earlier)
     links = [
         (i, n + j)
-        for i, old in enumerate(earlier)
-        for j, new in enumerate(later)
-        if max(_near(old, new, reach_px).mean(), _near(new, old, reach_px).mean()) >= MIN_ALONG
+        for i, j in np.argwhere(_meet(earlier, later, reach_px)).tolist()
+        if max(_near(earlier[i], later[j], reach_px).mean(), _near(later[j], earlier[i], reach_px).mean()) >= MIN_ALONG
     ]
     total = n + len(later)
     rows, columns = np.array(links, int).reshape(-1, 2).T
     count, labels = connected_components(csr_array((np.ones(len(links)), (rows, columns)), (total, total)), False)
     members = [np.flatnonzero(labels == one).tolist() for one in range(count)]
     return [([k for k in group if k < n], [k - n for k in group if k >= n]) for group in members]
+
+
+def _meet(earlier: Sequence[Trace], later: Sequence[Trace], reach_px: float) -> np.ndarray:
+    """Whether the boxes around two traces come within reach of each other, bool (N, M): a cheap first look."""
+    if not earlier or not later:
+        return np.zeros((len(earlier), len(later)), bool)
+    low_N2, high_N2, low_M2, high_M2 = (
+        np.array([end(one.points_K2, axis=0) for one in side]) for side in (earlier, later) for end in (np.min, np.max)
+    )
+    return np.asarray(((low_N2[:, None] - reach_px <= high_M2) & (low_M2 - reach_px <= high_N2[:, None])).all(axis=2))
 
 
 def _near(trace: Trace, other: Trace, reach_px: float) -> np.ndarray:

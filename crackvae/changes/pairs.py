@@ -1,14 +1,27 @@
-"""Which earlier photograph shows the place of a later one: by a CSV, or by equal paths below the folders of visits."""
+"""Which earlier photograph shows the place of a later one: by a CSV, by equal paths below the folders of visits, or by
+the place and the heading of the camera.
+
+Shape letters: N earlier and M later photographs; 2 = metres east and north.
+"""
 
 import csv
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.spatial import KDTree
+
 from crackvae.errors import ManifestError
+from crackvae.images.metadata.places import metres_from_first
 from crackvae.storage import uris
 
 COLUMNS = ("before", "after")
 
+# Photographs from one place show different surfaces if the camera was turned further [degrees]: half the angle of view
+# of a common lens.
+MAX_TURN_DEG = 30.0
 
 # A date in the name of a folder or a file, which differs between visits: 2026-11-28, 2026_11, 20261128.
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.](0[1-9]|1[0-2])([-_.]\d\d)?|(0[1-9]|1[0-2])[0-3]\d)(?!\d)")
@@ -37,6 +50,38 @@ def by_path(before: Sequence[str], after: Sequence[str], *, same_root: bool = Fa
 def _place(image: str, root: str) -> str:
     """The path of a photograph below the folder of its visit, without dates."""
     return "/".join(part for name in uris.relative(image, root).split("/") if (part := _DATE.sub("", name)))
+
+
+def by_place(before: pa.Table, after: pa.Table, within_m: float) -> dict[str, str]:
+    """The nearest earlier photograph of each later one, by the places of the cameras.
+
+    Where both photographs have a heading, they must agree within MAX_TURN_DEG. Whether a pair shows the same surface is
+    for its registration to say.
+
+    Args:
+        before, after: columns image, lat, lon and heading_deg; NaN where unknown.
+        within_m: largest distance of the two places.
+
+    Returns:
+        Earlier by later photograph; later ones without a partner are missing.
+    """
+    placed = [rows.filter(pc.is_finite(rows["lat"])) for rows in (before, after)]
+    (images_N, lat_N, lon_N, heading_N), (images_M, lat_M, lon_M, heading_M) = (
+        [rows[name].to_numpy() for name in ("image", "lat", "lon", "heading_deg")] for rows in placed
+    )
+    if not len(images_N) or not len(images_M):
+        return {}
+    metres_2 = np.stack(metres_from_first(np.r_[lat_N, lat_M], np.r_[lon_N, lon_M]), axis=1)
+    places_N2, places_M2 = metres_2[: len(images_N)], metres_2[len(images_N) :]
+    pairs: dict[str, str] = {}
+    for m, near in enumerate(KDTree(places_N2).query_ball_point(places_M2, within_m)):
+        turn_K = np.abs((heading_N[near] - heading_M[m] + 180) % 360 - 180)
+        is_fit_K = ~(turn_K > MAX_TURN_DEG) & (images_N[near] != images_M[m])
+        chosen_K = np.array(near, int)[is_fit_K]
+        if len(chosen_K):
+            apart_K = np.hypot(*(places_N2[chosen_K] - places_M2[m]).T)
+            pairs[images_M[m]] = images_N[chosen_K[apart_K.argmin()]]
+    return pairs
 
 
 def by_csv(text: str, source: str, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 
-from crackvae.changes.pairs import by_csv, by_path
+from crackvae.changes.pairs import by_csv, by_path, by_place
 from crackvae.changes.visit_comparison import compare_visits, write_page
 from crackvae.changes.visits import Visit, read_visit, scored_visit
 from crackvae.config import ChangeConfig
@@ -65,9 +65,12 @@ def _partners(before: Visit, after: Visit, config: ChangeConfig) -> dict[str, st
         return by_csv(text, config.pairs, before.images, after.images)
     is_one_root = uris.absolute(config.before) == uris.absolute(config.after)
     partners = by_path(before.images, after.images, same_root=is_one_root)
+    if config.within:
+        partners = by_place(before.rows, after.rows, config.within) | partners
     if not partners:
         raise StorageError(
             f"no photograph of {config.after} has the path of one of {config.before}, "
-            "below the folder of its visit and without dates: name the pairs in a CSV, --pairs."
+            "below the folder of its visit and without dates: name the pairs in a CSV, --pairs, or pair photographs by "
+            "the places of their cameras, --within 5."
         )
     return partners

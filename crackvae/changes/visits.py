@@ -21,7 +21,20 @@ from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, FINDINGS_TYPE, read_findings
 
-COLUMNS = ("image", "group", "status", "error", "bytes", "model", "threshold", "run", "content")
+COLUMNS = (
+    "image",
+    "group",
+    "status",
+    "error",
+    "bytes",
+    "model",
+    "threshold",
+    "run",
+    "content",
+    "lat",
+    "lon",
+    "heading_deg",
+)
 
 
 @dataclass(frozen=True)

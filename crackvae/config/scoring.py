@@ -315,6 +315,13 @@ class ChangeConfig(ScoringConfig):
         "of each visit, without dates",
         "",
     )
+    within: float = setting(
+        "pair a photograph without a partner of the same path with the nearest earlier one whose camera was at most "
+        "so far away and looked in about the same direction [m]; 0: do not",
+        0.0,
+        ge=0,
+        le=1000,
+    )
     out: Location = setting(
         "folder of the table of changes; each comparison adds to it and continues its histories; default: _changes in "
         "the scores of --after",

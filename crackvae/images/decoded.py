@@ -31,7 +31,7 @@ CAMERA = ("brightness", "contrast", "sharpness")
 MEASURED = (*CAMERA, "clipped")
 
 # Fields of the metadata that are columns.
-METADATA = ("taken", "taken_is_local", "lat", "lon", "alt_m", "camera", "focal_mm")
+METADATA = ("taken", "taken_is_local", "lat", "lon", "alt_m", "heading_deg", "camera", "focal_mm")
 
 # What the scale of a photograph can be computed from; not in any table.
 OPTICS = ("focal_px", "focal_sigma", "range_m", "height_m", "mm_per_px")

@@ -151,11 +151,13 @@ def test_two_folders_of_photographs_are_scored_and_compared(tmp_path: Path) -> N
     assert result.pairs == 2
 
 
-def test_visits_without_a_common_path_need_a_csv(tmp_path: Path) -> None:
+def test_visits_without_a_common_path_need_a_csv_or_places(tmp_path: Path) -> None:
     before = visit(tmp_path, "2024", {"1.png": (3, [A])})
     after = visit(tmp_path, "2025", {"2.png": (3, [A])})
-    with pytest.raises(StorageError, match="name the pairs in a CSV, --pairs"):
+    with pytest.raises(StorageError, match="name the pairs in a CSV, --pairs, or pair photographs by the places"):
         change(before, after)
+    result = change(before, after, within=2)
+    assert (result.pairs, result.static) == (1, 1)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -1,9 +1,12 @@
 """Which earlier photograph shows the place of a later one."""
 
+import pyarrow as pa
 import pytest
 
-from crackvae.changes.pairs import by_csv, by_path
+from crackvae.changes.pairs import by_csv, by_path, by_place
 from crackvae.errors import ManifestError
+
+NAN = float("nan")
 
 BEFORE = ["/2025/bridge/a/1.jpg", "/2025/bridge/b/1.jpg", "/2025/bridge/b/2.jpg"]
 AFTER = ["s3://site/may/a/1.jpg", "s3://site/may/b/1.jpg", "s3://site/may/c/9.jpg"]
@@ -25,6 +28,26 @@ def test_dates_in_a_path_do_not_count_and_the_last_visit_before_is_taken() -> No
 def test_a_csv_names_photographs_by_whole_paths_or_unambiguous_ends() -> None:
     text = "\ufeffafter,before\nc/9.jpg,2.jpg\ns3://site/may/a/1.jpg,b/1.jpg\n"
     assert by_csv(text, "pairs.csv", BEFORE, AFTER) == {AFTER[2]: BEFORE[2], AFTER[0]: BEFORE[1]}
+
+
+def places(**images: tuple[float, float, float]) -> pa.Table:
+    """Photographs with metres east and north of a point in Berlin, and a heading."""
+    rows = [
+        {"image": name, "lat": 52.5 + north / 111_320, "lon": 13.4 + east / 67_769, "heading_deg": heading}
+        for name, (east, north, heading) in images.items()
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def test_the_nearest_earlier_photograph_with_about_the_same_heading_is_the_partner() -> None:
+    before = places(
+        wall=(0, 0, 350), next=(3, 0, 350), turned=(0.5, 0, 90), unknown=(0, 50, NAN), nowhere=(NAN, NAN, 0)
+    )
+    after = places(a=(0.6, 0.2, 5), b=(2.9, 0.5, 340), c=(1, 49, 200), d=(0, 200, 0), e=(NAN, NAN, 0), f=(0.4, 0, NAN))
+    assert by_place(before, after, 5) == {"a": "wall", "b": "next", "c": "unknown", "f": "turned"}
+    assert by_place(before, after, 0.3) == {"f": "turned"}
+    assert by_place(before, before, 5) == {"wall": "next", "next": "wall"}, "no photograph is its own partner"
+    assert by_place(before.slice(0, 0), after, 5) == {}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,24 @@ def camera(**tags: Any) -> Photograph:
 
 
 @pytest.mark.parametrize(
+    ("gps", "xmp", "heading_deg"),
+    [
+        ({17: 123.5}, b"", 123.5),
+        ({17: 360.0}, b"", 0.0),
+        ({17: 400.0}, b"", NAN),
+        ({}, b"", NAN),
+        ({17: 10.0}, b'drone-dji:GimbalYawDegree="-45.0" drone-dji:GimbalPitchDegree="-10.0"', 315.0),
+        ({17: 10.0}, b'drone-dji:GimbalYawDegree="-45.0" drone-dji:GimbalPitchDegree="-89.9"', NAN),
+    ],
+)
+def test_a_heading_is_that_of_the_camera_unless_it_looks_straight_down(
+    gps: dict[int, Any], xmp: bytes, heading_deg: float
+) -> None:
+    found = read_metadata(camera(gps=gps, xmp=xmp).file()).heading_deg
+    assert found == pytest.approx(heading_deg, nan_ok=True)
+
+
+@pytest.mark.parametrize(
     ("photograph", "expected"),
     [
         (cameras.MAVIC_2_PRO, (utc(2020, 5, 22, 15, 4, 51), True, 61.0139614, 10.7644352, 494.0, 10.26)),

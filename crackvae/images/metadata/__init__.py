@@ -38,6 +38,7 @@ TIMES = ((0x9003, 0x9011, 0x9291), (0x9004, 0x9012, 0x9292))  # taken and digiti
 FOCAL_LENGTH, FOCAL_35MM, DIGITAL_ZOOM, EXIF_WIDTH, EXIF_HEIGHT = 0x920A, 0xA405, 0xA404, 0xA002, 0xA003
 PLANE_RESOLUTION, PLANE_UNIT = 0xA20E, 0xA210
 LAT_REF, LAT, LON_REF, LON, ALT_REF, ALT, GPS_TIME, GPS_STATUS, GPS_DATE = 1, 2, 3, 4, 5, 6, 7, 9, 29
+GPS_DIRECTION = 17
 
 # Millimetres of the units of PLANE_RESOLUTION; 4 and 5 are in use though not in the standard.
 PLANE_UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
@@ -55,6 +56,7 @@ class Metadata:
         taken_is_local: whether it is the camera's own clock, of an unknown time zone.
         lat, lon: position of the camera [degrees], WGS 84; both NaN if unknown.
         alt_m: its height above sea level.
+        heading_deg: where it looked, clockwise from north; NaN if unknown, and for a camera that looked straight down.
         camera: manufacturer and model.
         focal_mm: focal length.
         focal_35mm: that of a lens with the same angle of view on 36 x 24 mm film.
@@ -70,6 +72,7 @@ class Metadata:
     lat: float = NAN
     lon: float = NAN
     alt_m: float = NAN
+    heading_deg: float = NAN
     camera: str = ""
     focal_mm: float = NAN
     focal_35mm: float = NAN
@@ -103,6 +106,7 @@ def _camera_and_place(tags: Tags) -> Metadata:
         lat=lat,
         lon=lon,
         alt_m=_within(number(first(gps, ALT)) * (-1 if is_below else 1), MIN_ALT_M, MAX_ALT_M),
+        heading_deg=_within(number(first(gps, GPS_DIRECTION)), 0, 360) % 360,
         camera=_camera(text(first(root, MAKE)), text(first(root, MODEL))),
         focal_mm=_within(number(first(camera, FOCAL_LENGTH)), MIN_FOCAL_MM, MAX_FOCAL_MM),
         focal_35mm=NAN if is_zoomed else _within(number(first(camera, FOCAL_35MM)), 4, MAX_FOCAL_MM),
@@ -218,8 +222,10 @@ def _with_drone(found: Metadata, xmp: Mapping[str, str]) -> Metadata:
         found = replace(found, alt_m=_within(property_of("AbsoluteAltitude"), MIN_ALT_M, MAX_ALT_M))
     looks_down = abs(property_of("GimbalPitchDegree", "CameraPitch") + 90) <= 10
     height = _within(property_of("RelativeAltitude"), 0.5, MAX_ALT_M)
+    yaw_deg = _within(property_of("GimbalYawDegree"), -360, 360) % 360
     return replace(
         found,
+        heading_deg=NAN if looks_down else found.heading_deg if math.isnan(yaw_deg) else yaw_deg,
         height_m=height if looks_down else NAN,
         range_m=_within(property_of("LRFTargetDistance"), 0.2, 10_000),
         focal_px=_within(property_of("CalibratedFocalLength"), 100, 1e6),

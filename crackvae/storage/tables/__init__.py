@@ -61,6 +61,7 @@ SCORES_SCHEMA = pa.schema(
         ("lat", pa.float64()),  # of the camera, WGS 84; NaN where unknown
         ("lon", pa.float64()),
         ("alt_m", pa.float32()),  # above sea level
+        ("heading_deg", pa.float32()),  # of the camera, clockwise from north; NaN where it looked straight down
         ("camera", pa.string()),
         ("focal_mm", pa.float32()),
     ]
@@ -77,6 +78,7 @@ ADDED_COLUMNS = {
     "lat": float("nan"),
     "lon": float("nan"),
     "alt_m": float("nan"),
+    "heading_deg": float("nan"),
     "camera": "",
     "focal_mm": float("nan"),
 }
