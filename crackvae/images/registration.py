@@ -262,7 +262,7 @@ def _refined(
         is_held_out_N = np.arange(len(before_N2)) % HELD_OUT == 0
         if is_held_out_N.sum() < MIN_HELD_OUT:
             return unmatched(f"only {len(before_N2)} places look alike at full size")
-        fitted_33 = _fit(before_N2[~is_held_out_N], after_N2[~is_held_out_N])
+        fitted_33 = _fit(before_N2[~is_held_out_N], after_N2[~is_held_out_N], matrix_33)
         if fitted_33 is None:
             return unmatched("the places that look alike agree on no transform")
         matrix_33 = fitted_33
@@ -277,13 +277,14 @@ def _refined(
     return Registration(matrix_33, residual_px, len(apart_N), overlap)
 
 
-def _fit(before_N2: np.ndarray, after_N2: np.ndarray) -> np.ndarray | None:
-    """A homography, or a similarity where too few points would determine one."""
+def _fit(before_N2: np.ndarray, after_N2: np.ndarray, first_33: np.ndarray) -> np.ndarray | None:
+    """A homography, or the first transform corrected by a similarity where too few points would determine one."""
     if len(before_N2) >= MIN_FOR_HOMOGRAPHY:
         matrix_33, _ = cv2.findHomography(before_N2, after_N2, cv2.USAC_MAGSAC, AGREE_PX, maxIters=2000)
         return None if matrix_33 is None else np.asarray(matrix_33)
-    affine_23, _ = cv2.estimateAffinePartial2D(before_N2, after_N2, ransacReprojThreshold=AGREE_PX)
-    return None if affine_23 is None else np.vstack([affine_23, [0, 0, 1]])
+    predicted_N2 = transformed(first_33, before_N2)
+    affine_23, _ = cv2.estimateAffinePartial2D(predicted_N2, after_N2, ransacReprojThreshold=AGREE_PX)
+    return None if affine_23 is None else np.asarray(np.vstack([affine_23, [0, 0, 1]]) @ first_33)
 
 
 def _located(

@@ -42,6 +42,18 @@ def test_photographs_of_different_surfaces_and_without_texture_are_unmatched_wit
     assert "too few features" in registration.register(surface(1), blank).reason
 
 
+def test_a_smooth_surface_seen_aslant_is_registered_by_the_few_places_that_are_found_again() -> None:
+    truth = view(0.95, 4.0, 6e-5, (1120, 840))
+    before = cv2.GaussianBlur(cv2.resize(surface(1), (1120, 840)), (0, 0), 3).astype(float)
+    noise = np.random.default_rng(0).normal(0, 6, (2, *before.shape))
+    after = (cv2.warpPerspective(before, truth, (1120, 840), borderMode=cv2.BORDER_REFLECT) + noise[0]).clip(0, 255)
+    found = registration.register((before + noise[1]).clip(0, 255).astype(np.uint8), after.astype(np.uint8))
+    assert found.is_matched, found.reason
+    points = np.array([[250.0, 200.0], [850.0, 200.0], [250.0, 650.0], [850.0, 650.0]])
+    apart = registration.transformed(found.matrix_33, points) - registration.transformed(truth, points)
+    assert found.n_held_out < 20 and np.hypot(*apart.T).max() < 1.5
+
+
 def test_a_residual_above_the_limit_is_unmatched() -> None:
     before = surface(1)
     found = registration.register(before, np.roll(before, 7, 1), limit_px=-1.0)
