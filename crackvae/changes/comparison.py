@@ -5,15 +5,17 @@ Shape letters: H, W rows and columns of an image; K points of a trace.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from crackvae.changes.matching import Change, Trace, match
+from crackvae.changes.matching import Change, Trace, match, reach_of
+from crackvae.changes.visible import shows_too
 from crackvae.errors import UnreadableImage
-from crackvae.images.registration import Registration, register, unmatched
+from crackvae.images.registration import Registration, register, scale_at, transformed, unmatched
 from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
 from crackvae.storage.tables.findings import COVERS_90, FINDINGS_TYPE, trace_of
 from crackvae.storage.uris import reason
@@ -35,6 +37,9 @@ COMPARED_SCHEMA = PAIRS_SCHEMA.append(pa.field(CHANGES_COLUMN, CHANGES_TYPE))
 
 # Surroundings at most this dark, or at least this bright, show no crack [grey level].
 BLACK, WHITE = 12, 250
+
+# Of a finding that is not new, or not gone, though it was traced at one visit only.
+SHOWN_TOO = "the other photograph shows a line at its place, which was not traced there"
 
 # Side of these surroundings [px]: wider than a crack, which is dark itself.
 AROUND_PX = 41
@@ -69,8 +74,8 @@ def compare(pair: Mapping[str, Any], read_pixels: Callable[[str], np.ndarray]) -
         changes += [_unclaimed(row, "unmatched", registration.reason, is_later=False) for row in pair["before"]]
         rows = _rows(changes, pair, math.nan)
         return found | {"status": "unmatched", "reason": registration.reason, CHANGES_COLUMN: rows}
-    shown = map(_shown, pixels)
-    changes = match(traces_of(pair["before"]), traces_of(pair["after"]), registration, *shown)
+    traces = traces_of(pair["before"]), traces_of(pair["after"])
+    changes = _unless_shown(match(*traces, registration, *map(_shown, pixels)), traces, pixels, registration)
     return found | _registered(registration) | {CHANGES_COLUMN: _rows(changes, pair, registration.residual_px)}
 
 
@@ -126,6 +131,35 @@ def _shown(pixels_HW: np.ndarray) -> np.ndarray:
     """Where a crack would be seen: not in the black or the white of a wrong exposure or a shadow, bool (H, W)."""
     around_HW = cv2.blur(pixels_HW, (AROUND_PX, AROUND_PX))
     return np.asarray((around_HW > BLACK) & (around_HW < WHITE))
+
+
+def _unless_shown(
+    changes: Sequence[Change],
+    traces: tuple[Sequence[Trace], Sequence[Trace]],
+    pixels: tuple[np.ndarray, np.ndarray],
+    registration: Registration,
+) -> list[Change]:
+    """A finding without a partner is static where the other photograph shows its line, though none was traced there."""
+    forth_33 = registration.matrix_33
+    back_33 = np.linalg.inv(forth_33)
+    before, after = ({trace.finding: trace for trace in one} for one in traces)
+    reach_px = reach_of(registration)
+
+    def is_shown(change: Change) -> bool:
+        is_new = change.status == "new"
+        trace, to_other_33 = (after[change.after], back_33) if is_new else (before[change.before], forth_33)
+        own_HW, other_HW = pixels[::-1] if is_new else pixels
+        other_K2 = transformed(to_other_33, trace.points_K2)
+        width_px = trace.width_px if math.isfinite(trace.width_px) else 1.0
+        widths_px = width_px, width_px * float(scale_at(to_other_33, trace.points_K2).mean())
+        return shows_too(own_HW, trace.points_K2, other_HW, other_K2, widths_px, reach_px)
+
+    return [
+        replace(change, status="static", reason=SHOWN_TOO)
+        if change.status in ("new", "gone") and is_shown(change)
+        else change
+        for change in changes
+    ]
 
 
 def _unclaimed(row: Mapping[str, Any], status: str, why: str, *, is_later: bool) -> Change:

@@ -91,6 +91,11 @@ def moved(trace: Trace, matrix_33: np.ndarray) -> Trace:
     )
 
 
+def reach_of(registration: Registration) -> float:
+    """Largest distance of two traces of one crack [px]."""
+    return TRACE_PX + 3 * registration.residual_px
+
+
 def match(
     before: Sequence[Trace],
     after: Sequence[Trace],
@@ -108,7 +113,7 @@ def match(
     assert registration.is_matched
     matrix_33, back_33 = registration.matrix_33, np.linalg.inv(registration.matrix_33)
     earlier = [moved(trace, matrix_33) for trace in before]
-    reach_px = TRACE_PX + 3 * registration.residual_px
+    reach_px = reach_of(registration)
     seen_before = [_shown(shown_before_HW, transformed(back_33, one.points_K2)) for one in after]
     seen_after = [_shown(shown_after_HW, one.points_K2) for one in earlier]
     changes = []
