@@ -1,10 +1,12 @@
 """Registration of pairs of photographs: overlapping crops of METU, crops of other photographs, and one pair of 20 Mpx.
 
     python benchmarks/change.py --images metu-internal.zip --groups metu-groups.csv [--same 300] [--different 2000]
+        [--drawn 60]
 
 Groups of METU also join mirrored and rotated copies, and crops that overlap a common third one but not each other. So
 a pair counts as overlapping if phase correlation, which shares nothing with the registration, finds a shift under
 which the crops agree; the second crop is turned to the orientation in which they do. Other pairs are counted apart.
+Into the second crop of overlapping sound pairs a crack is drawn, which `crackvae change` should call new.
 """
 
 import argparse
@@ -12,23 +14,29 @@ import csv
 import itertools
 import random
 import resource
+import tempfile
 import time
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from record import write_result
+from scipy.spatial import KDTree
 
-from crackvae.images import decoding, registration, synthetic
+import crackvae
+from crackvae.images import decoding, drawing, registration, synthetic
 
 # Correlation over the overlap, and share of the crop, from which on two crops count as overlapping.
 SAME_CORRELATION, SAME_SHARE = 0.9, 0.25
 # Different pairs are drawn among this many photographs, so that the features of each are computed once.
 N_DIFFERENT = 120
+# A finding is the drawn crack if most of it lies within this distance of its middle line [px].
+NEAR_PX = 8.0
 
 
 def orientations(pixels_HW: np.ndarray) -> list[np.ndarray]:
@@ -67,12 +75,11 @@ def on_overlapping(archive: zipfile.ZipFile, rows: list[dict[str, str]], n: int,
     pairs = same_pairs(rows)
     residuals, n_apart, reasons = [], 0, []
     for first, second in rng.sample(pairs, min(n, len(pairs))):
-        a, b = (decoding.decode(archive.read(name)) for name in (first, second))
-        turned = max(orientations(b), key=lambda one: overlap_correlation(a, one))
-        if overlap_correlation(a, turned) < SAME_CORRELATION:
+        pair = overlapping(archive, first, second)
+        if pair is None:
             n_apart += 1
             continue
-        found = registration.register(a, turned)
+        found = registration.register(*pair)
         residuals.append(found.residual_px)
         reasons += [f"{first} {second}: {found.reason}"] if found.reason else []
     good = np.array(residuals)
@@ -84,6 +91,74 @@ def on_overlapping(archive: zipfile.ZipFile, rows: list[dict[str, str]], n: int,
         "p95_residual_px": float(np.nanquantile(good, 0.95)),
         "unmatched": reasons,
     }
+
+
+def overlapping(archive: zipfile.ZipFile, first: str, second: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two crops, the second one turned as the first one; None if they do not overlap."""
+    a, b = (decoding.decode(archive.read(name)) for name in (first, second))
+    turned = max(orientations(b), key=lambda one: overlap_correlation(a, one))
+    return (a, turned) if overlap_correlation(a, turned) >= SAME_CORRELATION else None
+
+
+def with_crack(pair: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    """The second crop with a crack, and its middle line (N, 2) of x and y; None if the first one shows no room."""
+    first_HW, second_HW = pair
+    height, width = second_HW.shape
+    to_first_33 = np.linalg.inv(registration.register(first_HW, second_HW).matrix_33)
+    for _ in range(100):
+        start_2, angle = rng.uniform(20, (width - 20, height - 20)), rng.uniform(0, 2 * np.pi)
+        end_2 = start_2 + rng.uniform(80, 140) * np.array([np.cos(angle), np.sin(angle)])
+        line_N2 = drawing.wander(rng, start_2, end_2)
+        inside = [
+            (points_N2 >= 10).all() and (points_N2 <= (width - 10, height - 10)).all()
+            for points_N2 in (line_N2, registration.transformed(to_first_33, line_N2))
+        ]
+        if all(inside):
+            quads = drawing.strip(rng, line_N2, np.full(len(line_N2), rng.uniform(2.5, 5)), 1.2)
+            filled_HW = cv2.GaussianBlur(drawing.fill(quads, height, width), (0, 0), 0.7)
+            return (second_HW * (1 - rng.uniform(0.3, 0.7) * filled_HW)).round().astype(np.uint8), line_N2
+    return None
+
+
+def on_drawn(archive: zipfile.ZipFile, rows: list[dict[str, str]], n: int, rng: random.Random) -> dict[str, Any]:
+    """What is claimed about a crack that is drawn into one of two overlapping sound crops, and about all else."""
+    sound = [pair for pair in same_pairs(rows) if all(name.startswith("Negative/") for name in pair)]
+    lines: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as work:
+        before, after = (Path(work, visit) for visit in ("before", "after"))
+        for folder in (before, after):
+            folder.mkdir()
+        for first, second in rng.sample(sound, len(sound)):
+            pair = overlapping(archive, first, second)
+            drawn = pair and with_crack(pair, np.random.default_rng(len(lines)))
+            if pair and drawn:
+                name = f"{len(lines):03d}.png"
+                Image.fromarray(pair[0]).save(before / name)
+                Image.fromarray(drawn[0]).save(after / name)
+                lines[name] = drawn[1]
+            if len(lines) == n:
+                break
+        out = Path(work, "changes")
+        crackvae.change(before=before, after=after, out=out, no_report=True, quiet=True)
+        changes = crackvae.read_changes(out).to_pylist()
+        findings = {row["finding"]: row for row in crackvae.read_findings(out / "_scores").to_pylist()}
+    claims: dict[str, set[str]] = {name: set() for name in lines}
+    others: Counter[str] = Counter()
+    for row in changes:
+        name = Path(row["image"] or row["previous_image"]).name
+        if row["finding"] and is_near(findings[row["finding"]], lines[name]):
+            claims[name].add(row["status"])
+        else:
+            others[row["status"]] += 1
+    claimed = Counter(" and ".join(sorted(one)) or "nothing" for one in claims.values())
+    return {"pairs": len(lines), "claims_on_drawn_cracks": dict(claimed), "claims_on_all_else": dict(others)}
+
+
+def is_near(finding: dict[str, Any], line_N2: np.ndarray) -> bool:
+    """Whether most of a finding lies on a line."""
+    points_K2 = np.stack([finding["x_px"], finding["y_px"]], axis=1).astype(float)
+    apart_K, _ = KDTree(line_N2).query(points_K2[np.isfinite(points_K2[:, 0])])
+    return bool((apart_K < NEAR_PX).mean() > 0.5)
 
 
 def on_different(archive: zipfile.ZipFile, rows: list[dict[str, str]], n: int, rng: random.Random) -> dict[str, Any]:
@@ -132,6 +207,7 @@ def main() -> None:
     parser.add_argument("--groups", required=True)
     parser.add_argument("--same", type=int, default=300)
     parser.add_argument("--different", type=int, default=2000)
+    parser.add_argument("--drawn", type=int, default=60)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     large = on_large()
@@ -140,6 +216,8 @@ def main() -> None:
     with zipfile.ZipFile(given.images) as archive:
         same = on_overlapping(archive, rows, given.same, random.Random(1))
         print(same, flush=True)
+        drawn = on_drawn(archive, rows, given.drawn, random.Random(3))
+        print(drawn, flush=True)
         features = registration._features
         by_content = cache(
             lambda data, shape, reduced_px: features(np.frombuffer(data, np.uint8).reshape(shape), reduced_px)
@@ -149,7 +227,7 @@ def main() -> None:
         )
         different = on_different(archive, rows, given.different, random.Random(2))
     print(different, flush=True)
-    print(write_result("change", {"overlapping": same, "different": different, "large": large}))
+    print(write_result("change", {"overlapping": same, "different": different, "drawn": drawn, "large": large}))
 
 
 if __name__ == "__main__":
