@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from crackvae.errors import CalibrationError, ModelError, StorageError
 from crackvae.model import builtin
+from crackvae.model.group_rates import share_interval
 from crackvae.storage.fileio import read_bytes
 from crackvae.storage.records import problems
 from crackvae.storage.uris import join
@@ -200,8 +201,6 @@ class Calibration:
             return self._tail.promise(threshold, n_images, n_tiles, n_groups)
         if kind == "none":
             return {"expected": 0.0, "low": 0.0, "high": 0.0}
-        from crackvae.model.group_rates import share_interval  # imported here: scoring actors need no scipy.stats
-
         is_used_N, chances = self._compared(n_tiles)
         sound_N, groups_N = self.scores_N[is_used_N], self._image_groups_N[is_used_N]
         n = len(sound_N)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import betaln
-from scipy.stats import betabinom
 
 DRAWS = 400
 LEVELS = (np.arange(DRAWS) + 0.5) / DRAWS
@@ -120,6 +119,8 @@ def share_interval(is_above_N: np.ndarray, groups_N: np.ndarray, n_images: int, 
     """
     _, groups_N, sizes_G = np.unique(groups_N, return_inverse=True, return_counts=True)
     if len(sizes_G) in (1, len(groups_N)):
+        from scipy.stats import betabinom  # imported here: it takes half a second, and most calibrations name groups
+
         n, k = len(is_above_N), int(is_above_N.sum())
         low, high = betabinom.interval(INDEPENDENT_INTERVAL, n_images, k + 1, n - k)
         return low / n_images, high / n_images
