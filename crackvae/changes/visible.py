@@ -6,11 +6,10 @@ Shape letters: H, W rows and columns of an image; K points of a trace as (x, y) 
 import numpy as np
 from scipy import ndimage
 
+from crackvae.tracing.profiles import CALM, normals, profiles
+
 # Points of a chunk whose profiles are averaged: along it, registration errs by the same distance.
 CHUNK = 16
-
-# Standard deviation of the Gaussian that removes the steps of a trace before its normals are taken [points].
-CALM = 4.0
 
 # A line was there before if it was at least this share as dark, relative to its surroundings.
 SHARE = 0.5
@@ -38,9 +37,8 @@ def shows_too(
 
 def _darkness(pixels_HW: np.ndarray, points_K2: np.ndarray, width_px: float, reach_px: float) -> float:
     """How much darker a line is than its sides, as a share of them, less the same beside it, where no line is known."""
-    points_K2 = ndimage.gaussian_filter1d(points_K2, CALM, axis=0, mode="nearest")
-    along_K2 = np.gradient(points_K2, axis=0)
-    across_K2 = along_K2[:, ::-1] * (-1, 1) / np.maximum(1e-9, np.hypot(*along_K2.T))[:, None]
+    points_K2 = points_K2[:, ::-1]
+    across_K2, points_K2 = normals(points_K2), ndimage.gaussian_filter1d(points_K2, CALM, axis=0, mode="nearest")
     inner_px = reach_px + width_px / 2
     outer_px = inner_px + 2 * width_px + 4
     found = [
@@ -57,10 +55,13 @@ def _depth(
     reaches_px: tuple[float, float],
     width_px: float,
 ) -> float:
-    """Depth of the darkest line within the inner reach, relative to what lies between it and the outer one."""
+    """Depth of the darkest line within the inner reach, relative to what lies between it and the outer one.
+
+    Args:
+        points_K2, across_K2: (y, x).
+    """
     offsets_T = np.arange(-np.ceil(reaches_px[1]), np.ceil(reaches_px[1]) + 1)
-    at_2KT = (points_K2[:, :, None] + across_K2[:, :, None] * offsets_T).transpose(1, 0, 2)[::-1]
-    profile_KT = ndimage.map_coordinates(pixels_HW, at_2KT, np.float32, order=1, mode="nearest")
+    profile_KT = profiles(pixels_HW, points_K2, across_K2, offsets_T)
     chunks = np.array_split(profile_KT, max(1, len(profile_KT) // CHUNK))
     profile_CT = np.array([chunk.mean(axis=0) for chunk in chunks])
     is_inner_T = np.abs(offsets_T) <= reaches_px[0]

@@ -10,6 +10,8 @@ across it; 2 = (y, x) [px].
 import numpy as np
 from scipy import ndimage
 
+from crackvae.tracing.profiles import normals, profiles
+
 # Length of the strip along a line whose grey levels are averaged, and distance between two of them [px].
 STRIP_PX, STEP_PX = 8, 4
 
@@ -142,11 +144,9 @@ def end_of(pixels_HW: np.ndarray, points_K2: np.ndarray, width_px: float) -> flo
         return 0.0
     heading_2 = _unit(points_K2[-1] - points_K2[-1 - min(n, max(4, round(width_px)))])
     at_S2 = np.concatenate([points_K2[-1 - n :], points_K2[-1] + np.arange(1, n + 1)[:, None] * heading_2])
-    along_S2 = _unit(np.gradient(ndimage.gaussian_filter1d(at_S2, 4, axis=0, mode="nearest"), axis=0))
     aside_A = width_px / 2 + BLUR_PX + np.arange(SIDE_PX)
     inside_I = np.linspace(-width_px / 4, width_px / 4, 5)
-    across_2ST = along_S2.T[::-1, :, None] * np.array([1, -1])[:, None, None] * np.r_[-aside_A, aside_A, inside_I]
-    grey_ST = ndimage.map_coordinates(pixels_HW, at_S2.T[:, :, None] + across_2ST, np.float32, order=1, mode="nearest")
+    grey_ST = profiles(pixels_HW, at_S2, normals(at_S2), np.r_[-aside_A, aside_A, inside_I])
     dark_S = ndimage.gaussian_filter1d(grey_ST[:, -len(inside_I) :].mean(axis=1), 1, mode="nearest")
     light = float(np.median(grey_ST[: n + 1, : -len(inside_I)]))
     dark = float(np.median(dark_S[: max(3, n // 2)]))

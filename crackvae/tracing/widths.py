@@ -14,6 +14,8 @@ from functools import cache
 import numpy as np
 from scipy import ndimage, special
 
+from crackvae.tracing.profiles import normals, profiles
+
 # Distance between samples across a line [px].
 STEP_PX = 0.5
 
@@ -61,10 +63,10 @@ def widths_along(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: f
     """
     reach_px = max(8.0, 1.5 * rough_width_px + 6)
     offsets_T = np.arange(-reach_px, reach_px + STEP_PX / 2, STEP_PX)
-    profile_KT = _profiles(pixels_HW, points_K2, offsets_T)
+    profile_KT = profiles(pixels_HW, points_K2, normals(points_K2), offsets_T)
     shift_K = _shifts(profile_KT, offsets_T, rough_width_px)
-    points_K2 = points_K2 + shift_K[:, None] * _normals(points_K2)
-    profile_KT = _profiles(pixels_HW, points_K2, offsets_T)
+    points_K2 = points_K2 + shift_K[:, None] * normals(points_K2)
+    profile_KT = profiles(pixels_HW, points_K2, normals(points_K2), offsets_T)
     stretches = np.array_split(np.arange(len(points_K2)), max(1, len(points_K2) // STRETCH_PX))
     depth_CT, noise_C = _depths(np.array([profile_KT[part].mean(axis=0) for part in stretches]))
     measured = [_width(depth_T, noise) for depth_T, noise in zip(depth_CT, noise_C, strict=True)]
@@ -85,24 +87,6 @@ def _summary(points_K2: np.ndarray, width_K: np.ndarray, width_C: np.ndarray, bl
     sigma = math.sqrt(scatter**2 / len(width_C) + FLOOR_PX**2 + blur**2)
     max_sigma = math.sqrt(scatter**2 + FLOOR_PX**2 + blur**2)
     return Widths(points_K2, width_K, mean, sigma, float(calm_C.max()), max_sigma, float(calm_C.std()) / max(mean, 0.1))
-
-
-def _normals(points_K2: np.ndarray) -> np.ndarray:
-    """Unit vectors across a trace, (K, 2)."""
-    if len(points_K2) < 2:
-        return np.tile([1.0, 0.0], (len(points_K2), 1))
-    along_K2 = np.gradient(ndimage.gaussian_filter1d(points_K2, 4, axis=0, mode="nearest"), axis=0)
-    along_K2 /= np.maximum(1e-9, np.hypot(*along_K2.T))[:, None]
-    return np.stack([along_K2[:, 1], -along_K2[:, 0]], axis=1)
-
-
-def _profiles(pixels_HW: np.ndarray, points_K2: np.ndarray, offsets_T: np.ndarray) -> np.ndarray:
-    """Grey levels across a trace, float32 (K, T)."""
-    at_K2T = points_K2[:, :, None] + _normals(points_K2)[:, :, None] * offsets_T
-    found: np.ndarray = ndimage.map_coordinates(
-        pixels_HW, at_K2T.transpose(1, 0, 2), np.float32, order=1, mode="nearest"
-    )
-    return found
 
 
 def _depths(profile_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

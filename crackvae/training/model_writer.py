@@ -30,6 +30,9 @@ from crackvae.training.tile_loader import surface_counts
 CURVE_FILE = "loss.png"
 # Sound tiles that the weight of the darkness is fitted on, each scored up to eleven times.
 DARKNESS_TILES = 500
+# Share of newly learned weights in those of a model that is trained on, the rest are those that it started from: what a
+# few photographs or verdicts teach about others is uncertain.
+LEARNED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,6 @@ class TrainedModel:
     def table(self) -> pd.DataFrame:
         """One row per epoch."""
         return pd.DataFrame([epoch.row() for epoch in self.epochs]).set_index("epoch")
-
-
-# Share of newly learned weights in those of a model that is trained on, the rest are those that it started from: what a
-# few photographs or verdicts teach about others is uncertain.
-LEARNED_SHARE = 0.5
 
 
 def blended(base: Model, learned: TrainedModel) -> TrainedModel:

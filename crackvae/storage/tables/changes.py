@@ -17,7 +17,7 @@ STATUSES = (*CLAIMS, "not seen", "unmatched")
 
 CHANGES_SCHEMA = pa.schema(
     [
-        ("finding", pa.string()),  # at the later visit; "" where it is gone or not seen
+        ("finding", pa.string()),  # at the later visit; "" where it was not traced there
         ("previous", pa.string()),  # the finding of the visit before, or ""
         ("history", pa.string()),  # the finding at the first visit that had it: the same over all visits
         ("image", pa.string()),  # "" where there is no later photograph
@@ -25,7 +25,7 @@ CHANGES_SCHEMA = pa.schema(
         ("group", pa.string()),
         ("kind", pa.string()),  # crack | joint | unclear, at the later visit if it has the finding
         ("status", pa.string()),  # one of STATUSES
-        ("reason", pa.string()),  # why nothing is claimed, or ""
+        ("reason", pa.string()),  # why nothing is claimed, or why it is static though traced at one visit only; or ""
         ("length_px", pa.float32()),  # in the place that both photographs show; NaN without the finding
         ("previous_length_px", pa.float32()),  # all pixels are those of the later photograph
         ("length_change_px", pa.float32()),  # later minus earlier; NaN without both
