@@ -10,9 +10,9 @@ import numpy as np
 from scipy import ndimage
 
 from crackvae.tracing.following import KNOWN_PX, draw_line, followed
-from crackvae.tracing.lines import Line, even, rough_width, smooth
+from crackvae.tracing.lines import Line, even, measure, rough_width, smooth
 from crackvae.tracing.skeleton import chains
-from crackvae.tracing.widths import widths_along
+from crackvae.tracing.widths import sections
 
 # A line belongs to a crack where its probability exceeds LOW, if it exceeds HIGH somewhere [1/255]. Guesses.
 LOW, HIGH = 51, 128
@@ -52,7 +52,9 @@ def trace_findings(
     mask_HW[crop] = _cracked(probability_hw)
     _add_followed(mask_HW, pixels_HW)
     lines = [Line(one, pixels_HW, mask_HW) for one in chains(mask_HW)]
-    found = [_row(group, pixels_HW.shape) for group in _groups(_without_spurs(lines))]
+    lines = _without_spurs(lines)
+    measure(lines)
+    found = [_row(group, pixels_HW.shape) for group in _groups(lines)]
     shortest_px = min(SHORT_SHARE * min(pixels_HW.shape), MAX_SHORT_PX)
     found = [one for one in found if one["length_px"] >= shortest_px]
     return sorted(found, key=lambda one: (-one["length_px"], one["left_px"], one["top_px"]))
@@ -74,8 +76,8 @@ def _add_followed(mask_HW: np.ndarray, pixels_HW: np.ndarray) -> None:
                 continue
             points_K2 = smooth(even(chain.points_K2[:: 1 if end else -1][-KNOWN_PX:]))
             rough_px = rough_width(points_K2, mask_HW)
-            width_px = widths_along(pixels_HW, points_K2, rough_px).mean_px
-            width_px = width_px if math.isfinite(width_px) else rough_px
+            full_px = sections(pixels_HW, points_K2, rough_px).full_px
+            width_px = full_px if math.isfinite(full_px) else rough_px
             path_M2 = followed(pixels_HW, mask_HW, points_K2, width_px)
             if len(path_M2) > 1:
                 draw_line(mask_HW, even(path_M2), width_px)

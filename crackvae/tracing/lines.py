@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from crackvae.tracing.following import end_of
 from crackvae.tracing.skeleton import Chain
-from crackvae.tracing.widths import widths_along
+from crackvae.tracing.widths import sections, widths_of
 
 # A line of at least this length [px] can be told to be straight.
 MIN_JOINT_PX = 120.0
@@ -32,19 +32,23 @@ SMOOTHING = 1.0
 
 
 class Line:
-    """One measured chain."""
+    """One measured chain.
+
+    Its widths are those that it has by itself, until `measure()` has seen the other lines of its photograph.
+    """
 
     def __init__(self, chain: Chain, pixels_HW: np.ndarray, mask_HW: np.ndarray) -> None:
         self.forks = chain.forks
         points_K2 = even(chain.points_K2)
         rough_px = rough_width(points_K2, mask_HW)
-        self.widths = widths_along(pixels_HW, smooth(points_K2), rough_px)
-        self.points_K2, self.width_K = smooth(self.widths.points_K2), self.widths.width_K
+        self.sections = sections(pixels_HW, smooth(points_K2), rough_px)
+        self.widths = widths_of([self.sections])[0]
+        self.points_K2, self.stretch_K = smooth(self.sections.points_K2), self.sections.stretch_K
         width_px = self.widths.mean_px if math.isfinite(self.widths.mean_px) else rough_px
         for end in (1, 0):
             if chain.free_ends[end]:
-                self.points_K2, self.width_K = _to_end(pixels_HW, self.points_K2, self.width_K, width_px)
-            self.points_K2, self.width_K = self.points_K2[::-1], self.width_K[::-1]
+                self.points_K2, self.stretch_K = _to_end(pixels_HW, self.points_K2, self.stretch_K, width_px)
+            self.points_K2, self.stretch_K = self.points_K2[::-1], self.stretch_K[::-1]
         self.length_px = float(np.hypot(*np.diff(self.points_K2, axis=0).T).sum()) + 1
         self.axis_2 = _axis(self.points_K2)
         across_2 = np.array([-self.axis_2[1], self.axis_2[0]])
@@ -55,6 +59,11 @@ class Line:
         self.roughness_deg = _roughness(self.points_K2, parabola_K2, chord_px)
         self.kind = self._kind()
 
+    @property
+    def width_K(self) -> np.ndarray:
+        """Width at each point [px]; NaN where the line cannot be told from its surroundings."""
+        return np.asarray(self.widths.width_C[self.stretch_K])
+
     def _kind(self) -> str:
         is_straight = self.length_px >= MIN_LONG_JOINT_PX and self.off_parabola_px <= MAX_OFF_SHARE * self.length_px
         if is_straight and self.roughness_deg <= MAX_LONG_ROUGHNESS_DEG:
@@ -63,6 +72,12 @@ class Line:
             return "crack"
         is_smooth = self.length_px >= MIN_JOINT_PX and self.roughness_deg <= JOINT_ROUGHNESS_DEG
         return "joint" if is_smooth and not self.widths.variation > MAX_JOINT_VARIATION else "unclear"
+
+
+def measure(lines: list[Line]) -> None:
+    """Measure the widths of all lines of a photograph again, by the blur that they share."""
+    for line, widths in zip(lines, widths_of([line.sections for line in lines]), strict=True):
+        line.widths = widths
 
 
 def _parabola(points_K2: np.ndarray) -> np.ndarray:
@@ -108,16 +123,16 @@ def smooth(points_K2: np.ndarray) -> np.ndarray:
 
 
 def _to_end(
-    pixels_HW: np.ndarray, points_K2: np.ndarray, width_K: np.ndarray, width_px: float
+    pixels_HW: np.ndarray, points_K2: np.ndarray, stretch_K: np.ndarray, width_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A trace and its widths, cut or continued to where its line ends beyond or before the last point."""
+    """A trace and the stretches of its points, cut or continued to where its line ends, beyond or before the last."""
     more = round(end_of(pixels_HW, points_K2, width_px))
     if more <= 0:
         kept = max(2, len(points_K2) + more)
-        return points_K2[:kept], width_K[:kept]
+        return points_K2[:kept], stretch_K[:kept]
     step_2 = points_K2[-1] - points_K2[-1 - min(len(points_K2) - 1, 8)]
     ahead_M2 = points_K2[-1] + np.arange(1, more + 1)[:, None] * step_2 / max(1e-9, float(np.hypot(*step_2)))
-    return np.concatenate([points_K2, ahead_M2]), np.pad(width_K, (0, more), mode="edge")
+    return np.concatenate([points_K2, ahead_M2]), np.pad(stretch_K, (0, more), mode="edge")
 
 
 def rough_width(points_K2: np.ndarray, mask_HW: np.ndarray) -> float:

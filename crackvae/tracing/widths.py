@@ -1,15 +1,18 @@
-"""Width of a dark line along its trace, from grey levels across it, with sub-pixel edges.
+"""Width of dark lines along their traces, from grey levels across them, with sub-pixel edges.
 
-The full width at half maximum of a blurred line is larger than its width. How much larger follows from how steep its
-edges are for its depth and width, so that no blur needs to be known.
+A line is a box of some width and depth under a Gaussian blur. Of a line that is narrower than the blur, nearly the same
+profile follows from many pairs of width and blur; but one photograph has one blur, which its wider lines tell. So all
+lines of a photograph are measured together: the likelihood of each width and blur on a grid, summed over the lines for
+the blur, gives each width and its uncertainty.
 
-Shape letters: H, W rows and columns of an image; K points of a trace; T offsets across it; C stretches;
-2 = (y, x) [px].
+Shape letters: H, W rows and columns of an image; K points of a trace; T offsets across it; C stretches; G parts of a
+line; B blurs; U widths; 2 = (y, x) [px].
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from scipy import ndimage, special
@@ -22,15 +25,28 @@ STEP_PX = 0.5
 # Points of one stretch, whose profiles are averaged: noise falls by a factor of 4, and a width changes little over it.
 STRETCH_PX = 16
 
+# Stretches of one part of a line, whose mean profile tells its width and the blur, and parts of a line that tell the
+# blur at most. A part that crosses something may not outvote the others: its logarithm of the likelihood counts down to
+# -MAX_SAY.
+PART_STRETCHES, MAX_PARTS, MAX_SAY = 6, 4, 12.0
+
+# Blurs [px], their prior (mean and standard deviation of the logarithm), and widths [px] of the grid.
+BLURS_B = np.geomspace(0.4, 3.2, 53)
+PRIOR_PX, PRIOR_SPREAD = 1.1, 0.6
+WIDTHS_U = np.geomspace(0.3, 40, 150)
+
+# Profiles that no box under a Gaussian has: standard deviation as a share of the depth.
+MISFIT_SHARE = 0.02
+
 # Standard deviation of the Gaussians along a trace that calm its moves to the middle of the line [px].
 ALONG_PX = 2.0
 
 # Smallest depth of a line as a multiple of the standard error of its surroundings; below, it has no width.
 MIN_SIGNAL = 4.0
 
-# Standard uncertainties: of any mean width [px], and as a share of the correction for blur. Fitted to drawn lines
-# (benchmarks/findings.py), so that 1.645 standard uncertainties cover 90 %.
-FLOOR_PX, BLUR_SHARE = 0.17, 0.35
+# Standard uncertainty of any mean width beside that of the fit [px]. Fitted to drawn lines (benchmarks/findings.py), so
+# that 1.645 standard uncertainties cover 90 %.
+FLOOR_PX = 0.17
 
 
 @dataclass(frozen=True)
@@ -38,14 +54,12 @@ class Widths:
     """Widths along a trace.
 
     Attributes:
-        points_K2: the trace, moved to the middle of the dark line.
-        width_K: width at each point [px]; NaN where the line cannot be told from its surroundings.
+        width_C: width of each stretch [px]; NaN where the line cannot be told from its surroundings.
         mean_px, mean_sigma_px, max_px, max_sigma_px: with standard uncertainties; NaN without any width.
         variation: standard deviation of the widths over their mean.
     """
 
-    points_K2: np.ndarray
-    width_K: np.ndarray
+    width_C: np.ndarray
     mean_px: float
     mean_sigma_px: float
     max_px: float
@@ -53,40 +67,153 @@ class Widths:
     variation: float
 
 
-def widths_along(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: float) -> Widths:
-    """Measure the width of a dark line.
+@dataclass(frozen=True)
+class Sections:
+    """Grey levels across a line, averaged over stretches.
+
+    Attributes:
+        points_K2: the trace, moved to the middle of the dark line.
+        stretch_K: number of the stretch of each point.
+        offsets_T: of the profiles [px].
+        depth_CT: darkness relative to the surroundings [grey levels].
+        noise_C: standard deviation of the surroundings [grey levels].
+        middle_C, full_C: middle, and full width at half maximum [px]; NaN where nothing stands out.
+    """
+
+    points_K2: np.ndarray
+    stretch_K: np.ndarray
+    offsets_T: np.ndarray
+    depth_CT: np.ndarray
+    noise_C: np.ndarray
+    middle_C: np.ndarray
+    full_C: np.ndarray
+
+    @property
+    def full_px(self) -> float:
+        """Median full width at half maximum [px]; NaN where nothing stands out."""
+        known_C = self.full_C[np.isfinite(self.full_C)]
+        return float(np.median(known_C)) if len(known_C) else math.nan
+
+    @cached_property
+    def log_likelihood_GBU(self) -> np.ndarray:
+        """Of each blur and width, for each part of the line; the largest of a part is 0."""
+        known_N = np.flatnonzero(np.isfinite(self.full_C))
+        runs = np.split(known_N, np.flatnonzero(np.diff(known_N) > 1) + 1) if len(known_N) else []
+        parts = [part for run in runs for part in np.array_split(run, max(1, len(run) // PART_STRETCHES))]
+        return np.array([self._part(part) for part in parts]).reshape(-1, len(BLURS_B), len(WIDTHS_U))
+
+    def _part(self, part: np.ndarray) -> np.ndarray:
+        depth_T = self.depth_CT[part].mean(axis=0)
+        depth_T = np.interp(self.offsets_T + np.median(self.middle_C[part]), self.offsets_T, depth_T)
+        noise = 1.2 * float(np.median(self.noise_C[part])) / math.sqrt(len(part))
+        error = math.hypot(max(noise, 0.1), MISFIT_SHARE * float(depth_T.max()))
+        return np.asarray(_log_likelihood(depth_T) / error**2)
+
+
+def sections(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: float) -> Sections:
+    """Take the profiles across a dark line.
 
     Args:
         pixels_HW: grey levels, uint8 (H, W).
         points_K2: a trace within about half a width of the middle of the line, in steps of about 1 px.
         rough_width_px: of the line, from its mask.
     """
-    reach_px = max(8.0, 1.5 * rough_width_px + 6)
-    offsets_T = np.arange(-reach_px, reach_px + STEP_PX / 2, STEP_PX)
+    reach_px = math.ceil(max(8.0, 1.5 * rough_width_px + 6))
+    offsets_T = _offsets(round(2 * reach_px / STEP_PX) + 1)
     profile_KT = profiles(pixels_HW, points_K2, normals(points_K2), offsets_T)
     shift_K = _shifts(profile_KT, offsets_T, rough_width_px)
     points_K2 = points_K2 + shift_K[:, None] * normals(points_K2)
     profile_KT = profiles(pixels_HW, points_K2, normals(points_K2), offsets_T)
-    stretches = np.array_split(np.arange(len(points_K2)), max(1, len(points_K2) // STRETCH_PX))
-    depth_CT, noise_C = _depths(np.array([profile_KT[part].mean(axis=0) for part in stretches]))
-    measured = [_width(depth_T, noise) for depth_T, noise in zip(depth_CT, noise_C, strict=True)]
-    width_C, half_C = np.array(measured).T
-    width_K = np.repeat(width_C, [len(part) for part in stretches])
-    return _summary(points_K2, width_K, width_C, half_C - width_C)
+    stretches = np.array_split(profile_KT, max(1, len(points_K2) // STRETCH_PX))
+    depth_CT, noise_C = _depths(np.array([stretch.mean(axis=0) for stretch in stretches]))
+    edges_C2 = np.array([_edges(depth_T, noise) for depth_T, noise in zip(depth_CT, noise_C, strict=True)])
+    stretch_K = np.repeat(np.arange(len(stretches)), [len(stretch) for stretch in stretches])
+    middle_C, full_C = edges_C2.mean(axis=1), edges_C2[:, 1] - edges_C2[:, 0]
+    return Sections(points_K2, stretch_K, offsets_T, depth_CT, noise_C, middle_C, full_C)
 
 
-def _summary(points_K2: np.ndarray, width_K: np.ndarray, width_C: np.ndarray, blur_C: np.ndarray) -> Widths:
-    known = np.isfinite(width_C)
-    if not known.any():
-        return Widths(points_K2, width_K, *[math.nan] * 5)
-    width_C, blur_C = width_C[known], blur_C[known]
-    scatter = float(np.median(np.abs(np.diff(width_C)))) * 1.0484 if len(width_C) > 2 else 0.5  # sigma of one stretch
-    blur = BLUR_SHARE * float(blur_C.mean())
-    mean = float(width_C.mean())
-    calm_C = ndimage.median_filter(width_C, 3, mode="nearest")
-    sigma = math.sqrt(scatter**2 / len(width_C) + FLOOR_PX**2 + blur**2)
-    max_sigma = math.sqrt(scatter**2 + FLOOR_PX**2 + blur**2)
-    return Widths(points_K2, width_K, mean, sigma, float(calm_C.max()), max_sigma, float(calm_C.std()) / max(mean, 0.1))
+def widths_of(lines: Sequence[Sections]) -> list[Widths]:
+    """Measure the lines of one photograph, which share its blur."""
+    weight_B = _blur([line.log_likelihood_GBU for line in lines])
+    return [_widths(line, weight_B) for line in lines]
+
+
+def _blur(likelihoods: list[np.ndarray]) -> np.ndarray:
+    """Probability of each blur (B,), from the logarithms of likelihoods (G, B, U) of each line."""
+    log_B = -((np.log(BLURS_B / PRIOR_PX) / PRIOR_SPREAD) ** 2) / 2
+    for likelihood_GBU in likelihoods:
+        some_GB = likelihood_GBU[:: max(1, len(likelihood_GBU) // MAX_PARTS)][:MAX_PARTS].max(axis=2)
+        log_B += np.maximum(some_GB, -MAX_SAY).sum(axis=0)
+    weight_B = np.exp(log_B - log_B.max())
+    return np.asarray(weight_B / weight_B.sum())
+
+
+def _widths(line: Sections, weight_B: np.ndarray) -> Widths:
+    likelihood_GBU = line.log_likelihood_GBU
+    if not len(likelihood_GBU):
+        return Widths(line.full_C, *[math.nan] * 5)
+    width_C = _unblurred(line.full_C, float(weight_B @ BLURS_B))
+    given_GBU = np.exp(likelihood_GBU - likelihood_GBU.max(axis=2, keepdims=True))
+    given_GBU /= given_GBU.sum(axis=2, keepdims=True)
+    mean_GB = given_GBU @ WIDTHS_U
+    variance_B = (given_GBU @ WIDTHS_U**2 - mean_GB**2).mean(axis=0) / len(mean_GB)
+    mean_B = mean_GB.mean(axis=0)
+    mean = float(weight_B @ mean_B)
+    fit = float(weight_B @ (variance_B + (mean_B - mean) ** 2))
+    known_C = width_C[np.isfinite(width_C)]
+    scatter = float(np.median(np.abs(np.diff(known_C)))) * 1.0484 if len(known_C) > 2 else 0.5  # sigma of one stretch
+    calm_C = ndimage.median_filter(known_C, 3, mode="nearest")
+    sigma = math.sqrt(fit + scatter**2 / len(known_C) + FLOOR_PX**2)
+    max_sigma = math.sqrt(fit + scatter**2 + FLOOR_PX**2)
+    return Widths(width_C, mean, sigma, float(calm_C.max()), max_sigma, float(calm_C.std()) / max(mean, 0.1))
+
+
+def _log_likelihood(depth_T: np.ndarray) -> np.ndarray:
+    """Of each blur and width, (B, U), for noise of one grey level; the largest is 0.
+
+    The depth of the line and a straight line through its surroundings fit as they may.
+    """
+    template_BUT, norm_BU, plane_T2 = _templates(len(depth_T))
+    rest_T = depth_T - plane_T2 @ (plane_T2.T @ depth_T)
+    found_BU = np.maximum(template_BUT @ rest_T, 0) ** 2 / norm_BU / 2
+    return np.asarray(found_BU - found_BU.max())
+
+
+def _offsets(n: int) -> np.ndarray:
+    return (np.arange(n) - n // 2) * STEP_PX
+
+
+@cache
+def _templates(n_offsets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Profiles of depth one without their straight parts (B, U, T), their squared norms (B, U), and a basis (T, 2)."""
+    offsets_T = _offsets(n_offsets)
+    plane_T2 = np.linalg.qr(np.stack([np.ones(n_offsets), offsets_T], axis=1))[0]
+    template_BUT = _profile(offsets_T, WIDTHS_U[:, None], BLURS_B[:, None, None])
+    template_BUT -= (template_BUT @ plane_T2) @ plane_T2.T
+    return template_BUT, (template_BUT**2).sum(axis=2), plane_T2
+
+
+def _profile(offsets: np.ndarray, width: np.ndarray | float, blur: np.ndarray | float) -> np.ndarray:
+    """Darkness of a line of depth one [px]."""
+    left, right = ((offsets + side * width / 2) / (math.sqrt(2) * blur) for side in (1, -1))
+    return np.asarray((special.erf(left) - special.erf(right)) / 2)
+
+
+def _unblurred(full_C: np.ndarray, blur_px: float) -> np.ndarray:
+    """Width of the box whose full width at half maximum under a blur is this."""
+    full_N, width_N = _full_widths()
+    return np.asarray(blur_px * np.interp(full_C / blur_px, full_N, width_N, left=width_N[0]))
+
+
+@cache
+def _full_widths() -> tuple[np.ndarray, np.ndarray]:
+    """Full widths at half maximum, and the widths that have them, in units of the blur."""
+    at, width_N = np.linspace(0, 60, 12001), np.geomspace(0.05, 100, 200)
+    full_N = []
+    for width in width_N:
+        profile = _profile(at, width, 1.0)
+        full_N.append(2 * np.interp(-profile[0] / 2, -profile, at))
+    return np.array(full_N), width_N
 
 
 def _depths(profile_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +236,8 @@ def _shifts(profile_KT: np.ndarray, offsets_T: np.ndarray, rough_width_px: float
     return np.asarray(ndimage.gaussian_filter1d(shift_K, ALONG_PX, mode="nearest"))
 
 
-def _width(depth_T: np.ndarray, noise: float) -> tuple[float, float]:
-    """Width and full width at half maximum of a stretch [px]; NaN where nothing stands out."""
+def _edges(depth_T: np.ndarray, noise: float) -> tuple[float, float]:
+    """Where a stretch reaches half of its depth on either side of its middle [px]; NaN where nothing stands out."""
     middle = len(depth_T) // 2
     near = slice(middle - 4, middle + 5)
     peak = float(ndimage.uniform_filter1d(depth_T, 3)[near].max())
@@ -119,37 +246,13 @@ def _width(depth_T: np.ndarray, noise: float) -> tuple[float, float]:
     top = middle - 4 + int(depth_T[near].argmax())
     right = _crossing(depth_T[top:], peak / 2)
     left = _crossing(depth_T[top::-1], peak / 2)
-    if right is None or left is None:
-        return math.nan, math.nan
-    half_px = (left[0] + right[0]) * STEP_PX
-    slope = (left[1] + right[1]) / 2 / STEP_PX
-    ratio, factor = _blur_table()
-    return half_px * float(np.interp(peak / (slope * half_px), ratio, factor)), half_px
+    return (top - left - middle) * STEP_PX, (top + right - middle) * STEP_PX
 
 
-def _crossing(depth_T: np.ndarray, level: float) -> tuple[float, float] | None:
-    """Where a profile first falls through a level [samples], and its steepest fall there [grey level per sample]."""
+def _crossing(depth_T: np.ndarray, level: float) -> float:
+    """Where a profile first falls through a level [samples]; NaN where it does not."""
     below = np.flatnonzero(depth_T < level)
     if not len(below) or below[0] == 0:
-        return None
+        return math.nan
     after = int(below[0])
-    at = after - 1 + (depth_T[after - 1] - level) / (depth_T[after - 1] - depth_T[after])
-    fall_T = (depth_T[:-2] - depth_T[2:])[max(0, after - 5) : after + 4] / 2
-    return (at, float(fall_T.max())) if len(fall_T) and fall_T.max() > 0 else None
-
-
-@cache
-def _blur_table() -> tuple[np.ndarray, np.ndarray]:
-    """Depth over (steepest edge times full width at half maximum), ascending, and width over that full width.
-
-    For a line of width u, in units of the standard deviation of a Gaussian blur.
-    """
-    t = np.linspace(-16, 16, 6401)
-    rows = []
-    for u in np.geomspace(20, 0.05, 150):
-        depth = (special.erf((t + u / 2) / math.sqrt(2)) - special.erf((t - u / 2) / math.sqrt(2))) / 2
-        wide = t[depth >= depth.max() / 2]
-        full = wide[-1] - wide[0]
-        rows.append((depth.max() / (np.gradient(depth, t).max() * full), min(1.0, u / full)))
-    ratio, factor = np.array(sorted(rows)).T
-    return ratio, factor
+    return float(after - 1 + (depth_T[after - 1] - level) / (depth_T[after - 1] - depth_T[after]))
