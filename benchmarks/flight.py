@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,31 +47,38 @@ crackvae.score(images=sys.argv[1], out=sys.argv[2], no_report=True, max_unreadab
 """
 
 
-def draw_strip(path: Path, seconds: int) -> int:
-    """Draw what the camera passes over; returns the top of the crack [px]."""
+def draw_strip(seconds: int) -> tuple[np.ndarray, int]:
+    """What the camera passes over in grey levels, uint8 (height, WIDTH), and the top of the crack [px]."""
     height = HEIGHT + STEP_PX * FPS * seconds
-    surface = draw_concrete(np.random.default_rng([7, 0]), HEIGHT, WIDTH)
+    surface = np.asarray(Image.fromarray(draw_concrete(np.random.default_rng([7, 0]), HEIGHT, WIDTH)).convert("L"))
     blocks = [surface, surface[::-1]]  # mirrored, so that no edge shows
     strip = np.concatenate([blocks[k % 2] for k in range(-(-height // HEIGHT))])[:height]
     top, left = height // 2, (WIDTH - CRACK_HW[1]) // 2
     place = (slice(top, top + CRACK_HW[0]), slice(left, left + CRACK_HW[1]))
-    strip[place] = draw_crack(np.random.default_rng([7, 3]), strip[place])[0]
-    Image.fromarray(strip).convert("L").save(path, compress_level=1)
-    return top
+    coloured = np.asarray(Image.fromarray(strip[place]).convert("RGB"))
+    cracked, _ = draw_crack(np.random.default_rng([7, 3]), coloured)
+    strip[place] = np.asarray(Image.fromarray(cracked).convert("L"))
+    return strip, top
 
 
-def ffmpeg(*arguments: object) -> None:
-    subprocess.run(["ffmpeg", "-y", "-loglevel", "error", *map(str, arguments)], check=True)
+def ffmpeg(*arguments: object, frames: Iterable[bytes] = ()) -> None:
+    command = ["ffmpeg", "-y", "-loglevel", "error", *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        for frame in frames:
+            process.stdin.write(frame)
+    assert process.returncode == 0, "ffmpeg failed"
 
 
-def film(strip: Path, folder: Path, seconds: int) -> tuple[Path, Path, Path]:
+def film(strip: np.ndarray, folder: Path, seconds: int) -> tuple[Path, Path, Path]:
     """The film with its subtitles, a copy whose rate falls, and one that breaks off."""
     whole, variable, broken = (folder / name / "flight.mp4" for name in ("whole", "variable", "broken"))
     for path in (whole, variable, broken):
         path.parent.mkdir()
-    view = f"loop=-1:1:0,fps={FPS},crop={WIDTH}:{HEIGHT}:0:n*{STEP_PX},format=yuv420p"
-    encoder = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", 20, "-g", FPS, "-movflags", "+faststart")
-    ffmpeg("-i", strip, "-vf", view, "-frames:v", FPS * seconds, *encoder, whole)
+    tops = range(0, STEP_PX * FPS * seconds, STEP_PX)
+    raw = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{WIDTH}x{HEIGHT}", "-r", FPS, "-i", "-")
+    encoder = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", 20, "-g", FPS, "-pix_fmt", "yuv420p")
+    ffmpeg(*raw, *encoder, "-movflags", "+faststart", whole, frames=(strip[y : y + HEIGHT].tobytes() for y in tops))
     slow = f"setts=ts='TS+max(0,N-{SLOW_FROM})*(1/{SLOW_FPS}-1/{FPS})/TB'"
     ffmpeg("-i", whole, "-c", "copy", "-bsf:v", slow, "-movflags", "+faststart", variable)
     data = whole.read_bytes()
@@ -78,20 +86,20 @@ def film(strip: Path, folder: Path, seconds: int) -> tuple[Path, Path, Path]:
     lines = []
     for second in range(seconds):
         taken = START + timedelta(seconds=second)
+        begin, end = (f"00:{at // 60:02d}:{at % 60:02d},000" for at in (second, second + 1))
         lines.append(
-            f"{second + 1}\n00:00:{second:02d},000 --> 00:00:{second + 1:02d},000\n{taken:%Y-%m-%d %H:%M:%S.000}\n"
+            f"{second + 1}\n{begin} --> {end}\n{taken:%Y-%m-%d %H:%M:%S.000}\n"
             f"[latitude: {LAT + second * DEGREES_PER_S:.6f}] [longitude: {LON:.6f}] [abs_alt: 50.000]\n"
         )
     whole.with_suffix(".SRT").write_text("\n".join(lines))
     return whole, variable, broken
 
 
-def as_jpeg(whole: Path, folder: Path) -> Path:
-    """The frames that --every 1 scores, as files of ffmpeg."""
+def as_jpeg(whole: Path, folder: Path, every: int) -> Path:
+    """The frames that --every scores, as files of ffmpeg."""
     folder.mkdir()
-    ffmpeg(
-        "-i", whole, "-vf", rf"select=not(mod(n\,{FPS}))", "-fps_mode", "passthrough", "-q:v", 2, folder / "%03d.jpg"
-    )
+    chosen = rf"select=not(mod(n\,{every * FPS}))"
+    ffmpeg("-i", whole, "-vf", chosen, "-fps_mode", "passthrough", "-q:v", 2, folder / "%03d.jpg")
     return folder
 
 
@@ -105,10 +113,10 @@ def score(images: Path, out: Path, every: float) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def decoding_s(video: Path, jpegs: Path) -> tuple[float, float]:
+def decoding_s(video: Path, jpegs: Path, every: int) -> tuple[float, float]:
     """Processor time of decoding alone: of the frames of the film, and of the JPEG files."""
     started = time.process_time()
-    for name, _ in frames_of(str(video), 1.0):
+    for name, _ in frames_of(str(video), every):
         frame = part_of(name)
         read_frame(frame, MAX_IMAGE_PX)  # type: ignore[arg-type]
     between = time.process_time()
@@ -164,24 +172,28 @@ def places(out: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=12)
+    parser.add_argument("--seconds", type=int, default=180)
+    parser.add_argument("--every", type=int, default=2, help="score one frame every so many seconds of the film")
+    parser.add_argument("--every-copy", type=int, default=3, help="the same for the two copies")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        top = draw_strip(folder / "strip.png", arguments.seconds)
-        whole, variable, broken = film(folder / "strip.png", folder, arguments.seconds)
-        jpegs = as_jpeg(whole, folder / "jpegs")
-        video_s = score(whole.parent, folder / "out-whole", 1.0)
+        strip, top = draw_strip(arguments.seconds)
+        whole, variable, broken = film(strip, folder, arguments.seconds)
+        del strip
+        jpegs = as_jpeg(whole, folder / "jpegs", arguments.every)
+        video_s = score(whole.parent, folder / "out-whole", arguments.every)
         jpeg_s = score(jpegs, folder / "out-jpegs", 0)
-        video_decoding_s, jpeg_decoding_s = decoding_s(whole, jpegs)
-        score(variable.parent, folder / "out-variable", 2.0)
-        score(broken.parent, folder / "out-broken", 2.0)
+        video_decoding_s, jpeg_decoding_s = decoding_s(whole, jpegs, arguments.every)
+        score(variable.parent, folder / "out-variable", arguments.every_copy)
+        score(broken.parent, folder / "out-broken", arguments.every_copy)
         rows = crackvae.read_scores(folder / "out-whole").to_pylist()
         jpeg_rows = crackvae.read_scores(folder / "out-jpegs").to_pylist()
         pairs = list(zip(rows, jpeg_rows, strict=True))
         ends = [row for row in crackvae.read_scores(folder / "out-broken").to_pylist() if row["status"] != "scored"]
         figures = {
             "film": f"{WIDTH}x{HEIGHT}, {FPS} frames/s, {arguments.seconds} s, {whole.stat().st_size} bytes",
+            "every_s": {"whole_and_jpeg": arguments.every, "copies": arguments.every_copy},
             "crack_in_view_s": [
                 round((top - HEIGHT) / STEP_PX / FPS, 1),
                 round((top + CRACK_HW[0]) / STEP_PX / FPS, 1),
