@@ -17,7 +17,8 @@ from crackvae.changes.visible import shows_too
 from crackvae.errors import UnreadableImage
 from crackvae.images.registration import Registration, register, scale_at, transformed, unmatched
 from crackvae.storage.tables.changes import CHANGES_COLUMN, CHANGES_TYPE, PAIRS_SCHEMA
-from crackvae.storage.tables.findings import COVERS_90, FINDINGS_TYPE, trace_of
+from crackvae.storage.tables.findings import COVERS_90, FINDINGS_TYPE
+from crackvae.storage.tables.traces import trace_of
 from crackvae.storage.uris import reason
 
 # A pair that is to be compared, as it travels to a worker.

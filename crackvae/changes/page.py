@@ -17,7 +17,7 @@ from crackvae.images.registration import cut_out, transformed
 from crackvae.reports import page, views
 from crackvae.reports.page import Thumbnail, Thumbnails
 from crackvae.storage.tables import changes as table
-from crackvae.storage.tables.findings import branches_of, trace_of
+from crackvae.storage.tables.traces import branches_of, trace_of
 
 # Longest side of a picture [px].
 PICTURE_PX = 520

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from crackvae.exports.annotations.outlines import TOLERANCE_PX, simplified
 from crackvae.images.decoding.windows import places_in
-from crackvae.storage.tables.findings import branches_of, trace_of
+from crackvae.storage.tables.traces import branches_of, trace_of
 
 # A trace without the points that its neighbours imply, in degrees (WGS 84) with NaN between two branches; empty where
 # the image has no geotransform or can no longer be read. `place_of` says what `lat` and `lon` are the place of.

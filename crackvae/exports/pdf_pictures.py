@@ -17,7 +17,7 @@ from reportlab.platypus import Flowable
 from crackvae.exports.pdf_text import COLOUR_OF, FONT, GREY, INK, PALE
 from crackvae.exports.xml_text import plain
 from crackvae.images.metadata.places import metres_from_first, round_length
-from crackvae.storage.tables.findings import branches_of, trace_of
+from crackvae.storage.tables.traces import branches_of, trace_of
 
 # Longest side of a picture in the file [px]: 250 per inch at the size of a row.
 PICTURE_PX = 640

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from crackvae.images.metadata.places import metres_from_first
 from crackvae.images.pictures import pixels_if_readable
 from crackvae.images.registration import one_thread, register, transformed
-from crackvae.storage.tables.findings import trace_of
+from crackvae.storage.tables.traces import trace_of
 
 # Photographs that overlap are taken within a few metres of each other, and a satellite receiver errs by as much [m].
 NEAR_M = 6.0

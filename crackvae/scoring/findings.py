@@ -11,10 +11,8 @@ from PIL import Image
 from scipy import ndimage
 
 from crackvae.images.decoded import OPTICS, tiles_of
-from crackvae.images.decoding.windows import core_of
 from crackvae.images.tiles import Grid, Tiling, grid_of
 from crackvae.model.calibration import Calibration
-from crackvae.storage.names.parts import Window, part_of
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
 from crackvae.tracing.findings import trace_findings
 from crackvae.tracing.scale import UNKNOWN_SCALES, Scales, in_millimetres
@@ -27,9 +25,6 @@ EDGE_PX = 16
 
 # Side of the squares in which the middle of a finding keeps its id [px].
 ID_CELL_PX = 128
-
-# Two windows may differ this much about the middle of a finding; within it both keep it, so that none is lost [px].
-SEAM_PX = 8
 
 # Columns of a finding that are those of its image.
 OF_IMAGE = ("image", "group", "run", "model", "p_value", "taken", "lat", "lon")
@@ -84,22 +79,7 @@ def with_findings(
         if tracing.ignore_joints and any(one["kind"] == "joint" for one in found[number]):
             again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
-        found[number] = _own(found[number], row["image"])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
-
-
-def _own(findings: list[dict[str, Any]], image: str) -> list[dict[str, Any]]:
-    """The findings whose middle lies in the core of their window: what windows have in common, all of them trace."""
-    part = part_of(image)
-    if not isinstance(part, Window) or not findings:
-        return findings
-    left, top, right, bottom = core_of(part)
-    return [
-        one
-        for one in findings
-        if left - SEAM_PX <= (one["left_px"] + one["right_px"]) / 2 < right + SEAM_PX
-        and top - SEAM_PX <= (one["top_px"] + one["bottom_px"]) / 2 < bottom + SEAM_PX
-    ]
 
 
 def _without_joints(

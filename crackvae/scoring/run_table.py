@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
+from crackvae.storage.names.parts import WINDOW_NAME
 from crackvae.storage.names.shards import are_disjoint
-from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, folder_of, rows_of
+from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, folder_of, read_findings, rows_of
 
 # A part is written when it has this many rows, this many bytes (photographs have many: one score per tile), or is this
 # old [s]: a killed run loses at most a minute of work.
@@ -34,7 +35,8 @@ class RunTable:
 
     def __init__(self, out: str, run: str) -> None:
         self.out, self.run = out, run
-        self.n = self.flagged = self.findings = self.parts = 0
+        self.n = self.flagged = self.parts = 0
+        self._n_findings, self._has_windows = 0, False  # of windows, the rows are parts of findings
         self.statuses: Counter[str] = Counter()
         self.tiles: Counter[int] = Counter()  # number of scored images of each number of tiles
         self.groups: set[str] = set()  # of scored images, not many more than COUNTED_GROUPS
@@ -54,7 +56,10 @@ class RunTable:
         found = FINDINGS_SCHEMA.empty_table()
         if FINDINGS_COLUMN in rows.column_names:
             found = rows_of(rows[FINDINGS_COLUMN])
-            self.findings += found.num_rows
+            self._n_findings += found.num_rows
+            self._has_windows = (
+                self._has_windows or pc.any(pc.match_substring_regex(found["image"], WINDOW_NAME)).as_py()
+            )
             self._findings.append(found)
             self._bytes += found.nbytes
         rows = rows.select(tables.SCORES_SCHEMA.names)
@@ -79,6 +84,12 @@ class RunTable:
         is_old = time.monotonic() - self._since > PART_AGE_S
         if self._rows >= PART_ROWS or self._bytes >= PART_BYTES or is_old:
             self.write()
+
+    def count_findings(self) -> int:
+        """Findings of this run, as a reader of the written table counts them: windows join their traces."""
+        if not self._has_windows:
+            return self._n_findings
+        return len(read_findings(self.out, ["finding"], [self.run]))
 
     @property
     def worst(self) -> pd.DataFrame:

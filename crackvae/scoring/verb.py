@@ -120,7 +120,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             unreadable=table.statuses["unreadable"],
             unreachable=table.statuses["unreachable"],
             flagged=table.flagged,
-            findings=table.findings,
+            findings=table.count_findings(),
             **work.notes,
             **discoveries,
             model=scorer.model.digest,

@@ -138,7 +138,7 @@ class LiveRun:
     def _score(self, arrival: Arrival) -> None:
         if arrival.is_again:  # of two rows of an image the later run counts
             self.table.write()
-            self.findings += self.table.findings
+            self.findings += self.table.count_findings()
             self.table = RunTable(self.out, tables.new_run([self.table.run]))
             self.live_scorer.begin(self.table.run)
         decoded = pa.concat_tables(arrival.decoded)
@@ -168,7 +168,7 @@ class LiveRun:
             unreadable=statuses["unreadable"],
             unreachable=statuses["unreachable"],
             flagged=self.status.flagged,
-            findings=self.findings + self.table.findings,
+            findings=self.findings + self.table.count_findings(),
             skipped_files=0,
             **self.source.counts(),
             latency_ms=figures["latency_ms"],

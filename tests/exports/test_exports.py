@@ -248,6 +248,20 @@ def mercator(x_px: float, y_px: float) -> tuple[float, float]:
     return math.degrees(east / radius), math.degrees(2 * math.atan(math.exp(north / radius)) - math.pi / 2)
 
 
+def test_of_a_crack_that_leaves_its_window_labels_show_a_part_and_lines_all(tmp_path: Path) -> None:
+    out = georeferenced(tmp_path)
+    window = f"{out.parent / 'ortho.tif'}!/x=400,y=200,w=600,h=700"
+    x = np.arange(500.0, 700.0)
+    crack = finding("g2", window, x_px=x, y_px=x / 2, widths_px=np.full(200, 3.0), left_px=500, right_px=701)
+    crack |= {"top_px": 250, "bottom_px": 351}
+    write_scores(tmp_path / "one", [crack], {window: {"width": 600, "height": 700}})
+    (annotation,) = json.loads(exported(tmp_path / "one", "f.json", format="coco"))["annotations"]
+    assert annotation["bbox"] == [500, 250, 100, 101]
+    assert max(annotation["segmentation"][0][::2]) == 600
+    (feature,) = json.loads(exported(tmp_path / "one", "f.geojson"))["features"]
+    assert feature["geometry"]["coordinates"][-1] == pytest.approx(mercator(400 + 699.5, 200 + 350), abs=1e-9)
+
+
 def test_a_finding_on_a_georeferenced_image_is_a_line(tmp_path: Path) -> None:
     out = georeferenced(tmp_path)
     features = json.loads(exported(out, "f.geojson"))["features"]

@@ -9,7 +9,7 @@ import tifffile
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import windows
-from crackvae.images.decoding.windows import core_of, read_window, windows_of, with_windows
+from crackvae.images.decoding.windows import read_window, windows_of, with_windows
 from crackvae.storage.listing import list_images
 from crackvae.storage.names.parts import Window
 
@@ -46,27 +46,6 @@ def test_windows_cover_every_pixel_and_overlap(monkeypatch):
     for _, x, y, w, h in windows_of("a.tif", 900, 700):
         seen_HW[y : y + h, x : x + w] += 1
     assert seen_HW.min() == 1 and seen_HW.max() >= 2
-
-
-@pytest.mark.parametrize(("width", "height"), [(900, 700), (301, 299), (540, 541)])
-def test_the_cores_of_windows_cover_every_place_once(tmp_path, monkeypatch, width, height):
-    monkeypatch.setattr(windows, "WINDOW_PX", 300)
-    monkeypatch.setattr(windows, "OVERLAP_PX", 60)
-    path = tmp_path / f"{width}.tif"
-    tifffile.imwrite(path, np.zeros((height, width), np.uint8), tile=(128, 128))
-    y_HW, x_HW = np.mgrid[:height, :width] + 0.5
-    seen_HW = np.zeros((height, width), int)
-    for window in windows_of(str(path), width, height):
-        left, top, right, bottom = core_of(window)
-        assert left in (-np.inf, 30) or left > 30, "half of an overlap, or of the larger one before the last window"
-        seen_HW += (
-            (left <= x_HW - window.x)
-            & (x_HW - window.x < right)
-            & (top <= y_HW - window.y)
-            & (y_HW - window.y < bottom)
-        )
-    assert (seen_HW == 1).all()
-    assert core_of(Window(str(tmp_path / "gone.tif"), 60, 60, 300, 300)) == (-np.inf, -np.inf, np.inf, np.inf)
 
 
 def test_only_a_tiff_over_the_limit_is_listed_by_window(tmp_path, monkeypatch):

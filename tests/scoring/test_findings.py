@@ -21,6 +21,7 @@ from crackvae.scoring import actors, run_table
 from crackvae.scoring.findings import Tracing, tiles_to_trace, with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage.listing import list_paths
+from crackvae.storage.names.parts import part_of
 from crackvae.storage.tables.findings import folder_of, read_findings
 
 PHOTOGRAPH_PX = 640
@@ -166,26 +167,33 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
     assert ignored["flagged"] == (ignored["p_value"] <= CALIBRATION.rate)
 
 
-def test_a_crack_that_two_windows_trace_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(windows, "MIN_BYTES", 1_000)
-    monkeypatch.setattr(windows, "WINDOW_PX", 700)
-    monkeypatch.setattr(windows, "OVERLAP_PX", 400)
-    pixels = np.full((700, 1000), 200, np.uint8)
-    for left, top in ((340, 150), (520, 450)):  # the windows, x = 0 and x = 300, halve what they share at x = 500
-        x = np.arange(left, left + 130)
-        for dy in range(5):
-            pixels[top + dy + (14 * np.sin(x / 9)).astype(int), x] = 60
-    tifffile.imwrite(tmp_path / "ortho.tif", pixels, tile=(256, 256))
-    listing = windows.with_windows(list_paths((str(tmp_path / "ortho.tif"),)).images, 500_000)
-    tables = decode_images(listing.append_column("group", pa.array(["", ""])), SPEC)
-    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), CALIBRATION)
-    found = []
-    for decoded in tables:
-        rows = score_decoded(decoded, scorer, "run", darkest)
-        assert all(rows["flagged"].to_pylist()), "both windows show both cracks"
-        found += with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing())["findings"].to_pylist()
-    middles = [[(one["left_px"] + one["right_px"]) / 2 for one in of_window] for of_window in found]
-    assert np.allclose([*middles[0], *middles[1]], [405, 585 - 300], atol=4) and list(map(len, middles)) == [1, 1]
+    monkeypatch.setattr(windows, "WINDOW_PX", 600)
+    monkeypatch.setattr(windows, "OVERLAP_PX", 128)
+    surface = crackvae.synthetic.draw_concrete(np.random.default_rng(1), 1000, 1072)
+    x = np.arange(140.0, 940.0, 0.5)  # windows begin at 0 and at 472
+    y = 300 + 25 * np.sin(x / 60) + 5 * np.sin(x / 11)
+    for dy in range(5):
+        surface[y.astype(int) + dy, x.astype(int)] = 40
+    tifffile.imwrite(tmp_path / "ortho.tif", surface, tile=(256, 256))
+    whole_run = windows.windows_of
+    settings = {"images": str(tmp_path / "ortho.tif"), "max_megapixels": 1, "no_report": True, "quiet": True}
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(windows, "windows_of", lambda *args: list(whole_run(*args))[:1])
+        crackvae.score(out=str(tmp_path / "out"), **settings)
+    assert crackvae.read_findings(tmp_path / "out")["length_px"][0].as_py() < 600
+    crackvae.score(out=str(tmp_path / "out"), **settings)
+    at_once = crackvae.score(out=str(tmp_path / "other"), **settings)
+    resumed, other = (crackvae.read_findings(tmp_path / name).to_pylist() for name in ("out", "other"))
+    assert at_once.findings == len(other) == len(resumed) == 1 and at_once.flagged >= 2
+    assert other[0]["length_px"] == pytest.approx(np.hypot(np.diff(x), np.diff(y)).sum(), rel=0.04)
+    left_px = part_of(other[0]["image"]).x
+    assert (other[0]["left_px"] + left_px, other[0]["right_px"] + left_px) == pytest.approx((140, 940), abs=10)
+    assert [resumed[0][name] for name in ("finding", "x_px")] == [other[0][name] for name in ("finding", "x_px")]
 
 
 def test_tiles_above_the_threshold_are_traced_and_a_crack_is_followed_into_their_neighbours() -> None:

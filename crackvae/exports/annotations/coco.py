@@ -45,10 +45,11 @@ def _size(row: dict[str, Any]) -> dict[str, int]:
 
 def _annotation(row: dict[str, Any]) -> dict[str, Any]:
     polygons = outlines(row)
-    left, top = row["left_px"], row["top_px"]
+    left, top = max(0, row["left_px"]), max(0, row["top_px"])
+    right, bottom = min(row["width"], row["right_px"]), min(row["height"], row["bottom_px"])
     return {
         "category_id": CATEGORIES[row["kind"]],
-        "bbox": [left, top, row["right_px"] - left, row["bottom_px"] - top],
+        "bbox": [left, top, right - left, bottom - top],
         "segmentation": [[round(float(value), 2) for value in polygon.ravel()] for polygon in polygons],
         "area": round(sum(map(area_of, polygons)), 2),
         "iscrowd": 0,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crackvae.storage.tables.findings import branches_of, trace_of
+from crackvae.storage.tables.traces import branches_of, trace_of
 
 # Narrower cracks are drawn this wide [px]: a polygon without an area is refused by most programs.
 MIN_WIDTH_PX = 1.0
@@ -19,17 +19,19 @@ TOLERANCE_PX = 0.5
 def outlines(row: dict[str, Any]) -> list[np.ndarray]:
     """Polygons around the branches of a finding, float (N, 2) each, in continuous pixel coordinates.
 
-    The upper left corner of the image is 0, 0 and the centre of its first pixel 0.5, 0.5.
+    The upper left corner of the image is 0, 0 and the centre of its first pixel 0.5, 0.5. Of a crack that leaves a
+    window of a TIFF, the window shows a part.
     """
     points_N2 = trace_of(row) + 0.5
     widths_N = np.asarray(row["widths_px"], float)
     mean = row["width_mean_px"]
     widths_N = np.where(np.isfinite(widths_N), widths_N, mean if mean == mean else MIN_WIDTH_PX)
     limits = np.array([row["width"], row["height"]], float)
-    return [
+    polygons = [
         np.clip(_outline(points_N2[part], np.maximum(widths_N[part], MIN_WIDTH_PX)), 0, limits)
         for part in branches_of(points_N2)
     ]
+    return [polygon for polygon in polygons if area_of(polygon) > 0]
 
 
 def area_of(polygon_N2: np.ndarray) -> float:

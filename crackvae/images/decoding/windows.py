@@ -6,7 +6,6 @@ Shape letters: H, W rows and columns of a window; h, w of the part of it that on
 """
 
 import contextlib
-import functools
 import math
 import re
 import struct
@@ -75,35 +74,6 @@ def windows_of(file: str, width: int, height: int) -> Iterator[Window]:
 def _starts(length: int) -> list[int]:
     last = max(0, length - WINDOW_PX)
     return sorted({*range(0, last, WINDOW_PX - OVERLAP_PX), last})
-
-
-def core_of(window: Window) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what a window has for itself when overlaps are halved [px of the window].
-
-    The cores of all windows cover each place of an image once. Infinite at an edge of the image, or where it cannot be
-    read any more.
-    """
-    size = _kept_size(window.file)
-    if size is None:
-        return -math.inf, -math.inf, math.inf, math.inf
-    (left, right), (top, bottom) = (
-        _core(at, window_px, length)
-        for at, window_px, length in ((window.x, window.w, size[0]), (window.y, window.h, size[1]))
-    )
-    return left, top, right, bottom
-
-
-def _core(at: int, window_px: int, length: int) -> tuple[float, float]:
-    starts = _starts(length)
-    before = [start for start in starts if start < at]
-    after = [start for start in starts if start > at]
-    low = (before[-1] + window_px - at) / 2 if before else -math.inf
-    return low, (after[0] - at + window_px) / 2 if after else math.inf
-
-
-@functools.lru_cache(maxsize=16)
-def _kept_size(file: str) -> tuple[int, int] | None:
-    return _size(file)
 
 
 def _size(file: str) -> tuple[int, int] | None:

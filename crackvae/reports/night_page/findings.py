@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
 from crackvae.reports.page import as_json, number
-from crackvae.storage.tables.findings import COVERS_90, branches_of, trace_of
+from crackvae.storage.tables.findings import COVERS_90
+from crackvae.storage.tables.traces import branches_of, trace_of
 
 # Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
 COLOURS = {"crack": "#d55e00", "joint": "#56b4e9", "unclear": "#e69f00"}

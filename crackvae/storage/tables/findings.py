@@ -1,18 +1,17 @@
 """The findings table of a folder of scores: one row per crack or joint, in the folder `_findings`.
 
 Readers of the scores skip names that begin with `_`. A finding counts if the row of its image in the scores table is
-the latest of its model and comes from the same run, so what a killed run wrote before its scores is never read.
+the latest of its model and comes from the same run, so what a killed run wrote before its scores is never read. What
+windows of one TIFF have traced of the same crack is one finding for the reader.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Collection, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.storage import tables
+from crackvae.storage.tables.across_windows import joined
 from crackvae.storage.uris import join
 
 # What tracing and the metadata of an image say about one crack or joint.
@@ -80,17 +79,6 @@ def rows_of(column: pa.ChunkedArray) -> pa.Table:
     return pa.Table.from_arrays(structs.flatten(), schema=FINDINGS_SCHEMA)
 
 
-def trace_of(row: Mapping[str, Any]) -> np.ndarray:
-    """The trace of a finding as points x, y, float (N, 2); NaN between two branches."""
-    return np.stack([np.asarray(row["x_px"], float), np.asarray(row["y_px"], float)], axis=1)
-
-
-def branches_of(trace_N2: np.ndarray) -> list[slice]:
-    """The parts of a trace that are branches: its points between NaN."""
-    ends = [-1, *np.flatnonzero(np.isnan(trace_N2[:, 0])).tolist(), len(trace_N2)]
-    return [slice(before + 1, end) for before, end in pairwise(ends) if end > before + 1]
-
-
 def read_findings(
     out: str, columns: Sequence[str] = (), runs: Collection[str] | None = None, images: pa.Array | None = None
 ) -> pa.Table:
@@ -110,7 +98,7 @@ def read_findings(
         found = [rows.filter(pc.is_in(rows["image"], value_set=images)) for rows in found]
     rows = pa.concat_tables(found) if found else FINDINGS_SCHEMA.empty_table()
     if rows.num_rows:
-        rows = _with_key(rows, _last_rows(out, rows["image"].unique()))
+        rows = joined(_with_key(rows, _last_rows(out, rows["image"].unique())))
         rows = rows.sort_by([("image", "ascending"), ("length_px", "descending"), ("finding", "ascending")])
     return rows.select(list(columns or FINDINGS_SCHEMA.names))
 
