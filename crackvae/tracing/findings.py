@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from crackvae.tracing.following import KNOWN_PX, draw_line, followed
+from crackvae.tracing.following import DIRECTION_PX, KNOWN_PX, draw_line, followed
 from crackvae.tracing.lines import Line, even, measure, rough_width, smooth
 from crackvae.tracing.skeleton import chains
 from crackvae.tracing.widths import sections
@@ -23,8 +23,8 @@ SHORT_SHARE, MAX_SHORT_PX = 0.1, 64.0
 # Lines of the map of at least this length [px] are followed beyond their ends.
 MIN_FOLLOWED_PX = 24
 
-# Branches of a joint shorter than this many of its widths come from its rough edge.
-JOINT_SPUR_WIDTHS = 4.0
+# Branches shorter than this many widths of the line that they leave come from its rough edge, by its kind.
+SPUR_WIDTHS = {"joint": 4.0, "crack": 2.0, "unclear": 2.0}
 
 # Distance from a border of the image at which a line counts as reaching it [px].
 BORDER_PX = 12.0
@@ -78,24 +78,36 @@ def _add_followed(mask_HW: np.ndarray, pixels_HW: np.ndarray) -> None:
             rough_px = rough_width(points_K2, mask_HW)
             full_px = sections(pixels_HW, points_K2, rough_px).full_px
             width_px = full_px if math.isfinite(full_px) else rough_px
-            path_M2 = followed(pixels_HW, mask_HW, points_K2, width_px)
-            if len(path_M2) > 1:
-                draw_line(mask_HW, even(path_M2), width_px)
+            path_K2 = _follow(mask_HW, pixels_HW, points_K2, width_px)
+            if len(path_K2) > KNOWN_PX:  # perhaps a joint that the chain met, and that goes on beyond it
+                _follow(mask_HW, pixels_HW, path_K2[DIRECTION_PX:KNOWN_PX][::-1], width_px)
+
+
+def _follow(mask_HW: np.ndarray, pixels_HW: np.ndarray, points_K2: np.ndarray, width_px: float) -> np.ndarray:
+    """Add what follows the last point of a trace to a mask; its points (K, 2), 1 px apart."""
+    path_M2 = followed(pixels_HW, mask_HW, points_K2, width_px)
+    if len(path_M2) < 2:
+        return np.empty((0, 2))
+    path_K2 = even(path_M2)
+    draw_line(mask_HW, path_K2, width_px)
+    return path_K2
 
 
 def _without_spurs(lines: list[Line]) -> list[Line]:
-    """Without branches that the grey levels do not show, and without the short ones of the rough edge of a joint."""
-    widest: dict[int, float] = {}  # joint at each fork [px]
-    for line in lines:
-        if line.kind == "joint" and math.isfinite(line.widths.mean_px):
-            widest |= {fork: max(line.widths.mean_px, widest.get(fork, 0.0)) for fork in line.forks}
-
-    def is_spur(line: Line) -> bool:
-        at_joint_px = max((widest.get(fork, 0.0) for fork in line.forks), default=0.0)
-        is_short = line.kind != "joint" and line.length_px < JOINT_SPUR_WIDTHS * at_joint_px
-        return is_short or bool(line.forks and math.isnan(line.widths.mean_px))
-
-    return [line for line in lines if not is_spur(line)]
+    """Without branches that the grey levels do not show, and without the short ones of the rough edges of others."""
+    kept: list[Line] = []
+    spur_px: dict[int, float] = {}  # length of the spurs of the longer lines at each fork
+    for line in sorted(lines, key=lambda one: (one.kind != "joint", -one.length_px)):
+        is_short = line.kind != "joint" and line.length_px < max(
+            (spur_px.get(fork, 0.0) for fork in line.forks), default=0
+        )
+        if is_short or (line.forks and math.isnan(line.widths.mean_px)):
+            continue
+        kept.append(line)
+        if math.isfinite(line.widths.mean_px):
+            own_px = SPUR_WIDTHS[line.kind] * line.widths.mean_px
+            spur_px |= {fork: max(own_px, spur_px.get(fork, 0.0)) for fork in line.forks}
+    return kept
 
 
 def _groups(lines: list[Line]) -> list[list[Line]]:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from crackvae.tracing.following import end_of
 from crackvae.tracing.skeleton import Chain
@@ -26,6 +27,9 @@ MIN_LONG_JOINT_PX, MAX_OFF_SHARE, MAX_LONG_ROUGHNESS_DEG = 600.0, 0.004, 4.0
 # Length of the chords whose directions are compared for it, in widths, at least [px], and at most as a share of the
 # line: longer than the steps of pixels and than what rough edges move the middle of a saw cut by.
 CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
+
+# Two lines meet where their edges come nearer than this [px]; looked at every so many points.
+MEETING_PX, MEETING_STEP = 2.0, 4
 
 # Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
 SMOOTHING = 1.0
@@ -75,9 +79,29 @@ class Line:
 
 
 def measure(lines: list[Line]) -> None:
-    """Measure the widths of all lines of a photograph again, by the blur that they share."""
-    for line, widths in zip(lines, widths_of([line.sections for line in lines]), strict=True):
+    """Measure the widths of all lines of a photograph again, by the blur that they share, where they do not meet."""
+    apart = [line.sections.without(meets_C) for line, meets_C in zip(lines, _meetings(lines), strict=True)]
+    for line, widths in zip(lines, widths_of(apart), strict=True):
         line.widths = widths
+
+
+def _meetings(lines: list[Line]) -> list[np.ndarray]:
+    """Stretches of each line, bool (C,), across which another line shows."""
+    traces = [line.sections.points_K2[::MEETING_STEP] for line in lines]
+    number_N = np.repeat(np.arange(len(lines)), [len(trace) for trace in traces])
+    half_N = np.nan_to_num([line.sections.full_px / 2 for line in lines])[number_N] if lines else np.empty(0)
+    tree = cKDTree(np.concatenate([*traces, np.empty((0, 2))]))
+    found = []
+    for number, (line, trace_K2) in enumerate(zip(lines, traces, strict=True)):
+        own_px = np.nan_to_num(line.sections.full_px / 2) + MEETING_PX
+        pairs = tree.query_ball_point(trace_K2, own_px + half_N.max())
+        meets_K = [
+            bool((np.hypot(*(tree.data[near] - at_2).T) < own_px + half_N[near])[number_N[near] != number].any())
+            for at_2, near in zip(trace_K2, map(np.array, pairs), strict=True)
+        ]
+        stretch_K = line.sections.stretch_K[::MEETING_STEP]
+        found.append(np.bincount(stretch_K, meets_K, len(line.sections.full_C)) > 0)
+    return found
 
 
 def _parabola(points_K2: np.ndarray) -> np.ndarray:

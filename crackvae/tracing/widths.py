@@ -11,7 +11,7 @@ line; B blurs; U widths; 2 = (y, x) [px].
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -94,13 +94,22 @@ class Sections:
         known_C = self.full_C[np.isfinite(self.full_C)]
         return float(np.median(known_C)) if len(known_C) else math.nan
 
+    def without(self, stretches_C: np.ndarray) -> "Sections":
+        """The same without the widths of some stretches, bool (C,), unless there are no others."""
+        full_C = np.where(stretches_C, math.nan, self.full_C)
+        return replace(self, full_C=full_C) if np.isfinite(full_C).any() else self
+
+    @cached_property
+    def parts(self) -> list[np.ndarray]:
+        """The stretches of each part of the line: neighbours that stand out."""
+        known_N = np.flatnonzero(np.isfinite(self.full_C))
+        runs = np.split(known_N, np.flatnonzero(np.diff(known_N) > 1) + 1) if len(known_N) else []
+        return [part for run in runs for part in np.array_split(run, max(1, len(run) // PART_STRETCHES))]
+
     @cached_property
     def log_likelihood_GBU(self) -> np.ndarray:
         """Of each blur and width, for each part of the line; the largest of a part is 0."""
-        known_N = np.flatnonzero(np.isfinite(self.full_C))
-        runs = np.split(known_N, np.flatnonzero(np.diff(known_N) > 1) + 1) if len(known_N) else []
-        parts = [part for run in runs for part in np.array_split(run, max(1, len(run) // PART_STRETCHES))]
-        return np.array([self._part(part) for part in parts]).reshape(-1, len(BLURS_B), len(WIDTHS_U))
+        return np.array([self._part(part) for part in self.parts]).reshape(-1, len(BLURS_B), len(WIDTHS_U))
 
     def _part(self, part: np.ndarray) -> np.ndarray:
         depth_T = self.depth_CT[part].mean(axis=0)
@@ -134,38 +143,46 @@ def sections(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: float
 
 def widths_of(lines: Sequence[Sections]) -> list[Widths]:
     """Measure the lines of one photograph, which share its blur."""
-    weight_B = _blur([line.log_likelihood_GBU for line in lines])
+    weight_B = _blur(lines)
     return [_widths(line, weight_B) for line in lines]
 
 
-def _blur(likelihoods: list[np.ndarray]) -> np.ndarray:
-    """Probability of each blur (B,), from the logarithms of likelihoods (G, B, U) of each line."""
+def _blur(lines: Sequence[Sections]) -> np.ndarray:
+    """Probability of each blur, (B,)."""
     log_B = -((np.log(BLURS_B / PRIOR_PX) / PRIOR_SPREAD) ** 2) / 2
-    for likelihood_GBU in likelihoods:
-        some_GB = likelihood_GBU[:: max(1, len(likelihood_GBU) // MAX_PARTS)][:MAX_PARTS].max(axis=2)
-        log_B += np.maximum(some_GB, -MAX_SAY).sum(axis=0)
+    for line in lines:
+        some = slice(None, None, math.ceil(len(line.parts) / MAX_PARTS) or 1)
+        say_G = np.array([min(1, len(part) / PART_STRETCHES) for part in line.parts])
+        said_GB = np.maximum(line.log_likelihood_GBU.max(axis=2), -MAX_SAY)
+        log_B += say_G[some] @ said_GB[some]
     weight_B = np.exp(log_B - log_B.max())
     return np.asarray(weight_B / weight_B.sum())
 
 
 def _widths(line: Sections, weight_B: np.ndarray) -> Widths:
-    likelihood_GBU = line.log_likelihood_GBU
-    if not len(likelihood_GBU):
+    if not line.parts:
         return Widths(line.full_C, *[math.nan] * 5)
     width_C = _unblurred(line.full_C, float(weight_B @ BLURS_B))
-    given_GBU = np.exp(likelihood_GBU - likelihood_GBU.max(axis=2, keepdims=True))
-    given_GBU /= given_GBU.sum(axis=2, keepdims=True)
-    mean_GB = given_GBU @ WIDTHS_U
-    variance_B = (given_GBU @ WIDTHS_U**2 - mean_GB**2).mean(axis=0) / len(mean_GB)
-    mean_B = mean_GB.mean(axis=0)
-    mean = float(weight_B @ mean_B)
-    fit = float(weight_B @ (variance_B + (mean_B - mean) ** 2))
+    mean, fit = _mean(line, weight_B)
     known_C = width_C[np.isfinite(width_C)]
     scatter = float(np.median(np.abs(np.diff(known_C)))) * 1.0484 if len(known_C) > 2 else 0.5  # sigma of one stretch
     calm_C = ndimage.median_filter(known_C, 3, mode="nearest")
     sigma = math.sqrt(fit + scatter**2 / len(known_C) + FLOOR_PX**2)
     max_sigma = math.sqrt(fit + scatter**2 + FLOOR_PX**2)
     return Widths(width_C, mean, sigma, float(calm_C.max()), max_sigma, float(calm_C.std()) / max(mean, 0.1))
+
+
+def _mean(line: Sections, weight_B: np.ndarray) -> tuple[float, float]:
+    """Mean width of a line [px], and the variance of it that follows from the fit."""
+    likelihood_GBU = line.log_likelihood_GBU
+    share_G = np.array([len(part) for part in line.parts]) / sum(len(part) for part in line.parts)
+    given_GBU = np.exp(likelihood_GBU - likelihood_GBU.max(axis=2, keepdims=True))
+    given_GBU /= given_GBU.sum(axis=2, keepdims=True)
+    mean_GB = given_GBU @ WIDTHS_U
+    variance_B = share_G**2 @ (given_GBU @ WIDTHS_U**2 - mean_GB**2)
+    mean_B = share_G @ mean_GB
+    mean = float(weight_B @ mean_B)
+    return mean, float(weight_B @ (variance_B + (mean_B - mean) ** 2))
 
 
 def _log_likelihood(depth_T: np.ndarray) -> np.ndarray:
