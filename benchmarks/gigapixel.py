@@ -140,9 +140,10 @@ def figures_of(out: Path, corners: list[tuple[int, int]]) -> dict[str, Any]:
     """Rows, and the patches in which a finding lies."""
     rows = crackvae.read_scores(out).to_pandas()
     found = crackvae.read_findings(out).to_pylist()
-    hit = set()
+    hit, beyond = set(), 0
     for one in found:
-        left, top = (int(part.split("=")[1]) for part in one["image"].split("!/")[1].split(",")[:2])
+        left, top, w, h = (int(part.split("=")[1]) for part in one["image"].split("!/")[1].split(","))
+        beyond += min(one["left_px"], one["top_px"]) < 0 or one["right_px"] > w or one["bottom_px"] > h
         x, y = left + np.nanmean(one["x_px"]), top + np.nanmean(one["y_px"])
         hit |= {k for k, (px, py) in enumerate(corners) if px <= x < px + PATCH_PX and py <= y < py + PATCH_PX}
     files = len(list(out.glob("*.parquet")))
@@ -153,7 +154,13 @@ def figures_of(out: Path, corners: list[tuple[int, int]]) -> dict[str, Any]:
         "parts": files,
         "statuses": rows["status"].value_counts().to_dict(),
         "flagged": int(rows["flagged"].sum()),
+        "traces_of_single_windows": sum(
+            crackvae.tables.read_parts([str(path)], ["image"]).num_rows for path in out.glob("_findings/*.parquet")
+        ),
         "findings": len(found),
+        "findings_that_leave_their_window": beyond,
+        "lengths_px": [round(one["length_px"]) for one in found],
+        "kinds": [one["kind"] for one in found],
         "cracked_patches": len(corners),
         "patches_with_a_finding": len(hit),
     }

@@ -44,6 +44,7 @@ DECODED_SCHEMA = pa.schema(
         ("xs", pa.list_(pa.int32())),
         ("ys", pa.list_(pa.int32())),
         ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
+        ("hidden", pa.large_binary()),  # surface.packed(): parts that show no surface
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
         *(tables.MEASURED_SCHEMA.field(name) for name in (*MEASURED, *METADATA)),
         *((name, pa.float64()) for name in OPTICS),
@@ -114,6 +115,7 @@ def _blank_row(image: dict[str, Any]) -> dict[str, Any]:
             "xs": (),
             "ys": (),
             "blank": (),
+            "hidden": b"",
             "tiles": NO_TILES,
         }
     )
@@ -190,7 +192,7 @@ def _surface_tiles(row: dict[str, Any], picture: decoding.Picture, grid: Grid) -
         row |= {"status": "no_surface", "error": surface.no_surface(pixels_HW, hidden_HW, squares)}
         return []
     row |= {"status": "scored", "rows": grid.rows, "cols": grid.cols, "xs": grid.xs, "ys": grid.ys}
-    row["blank"] = np.flatnonzero(is_blank_T)
+    row |= {"blank": np.flatnonzero(is_blank_T), "hidden": surface.packed(hidden_HW)}
     return [surface.filled(square, part) for square, part in zip(squares, hidden, strict=True)]
 
 

@@ -37,6 +37,9 @@ MIN_BAR_PX, BAR_RANGE, BAR_SHARE = 3, 8, 0.98
 # thin ends belong to them.
 MIN_NO_DATA_PX = 25
 
+# Distance of the pixels by which a worker remembers hidden parts [px]; MARGIN_PX makes up for it.
+HIDDEN_STEP_PX = 8
+
 # Pixels around a hidden part that JPEG or resampling may have mixed with it [px].
 MARGIN_PX = 4
 
@@ -152,6 +155,20 @@ def _with_tips(region_HW: np.ndarray, is_level_HW: np.ndarray) -> np.ndarray:
         lines[:MIN_NO_DATA_PX] = lines[-MIN_NO_DATA_PX:] = True
     numbers_HW, _ = ndimage.label(is_level_HW & near_HW)
     return np.isin(numbers_HW, np.unique(numbers_HW[region_HW]))
+
+
+def packed(hidden_HW: np.ndarray | None) -> bytes:
+    """Hidden parts at every HIDDEN_STEP_PX-th row and column, one bit each; empty for None."""
+    return b"" if hidden_HW is None else np.packbits(hidden_HW[::HIDDEN_STEP_PX, ::HIDDEN_STEP_PX]).tobytes()
+
+
+def unpacked(data: bytes, height: int, width: int) -> np.ndarray | None:
+    """The hidden parts that packed() has stored, bool (H, W), in steps of HIDDEN_STEP_PX; None for none."""
+    if not data:
+        return None
+    rows, columns = -(-height // HIDDEN_STEP_PX), -(-width // HIDDEN_STEP_PX)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=rows * columns).reshape(rows, columns).astype(bool)
+    return bits.repeat(HIDDEN_STEP_PX, axis=0).repeat(HIDDEN_STEP_PX, axis=1)[:height, :width]
 
 
 def is_blank(tile_hw: np.ndarray, hidden_hw: np.ndarray | None) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from crackvae.images.decoded import OPTICS, tiles_of
+from crackvae.images.surface import unpacked
 from crackvae.images.tiles import Grid, Tiling, grid_of
 from crackvae.model.calibration import Calibration
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
@@ -74,7 +75,8 @@ def with_findings(
         optics = decoded.select(OPTICS).slice(number, 1).to_pylist()[0]
         scale = scales.scale_of(row["image"], row["group"], optics)
         tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
-        traced = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities)
+        hidden_HW = unpacked(decoded["hidden"][number].as_py(), row["height"], row["width"])
+        traced = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities, hidden_HW)
         found[number] = [one | in_millimetres(one, scale, scales.width_limits) for one in traced]
         if tracing.ignore_joints and any(one["kind"] == "joint" for one in found[number]):
             again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
@@ -108,9 +110,18 @@ def _without_joints(
 
 
 def findings_of(
-    row: dict[str, Any], tiles_TPP: np.ndarray, threshold: float, tiling: Tiling, probabilities: Probabilities
+    row: dict[str, Any],
+    tiles_TPP: np.ndarray,
+    threshold: float,
+    tiling: Tiling,
+    probabilities: Probabilities,
+    hidden_HW: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first."""
+    """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first.
+
+    Args:
+        hidden_HW: what shows no surface, bool (H, W): tiles mirror the surface there, with its cracks.
+    """
     grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
     scores_T = np.array(row["tile_scores"], np.float32)
     pixels_HW = np.zeros((row["height"], row["width"]), np.uint8)
@@ -124,7 +135,7 @@ def findings_of(
     for tile, map_PP in zip(chosen_K.tolist(), probabilities(tiles_TPP[chosen_K]), strict=True):
         middle_PP = _without_edges((map_PP * 255).astype(np.uint8), grid, tile)
         _paste(probability_hw, middle_PP, grid, tile, (top, left))
-    traced = trace_findings(pixels_HW, probability_hw, (top, left))
+    traced = trace_findings(pixels_HW, probability_hw, (top, left), hidden_HW)
     findings = [_UNKNOWN | {name: row[name] for name in OF_IMAGE} | one for one in traced]
     for one in findings:
         one["score"] = float(np.nanmax(scores_T[_crossed([one], grid)]))

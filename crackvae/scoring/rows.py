@@ -47,7 +47,7 @@ def score_decoded(
     kinds_N = ["" if np.isnan(p) else scorer.calibration.kind(n) for p, n in zip(p_values_N, tiles_N, strict=True)]
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
-    columns = {name: decoded[name] for name in decoded.column_names if name not in ("xs", "ys", "blank", "tiles")} | {
+    columns = {name: decoded[name] for name in decoded.column_names if name in tables.MEASURED_SCHEMA.names} | {
         "score": pa.array(scores_N),
         "p_value": pa.array(p_values_N),
         "threshold": pa.array(np.full(n, scorer.calibration.threshold, np.float32)),

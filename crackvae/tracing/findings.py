@@ -35,7 +35,10 @@ LENGTH_SHARE, ENDS_PX = 0.02, 8.0
 
 
 def trace_findings(
-    pixels_HW: np.ndarray, probability_hw: np.ndarray, origin: tuple[int, int] = (0, 0)
+    pixels_HW: np.ndarray,
+    probability_hw: np.ndarray,
+    origin: tuple[int, int] = (0, 0),
+    hidden_HW: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """The cracks and joints of a photograph, the longest first.
 
@@ -43,6 +46,7 @@ def trace_findings(
         pixels_HW: grey levels of the photograph, uint8 (H, W).
         probability_hw: of a crack at each pixel of a crop, from 0 to 255, uint8 (h, w); none is known outside it.
         origin: y and x of the crop in the photograph [px].
+        hidden_HW: where no line is traced, bool (H, W).
 
     Returns:
         For each finding the columns of FINDINGS_SCHEMA that its pixels decide.
@@ -51,6 +55,8 @@ def trace_findings(
     crop = tuple(slice(at, at + side) for at, side in zip(origin, probability_hw.shape, strict=True))
     mask_HW[crop] = _cracked(probability_hw)
     _add_followed(mask_HW, pixels_HW)
+    if hidden_HW is not None:
+        mask_HW &= ~hidden_HW
     lines = [Line(one, pixels_HW, mask_HW) for one in chains(mask_HW)]
     lines = _without_spurs(lines)
     measure(lines)

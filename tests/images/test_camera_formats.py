@@ -45,9 +45,17 @@ def test_a_truncated_raw_file_is_refused_by_name():
     ("command", "ending"),
     [
         (["heif-enc", "-q", "95", "IN", "-o", "OUT"], "heic"),
+        (["heif-enc", "-q", "95", "IN", "-o", "OUT"], "heif"),
+        (["heif-enc", "-A", "-q", "95", "IN", "-o", "OUT"], "avif"),
         (["opj_compress", "-i", "IN", "-o", "OUT"], "jp2"),
         (["ffmpeg", "-loglevel", "error", "-i", "IN", "OUT"], "jp2"),
         (["ffmpeg", "-loglevel", "error", "-i", "IN", "-distance", "0.1", "OUT"], "jxl"),
+        (["ffmpeg", "-loglevel", "error", "-i", "IN", "-lossless", "1", "OUT"], "webp"),
+        (["convert", "IN", "-quality", "98", "OUT"], "jpg"),
+        (["convert", "IN", "-depth", "16", "-compress", "LZW", "OUT"], "tif"),
+        (["convert", "IN", "-depth", "32", "-define", "quantum:format=floating-point", "OUT"], "tif"),
+        (["gdal_translate", "-q", "-ot", "UInt16", "-scale", "0", "255", "0", "65535", "IN", "OUT"], "tif"),
+        (["gdal_translate", "-q", "-ot", "Float32", "-scale", "0", "255", "0", "1", "IN", "OUT"], "tif"),
     ],
 )
 def test_files_of_other_programs_have_the_pixels_of_the_same_picture_as_png(command, ending, tmp_path):

@@ -168,6 +168,22 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_crack_ends_where_the_photograph_shows_no_surface(photographs: Path, tmp_path: Path) -> None:
+    pixels = np.asarray(Image.open(photographs / "cracked.png")).copy()
+    y, x = np.mgrid[:PHOTOGRAPH_PX, :PHOTOGRAPH_PX]
+    is_hidden = x + 0.4 * y > 520  # as in a turned orthophoto
+    pixels[is_hidden] = 255
+    Image.fromarray(pixels).save(tmp_path / "turned.png")
+    crackvae.score(images=str(tmp_path / "turned.png"), out=str(tmp_path / "out"), no_report=True, quiet=True)
+    found = crackvae.read_findings(tmp_path / "out").to_pylist()
+    assert len(found) == 1
+    points = np.stack([found[0]["x_px"], found[0]["y_px"]], axis=1)
+    points = points[~np.isnan(points[:, 0])]
+    beyond_px = (points @ [1, 0.4] - 520) / np.hypot(1, 0.4)
+    assert -20 < beyond_px.max() < 8
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_between_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
