@@ -48,12 +48,14 @@ def main() -> None:
     print(write_result("put-together", {"model": str(tiles.model[0]), "rows": rows}))
 
 
-def read(evaluation: str) -> pd.DataFrame:
-    """Tiles of SDNET2018 with their score, surface, photograph and block."""
+def read(evaluation: str, others: str = "") -> pd.DataFrame:
+    """Tiles of SDNET2018 with their score, surface, photograph and block; and images of other names, as `others`."""
     tiles = pd.read_parquet(Path(evaluation) / "evaluation.parquet")
     tiles["name"] = [Path(image).stem for image in tiles.image]
-    tiles = tiles[tiles.name.str.match("[DPW]_")].reset_index(drop=True)
-    return tiles.assign(photograph=tiles.name.str.rpartition("-")[0], surface=tiles.name.str[0], block=tiles.group)
+    is_one = tiles.name.str.match("[DPW]_")
+    surface = tiles.name.str[0].where(is_one, others)
+    tiles = tiles.assign(photograph=tiles.name.str.rpartition("-")[0], surface=surface, block=tiles.group)
+    return tiles[is_one | bool(others)].reset_index(drop=True)
 
 
 def played(tiles: pd.DataFrame, halves: str, n: int, made_of: tuple[int, int, str], rounds: int) -> dict[str, float]:

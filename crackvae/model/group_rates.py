@@ -82,8 +82,13 @@ class GroupRates:
         return np.asarray(rng.binomial(images_G, -np.expm1(-n_tiles * hazard_DG)).sum(axis=1) / n_images)
 
 
-def group_rates(sizes_G: np.ndarray, counts_G: np.ndarray) -> GroupRates:
+def group_rates(
+    sizes_G: np.ndarray, counts_G: np.ndarray, variation_prior: tuple[float, float] = VARIATION_PRIOR
+) -> GroupRates:
     """The posterior, given the number of tiles of each group and how many of these exceed.
+
+    Args:
+        variation_prior: of the coefficient of variation between groups, as VARIATION_PRIOR.
 
     Source of the proportional tails: Einmahl, de Haan & Zhou, Statistics of heteroscedastic extremes (2016); of the
     counts, which are taken to be beta-binomial: Griffiths, Maximum likelihood estimation for the beta-binomial
@@ -100,7 +105,7 @@ def group_rates(sizes_G: np.ndarray, counts_G: np.ndarray) -> GroupRates:
         rest_V1 = shape * (1 - share_V1) / share_V1
         log_likelihood_VP = betaln(shape + counts_P, rest_V1 + sizes_P - counts_P) - betaln(shape, rest_V1)
         log_posterior_VV[row] = log_likelihood_VP @ times_P + np.log(share_VV[row]) / 2 + np.log(deviation_V[row])
-    median, deviation = VARIATION_PRIOR
+    median, deviation = variation_prior
     log_posterior_VV -= ((np.log(VARIATIONS / median) / deviation) ** 2 / 2)[:, None]
     log_posterior_VV[share_VV >= MAX_SHARE] = -np.inf
     cumulative = np.cumsum(np.exp(log_posterior_VV - log_posterior_VV.max()))

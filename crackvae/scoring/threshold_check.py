@@ -2,7 +2,7 @@
 
 Only tiles at or below the threshold are compared, so that cracks, however many there are, make no difference.
 
-Shape letters: T tiles, K edges of the histogram.
+Shape letters: T tiles, K levels.
 """
 
 import numpy as np
@@ -12,17 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from crackvae.model import builtin
 from crackvae.model.calibration import Calibration
+from crackvae.model.group_rates import group_rates
 
 # Images with tiles below the threshold from which on the comparison is made.
 MIN_IMAGES = 20
-# Edges at quantiles of the calibration: a distance of 0.005 is the finest that they tell.
-N_EDGES = 200
-# Chance of a larger distance: none of 600 random nights of one site, of 30 to 200 images, exceeded it.
-CHANCE = 0.001
-# Kolmogorov-Smirnov distance beyond chance from which on the calibration is that of another site. Three surfaces of
-# another site, 70 images each: 0.22 where 56 % of the sound tiles were flagged instead of 5 %, 0.08 and less than
-# chance where 13 and 16 % were.
-MIN_DISTANCE = 0.1
+# Quantiles of the calibration's tiles below the threshold. Groups differ least in their medians; tails show more of the
+# difference where the calibration says little about its groups.
+LEVELS = (0.5, 0.75, 0.9)
+# Median and standard deviation of the logarithm of the coefficient of variation between groups at these levels, where a
+# calibration says little about it. Blocks of photographs of SDNET2018 differ by .2 to .5, photographs by .3 to 1.1.
+VARIATION_PRIOR = (0.4, 0.4)
 
 
 class ThresholdVoid(BaseModel):
@@ -30,14 +29,19 @@ class ThresholdVoid(BaseModel):
 
     Attributes:
         reason: for people, with what to do.
-        distance: Kolmogorov-Smirnov distance from the calibration, between 0 and 1.
+        level: the quantile of the calibration for which the images differ most, such as 0.5.
+        share: share of their tiles below the threshold that score above it.
+        low, high: between which this share is expected.
         images: images of the run that were compared.
     """
 
     model_config = ConfigDict(frozen=True)
 
     reason: str
-    distance: float
+    level: float
+    share: float
+    low: float
+    high: float
     images: int
 
 
@@ -49,15 +53,15 @@ class ThresholdCheck:
     """
 
     def __init__(self, calibration: Calibration, model_dir: str) -> None:
-        sample = calibration.sample
-        scores_T = calibration.scores_N if sample is None else sample.tile_scores_M
         self.threshold, self.model_dir = np.float32(calibration.threshold), model_dir
-        below_T = np.sort(scores_T[scores_T <= self.threshold])
-        self._calibration_images = len(calibration.scores_N)
-        self._edges_K = np.unique(np.quantile(below_T, np.linspace(0, 1, N_EDGES))) if len(below_T) else below_T
-        self._usual_K = np.searchsorted(below_T, self._edges_K, side="right") / max(1, len(below_T))
-        self._counts_K = np.zeros(len(self._edges_K) + 1, np.int64)
-        self.images = 0
+        sample = calibration.sample
+        scores_T = sample.tile_scores_M if sample else calibration.scores_N
+        groups_T = sample.tile_groups_M if sample else np.arange(len(scores_T))
+        is_below_T = scores_T <= self.threshold
+        self._calibration_T, self._groups_T = scores_T[is_below_T], _large_groups(groups_T[is_below_T])
+        self._edges_K = np.quantile(self._calibration_T, LEVELS) if is_below_T.any() else np.empty(0)
+        self._above_K = np.zeros(len(self._edges_K), np.int64)
+        self.images = self._tiles = 0
 
     def add(self, rows: pa.Table) -> None:
         """Count rows with the columns status and tile_scores."""
@@ -65,29 +69,49 @@ class ThresholdCheck:
         scores_T, image_T = tiles.flatten().to_numpy(), pc.list_parent_indices(tiles).to_numpy()
         is_below_T = scores_T <= self.threshold
         self.images += len(np.unique(image_T[is_below_T]))
-        bin_T = np.searchsorted(self._edges_K, scores_T[is_below_T], side="left")
-        self._counts_K += np.bincount(bin_T, minlength=len(self._counts_K))
+        self._tiles += int(is_below_T.sum())
+        self._above_K += (scores_T[is_below_T, None] > self._edges_K).sum(axis=0)
 
     def result(self) -> ThresholdVoid | None:
         """Why the threshold does not hold, or None: it may, or there are too few images to tell.
 
-        Tiles of one photograph resemble each other, so it is the numbers of images that chance is computed from.
-
-        Source: Massey, The Kolmogorov-Smirnov test for goodness of fit (1951); the bound for two samples is Smirnov's.
+        The share of tiles above a level is compared with what the calibration's groups allow for one group more: all
+        images of a run may show one structure. Chance is that of images, whose tiles resemble each other.
         """
         if self.images < MIN_IMAGES or not len(self._edges_K):
             return None
-        share_K = np.cumsum(self._counts_K)[:-1] / self._counts_K.sum()
-        distance = float(np.abs(share_K - self._usual_K).max())
-        by_chance = np.sqrt(-np.log(CHANCE / 2) / 2 * (1 / self.images + 1 / self._calibration_images))
-        if distance - by_chance < MIN_DISTANCE:
+        found = [one for number in range(len(LEVELS)) if (one := self._difference(number))]
+        return max(found, key=lambda one: abs(one.share - np.clip(one.share, one.low, one.high)), default=None)
+
+    def _difference(self, number: int) -> ThresholdVoid | None:
+        """What is wrong at one of LEVELS; None if the share above it lies in its interval."""
+        _, groups_T, sizes_G = np.unique(self._groups_T, return_inverse=True, return_counts=True)
+        is_above_T = self._calibration_T > self._edges_K[number]
+        rates = group_rates(sizes_G, np.bincount(groups_T[is_above_T], minlength=len(sizes_G)), VARIATION_PRIOR)
+        low, high = rates.interval(self.images, 1, 1)
+        share = float(self._above_K[number] / self._tiles)
+        if low <= share <= high:
             return None
         return ThresholdVoid(
             reason=(
-                f"the threshold does not hold for these images: the tiles below it score unlike those of the "
-                f"calibration (distance {distance:.2f} of {self.images} images; {by_chance:.2f} at random). The model "
-                f"was calibrated on another site or camera: {builtin.calibrate_advice(self.model_dir)}."
+                f"the threshold does not hold for these images: of their tiles below it {share:.0%} score above the "
+                f"{LEVELS[number]:.0%} quantile of the calibration, where {low:.0%} to {high:.0%} can be expected of "
+                f"another place of the same kind. The model was calibrated on another site or camera: "
+                f"{builtin.calibrate_advice(self.model_dir)}."
             ),
-            distance=round(distance, 4),
+            level=LEVELS[number],
+            share=round(share, 4),
+            low=round(low, 4),
+            high=round(high, 4),
             images=self.images,
         )
+
+
+def _large_groups(groups_T: np.ndarray) -> np.ndarray:
+    """Number of the group of each tile, where smaller groups than the images compared are split into single tiles.
+
+    The two or three tiles of a group of copies say nothing about how places differ, nor does the only group.
+    """
+    _, groups_T, sizes_G = np.unique(groups_T, return_inverse=True, return_counts=True)
+    is_large_T = (sizes_G >= MIN_IMAGES)[groups_T] & (len(sizes_G) > 1)
+    return np.where(is_large_T, groups_T, len(sizes_G) + np.arange(len(groups_T)))

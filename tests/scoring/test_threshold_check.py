@@ -1,4 +1,4 @@
-"""A threshold from elsewhere is said to be void; cracks and chance do not make it so."""
+"""A threshold from elsewhere is said to be void; cracks, chance and places of the same kind do not make it so."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crackvae.model.calibration import Calibration
+from crackvae.model.calibration import Calibration, Sample
 from crackvae.scoring.summaries import images_with_a_valid_threshold
 from crackvae.scoring.threshold_check import ThresholdCheck
 
@@ -42,12 +42,30 @@ def test_images_of_another_site_void_it_and_cracks_do_not(tiles: int) -> None:
     assert checked(rows(list(rng.gamma(4, 0.02, (400, tiles)))))
 
 
-def test_the_reason_names_the_distance_and_what_to_do() -> None:
+@pytest.mark.parametrize(("scale", "alerts"), [(1.0, (0, 3)), (4.0, (54, 60))])
+@pytest.mark.parametrize("size", [40, 3])
+def test_places_that_differ_as_those_of_the_calibration_do_keep_it(
+    scale: float, alerts: tuple[int, int], size: int
+) -> None:
+    rng, n_void = np.random.default_rng(size), 0
+    for _ in range(60):
+        places_G1, scores_GT = rng.gamma(25, 1 / 25, (240 // size, 1)), rng.lognormal(0, 1, (240 // size, size))
+        tiles_T = (places_G1 * scores_GT).ravel().astype(np.float32)
+        sample = Sample.of(tiles_T, np.repeat(np.arange(240 // size), size), list(tiles_T[:, None]))
+        made = Calibration(np.sort(tiles_T), 240 // size, "", float(np.quantile(tiles_T, 0.95)), "", False, sample)
+        check = ThresholdCheck(made, "/models/m")
+        check.add(rows(list(scale * rng.gamma(25, 1 / 25) * rng.lognormal(0, 1, (150, 1)))))
+        n_void += check.result() is not None
+    assert alerts[0] <= n_void <= alerts[1]
+
+
+def test_the_reason_names_the_shares_and_what_to_do() -> None:
     check = ThresholdCheck(CALIBRATION, "/models/m")
-    check.add(rows([np.array([0.001])] * 40))
+    check.add(rows([np.array([0.9 * CALIBRATION.threshold])] * 40))
     check.add(rows([np.empty(0)] * 40, "unreadable"))
     void = check.result()
-    assert void is not None and void.images == 40 and void.distance > 0.9
+    assert void is not None and void.images == 40 and void.low < 0.25 < void.high < void.share == 1
+    assert f"100% score above the {void.level:.0%} quantile of the calibration" in void.reason
     assert "does not hold" in void.reason and "crackvae calibrate --model /models/m" in void.reason
 
 
@@ -56,7 +74,7 @@ def test_too_few_images_and_none_at_all_are_no_reason() -> None:
 
 
 def test_a_threshold_that_has_held_is_not_checked_again_and_a_void_one_is(tmp_path: Path) -> None:
-    out, void = str(tmp_path), {"reason": "", "distance": 0.3, "images": 40}
+    out, void = str(tmp_path), {"reason": "", "level": 0.5, "share": 0.9, "low": 0.2, "high": 0.8, "images": 40}
     assert images_with_a_valid_threshold(out, "m", 0.5) == 0
     for run, changes, found in (
         ("1", {}, 40),
