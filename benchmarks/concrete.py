@@ -3,12 +3,15 @@
     python benchmarks/concrete.py own-site --folds 0 1 2 3 --work FOLDER
     python benchmarks/concrete.py unseen-site --surface decks --work FOLDER
     python benchmarks/concrete.py metu --work FOLDER
+    python benchmarks/concrete.py new-site --model MODEL --work FOLDER
 
 `own-site` trains on the sound SDNET2018 tiles of the other folds, a network for each fold, and evaluates the fold;
 figures of several folds are pooled by surface. Blocks of neighbouring photographs are divided into four folds.
 `unseen-site` trains on METU and two surfaces, and evaluates the third. `metu` trains on METU and evaluates one image of
 each group of overlapping crops that the network has not seen. In each, the smallest block of a surface that is trained
-on, or a share of METU, sets the threshold.
+on, or a share of METU, sets the threshold. `new-site` takes a model that has seen no tile of SDNET2018, such as that of
+`metu`, and calibrates it on 300 sound tiles of a surface, in many draws: how often the share of the surface's other
+sound tiles that is flagged lies in the interval that the calibration states.
 
 Data, and how they are unpacked: see builtin.py. Steps whose results are in the work folder are left out, so a command
 that was interrupted goes on, and the protocols may share a work folder. A training takes about as long as 120,000 tiles
@@ -24,6 +27,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from builtin import SURFACES, figures_of, unpack, visible_cracks
+from put_together import LEVEL, calibrated
 from record import write_result
 
 import crackvae
@@ -34,6 +38,8 @@ from crackvae.storage import tables
 N_FOLDS = 4
 # Shares of the METU groups for training and for the threshold; `metu` evaluates the rest.
 METU_TRAIN, METU_VAL = 0.76, 0.08
+# Calibration tiles of `new-site`, and about how many sound tiles of a surface it scores, in whole photographs.
+SITE_TILES, SURFACE_TILES = 300, 1_500
 # Seed of the division of METU, which is the same for every --seed of the training.
 SPLIT_SEED = 1
 
@@ -52,6 +58,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unseen = protocols.add_parser("unseen-site", parents=[shared], help="the other surfaces and METU are trained on")
     unseen.add_argument("--surface", choices=list(SURFACES.values()), required=True, help="evaluated")
     protocols.add_parser("metu", parents=[shared], help="METU alone")
+    site = protocols.add_parser("new-site", parents=[shared], help="calibration of a model that is not trained")
+    site.add_argument("--model", type=Path, required=True, help="has seen none of SDNET2018")
+    site.add_argument("--draws", type=int, default=200, help="calibrations of each kind (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -111,13 +120,19 @@ def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str =
     return rows.assign(split=split)[is_used]
 
 
-def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Train on the rows and evaluate; returns the scored test images, and what the figures belong to."""
+def written(rows: pd.DataFrame, folder: Path) -> Path:
+    """The manifest of the rows in a folder, where there is none yet."""
     manifest = folder / "manifest.parquet"
     metadata = {METADATA_KEY: json.dumps({"leaky": False, "group_by": "blocks and groups of crops"}).encode()}
     table = pa.Table.from_pandas(rows[tables.MANIFEST_SCHEMA.names], tables.MANIFEST_SCHEMA, preserve_index=False)
     if not manifest.exists():
         tables.write_table(str(manifest), table.replace_schema_metadata(metadata))
+    return manifest
+
+
+def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train on the rows and evaluate; returns the scored test images, and what the figures belong to."""
+    manifest = written(rows, folder)
     if not (folder / "model").exists():
         crackvae.train(manifest=manifest, model=folder / "model", epochs=options.epochs, seed=options.seed)
     if not (folder / "evaluation").exists():
@@ -130,6 +145,84 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
     about = {name: training[name] for name in ("digest", "best_epoch", "val_loss", "seconds", "hardware")}
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
     return pd.read_parquet(folder / "evaluation" / "evaluation.parquet"), about
+
+
+def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:
+    """Sound tiles of photographs drawn until each surface has SURFACE_TILES, and all visible cracks, for `new-site`."""
+    tiles = rows[rows.part != "metu"]
+    names = tiles.image.str.split("/").str[-1]
+    sound = tiles[tiles.label == "non_crack"]
+    photographs = names[sound.index].str.rpartition("-")[0].rename("photograph")
+    chosen = []
+    for _, of_surface in photographs.groupby(sound.part):
+        sizes = of_surface.value_counts().sort_index().sample(frac=1, random_state=SPLIT_SEED)
+        chosen.extend(sizes.index[sizes.cumsum().shift(fill_value=0) < SURFACE_TILES])
+    cracked = tiles[(tiles.label == "crack") & names.isin(visible)]
+    return pd.concat([sound[photographs.isin(chosen)], cracked]).assign(split="test")
+
+
+def promises_kept(tiles: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
+    """For each way of drawing SITE_TILES sound tiles: draws whose stated interval holds, and shares flagged.
+
+    Args:
+        tiles: of one surface, from evaluation.parquet.
+    """
+    tiles = tiles.assign(photograph=tiles.image.str.split("/").str[-1].str.rpartition("-")[0], folder="all")
+    sound, cracked = tiles[tiles.label == "non_crack"], tiles[tiles.label == "crack"]
+    ways = {
+        "tiles at random": (False, "folder"),
+        "photographs, a folder each": (True, "photograph"),
+        "photographs, one folder": (True, "folder"),
+    }
+    return {way: _kept(sound, cracked.score.to_numpy(), *how, draws) for way, how in ways.items()}
+
+
+def _kept(sound: pd.DataFrame, cracked_C: np.ndarray, whole: bool, groups: str, draws: int) -> dict[str, float]:
+    rng, found = np.random.default_rng(SPLIT_SEED), []
+    for _ in range(draws):
+        order = sound.sample(frac=1, random_state=rng)
+        if whole:
+            place = dict(zip(rng.permutation(sound.photograph.unique()), range(len(sound)), strict=False))
+            order = order.iloc[np.argsort(order.photograph.map(place), kind="stable")]
+        taken, others = order[:SITE_TILES], order[SITE_TILES:]
+        if whole:
+            others = others[~others.photograph.isin(taken.photograph)]
+        made = calibrated(taken, groups)
+        share = float((others.score > made.threshold).mean())
+        promise = made.promise(len(others), 1, others.photograph.nunique())
+        kept = promise["low"] <= share <= promise["high"]
+        found.append((kept, share, promise["low"], promise["high"], (cracked_C > made.threshold).mean()))
+    kept_D, shares_D, lows_D, highs_D, recalls_D = np.array(found, float).T
+    return {
+        "draws": draws,
+        "interval_holds": int(kept_D.sum()),
+        "promised": LEVEL,
+        "flagged": round(float(shares_D.mean()), 4),
+        "flagged_low": round(float(np.quantile(shares_D, 0.025)), 4),
+        "flagged_high": round(float(np.quantile(shares_D, 0.975)), 4),
+        "median_interval_low": round(float(np.median(lows_D)), 4),
+        "median_interval_high": round(float(np.median(highs_D)), 4),
+        "visible_cracks_found": round(float(recalls_D.mean()), 4),
+    }
+
+
+def new_site(rows: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
+    """Calibrate the model on draws of each surface."""
+    folder = options.work / "new-site"
+    if not (folder / "evaluation").exists():
+        manifest = written(site_tiles(rows, visible_cracks(options.data)), folder)
+        crackvae.evaluate(manifest=manifest, model=options.model, split="test", out=folder / "evaluation")
+    scored = pd.read_parquet(folder / "evaluation" / "evaluation.parquet")
+    parts = scored.group.str.split("/").str[0]
+    return {
+        str(part): {
+            "sound": int((of_part.label == "non_crack").sum()),
+            "visible cracks": int((of_part.label == "crack").sum()),
+            "own threshold of the model flags": round(float(of_part.flagged[of_part.label == "non_crack"].mean()), 4),
+        }
+        | promises_kept(of_part, options.draws)
+        for part, of_part in scored.groupby(parts)
+    }
 
 
 def mean_of(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -147,6 +240,11 @@ def main() -> None:
     """Run what is missing of a protocol, then write its figures."""
     options = parse()
     rows = all_images(options.data, options.work)
+    if options.protocol == "new-site":
+        digest = json.loads((options.model / "training.json").read_text())["digest"]
+        figures = {"protocol": options.protocol, "model": digest, "test": new_site(rows, options)}
+        print(write_result("concrete-new-site", figures))
+        return
     if options.protocol == "own-site":
         runs = {f"fold-{fold}": divided(rows, "own-site", fold=fold) for fold in options.folds}
     elif options.protocol == "unseen-site":

@@ -97,3 +97,30 @@ def test_the_mean_is_over_surfaces(concrete: ModuleType) -> None:
 
     mean = concrete.mean_of({"decks": surface(0.2), "walls": surface(0.6)})
     assert mean["visible cracks"]["roc_auc"] == pytest.approx(0.4)
+
+
+def test_a_new_site_is_judged_on_sound_tiles_of_whole_photographs_and_visible_cracks(
+    concrete: ModuleType, rows: pd.DataFrame
+) -> None:
+    visible = set(rows.image[(rows.label == "crack") & (rows.part == "walls")].str.split("/").str[-1])
+    chosen = concrete.site_tiles(rows, visible)
+    assert (chosen.groupby("part").label.value_counts()["walls"]["crack"], set(chosen.split)) == (5, {"test"})
+    assert set(chosen.part[chosen.label == "crack"]) == {"walls"} and "metu" not in set(chosen.part)
+    assert len(chosen[chosen.label == "non_crack"]) == (rows.part.ne("metu") & rows.label.eq("non_crack")).sum()
+
+
+@pytest.mark.parametrize("variation", [0.0, 1.0])
+def test_unlike_photographs_keep_the_promise_only_where_the_calibration_knows_them(
+    concrete: ModuleType, variation: float
+) -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.normal(variation * rng.standard_normal((40, 1)), 1, (40, 50)).ravel()
+    sound = pd.DataFrame({"image": [f"W_{n // 50}-{n}.jpg" for n in range(2000)], "label": "non_crack"})
+    cracked = pd.DataFrame({"image": "W_1-9.jpg", "label": "crack", "score": [-9.0, 9.0]})
+    kept = concrete.promises_kept(pd.concat([sound.assign(score=scores), cracked]), draws=30)
+    assert all(0.02 < one["flagged"] < 0.1 and one["visible_cracks_found"] == 0.5 for one in kept.values())
+    assert (
+        kept["tiles at random"]["interval_holds"] >= 26 and kept["photographs, a folder each"]["interval_holds"] >= 26
+    )
+    if variation:
+        assert kept["photographs, one folder"]["interval_holds"] < 25
