@@ -9,7 +9,9 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import tempfile
+import time
 import venv
 import zipfile
 from importlib.metadata import version
@@ -26,10 +28,10 @@ PACKAGES = ("numpy", "pillow", "onnxruntime")
 SIDE_PX, PHOTOGRAPH = 227, (4000, 3000)
 
 
-def unpacked(archive: Path, folder: Path, n: int) -> list[Path]:
-    """Every k-th image of an archive, `n` in all."""
+def unpacked(archive: Path, folder: Path, n: int, below: str = "") -> list[Path]:
+    """Every k-th image of an archive below a folder, `n` in all."""
     with zipfile.ZipFile(archive) as whole:
-        names = [name for name in whole.namelist() if name.lower().endswith(".jpg")]
+        names = [name for name in whole.namelist() if name.lower().endswith(".jpg") and below in name]
         return [Path(whole.extract(names[k * len(names) // n], folder)) for k in range(n)]
 
 
@@ -46,13 +48,33 @@ def run(python: Path, edge: Path, images: list[Path]) -> tuple[list[dict[str, An
     """Lines of the program on one core, and its processor time [s]."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [str(python), "-I", str(edge / "edge.py"), *map(str, images)]
-    core = min(os.sched_getaffinity(0))
-    ended = subprocess.run(
-        command, check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
-    )
+    ended = on_one_core(command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     return [json.loads(line) for line in ended.stdout.splitlines()], seconds
+
+
+def calibrating(sound: list[Path], folder: Path) -> dict[str, Any]:
+    """Processor time and seconds of `crackvae calibrate` on some sound images, on one core."""
+    (folder / "sound").mkdir()
+    for path in sound:
+        (folder / "sound" / path.name).symlink_to(path)
+    command = [sys.executable, "-m", "crackvae", "calibrate", "--images", str(folder / "sound")]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    ended = on_one_core([*command, "--out", str(folder / "calibrated")])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "images": json.loads(ended.stdout.splitlines()[-1])["images"],
+        "processor_s": round(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, 1),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def on_one_core(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    core = min(os.sched_getaffinity(0))
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core})
+    )
 
 
 def main() -> None:
@@ -91,6 +113,7 @@ def main() -> None:
             "bytes": {path.name: path.stat().st_size for path in (folder / "edge").iterdir()},
             "loading_s": round(loading_s, 2),
             "megapixels_per_s": round(len(images) * SIDE_PX**2 / 1e6 / (seconds - loading_s), 2),
+            "calibrate": calibrating(unpacked(arguments.metu, folder / "unpacked", 300, "Negative/"), folder),
             "photograph": {
                 "megapixels": PHOTOGRAPH[0] * PHOTOGRAPH[1] / 1e6,
                 "tiles": large["tiles"],

@@ -85,13 +85,14 @@ class Folder:
         while not stop.is_set():
             started = time.monotonic()
             found = self._list()
+            listing_s = time.monotonic() - started
             for arrival in self._complete(found, started, tiling) if found else ():
                 if stop.is_set():
                     return
                 self.received += 1
                 yield arrival
             yield None
-            stop.wait(max(POLL_S, (time.monotonic() - started) / POLL_SHARE))
+            stop.wait(max(POLL_S, listing_s / POLL_SHARE))
 
     def _list(self) -> Listing | None:
         try:

@@ -1,15 +1,22 @@
 """Files that arrive: which ones are complete, and that each is scored once."""
 
+import threading
+import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from conftest import small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from crackvae.storage.listing import LISTING_SCHEMA
-from crackvae.streaming.folder import KEY, REST_S, Resting, is_inside
+from crackvae.streaming import folder
+from crackvae.streaming.folder import KEY, REST_S, Folder, Resting, is_inside
 
+SPEC = small_spec(tile_px=256, stride_px=192, input_px=256)
 NONE = LISTING_SCHEMA.empty_table()
 
 
@@ -52,6 +59,22 @@ def test_no_state_of_a_file_is_returned_twice_in_a_row_and_none_that_rests_is_mi
         expected = {key for key, at_s in since.items() if now_s - at_s >= REST_S and last.get(key[0]) != key[1]}
         assert {(row["image"], row["bytes"]) for row in found.to_pylist()} == expected
         last |= dict(expected)
+
+
+def test_after_a_batch_that_takes_long_to_score_the_folder_is_listed_again_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "REST_S", 0.0)
+    (tmp_path / "in").mkdir()
+    scorer = SimpleNamespace(model=SimpleNamespace(digest="m"), calibration=SimpleNamespace(threshold=1.0))
+    source = Folder(str(tmp_path / "in"), str(tmp_path / "out"), scorer, quiet=True)
+    Image.new("L", (300, 300), 99).save(tmp_path / "in" / "a.png")
+    stop, pauses_s = threading.Event(), []
+    monkeypatch.setattr(stop, "wait", pauses_s.append)
+    arrivals = source.arrivals(SPEC, stop)
+    assert next(arrivals).image.endswith("a.png")
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 1000)  # scoring took that long
+    assert next(arrivals) is None and next(arrivals) is None
+    assert pauses_s[0] < 100
 
 
 def test_what_is_finished_has_the_columns_of_its_key():
