@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,10 +184,9 @@ def test_a_crack_ends_where_the_photograph_shows_no_surface(photographs: Path, t
     assert -20 < beyond_px.max() < 8
 
 
-@pytest.mark.usefixtures("in_process")
-def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], float]:
+    """Settings that score a TIFF by windows with a crack from x=140 to x=940, and the length of the crack [px]."""
     monkeypatch.setattr(windows, "MIN_BYTES", 1_000)
     monkeypatch.setattr(windows, "WINDOW_PX", 600)
     monkeypatch.setattr(windows, "OVERLAP_PX", 128)
@@ -196,8 +196,16 @@ def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_b
     for dy in range(5):
         surface[y.astype(int) + dy, x.astype(int)] = 40
     tifffile.imwrite(tmp_path / "ortho.tif", surface, tile=(256, 256))
-    whole_run = windows.windows_of
     settings = {"images": str(tmp_path / "ortho.tif"), "max_megapixels": 1, "no_report": True, "quiet": True}
+    return settings, float(np.hypot(np.diff(x), np.diff(y)).sum())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_between_them(
+    across_windows: tuple[dict[str, Any], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, length_px = across_windows
+    whole_run = windows.windows_of
     with monkeypatch.context() as interrupted:
         interrupted.setattr(windows, "windows_of", lambda *args: list(whole_run(*args))[:1])
         crackvae.score(out=str(tmp_path / "out"), **settings)
@@ -206,10 +214,20 @@ def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_b
     at_once = crackvae.score(out=str(tmp_path / "other"), **settings)
     resumed, other = (crackvae.read_findings(tmp_path / name).to_pylist() for name in ("out", "other"))
     assert at_once.findings == len(other) == len(resumed) == 1 and at_once.flagged >= 2
-    assert other[0]["length_px"] == pytest.approx(np.hypot(np.diff(x), np.diff(y)).sum(), rel=0.04)
+    assert other[0]["length_px"] == pytest.approx(length_px, rel=0.04)
     left_px = part_of(other[0]["image"]).x
     assert (other[0]["left_px"] + left_px, other[0]["right_px"] + left_px) == pytest.approx((140, 940), abs=10)
     assert [resumed[0][name] for name in ("finding", "x_px")] == [other[0][name] for name in ("finding", "x_px")]
+
+
+@pytest.mark.ray
+def test_a_crack_across_windows_that_two_workers_read_is_one_finding(
+    across_windows: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    settings, length_px = across_windows
+    scored = crackvae.score(out=str(tmp_path / "out"), workers=2, **settings)
+    (found,) = crackvae.read_findings(tmp_path / "out").to_pylist()
+    assert scored.findings == 1 and found["length_px"] == pytest.approx(length_px, rel=0.04)
 
 
 def test_tiles_above_the_threshold_are_traced_and_a_crack_is_followed_into_their_neighbours() -> None:
