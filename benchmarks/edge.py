@@ -64,7 +64,7 @@ def calibrating(sound: list[Path], folder: Path) -> dict[str, Any]:
     ended = on_one_core([*command, "--out", str(folder / "calibrated")])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "images": json.loads(ended.stdout.splitlines()[-1])["images"],
+        "images": json.loads(ended.stdout.splitlines()[-1])["n"],
         "processor_s": round(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, 1),
         "seconds": round(time.monotonic() - started, 1),
     }

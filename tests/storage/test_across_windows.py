@@ -40,7 +40,7 @@ def as_traced(line_N2: np.ndarray, kind: str = "crack", file: str = "/a/ortho.ti
             near_border = np.minimum(local_N2, WINDOW_PX - local_N2).min(axis=1) < 12
             local_N2[near_border] += 5
             image = str(Window(file, x, y, WINDOW_PX, WINDOW_PX))
-            values = {"x_px": local_N2[:, 0], "y_px": local_N2[:, 1], "widths_px": np.full(len(local_N2), 3.0)}
+            values = {"x_px": local_N2[:, 0], "y_px": local_N2[:, 1], "widths_px": np.where(near_border, np.nan, 3.0)}
             name = f"{file}-{x}-{y}-{line_N2[0, 0]:.0f}-{line_N2[0, 1]:.0f}"
             found.append(finding(name, image, length_px=length_of(local_N2), kind=kind, mm_per_px=2.0, **values))
     return found

@@ -177,7 +177,7 @@ def _add(branches: list[np.ndarray], branch_K3: np.ndarray, reach_px: float) -> 
 def _attach(branches: list[np.ndarray], at_3: np.ndarray, piece_K3: np.ndarray) -> None:
     """Continue the branch that ends near a point of it; where none ends there, the piece branches off."""
     for number, branch_K3 in enumerate(branches):
-        found = np.flatnonzero((branch_K3 == at_3).all(axis=1))
+        found = np.flatnonzero((branch_K3[:, :2] == at_3[:2]).all(axis=1))  # a width may be NaN
         if not len(found):
             continue
         if len(branch_K3) - found[0] <= MIN_ADDED_PX:
