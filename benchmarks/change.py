@@ -218,11 +218,11 @@ def main() -> None:
         print(same, flush=True)
         drawn = on_drawn(archive, rows, given.drawn, random.Random(3))
         print(drawn, flush=True)
-        features = registration._features
+        features = registration.features_of
         by_content = cache(
             lambda data, shape, reduced_px: features(np.frombuffer(data, np.uint8).reshape(shape), reduced_px)
         )
-        registration._features = lambda pixels_HW, reduced_px: by_content(
+        registration.features_of = lambda pixels_HW, reduced_px: by_content(
             pixels_HW.tobytes(), pixels_HW.shape, reduced_px
         )
         different = on_different(archive, rows, given.different, random.Random(2))

@@ -820,8 +820,8 @@ def findings(
         format: csv, geojson, kml, coco, label-studio, cvat or pdf; default: by the ending of out.
         kind: kinds of findings: crack,joint,unclear.
         gps_precision: round places to squares of this size, 100m; off leaves them out; default: exact.
-        views: compare photographs of a group that were taken within 6 m of each other, about two seconds a pair:
-            one crack in several of them is one finding, and the others name it in the column view_of.
+        views: compare photographs of a group that were taken within 6 m of each other, half a second each: one
+            crack in several of them is one finding, and the others name it in the column view_of.
         image_prefix: text before the names of images in COCO, CVAT and Label Studio, such as /data/local-
             files/?d=photographs/.
         title: title of the PDF.

@@ -30,7 +30,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.tile_loader",
         "monitoring.telemetry",
     },
-    "cv2": {"images.registration", "images.places", "changes.comparison"},
+    "cv2": {"images.registration", "images.registration.features", "images.places", "changes.comparison"},
     "PIL": {
         "images.decoding",
         "images.decoding.masks",

@@ -68,7 +68,7 @@ class FindingsConfig(VerbConfig):
     )
     gps_precision: str = setting(GPS_PRECISION, "")
     views: bool = setting(
-        "compare photographs of a group that were taken within 6 m of each other, about two seconds a pair: one crack "
+        "compare photographs of a group that were taken within 6 m of each other, half a second each: one crack "
         "in several of them is one finding, and the others name it in the column view_of",
         False,
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from crackvae.errors import StorageError
 from crackvae.exports.georeferenced import LINES_SCHEMA, with_lines
 from crackvae.images.metadata.places import coarsened
-from crackvae.reports.overlaps import view_of
+from crackvae.reports.overlaps import views_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
@@ -70,7 +70,7 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     rows = rows.filter(
         pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))
     )
-    same = view_of(rows) if choice.views else [""] * rows.num_rows
+    same = views_of(rows).view_of if choice.views else [""] * rows.num_rows
     rows = rows.append_column("view_of", pa.array(same, pa.string()))
     rows = _coarsened(with_lines(rows), choice.precision_m)
     return _with_names(_with_image(rows, out)).select(EXPORT_SCHEMA.names)

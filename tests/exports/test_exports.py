@@ -26,6 +26,7 @@ from crackvae.exports.pdf_text import length_text
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
 from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened
+from crackvae.reports.overlaps import Views
 from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 ENDINGS = {
@@ -165,7 +166,9 @@ def test_a_length_in_millimetres_has_the_uncertainty_of_its_scale() -> None:
 
 @PDF_TOOLS
 def test_one_crack_in_two_photographs_is_one_row_of_the_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crackvae.exports.rows.view_of", lambda rows: ["" if at else "f3" for at in range(len(rows))])
+    monkeypatch.setattr(
+        "crackvae.exports.rows.views_of", lambda rows: Views(["" if at else "f3" for at in range(len(rows))], 1, 1)
+    )
     out = bridge(tmp_path / "scores")
     exported(out, "f.pdf", views=True)
     text = subprocess.run(["pdftotext", "-layout", out.parent / "f.pdf", "-"], capture_output=True, text=True).stdout

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crackvae.images.synthetic import draw_concrete, draw_crack
-from crackvae.reports.overlaps import view_of
+from crackvae.reports.overlaps import views_of
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA
 
 SHIFT_PX, HEIGHT, WIDTH = 300, 500, 900
@@ -38,7 +38,7 @@ def line(name: str, image: Path, left: float, right: float, y: float = 200.0, **
 
 
 def views(rows: list[dict[str, Any]]) -> list[str]:
-    return view_of(pa.Table.from_pylist(rows, FINDINGS_SCHEMA))
+    return views_of(pa.Table.from_pylist(rows, FINDINGS_SCHEMA)).view_of
 
 
 def test_a_crack_in_two_overlapping_photographs_is_a_view_of_the_longer_one(wall: list[Path]) -> None:

@@ -10,18 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from crackvae.images.registration.features import Features, features_of, matches
+
 # Long sides to which photographs are reduced for features [px]; the larger one is tried where the smaller one does not
 # do. A feature is located to about a third of a reduced pixel, which the refinement at full size corrects.
 REDUCED_PX = (800, 1600)
-
-# Features kept for each photograph, those with the highest contrast; 4,000 by 4,000 descriptors are compared in 0.2 s.
-MAX_FEATURES = 4000
-
-# Contrast threshold of SIFT: a tenth of its default, because sound concrete has little contrast.
-CONTRAST = 0.004
-
-# Largest ratio of the distances to the nearest and the second nearest descriptor. Source: Lowe (2004), section 7.1.
-MAX_RATIO = 0.8
 
 # Distance [reduced px] up to which a match agrees with a transform.
 AGREE_PX = 3.0
@@ -102,15 +95,11 @@ def register(before_HW: np.ndarray, after_HW: np.ndarray, limit_px: float = LIMI
 
 def _registered(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int, limit_px: float) -> Registration:
     """The registration by features of photographs whose long side is at most `reduced_px`, refined at full size."""
-    coarse_33, reason = _coarse(before_HW, after_HW, reduced_px)
-    if coarse_33 is None:
+    before, after = (features_of(pixels_HW, reduced_px) for pixels_HW in (before_HW, after_HW))
+    first_33, reason = first_transform(before, after)
+    if first_33 is None:
         return unmatched(reason)
-    return _refined(before_HW, after_HW, coarse_33, _unit_px(after_HW, reduced_px), limit_px)
-
-
-def _unit_px(pixels_HW: np.ndarray, reduced_px: int) -> float:
-    """Size of a pixel of a photograph that is reduced to a long side [px]."""
-    return float(max(1.0, max(pixels_HW.shape) / reduced_px))
+    return refined(before_HW, after_HW, first_33, after.unit_px, limit_px)
 
 
 @contextmanager
@@ -175,88 +164,40 @@ def _overlap(matrix_33: np.ndarray, before: tuple[int, ...], after: tuple[int, .
     return float(area / (after[0] * after[1]))
 
 
-# ------------------------------------------------------------------------------------------------------- features
-
-
-def _coarse(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray | None, str]:
-    """The transform between two photographs from features alone, and why there is none."""
-    matched = _matches(before_HW, after_HW, reduced_px)
-    if matched is None:
+def first_transform(before: Features, after: Features) -> tuple[np.ndarray | None, str]:
+    """The transform between two photographs from features alone, float (3, 3), and why there is none."""
+    found = matches(before, after)
+    if found is None:
         return None, "too few features: blurred, dark, or without texture"
-    (before_N2, after_N2), unit_px = matched, _unit_px(after_HW, reduced_px)
+    before_N2, after_N2 = found
     n_needed = MIN_AGREEING + MIN_AGREEING_SHARE * len(before_N2)
     if len(before_N2) < n_needed:
         return None, "no common features"
     affine_23, agree_N1 = cv2.estimateAffinePartial2D(
-        before_N2, after_N2, method=cv2.RANSAC, ransacReprojThreshold=2 * AGREE_PX * unit_px, maxIters=5000
+        before_N2, after_N2, method=cv2.RANSAC, ransacReprojThreshold=2 * AGREE_PX * after.unit_px, maxIters=5000
     )
     wide_33, wide_N1 = None, None
     if len(before_N2) >= MIN_FOR_HOMOGRAPHY:
         wide_33, wide_N1 = cv2.findHomography(
-            before_N2, after_N2, cv2.USAC_MAGSAC, AGREE_PX * unit_px, maxIters=10_000, confidence=0.9999
+            before_N2, after_N2, cv2.USAC_MAGSAC, AGREE_PX * after.unit_px, maxIters=10_000, confidence=0.9999
         )
     n_similar, n_wide = (0 if agree is None else int(agree.sum()) for agree in (agree_N1, wide_N1))
     if max(n_similar, n_wide) < n_needed:
         return None, f"only {max(n_similar, n_wide)} of {len(before_N2)} matched features agree"
     is_wide = affine_23 is None or n_wide >= max(n_similar, MIN_FOR_HOMOGRAPHY)
     matrix_33 = np.asarray(wide_33 if is_wide else np.vstack([affine_23, [0, 0, 1]]))
-    reason = implausible(matrix_33, before_HW.shape, after_HW.shape)
+    reason = implausible(matrix_33, before.shape, after.shape)
     return (None if reason else matrix_33), reason
-
-
-def _matches(before_HW: np.ndarray, after_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Places of matched features in both photographs (N, 2) [px]."""
-    found = [_features(pixels_HW, reduced_px) for pixels_HW in (before_HW, after_HW)]
-    if min(len(points_N2) for points_N2, _ in found) < 2:
-        return None
-    (before_N2, described_ND), (after_M2, described_MD) = found
-    chosen = _mutual(described_ND, described_MD)
-    # Features at one place with several orientations are one observation.
-    _, kept = np.unique(before_N2[chosen[:, 0]].round(), axis=0, return_index=True)
-    return before_N2[chosen[kept, 0]], after_M2[chosen[kept, 1]]
-
-
-def _mutual(described_ND: np.ndarray, described_MD: np.ndarray) -> np.ndarray:
-    """Pairs of features that are each other's nearest by far, as indices, int (K, 2); descriptors have length 1."""
-    likeness_NM = described_ND @ described_MD.T
-    nearest_N, rows = likeness_NM.argmax(1), np.arange(len(described_ND))
-    is_mutual_N = likeness_NM.argmax(0)[nearest_N] == rows
-    first_N = likeness_NM[rows, nearest_N]
-    likeness_NM[rows, nearest_N] = -1
-    # The squared distance of two vectors of length 1 is 2 - 2 times their product.
-    is_clear_N = 1 - first_N < MAX_RATIO**2 * (1 - likeness_NM.max(1))
-    chosen_N = is_mutual_N & is_clear_N
-    return np.asarray(np.c_[rows[chosen_N], nearest_N[chosen_N]])
-
-
-def _features(pixels_HW: np.ndarray, reduced_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places (N, 2) [px] and descriptors (N, D) of the features of a reduced photograph."""
-    unit_px = _unit_px(pixels_HW, reduced_px)
-    height, width = pixels_HW.shape
-    size = max(1, round(width / unit_px)), max(1, round(height / unit_px))
-    reduced_hw = cv2.resize(pixels_HW, size, interpolation=cv2.INTER_AREA) if unit_px > 1 else pixels_HW
-    # Equalisation in cells evens out exposure and the two sides of the edge of a shadow.
-    even_hw = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(reduced_hw)
-    points, described_ND = cv2.SIFT.create(nfeatures=MAX_FEATURES, contrastThreshold=CONTRAST).detectAndCompute(
-        even_hw, None
-    )
-    if described_ND is None:
-        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-    ratio_2 = np.array([width / size[0], height / size[1]])
-    places_N2 = (np.array([one.pt for one in points[:MAX_FEATURES]]) + 0.5) * ratio_2 - 0.5
-    # Root-SIFT. Source: Arandjelovic & Zisserman, Three things everyone should know to improve object retrieval (2012).
-    rooted_ND = np.sqrt(described_ND[:MAX_FEATURES] / np.maximum(described_ND[:MAX_FEATURES].sum(1, keepdims=True), 1))
-    return places_N2, rooted_ND
 
 
 # ----------------------------------------------------------------------------------------------------- refinement
 
 
-def _refined(
-    before_HW: np.ndarray, after_HW: np.ndarray, coarse_33: np.ndarray, unit_px: float, limit_px: float
+def refined(
+    before_HW: np.ndarray, after_HW: np.ndarray, first_33: np.ndarray, unit_px: float, limit_px: float = LIMIT_PX
 ) -> Registration:
     """The transform fitted to patches at full size, judged by those held out; the first one is good to `unit_px`."""
-    matrix_33 = coarse_33
+    matrix_33 = first_33
     for search_px in (round(SEARCH_PX + 2 * unit_px), SEARCH_PX):
         before_N2, after_N2 = _located(before_HW, after_HW, matrix_33, search_px)
         is_held_out_N = np.arange(len(before_N2)) % HELD_OUT == 0
