@@ -78,11 +78,12 @@ class Crop(Flowable):
 def _part(row: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, float]:
     """Left and top edge and width [px] of the part of a photograph that shows a finding with its surroundings."""
     height, width = shape
-    box_w, box_h = row["right_px"] - row["left_px"], row["bottom_px"] - row["top_px"]
+    left, right = max(0, row["left_px"]), min(width, row["right_px"])  # a crack may leave its window of a TIFF
+    top, bottom = max(0, row["top_px"]), min(height, row["bottom_px"])
+    box_w, box_h = right - left, bottom - top
     shown = min(max(MIN_SHOWN_PX, 1.25 * box_w, 1.25 * box_h / ASPECT), width, height / ASPECT)
     shown = max(shown, box_w, box_h / ASPECT)
-    left = (row["left_px"] + row["right_px"] - shown) / 2
-    top = (row["top_px"] + row["bottom_px"] - shown * ASPECT) / 2
+    left, top = (left + right - shown) / 2, (top + bottom - shown * ASPECT) / 2
     return max(0.0, min(left, width - shown)), max(0.0, min(top, height - shown * ASPECT)), shown
 
 

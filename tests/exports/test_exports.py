@@ -22,6 +22,7 @@ from PIL import Image
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
 from crackvae.exports.annotations.outlines import area_of, outlines
+from crackvae.exports.pdf_pictures import ASPECT, _part
 from crackvae.exports.pdf_text import length_text
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
@@ -263,6 +264,12 @@ def test_of_a_crack_that_leaves_its_window_labels_show_a_part_and_lines_all(tmp_
     assert max(annotation["segmentation"][0][::2]) == 600
     (feature,) = json.loads(exported(tmp_path / "one", "f.geojson"))["features"]
     assert feature["geometry"]["coordinates"][-1] == pytest.approx(mercator(400 + 699.5, 200 + 350), abs=1e-9)
+
+
+def test_the_picture_of_a_crack_that_leaves_its_window_lies_in_the_window() -> None:
+    crack = finding("g", "w", left_px=-300, right_px=900, top_px=100, bottom_px=140)
+    left, top, shown_px = _part(crack, (700, 600))
+    assert left >= 0 and left + shown_px <= 600 and top >= 0 and top + shown_px * ASPECT <= 700
 
 
 def test_a_finding_on_a_georeferenced_image_is_a_line(tmp_path: Path) -> None:
