@@ -19,6 +19,7 @@ from crackvae.errors import ModelError, StorageError
 from crackvae.reports.night_page.findings import by_group
 from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import has_rows, read_night
+from crackvae.reports.overlaps import Views
 from crackvae.reports.page import PageSettings
 from crackvae.reports.photographs import view_photograph
 from crackvae.reports.verb import report
@@ -158,7 +159,7 @@ def test_photographs_are_shown_whole_with_their_tiles(scored_night: Path) -> Non
 
 
 def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> None:
-    """A crack of 120 px and a longer joint in the first photograph."""
+    """A crack of 120 px and a longer joint in the first photograph, or a crack in each at these places."""
     row = next(one for one in read_rows(scores).to_pylist() if one["image"] == photographs(scores)[0])
     common = {name: row[name] for name in ("image", "group", "run", "model")} | {"score": 1.0, "width_max_px": 4.0}
     common |= {"width_mean_px": 3.0, "width_sigma_px": 0.1, "width_max_sigma_px": 0.2, "length_sigma_px": 2.0}
@@ -170,7 +171,8 @@ def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> 
         common | {"finding": "0b", "kind": "joint", "length_px": 150.0},
     ]
     lines = [
-        lines[0] | {"finding": str(number), "lat": lat, "lon": lon} for number, (lat, lon) in enumerate(places)
+        lines[0] | {"finding": str(number), "image": image, "lat": lat, "lon": lon}
+        for number, (image, (lat, lon)) in enumerate(zip(photographs(scores), places, strict=False))
     ] or lines
     found = pa.Table.from_pylist(lines, schema=FINDINGS_SCHEMA)
     tables.write_part(folder_of(str(scores)), found, row["run"], 0)
@@ -182,7 +184,7 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
     size = "length 120 ± 3 px, width 3.0 ± 0.2 px on average, 4.0 ± 0.3 px at most"
     assert f"Findings: 1 crack, 1 joint; the longest: {size}" in text_of(html)
     assert size in text_of(html[html.index('<table class="findings">') :])
-    assert html.count('<svg class="profile"') == 2 and "width along the trace, up to 4.0 px" in html
+    assert html.count('<svg class="profile"') == 3 and "width along the trace, up to 4.0 px" in html
     assert "Cracks by group" in text_of(html) and "1 joint is left out" in text_of(html)
     assert re.search(r"120 px\s+120 px\s+4\.0 px", text_of(html))
     assert not re.search(r"\d mm\b", text_of(html))
@@ -190,13 +192,14 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
 
 def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() -> None:
     line = {"kind": "crack", "group": "pier", "image": "a", "length_px": 100.0, "width_max_px": 4.0}
+    line |= {"finding": "f", "mm_per_px": math.nan, "length_sigma_px": 1.0, "width_mean_px": math.nan, "widths_px": []}
     in_mm = line | {"length_mm": 50.0, "width_max_mm": 2.0}
     unknown = (
         in_mm | {"group": "deck", "length_px": 10.0},
         line | {"group": "deck", "length_mm": math.nan, "width_max_mm": math.nan},
     )
     rows = [in_mm, in_mm | {"length_mm": 70.0}, *unknown]
-    found = by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA))
+    found = by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA), {})
     sizes = [(one["group"], one["length"], one["longest"], one["widest"]) for one in found]
     assert sizes == [("pier", "120 mm", "70 mm", "2.00 mm"), ("deck", "110 px", "100 px", "4.0 px")]
 
@@ -205,6 +208,26 @@ def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() 
 def test_places_are_on_a_map_unless_they_are_left_out(copied: Path, precision_m: float, has_map: bool) -> None:
     write_findings(copied, places=[(47.0, 8.0), (47.001, 8.0)])
     assert (b"map of 2 findings" in page_of(copied, gps_precision_m=precision_m).encode()) == has_map
+
+
+def test_a_crack_in_two_photographs_is_listed_once_with_links_to_both(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_findings(copied, places=[(47.0, 8.0), (47.0, 8.0)])
+    compared: list[int] = []
+
+    def second_is_a_view(cracks: pa.Table, most_pairs: int, each: object) -> Views:
+        compared.append(most_pairs)
+        return Views(["", "0"], 1, 3)
+
+    monkeypatch.setattr("crackvae.reports.night_page.findings.views_of", second_is_a_view)
+    html = page_of(copied, n_photographs=2)
+    cracks = html[html.index("Cracks by group") :]
+    assert compared == [60] and "of 3 pairs of photographs taken near each other the 1 nearest" in text_of(cracks)
+    assert cracks.count('id="finding-0"') == 1 and 'id="finding-1"' not in cracks
+    row = cracks[cracks.index('id="finding-0"') : cracks.index("</tr>", cracks.index('id="finding-0"'))]
+    assert all(image.rpartition("/")[2] in row for image in photographs(copied))
+    assert 'href="#finding-0"' in html, "the second photograph refers to the row of the first"
 
 
 def test_a_photograph_with_findings_needs_no_anomaly_map(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

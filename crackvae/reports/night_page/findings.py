@@ -4,7 +4,8 @@ Shape letters: h, w rows and columns of a picture.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
+from crackvae.reports.overlaps import views_of
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
@@ -21,8 +23,11 @@ from crackvae.storage.tables.traces import branches_of, trace_of
 # Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
 COLOURS = {"crack": "#d55e00", "joint": "#56b4e9", "unclear": "#e69f00"}
 
-# Findings of one photograph that are listed, the longest first.
-MAX_LISTED = 10
+# Findings of one photograph, and of the groups of a night, that are listed, the longest first.
+MAX_LISTED, MAX_LISTED_BY_GROUP = 10, 100
+
+# Pairs of photographs that a page compares, the nearest: about half a minute of processor time.
+MAX_PAIRS = 60
 
 # Width and height of a width profile, and its number of points.
 PROFILE_PX, PROFILE_POINTS = (180, 36), 90
@@ -37,10 +42,58 @@ _GROUP_SUMS = [
 ]
 
 
+@dataclass(frozen=True)
+class NightFindings:
+    """The findings of a night.
+
+    Attributes:
+        table: FINDINGS_SCHEMA and view_of: the finding that shows the same crack in another photograph, or "".
+        n_compared, n_near: pairs of photographs that were compared for it, of those taken near each other.
+    """
+
+    table: pa.Table
+    n_compared: int
+    n_near: int
+
+    @property
+    def cracks(self) -> pa.Table:
+        """Findings that are no joint, each crack once."""
+        return self.table.filter(
+            pc.and_(pc.not_equal(self.table["kind"], "joint"), pc.equal(self.table["view_of"], ""))
+        )
+
+    def also_on(self) -> dict[str, list[str]]:
+        """By finding, the other photographs that show it."""
+        found: dict[str, list[str]] = {}
+        for main, image in zip(self.table["view_of"].to_pylist(), self.table["image"].to_pylist(), strict=True):
+            if main and image not in found.setdefault(main, []):
+                found[main].append(image)
+        return found
+
+
+def with_views(findings: pa.Table, each: Callable[..., Iterable[Any]]) -> NightFindings:
+    """Find out which findings of a night show the same crack.
+
+    Args:
+        each: as map(), from an executor of threads.
+    """
+    is_joint = pc.equal(findings["kind"], "joint")
+    cracks, joints = findings.filter(pc.invert(is_joint)), findings.filter(is_joint)
+    views = views_of(cracks, MAX_PAIRS, each)
+    table = pa.concat_tables(
+        [
+            cracks.append_column("view_of", pa.array(views.view_of, pa.string())),
+            joints.append_column("view_of", pa.array([""] * joints.num_rows, pa.string())),
+        ]
+    )
+    return NightFindings(table, views.n_compared, views.n_near)
+
+
 def by_image(findings: pa.Table, images: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The findings of some images, the longest first; an image without one is missing."""
+    """The findings of some images, joints last, the longest first; an image without one is missing."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for one in findings.filter(pc.is_in(findings["image"], value_set=pa.array(images, pa.string()))).to_pylist():
+    chosen = findings.filter(pc.is_in(findings["image"], value_set=pa.array(images, pa.string()))).to_pylist()
+    for one in sorted(chosen, key=lambda one: (one["kind"] == "joint", -one["length_px"])):
         found.setdefault(one["image"], []).append(one)
     return found
 
@@ -75,20 +128,29 @@ def _with_uncertainty(value: float, sigma: float, digits: int, mm_per_px: float 
     return f"{text} ({f'{in_mm:,.0f}' if in_mm >= 100 else number(in_mm)} mm)"
 
 
-def listed(findings: list[dict[str, Any]], mm_per_px: float | None) -> list[dict[str, Any]]:
-    """Rows of the table of a photograph's findings."""
+def listed(
+    findings: list[dict[str, Any]], also_on: dict[str, list[str]], mm_per_px: float | None
+) -> list[dict[str, Any]]:
+    """Rows of a table of findings.
+
+    Args:
+        also_on: by finding, the other photographs that show it.
+    """
     return [
         {
             "id": one["finding"],
             "subject": as_json({name: one[name] for name in ("image", "finding")}),
+            "image": one["image"],
+            "also_on": also_on.get(one["finding"], []),
             "kind": one["kind"],
             "colour": COLOURS[one["kind"]],
             "size": size_in_words(one, mm_per_px),
+            "width_class": one["width_class"],
             "place": f"{one['left_px']}, {one['top_px']} to {one['right_px']}, {one['bottom_px']}",
             "score": one["score"],
             "profile": width_profile(one["widths_px"]),
         }
-        for one in findings[:MAX_LISTED]
+        for one in findings
     ]
 
 
@@ -133,23 +195,27 @@ def _branches(one: dict[str, Any], scale: float) -> Iterator[list[tuple[float, f
             yield [(x, y) for x, y in at_N2[part].tolist()]
 
 
-def on_a_map(findings: pa.Table, precision_m: float) -> str:
-    """Findings that are no joint at their places, as SVG; "" where fewer than two places are known."""
-    cracks = findings.filter(pc.not_equal(findings["kind"], "joint")).select(["lat", "lon", "length_px"]).to_pydict()
-    places = [coarsened(lat, lon, precision_m) for lat, lon in zip(cracks["lat"], cracks["lon"], strict=True)]
-    return place_map([lat for lat, _ in places], [lon for _, lon in places], cracks["length_px"])
+def on_a_map(cracks: pa.Table, precision_m: float) -> str:
+    """Findings at their places, as SVG; "" where fewer than two places are known."""
+    columns = cracks.select(["lat", "lon", "length_px"]).to_pydict()
+    places = [coarsened(lat, lon, precision_m) for lat, lon in zip(columns["lat"], columns["lon"], strict=True)]
+    return place_map([lat for lat, _ in places], [lon for _, lon in places], columns["length_px"])
 
 
-def by_group(findings: pa.Table) -> list[dict[str, Any]]:
-    """Findings that are no joint by group, the longest in total first: number, images, and sizes with their unit.
+def by_group(cracks: pa.Table, also_on: dict[str, list[str]], mm_per_px: float | None = None) -> list[dict[str, Any]]:
+    """Findings by group, the longest in total first: number, images, sizes with their unit, and the longest of all.
 
     Sizes are in millimetres in a group whose scales are all known.
     """
-    cracks = findings.filter(pc.not_equal(findings["kind"], "joint"))
     if not cracks.num_rows:
         return []
+    longest = cracks.take(pc.sort_indices(cracks, [("length_px", "descending")])[:MAX_LISTED_BY_GROUP]).to_pylist()
     grouped = cracks.group_by("group").aggregate(_GROUP_SUMS).sort_by([("length_px_sum", "descending")])
-    return [_with_unit(row) for row in grouped.to_pylist()]
+    return [
+        _with_unit(row)
+        | {"listed": listed([one for one in longest if one["group"] == row["group"]], also_on, mm_per_px)}
+        for row in grouped.to_pylist()
+    ]
 
 
 def _with_unit(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from crackvae.model.inference import RecordedModel, find_recorded_model
 from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import findings, night_figures
+from crackvae.reports.night_page.findings import NightFindings
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
 from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, page_name, tile_scores, total
 from crackvae.reports.night_page.run_summary import RunSummary
@@ -38,6 +39,7 @@ class _Gallery:
         n_known: number of known false alarms.
         photographs: whole photographs.
         image_views: views of queue and unflagged, in their order.
+        found: all findings of the night.
         vmax: upper end of the colour scale of all anomaly maps.
     """
 
@@ -46,6 +48,7 @@ class _Gallery:
     n_known: int
     photographs: list[dict[str, Any]]
     image_views: list[ImageView]
+    found: NightFindings
     vmax: float
 
 
@@ -86,8 +89,9 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         no_surface=no_surface,
         reasons=night_figures.failure_reasons(rows),
         groups=night_figures.worst_groups(rows),
-        findings=findings.by_group(night.findings),
-        place_map=findings.on_a_map(night.findings, settings.gps_precision_m),
+        findings=findings.by_group(gallery.found.cracks, gallery.found.also_on(), settings.mm_per_px),
+        anchors={image: _anchor(image) for image in shown},
+        place_map=findings.on_a_map(gallery.found.cracks, settings.gps_precision_m),
         n_joints=total(pc.equal(night.findings["kind"], "joint")),
         histogram=night_figures.score_histogram(scored, threshold, recorded),
         trend=night_figures.trend_chart(night.summaries, expected),
@@ -130,7 +134,8 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
         suspicious = rows.take(
             _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
         ).to_pylist()
-        found = findings.by_image(night.findings, [row["image"] for row in shown + suspicious])
+        lines = findings.with_views(night.findings, executor.map)
+        found = findings.by_image(lines.table, [row["image"] for row in shown + suspicious])
         explained = _explained(suspicious, night, recorded, found, executor)
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
     small = Thumbnails(3 * len(image_views) + WORST_TILES * len(explained), vmax)
@@ -144,12 +149,13 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
     ]
     highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
-        _photograph_card(row, one, small, large, found.get(row["image"], []), mm_per_px)
+        _photograph_card(row, one, small, large, found.get(row["image"], []))
+        | _listed(found.get(row["image"], []), lines.also_on(), mm_per_px)
         | {"grid": charts.tile_grid(one.tile_scores, row["threshold"], highest, f"tiles-{number}")}
         for number, (row, one) in enumerate(explained, start=1)
     ]
     n, n_known = len(queue), sum(one is not None for _, one in queue)
-    return _Gallery(cards[:n], cards[n:], n_known, photograph_cards, image_views, vmax)
+    return _Gallery(cards[:n], cards[n:], n_known, photograph_cards, image_views, lines, vmax)
 
 
 def _queue(
@@ -261,7 +267,6 @@ def _photograph_card(
     small: Thumbnails,
     large: Thumbnails,
     found: list[dict[str, Any]],
-    mm_per_px: float | None,
 ) -> dict[str, Any]:
     view = photograph.view
     traces = findings.traced(view.picture_hw, (row["height"], row["width"]), found)
@@ -275,10 +280,18 @@ def _photograph_card(
             {"x": x, "y": y, "score": score, "thumbnail": small.picture(f"tile at {x}, {y}", pixels_hw)}
             for x, y, score, pixels_hw in photograph.worst
         ],
-        "findings": findings.in_words(found, mm_per_px),
-        "listed": findings.listed(found, mm_per_px),
-        "n_findings": len(found),
         "tiles_flagged": photograph.n_flagged,
+    }
+
+
+def _listed(found: list[dict[str, Any]], also_on: dict[str, list[str]], mm_per_px: float | None) -> dict[str, Any]:
+    """The table of a photograph's findings; a crack that another photograph shows longer is listed there."""
+    own = [one for one in found if not one["view_of"]]
+    return {
+        "findings": findings.in_words(found, mm_per_px),
+        "listed": findings.listed(own[: findings.MAX_LISTED], also_on, mm_per_px),
+        "n_findings": len(own),
+        "views_of": [one["view_of"] for one in found if one["view_of"]],
     }
 
 
