@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.config import SEGMENTER_HEADS
-from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_than, enlarged, largest
+from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_than, enlarged, is_exporting, largest
 
 # Share of the pixels, those with the highest logits, that the head `evidence` averages over.
 CRACK_SHARE = 0.02
@@ -91,9 +91,9 @@ def _median_of(input_B1PP: Tensor) -> Tensor:
 def _upper_median(values_BN: Tensor) -> Tensor:
     """Upper median of each row, (B,); on a CPU with numpy, which takes a tenth of torch's time."""
     n = int(values_BN.shape[1])
-    if values_BN.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
+    if values_BN.device.type == "cpu" and not is_exporting():
         return torch.from_numpy(np.partition(values_BN.numpy(), n // 2, axis=1)[:, n // 2])
-    return values_BN.topk(n - n // 2, dim=1).values[:, -1]  # ONNX has no median
+    return values_BN.topk(n - n // 2, dim=1).values[:, -1]  # of the export: ONNX has no median
 
 
 HEADS = {

@@ -320,14 +320,9 @@ def squared_error(tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
     return (reduced(tiles_B1PP, reconstruction_B1QQ.shape[-1]) - reconstruction_B1QQ).square().mean(dim=(1, 2, 3))
 
 
-def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
-    """KL divergence of each tile's posterior N(mu, diag(exp(logvar))) from N(0, I), float (B,) [nats].
-
-    Never negative; 0 exactly where mu = 0 and logvar = 0.
-
-    Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014), appendix B.
-    """
-    return 0.5 * (mu_BZ.square() + logvar_BZ.exp() - 1 - logvar_BZ).sum(dim=1)
+def is_exporting() -> bool:
+    """Whether the network is being exported, which traces it; torch.onnx could say so, but takes 0.2 s to import."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def largest(map_B1PP: Tensor, share: float) -> Tensor:
@@ -340,7 +335,7 @@ def largest(map_B1PP: Tensor, share: float) -> Tensor:
     count = max(1, round(share * n))
     if count == n:
         return values_BN
-    if values_BN.requires_grad or values_BN.device.type != "cpu" or torch.onnx.is_in_onnx_export():
+    if values_BN.requires_grad or values_BN.device.type != "cpu" or is_exporting():
         return values_BN.topk(count, dim=1).values
     return torch.from_numpy(np.partition(values_BN.numpy(), -count, axis=1)[:, -count:])  # a fifth of torch's time
 

@@ -15,7 +15,6 @@ from crackvae.images.surface import unpacked
 from crackvae.images.tiles import Grid, Tiling, grid_of
 from crackvae.model.calibration import Calibration
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
-from crackvae.tracing.findings import trace_findings
 from crackvae.tracing.scale import UNKNOWN_SCALES, Scales, in_millimetres
 
 # A crack is followed into neighbouring tiles whose score exceeds this share of the threshold.
@@ -122,6 +121,8 @@ def findings_of(
     Args:
         hidden_HW: what shows no surface, bool (H, W): tiles mirror the surface there, with its cracks.
     """
+    from crackvae.tracing.findings import trace_findings  # imported here: it takes 0.3 s, and most images need none
+
     grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
     scores_T = np.array(row["tile_scores"], np.float32)
     pixels_HW = np.zeros((row["height"], row["width"]), np.uint8)

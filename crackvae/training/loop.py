@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.errors import ModelError
-from crackvae.model.network import FOLD, Output, kl_to_prior, largest, squared_error, to_input
+from crackvae.model.network import FOLD, Output, largest, squared_error, to_input
 from crackvae.model.runtime import has_fast_bf16
 from crackvae.training.state import Epoch, Losses, State, TrainingTiles, TrainSettings, Worker, is_over, unwrapped
 from crackvae.training.synthetic_cracks import MASK_COVERAGE, TrainingBatch, add_synthetic_cracks, augment
@@ -210,6 +210,16 @@ def _segmentation_loss(logits_B1PP: Tensor, batch: TrainingBatch) -> Tensor:
     cells = tuple(functional.max_pool2d(maps, FOLD) for maps in pixels)
     tiles = _tile_loss(logits_B1PP, batch.is_cracked_B)
     return PIXEL_WEIGHT * _cross_entropy(*pixels) + CELL_WEIGHT * _cross_entropy(*cells) + tiles
+
+
+def kl_to_prior(mu_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
+    """KL divergence of each tile's posterior N(mu, diag(exp(logvar))) from N(0, I), float (B,) [nats].
+
+    Never negative; 0 exactly where mu = 0 and logvar = 0.
+
+    Source: Kingma & Welling, Auto-Encoding Variational Bayes (2014), appendix B.
+    """
+    return 0.5 * (mu_BZ.square() + logvar_BZ.exp() - 1 - logvar_BZ).sum(dim=1)
 
 
 def _tile_loss(logits_B1PP: Tensor, is_cracked_B: Tensor) -> Tensor:

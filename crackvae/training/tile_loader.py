@@ -60,11 +60,18 @@ def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, *, quiet: bool)
     Raises:
         ManifestError: images that cannot be read (named).
     """
-    tiles: list[np.ndarray] = []
-    rows = decode_images_of(
-        images, split, spec, lambda decoded: tiles.append(surface_tiles(decoded, spec.input_px)), quiet=quiet
-    )
-    return np.concatenate(tiles), rows
+    # One array for all: a list of parts would be twice as large while they are joined.
+    tiles_TPP = np.empty((int(tile_counts(images, spec).sum()), spec.input_px, spec.input_px), np.uint8)
+    n = 0
+
+    def take(decoded: pa.Table) -> None:
+        nonlocal n
+        some_TPP = surface_tiles(decoded, spec.input_px)
+        tiles_TPP[n : n + len(some_TPP)] = some_TPP
+        n += len(some_TPP)
+
+    rows = decode_images_of(images, split, spec, take, quiet=quiet)
+    return tiles_TPP[:n], rows
 
 
 def training_tiles(
@@ -208,7 +215,8 @@ def decode_images_of(
     with progress(f"decode {split}", images.num_rows, "images", quiet=quiet) as bar:
         for decoded in decode_all(listing_of(images), decode, _images_per_block(images, spec)):
             take(decoded)
-            rows.append(decoded.drop_columns(["tiles"]))
+            # Copied: a view of any column would keep the tiles of the whole block in the object store.
+            rows.append(decoded.drop_columns(["tiles"]).take(pa.array(range(decoded.num_rows))))
             bar.update(decoded.num_rows)
     table = pa.concat_tables(rows)
     _require_read(table, split, images.num_rows)

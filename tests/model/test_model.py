@@ -23,12 +23,12 @@ from crackvae.model.network import (
     HeadName,
     ModelSpec,
     Network,
-    kl_to_prior,
     reduced,
     squared_error,
     to_input,
     views,
 )
+from crackvae.training.loop import kl_to_prior
 
 
 def published_spec() -> ModelSpec:

@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from conftest import small_spec
 from PIL import Image
 
 from crackvae.config import AdaptConfig, ScoreConfig
 from crackvae.errors import CalibrationError, ConfigError, OutputExists, StorageError
 from crackvae.images.synthetic import draw_image
-from crackvae.model.artifact import load_model
+from crackvae.model.artifact import Model, load_model
 from crackvae.model.inference import load_scorer
+from crackvae.model.network import Network
 from crackvae.scoring.verb import score
 from crackvae.training.adapt import Site, adapt, site
+from crackvae.training.adapt.choosing import Choice, choose
 from crackvae.training.adapt.site import read_site, sides_of, some_images
+from crackvae.training.adapt.threshold import SoundTail, ThresholdRule
 from crackvae.training.checkpoints import Checkpoints
 
 PHOTOGRAPHS, TILES, CRACKED = 12, 60, 6
@@ -65,13 +69,16 @@ def test_quick_keeps_the_weights_and_sets_a_threshold_that_scoring_uses(
 @pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
-    photographs: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photographs: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Choice, "is_fine_tuned", True)
     result = adapt(config(photographs, model_dir, tmp_path / "site", quiet=False))
     base, new = load_model(str(model_dir)), load_model(str(tmp_path / "site"))
-    assert new.digest != base.digest and new.spec.yardstick is not None
-    fitted = {name: getattr(new.spec, name) for name in ("manifest", "darkness_weight", "yardstick")}
-    assert new.spec == replace(base.spec, **fitted)
+    assert new.digest != base.digest and new.spec == replace(base.spec, manifest=new.spec.manifest)
     distance = max(
         float((weights - new.network.state_dict()[name]).abs().max())
         for name, weights in base.network.state_dict().items()
@@ -81,14 +88,32 @@ def test_fine_tuning_starts_from_the_model_and_says_what_it_assumed(
     assert len(written["epochs"]) == 2 and written["from"] == base.digest and written["validation"]["tiles"] > 20
     printed = capsys.readouterr().err
     assert result.summary["meaning"] in printed and "at most 0.05 of the tiles show cracks" in printed
-    assert "epoch 2/2" in printed and "score calibration" in printed
+    assert "epoch 2/2" in printed and "score calibration" in printed and "Kept the fine-tuned model" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("train_in_process")
+def test_a_starting_model_that_is_not_improved_is_kept_and_both_figures_are_recorded(
+    photographs: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Choice, "is_fine_tuned", False)
+    result = adapt(config(photographs, model_dir, tmp_path / "site", epochs=1, quiet=False))
+    assert load_model(str(tmp_path / "site")).digest == load_model(str(model_dir)).digest == result.summary["digest"]
+    choice = json.loads((tmp_path / "site" / "training.json").read_text())["choice"]
+    assert choice["kept"] == "starting" and set(choice["recall_on_synthetic_cracks"]) == {"starting", "fine-tuned"}
+    assert "Kept the starting model: on tiles of this site that neither was trained on" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
 def test_an_interrupted_run_resumes_with_the_same_command_to_the_same_weights(
-    photographs: Path, model_dir: Path, tmp_path: Path
+    photographs: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Choice, "is_fine_tuned", True)
     settings, folder = config(photographs, model_dir, tmp_path / "site"), tmp_path / "site.training"
     (folder / "epoch-00002.pth").mkdir(parents=True)  # no file can take the place of a folder
     with pytest.raises(StorageError, match=r"epoch-00002.* Epoch 1 is kept: run the same command again to resume"):
@@ -109,6 +134,27 @@ def test_two_workers_adapt_a_model(photographs: Path, model_dir: Path, tmp_path:
     result = adapt(config(photographs, model_dir, tmp_path / "site", workers=(2,), epochs=1))
     assert load_model(str(tmp_path / "site")).digest == result.summary["digest"]
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_the_model_that_finds_more_drawn_cracks_is_chosen_and_of_equal_ones_the_starting_model() -> None:
+    tiles = np.random.default_rng(0).normal(150, 5, (120, 32, 32)).clip(0, 255).astype(np.uint8)
+    rule = ThresholdRule(SoundTail(1.0, 0.6), max_false_alarm=0.05, max_cracked=0.05)
+    sees_dark, sees_nothing = blind_model(darkness_weight=3.0), blind_model(darkness_weight=0.0)
+    found = choose(sees_nothing, sees_dark, tiles, rule, quiet=True)
+    assert found.is_fine_tuned and found.fine_tuned > 0.3 and found.starting == 0.0
+    assert found.meaning.startswith("Kept the fine-tuned model") and "0.05 of the sound tiles flagged" in found.meaning
+    assert not choose(sees_dark, sees_nothing, tiles, rule, quiet=True).is_fine_tuned
+    assert choose(sees_dark, sees_dark, tiles, rule, quiet=True).summary()["kept"] == "starting"
+
+
+def blind_model(darkness_weight: float) -> Model:
+    """A model whose segmenter says the same of every pixel."""
+    spec = small_spec(darkness_weight=darkness_weight)
+    network = Network(spec)
+    assert network.segmenter is not None
+    for weights in network.segmenter.parameters():
+        torch.nn.init.zeros_(weights)
+    return Model(spec, network.eval(), "")
 
 
 @pytest.mark.parametrize(("quick", "needed"), [(True, 22), (False, 55)])

@@ -22,17 +22,11 @@ from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.adapt import site
 from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, rule_from, site_scores
+from crackvae.training.adapt.choosing import choose
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.model_writer import (
-    TrainedModel,
-    blended,
-    fitted_to_site,
-    trained_model,
-    training_record,
-    write_model,
-)
+from crackvae.training.model_writer import TrainedModel, blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
@@ -40,8 +34,7 @@ from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import decoded_tiles, in_object_store
 
 BATCH = 16
-# Without a number of epochs, fine-tune on about this many tiles: five minutes of processor time. As many already cost
-# some recall on other blocks of SDNET2018 (docs/log.md, 2026-11-29).
+# Without a number of epochs, fine-tune on about this many tiles: five minutes of processor time.
 DEFAULT_TILES, MAX_EPOCHS = 8_000, 20
 MAX_VAL_TILES = 1_000
 
@@ -76,7 +69,8 @@ def adapt(config: AdaptConfig) -> Result:
     """Fit a model to unlabelled photographs or tiles of a site, of which a few per cent may show cracks.
 
     Photographs are cut into tiles, duplicates left out. Whole groups of images either train the network or set the
-    threshold. An interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
+    threshold; there the fine-tuned model has to find more drawn cracks than the starting one, or the latter is kept.
+    An interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
 
     Returns:
         Result with the tables `site`, that of the validation on synthetic cracks, and `epochs`.
@@ -102,22 +96,24 @@ def adapt(config: AdaptConfig) -> Result:
         done = _run_folder(config, checkpoints.folder, spec, base).open()
         with ray_session(config):
             require_resources(config.workers[0], gpu=config.gpu)
-            trained = TrainedModel(base.spec, base.network.state_dict(), [])
             if not config.quick:
                 with resume_advice(checkpoints, "run the same command again to resume"):
                     _fine_tune(base, chosen, spec, config, checkpoints)
-                trained = blended(base, trained_model(spec, checkpoints))
             calibration_tiles = _calibration_tiles(chosen, spec, config)
-            if not config.quick:
-                trained = fitted_to_site(trained, calibration_tiles[0])
             measured_on = hardware(gpu=config.gpu)
-        calibrated, threshold, validation = calibrated_on_site(trained.model, *calibration_tiles, rule, config)
+        kept, choice = TrainedModel(base.spec, base.network.state_dict(), []), None
+        if not config.quick:
+            tuned = blended(base, trained_model(spec, checkpoints))
+            choice = choose(base, tuned.model, calibration_tiles[0], rule, quiet=config.quiet)
+            kept = tuned if choice.is_fine_tuned else kept
+        calibrated, threshold, validation = calibrated_on_site(kept.model, *calibration_tiles, rule, config)
         n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}
         summary = {
             "verb": "adapt",
             "model": model_dir,
             "from": base.digest,
             "quick": config.quick,
+            "choice": choice and choice.summary(),
             "images": images.table.num_rows,
             "duplicates": images.duplicates,
             "unreadable": images.unreadable,
@@ -134,11 +130,11 @@ def adapt(config: AdaptConfig) -> Result:
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        write_model(model_dir, trained, calibrated, training_record(summary, config, measured_on, trained))
+        write_model(model_dir, kept, calibrated, training_record(summary, config, measured_on, kept))
         fileio.delete_folder(checkpoints.folder)
     say(summary["meaning"], quiet=config.quiet)
     tables = {"site": pd.DataFrame([n_tiles], index=["tiles"])} | validation.table()
-    return Result(summary, tables | ({"epochs": trained.table} if trained.epochs else {}))
+    return Result(summary, tables | ({"epochs": kept.table} if kept.epochs else {}))
 
 
 def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) -> RunFolder:

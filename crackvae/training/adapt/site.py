@@ -22,7 +22,7 @@ CALIBRATION_SHARE, VAL_SHARE = 0.4, 0.06
 # With fewer groups neither side has enough of them to say how much they differ.
 MIN_GROUPS = 5
 # More tiles would take longer than the verb promises.
-MAX_CALIBRATION_TILES, MAX_TRAINING_TILES = 12_000, 10_000
+MAX_CALIBRATION_TILES, MAX_TRAINING_TILES = 12_000, 6_000
 
 
 @dataclass(frozen=True)
