@@ -207,22 +207,17 @@ def _kept(sound: pd.DataFrame, cracked_C: np.ndarray, whole: bool, groups: str, 
 
 
 def new_site(rows: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
-    """Calibrate the model on draws of each surface."""
-    folder = options.work / "new-site"
+    """Figures of the model as it is, and after calibrations on draws of each surface."""
+    folder, visible = options.work / "new-site", visible_cracks(options.data)
     if not (folder / "evaluation").exists():
-        manifest = written(site_tiles(rows, visible_cracks(options.data)), folder)
+        manifest = written(site_tiles(rows, visible), folder)
         crackvae.evaluate(manifest=manifest, model=options.model, split="test", out=folder / "evaluation")
     scored = pd.read_parquet(folder / "evaluation" / "evaluation.parquet")
-    parts = scored.group.str.split("/").str[0]
-    return {
-        str(part): {
-            "sound": int((of_part.label == "non_crack").sum()),
-            "visible cracks": int((of_part.label == "crack").sum()),
-            "own threshold of the model flags": round(float(of_part.flagged[of_part.label == "non_crack"].mean()), 4),
-        }
-        | promises_kept(of_part, options.draws)
-        for part, of_part in scored.groupby(parts)
-    }
+    figures = figures_of(scored, visible)
+    for part, of_part in scored.groupby(scored.group.str.split("/").str[0]):
+        del figures[str(part)]["labels"]  # the same: the only cracks are visible ones
+        figures[str(part)]["calibrated"] = promises_kept(of_part, options.draws)
+    return figures
 
 
 def mean_of(figures: dict[str, Any]) -> dict[str, dict[str, float]]:
