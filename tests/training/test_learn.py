@@ -18,7 +18,10 @@ from crackvae.storage import tables
 from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog, logged_verdicts
 from crackvae.training import learn as learning
 from crackvae.training.learn import learn
+from crackvae.training.learn.held_out import HeldOutCracks, compared
 from crackvae.training.learn.judged import worst_tiles
+
+APART = "judged cracks that were kept apart"
 
 pytestmark = pytest.mark.usefixtures("train_in_process", "in_process")
 
@@ -52,9 +55,10 @@ def config(scores: Path, model_dir: Path, out: Path, **changes: object) -> Learn
 
 @pytest.mark.slow
 def test_a_challenger_moves_a_little_from_its_model_keeps_its_promise_and_says_what_it_learned_from(
-    scores: Path, model_dir: Path, tmp_path: Path
+    scores: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge(scores, 20, 20)
+    monkeypatch.setattr(learning, "compared", lambda *_: HeldOutCracks(20, 1.0))
     result = learn(config(scores, model_dir, tmp_path / "learned"))
     base, new = load_model(str(model_dir)), load_scorer(str(tmp_path / "learned"))
     moved = [
@@ -72,9 +76,10 @@ def test_a_challenger_moves_a_little_from_its_model_keeps_its_promise_and_says_w
 
 @pytest.mark.slow
 def test_the_same_verdicts_make_the_same_challenger_and_others_another(
-    scores: Path, model_dir: Path, tmp_path: Path
+    scores: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge(scores, 10, 0)
+    monkeypatch.setattr(learning, "compared", lambda *_: HeldOutCracks(20, 1.0))
     digests = [learn(config(scores, model_dir, tmp_path / name)).summary["digest"] for name in ("one", "two")]
     assert digests[0] == digests[1]
     judge_one_more = tables.read_scores(str(scores), ["image"])["image"][0].as_py()
@@ -102,11 +107,38 @@ def test_no_image_that_was_trained_on_sets_the_threshold(
         return worst_tiles(images, what, *rest, **named)  # type: ignore[arg-type]
 
     learn(config(scores, model_dir, tmp_path / "learned"))
-    assert set(decoded) == {"judged sound", "judged cracks", "train", "val", "calibration"}
+    assert set(decoded) == {"judged sound", "judged cracks", APART, "train", "val", "calibration"}
     for name in set(decoded) - {"calibration"}:
         assert decoded[name] and not decoded[name] & decoded["calibration"]
+    assert not decoded[APART] & (decoded["judged cracks"] | decoded["train"])
     verdicts = logged_verdicts(str(scores))
     assert "crack" not in {verdicts.get(image) for image in decoded["calibration"]}
+
+
+@pytest.mark.slow
+def test_few_verdicts_leave_the_weights_as_they_are(scores: Path, model_dir: Path, tmp_path: Path) -> None:
+    judge(scores, 10, 10)
+    result = learn(config(scores, model_dir, tmp_path / "learned"))
+    assert result.summary["held_out"]["share_better"] is None
+    before, after = (load_model(str(folder)).network.state_dict() for folder in (model_dir, tmp_path / "learned"))
+    assert all((after[name] == old).all() for name, old in before.items())
+
+
+@pytest.mark.parametrize(("step", "is_better"), [(1, True), (-1, False), (0, False)])
+def test_learned_weights_are_used_only_where_cracks_kept_apart_rank_higher(
+    monkeypatch: pytest.MonkeyPatch, step: int, is_better: bool
+) -> None:
+    def brightest(model: int, tiles: np.ndarray, _: int) -> np.ndarray:
+        """A stand-in for the model; the learned one, `model` = 1, scores every crack higher or lower by a step."""
+        level = tiles.reshape(len(tiles), -1).max(1).astype(float)
+        return (level + 20 * model * step * (level % 2))[:, None]
+
+    monkeypatch.setattr("crackvae.training.learn.held_out.score_tiles", brightest)
+    others = np.arange(0, 200, 2, dtype=np.uint8)[:, None, None]
+    cracks = np.arange(101, 141, 2, dtype=np.uint8)[:, None, None]
+    found = compared(0, 1, cracks, others, seed=0)  # type: ignore[arg-type]
+    assert (found.cracks, found.are_found_better) == (20, is_better)
+    assert not compared(0, 1, cracks[:9], others, seed=0).are_found_better  # type: ignore[arg-type]
 
 
 def test_the_worst_tile_of_a_photograph_is_what_is_learned_from(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from crackvae.training.adapt.site import some_images
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
+from crackvae.training.learn.held_out import compared
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
 from crackvae.training.model_writer import blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
@@ -46,6 +47,7 @@ MAX_VAL_TILES, MAX_CALIBRATION_TILES = 200, 4_000
 def learn(config: LearnConfig) -> Result:
     """Train a challenger on the verdicts in some folders of scores.
 
+    Its weights stay those of the model unless judged cracks that were kept apart rank higher with the learned ones.
     Whole groups of images either train the network or set the threshold. An interrupted run leaves its checkpoints in
     `<out>.training`, and the same call resumes it.
 
@@ -77,6 +79,9 @@ def learn(config: LearnConfig) -> Result:
             # The yardstick stays that of the model: few nights have too few tiles to fit one for every kind of surface.
             learned = blended(base, trained_model(spec, checkpoints))
             tiles_TPP, images = _calibration_tiles(nights, spec, config)
+            held_out = compared(base, learned.model, _held_out_cracks(nights, spec, config), tiles_TPP, config.seed)
+            if not held_out.are_found_better:
+                learned = replace(learned, weights=base.network.state_dict())
             measured_on = hardware(gpu=config.gpu)
         calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config)
         counts = nights.counts()
@@ -91,13 +96,14 @@ def learn(config: LearnConfig) -> Result:
             "level": calibrated.calibration.level,
             "false_alarms": {"expected": rate, "low": threshold.low, "high": threshold.high},
             "meaning": meaning_of(threshold, calibrated.calibration.groups, rule),
+            "held_out": held_out.summary(),
             "validation": validation.summary(),
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
         write_model(out, learned, calibrated, training_record(summary, config, measured_on, learned))
         fileio.delete_folder(checkpoints.folder)
-    say(summary["meaning"], quiet=config.quiet)
+    say(f"{held_out.in_words()} {summary['meaning']}", quiet=config.quiet)
     return Result(summary, {"verdicts": pd.DataFrame(counts).T} | validation.table() | {"epochs": learned.table})
 
 
@@ -166,6 +172,12 @@ def _unjudged(nights: JudgedNights, side: str, most: int, spec: ModelSpec, confi
     kept = np.sort(order[: max(1, round(len(order) * (1 - config.max_cracked)))])
     some = kept[some_images(tiles_N[kept], most, config.seed)]
     return decoded_tiles(images.take(pa.array(some)), side, spec, quiet=config.quiet)[0]
+
+
+def _held_out_cracks(nights: JudgedNights, spec: ModelSpec, config: LearnConfig) -> np.ndarray:
+    """The judged cracks of the groups that nothing was trained on, uint8 (K, P, P)."""
+    images = pa.concat_tables([nights.chosen(side, "crack")[0] for side in ("val", "calibration")])
+    return worst_tiles(images, "judged cracks that were kept apart", spec, quiet=config.quiet)
 
 
 def _calibration_tiles(nights: JudgedNights, spec: ModelSpec, config: LearnConfig) -> tuple[np.ndarray, pa.Table]:
