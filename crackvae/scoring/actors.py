@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # Ray takes a second to import, and a few images are scored w
     import ray
     from ray.data import Dataset
 
-# Images of one block: about a second of work for one CPU, so that progress is visible and all actors end together.
-BLOCK_IMAGES = 128
+# Images of one block, and about their bytes: seconds of work for one CPU, so that progress is visible, a worker that
+# dies costs little, and all actors end together. A photograph of 20 megapixels is a block of its own.
+BLOCK_IMAGES, BLOCK_BYTES = 128, 4_000_000
 
 GPU_DEVICE = "cuda"
 
@@ -149,15 +150,16 @@ class Plan:
         return f"{self.actors} actor(s) of {each}{feed}; {sizes}"
 
 
-def plan(n_images: int, config: ScoringConfig, resources: dict[str, float]) -> Plan:
-    """The plan for a number of images on a cluster.
+def plan(n_images: int, config: ScoringConfig, resources: dict[str, float], total_bytes: int = 0) -> Plan:
+    """The plan for a number of images, of so many bytes together, on a cluster.
 
     A pool never reserves every CPU: that would leave none for a task of Ray or of another job, which would then wait
     forever. So all actors together leave one CPU unreserved, while the operating system still lets them use all cores.
     """
     cpus = max(1, int(resources.get("CPU", 1)))
     workers = config.workers or max(1, int(resources.get("GPU", 1)) if config.gpu else cpus)
-    block_images = max(1, min(BLOCK_IMAGES, -(-n_images // (2 * workers))))
+    in_bytes = BLOCK_BYTES * n_images // max(1, total_bytes)
+    block_images = max(1, min(BLOCK_IMAGES, in_bytes, -(-n_images // (2 * workers))))
     actors = min(workers, -(-n_images // block_images))
     share = 1.0 if actors < cpus else max(0.5, int(1e4 * (cpus - 1) / cpus) / 1e4)  # Ray counts in steps of 0.0001
     batch = config.batch or (GPU_BATCH if config.gpu else CPU_BATCH)
@@ -206,7 +208,9 @@ def score_rows(
 
         from crackvae.session import dataset_of, require_resources, tables_of
 
-        work = plan(images.num_rows, config, ray.cluster_resources())
+        # Each size once: all frames of a video have its bytes.
+        total_bytes = pc.sum(pc.unique(images["bytes"])).as_py() or 0
+        work = plan(images.num_rows, config, ray.cluster_resources(), total_bytes)
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"

@@ -321,6 +321,11 @@ def test_a_few_images_are_spread_over_all_actors() -> None:
     assert (found.actors, found.block_images) == (4, 2)
 
 
+def test_large_photographs_are_spread_in_small_blocks() -> None:
+    of_bytes = {each: plan(1_000, ScoringConfig(), {"CPU": 4.0}, 1_000 * each) for each in (10_000, 500_000, 9_000_000)}
+    assert [found.block_images for found in of_bytes.values()] == [125, 8, 1]
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_while_a_pool_of_all_cpus_scores_a_task_of_one_cpu_still_runs(
     night: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -84,10 +84,19 @@ def test_a_tail_that_no_share_of_cracks_explains_stays_below_the_threshold() -> 
 def test_the_scores_taken_as_sound_put_the_threshold_at_the_wanted_rate() -> None:
     scores, _, _ = site(0.05, "plain", 3)
     one = found(0.05, "plain", 3)
-    sound = scores[one.sound]
+    sound = one.sound_scores
     assert (sound > one.threshold).mean() == pytest.approx(RATE, abs=0.001)
     assert np.all(np.diff(sound) >= 0) and len(set(one.sound)) == len(sound) < N
     assert sound.max() < np.median(scores[scores > one.threshold]), "the cracks above the threshold are left out"
+
+
+def test_cracks_far_above_every_sound_tile_do_not_make_high_scores_look_usual() -> None:
+    sound = np.sort(np.random.default_rng(3).lognormal(0, 0.2, 1_900))  # lighter than the tail of the rule
+    scores = np.concatenate([sound, np.full(100, 1_000.0)])
+    one = site_threshold(scores, np.arange(2_000) % 40, rule(), seed=0)
+    n_above = int((one.sound_scores > one.threshold).sum())
+    assert n_above > 0 and one.sound_scores.max() <= rule().sound_above(scores, n_above).max() < 1_000
+    assert np.all(np.diff(one.sound_scores) >= 0) and len(one.sound_scores) == len(one.sound)
 
 
 def test_blank_tiles_leave_the_observed_quantile() -> None:

@@ -46,14 +46,14 @@ def calibrated_on_site(
     found = site_threshold(scores_T, groups_T, rule, config.seed)
     groups_N = np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32)
     calibration = Calibration(
-        scores_N=scores_T[found.sound],
+        scores_N=found.sound_scores,
         groups=len(np.unique(groups_T)),
         level=f"about {rule.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
         f"which at most {rule.max_cracked:g} show cracks",
         threshold=found.threshold,
         model=model.digest,
         leaky=False,
-        sample=Sample(np.ones(len(found.sound), np.int32), groups_N, scores_T[found.sound], groups_N),
+        sample=Sample(np.ones(len(found.sound), np.int32), groups_N, found.sound_scores, groups_N),
     )
     reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
     validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)

@@ -102,7 +102,9 @@ class SiteThreshold:
         flagged: share of the given tiles that it flags, sound and cracked.
         low, high: 95 % interval of the false-alarm rate on the sound tiles of as many other groups.
         sound: numbers of the tiles that are taken to be sound, by ascending score; of those above the threshold as
-            many and as high as the tail has.
+            many as the tail has.
+        sound_scores: float32, of these tiles, above the threshold at most as high as the tail has them: where only
+            cracked tiles are, theirs would make high scores look usual.
     """
 
     threshold: float
@@ -110,6 +112,7 @@ class SiteThreshold:
     low: float
     high: float
     sound: np.ndarray
+    sound_scores: np.ndarray
 
 
 def tiles_needed(max_false_alarm: float, max_cracked: float) -> int:
@@ -129,9 +132,18 @@ def site_threshold(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRu
     n_below = int((scores_T <= threshold).sum())
     below, above = order[:n_below], order[n_below:]
     n_sound = min(len(above), round(len(below) * rule.max_false_alarm / (1 - rule.max_false_alarm)))
-    kept = above[_nearest(scores_T[above], rule.sound_above(scores_T, n_sound))]
+    wanted_K = rule.sound_above(scores_T, n_sound)
+    kept = above[_nearest(scores_T[above], wanted_K)]
+    kept_scores_K = np.clip(wanted_K, np.nextafter(np.float32(threshold), np.float32(np.inf)), scores_T[kept])
     low, high = _interval(scores_T, groups_T, rule, seed)
-    return SiteThreshold(threshold, len(above) / len(scores_T), low, high, np.concatenate([below, kept]))
+    return SiteThreshold(
+        threshold=threshold,
+        flagged=len(above) / len(scores_T),
+        low=low,
+        high=high,
+        sound=np.concatenate([below, kept]),
+        sound_scores=np.concatenate([scores_T[below], kept_scores_K]).astype(np.float32),
+    )
 
 
 def _nearest(scores_A: np.ndarray, wanted_K: np.ndarray) -> np.ndarray:
