@@ -220,7 +220,7 @@ def test_a_crack_in_two_photographs_is_listed_once_with_links_to_both(
         compared.append(most_pairs)
         return Views(["", "0"], 1, 3)
 
-    monkeypatch.setattr("crackvae.reports.night_page.findings.views_of", second_is_a_view)
+    monkeypatch.setattr("crackvae.reports.overlaps.views_of", second_is_a_view)
     html = page_of(copied, n_photographs=2)
     cracks = html[html.index("Cracks by group") :]
     assert compared == [60] and "of 3 pairs of photographs taken near each other the 1 nearest" in text_of(cracks)
