@@ -78,6 +78,8 @@ def _model(path: str) -> dict[str, Any]:
         "trained_on_images": training.get("images", "unknown"),
         "leaky": spec.leaky,
     }
+    if spec.head == "evidence":
+        facts["darkness_weight"] = _darkness(spec.darkness_weight, training.get("val_cracks", 0))
     try:
         calibration = load_calibration(path, model.digest)
     except ModelError as error:
@@ -105,6 +107,11 @@ def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
         "last_run": runs[-1],
         "parts": sum(map(len, parts.values())),
     }
+
+
+def _darkness(weight: float, val_cracks: int) -> str:
+    by = f", chosen on {val_cracks} labelled cracked images of val, none of them trained on" if val_cracks else ""
+    return f"{weight:g}{by}"
 
 
 def _manifest(path: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ CRACK_SHARE = 0.02
 # Weights of the darkness to choose from, and the largest factor by which one may raise the 95th percentile of sound
 # tiles. Darkness finds the gaping cracks of close-ups; on rough surfaces the shadows are dark too, and a large weight
 # costs recall at a low false-alarm rate (docs/log.md).
-DARKNESS_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+DARKNESS_WEIGHTS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 MAX_DARKNESS_RISE = 1.3
 # The median of a tile is that of every fourth pixel of each row and column.
 MEDIAN_STEP = 4

@@ -12,7 +12,7 @@ from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.calibration import Calibration, load_calibration
-from crackvae.model.heads import HEADS, evidence, model_scores, scores_of
+from crackvae.model.heads import HEADS, evidence, mean_evidence, model_scores, scores_of
 from crackvae.model.network import enlarged, to_input
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import Runtime, reference
@@ -98,6 +98,25 @@ def score_tiles(
         scores.append(torch.stack([own_B, *others], dim=1))
     on_cpu = torch.cat([part.cpu() for part in scores])  # after the last pass was queued
     return on_cpu[: len(tiles_TPP)].numpy()
+
+
+@torch.inference_mode()
+def evidence_by_weight(model: Model, tiles_TPP: np.ndarray, weights: tuple[float, ...], batch: int) -> np.ndarray:
+    """Score of each tile by the head `evidence` with each weight W of the darkness, float32 (T, W), from one pass.
+
+    Args:
+        tiles_TPP: uint8 (T, P, P).
+    """
+    runtime, specs = reference(model), [replace(model.spec, darkness_weight=weight) for weight in weights]
+    scores_TW = np.empty((len(tiles_TPP), len(weights)), np.float32)
+    for start in range(0, len(tiles_TPP), batch):
+        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
+        n = len(tiles_BPP)
+        input_B1PP = to_input(functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - n)))
+        output = runtime.forward(input_B1PP)
+        scores_BW = torch.stack([mean_evidence(spec, input_B1PP, output) for spec in specs], dim=1)
+        scores_TW[start : start + n] = scores_BW[:n].numpy()
+    return scores_TW
 
 
 @torch.inference_mode()

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from crackvae.config import VerbConfig
 from crackvae.console import say
+from crackvae.metrics import RANKING_NAMES, ranking
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, model_digest, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
 from crackvae.model.heads import DARKNESS_WEIGHTS, LATENT_NORM, MAX_DARKNESS_RISE, TEXTURE, fit_yardstick
 from crackvae.model.image_scores import ImageScores, image_scores
-from crackvae.model.inference import score_tiles
+from crackvae.model.inference import evidence_by_weight, score_tiles
 from crackvae.model.network import ModelSpec, Network
 from crackvae.monitoring import histograms
 from crackvae.reports.matplotlib_folder import matplotlib_folder
@@ -28,8 +29,8 @@ from crackvae.training.state import Epoch, best_of, read_checkpoint
 from crackvae.training.tile_loader import surface_counts
 
 CURVE_FILE = "loss.png"
-# Sound tiles that the weight of the darkness is fitted on, each scored up to eleven times.
-DARKNESS_TILES = 500
+# Sound tiles that the weight of the darkness is fitted on.
+DARKNESS_TILES = 2_000
 # Share of newly learned weights in those of a model that is trained on, the rest are those that it started from: what a
 # few photographs or verdicts teach about others is uncertain.
 LEARNED_SHARE = 0.5
@@ -42,11 +43,13 @@ class TrainedModel:
     Attributes:
         weights: of the epoch with the lowest validation loss.
         epochs: all epochs; none if the weights are those of another model.
+        val_cracks: labelled cracked images of val that chose the weight of the darkness.
     """
 
     spec: ModelSpec
     weights: dict[str, Tensor]
     epochs: list[Epoch]
+    val_cracks: int = 0
 
     @property
     def model(self) -> Model:
@@ -78,37 +81,52 @@ def trained_model(spec: ModelSpec, checkpoints: Checkpoints) -> TrainedModel:
     return TrainedModel(spec, state["network"], epochs)
 
 
-def fitted_to_site(trained: TrainedModel, sound_TPP: np.ndarray) -> TrainedModel:
+def fitted_to_site(
+    trained: TrainedModel, sound_TPP: np.ndarray, cracked: tuple[np.ndarray, pa.Table] | None = None
+) -> TrainedModel:
     """The model with the weight of the darkness and the yardstick of a site, if it has the head `evidence`.
 
     Args:
         sound_TPP: uint8 (T, P, P), not trained on; a few of them may show a crack.
+        cracked: tiles and images of val that are labelled cracked, as decoded_tiles() returns them. They choose the
+            weight of the darkness; without them the sound tiles do.
     """
     if trained.spec.head != "evidence":
         return trained
-    plain = _with_darkness(trained, _darkness_weight(trained, sound_TPP))
+    plain = replace(trained, spec=replace(trained.spec, yardstick=None))
+    chosen_N = np.linspace(0, len(sound_TPP) - 1, min(DARKNESS_TILES, len(sound_TPP))).astype(int)
+    sound_NW = evidence_by_weight(plain.model, sound_TPP[chosen_N], (0.0, *DARKNESS_WEIGHTS), VAL_BATCH)
+    if cracked:
+        cracked_TW = evidence_by_weight(plain.model, cracked[0], DARKNESS_WEIGHTS, VAL_BATCH)
+        cracked_NW = image_scores(cracked_TW, surface_counts(cracked[1])).max_NS
+        weight, val_cracks = _weight_for_cracks(sound_NW[:, 1:], cracked_NW), len(cracked_NW)
+    else:
+        weight, val_cracks = _weight_for_sound(sound_NW), 0
+    plain = replace(plain, spec=replace(plain.spec, darkness_weight=weight), val_cracks=val_cracks)
     evidence_T, texture_T = score_tiles(plain.model, sound_TPP, VAL_BATCH, extra_heads=(TEXTURE,)).T
     return replace(plain, spec=replace(plain.spec, yardstick=fit_yardstick(evidence_T, texture_T)))
 
 
-def _with_darkness(trained: TrainedModel, weight: float) -> TrainedModel:
-    """The model with a weight of the darkness, and without a yardstick."""
-    return replace(trained, spec=replace(trained.spec, darkness_weight=weight, yardstick=None))
-
-
-def _darkness_weight(trained: TrainedModel, sound_TPP: np.ndarray) -> float:
+def _weight_for_sound(sound_NW: np.ndarray) -> float:
     """The largest of DARKNESS_WEIGHTS that raises the evidence of sound tiles by no more than MAX_DARKNESS_RISE.
 
     It needs no cracked tile: of smooth surfaces hardly a sound pixel is dark, and the weight becomes large.
+
+    Args:
+        sound_NW: evidence with the weight 0, then with each of DARKNESS_WEIGHTS.
     """
-    chosen_N = np.linspace(0, len(sound_TPP) - 1, min(DARKNESS_TILES, len(sound_TPP))).astype(int)
+    none, *high = np.quantile(sound_NW, 0.95, axis=0)
+    fitting = takewhile(lambda pair: pair[1] <= MAX_DARKNESS_RISE * none, zip(DARKNESS_WEIGHTS, high, strict=True))
+    return max((weight for weight, _ in fitting), default=0.0)
 
-    def high(weight: float) -> float:
-        scores_NS = score_tiles(_with_darkness(trained, weight).model, sound_TPP[chosen_N], VAL_BATCH)
-        return float(np.quantile(scores_NS, 0.95))
 
-    most = MAX_DARKNESS_RISE * high(0.0)
-    return max(takewhile(lambda weight: high(weight) <= most, DARKNESS_WEIGHTS), default=0.0)
+def _weight_for_cracks(sound_NW: np.ndarray, cracked_NW: np.ndarray) -> float:
+    """The one of DARKNESS_WEIGHTS with the best mean of recall at 1 % and average precision, the smallest of ties."""
+    is_crack_N = np.arange(len(sound_NW) + len(cracked_NW)) >= len(sound_NW)
+    alike_N = np.ones(len(is_crack_N))
+    figures_WK = [ranking(is_crack_N, scores_N, alike_N) for scores_N in np.r_[sound_NW, cracked_NW].T]
+    judged = ["recall_at_1%_false_alarms", "average_precision_at_1%_prevalence"]
+    return DARKNESS_WEIGHTS[int(pd.DataFrame(figures_WK, columns=RANKING_NAMES)[judged].mean(axis=1).argmax())]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from conftest import HOUSE, SMALL, small_spec
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+import crackvae
 from crackvae.cli import main
 from crackvae.config import EvaluateConfig, PartitionConfig, TrainConfig
 from crackvae.errors import (
@@ -41,7 +42,7 @@ from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
 from crackvae.storage import tables
 from crackvae.storage.lock import locked
-from crackvae.training import tile_loader
+from crackvae.training import driver, tile_loader
 from crackvae.training.checkpoints import Checkpoints, run_folder, with_run
 from crackvae.training.driver import train
 from crackvae.training.loop import train_epochs
@@ -268,6 +269,19 @@ def test_sound_images_alone_are_enough_and_validation_names_its_cracks_synthetic
     assert 0 <= validation["recall"] <= 1 and 0 <= validation["roc_auc"] <= 1
     assert written_by(tmp_path / "model")["validation"] == validation
     assert any("no real crack was used" in title for title in result.tables)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("train_in_process")
+def test_labelled_cracks_of_val_choose_the_weight_of_the_darkness_if_there_are_enough(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_val = load_manifest(str(manifest)).images("val", "crack").num_rows
+    for enough, chose in ((in_val, in_val), (in_val + 1, 0)):
+        monkeypatch.setattr(driver, "MIN_VAL_CRACKS", enough)
+        assert train(config(manifest, tmp_path / str(enough), epochs=1)).summary["val_cracks"] == chose
+    told = [crackvae.info(path=tmp_path / str(enough)).summary["darkness_weight"] for enough in (in_val, in_val + 1)]
+    assert f"{in_val} labelled cracked images of val" in told[0] and "labelled" not in told[1]
 
 
 @pytest.mark.slow
