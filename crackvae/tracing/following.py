@@ -18,10 +18,6 @@ STRIP_PX, STEP_PX = 8, 4
 # Strips looked at together, until a line leaves their direction by more than this [px].
 AHEAD, STRAIGHT_PX = 6, 1
 
-# Turns at which a line is looked for where it does not go straight on [degrees], in this order, and the strips that
-# have to show it.
-TURNS_DEG, TURN_STRIPS = (30.0, -30.0, 60.0, -60.0), 2
-
 # Part of a trace whose contrast and width are those of its line, and whose direction is that of its end [px].
 KNOWN_PX, DIRECTION_PX = 100, 20
 
@@ -39,6 +35,9 @@ LOST_PX = 16
 
 # It is also given up on a known line, along which it cannot be told apart, after this length [px].
 MAX_SHARED_PX = 120
+
+# The map of a wider line is in pieces with ragged edges [px]: what is known ahead is more of the line itself. A guess.
+NARROW_PX = 12.0
 
 # Samples on either side whose mean is the surface beside a line, and their distance from its edges [px].
 SIDE_PX, BLUR_PX = 5, 3
@@ -66,43 +65,20 @@ def followed(pixels_HW: np.ndarray, mask_HW: np.ndarray, points_K2: np.ndarray, 
     contrast = float(np.median(_line_at(pixels_HW, points_K2[known_N], headings_N2, width_px)[1]))
     path, n_kept, total, best = [before_N2[0], points_K2[last]], 2, 0.0, 0.0
     while contrast >= MIN_CONTRAST and total > best - LOST_PX / STEP_PX * END_CONTRAST:
-        if len(path) - n_kept > MAX_SHARED_PX / STEP_PX:
-            break
+        if len(path) - n_kept > MAX_SHARED_PX / STEP_PX or len(path) > sum(pixels_HW.shape) / STEP_PX:
+            break  # along a known line, or in a circle
         heading_2 = _unit(path[-1] - path[max(0, len(path) - 1 - DIRECTION_PX // STEP_PX)])
-        places_A2, share_A = _next(pixels_HW, mask_HW, path[-1], heading_2, width_px, contrast)
-        if not len(places_A2):
+        ahead_A2 = path[-1] + STEP_PX * np.arange(1, AHEAD + 1)[:, None] * heading_2
+        ahead_A2 = ahead_A2[((ahead_A2 >= 0) & (ahead_A2 <= np.array(pixels_HW.shape) - 1)).all(axis=1)]
+        if not len(ahead_A2):
             break
+        places_A2, share_A = _places(pixels_HW, mask_HW, ahead_A2, heading_2, width_px, contrast)
         for place_2, share in zip(places_A2, share_A, strict=True):
             path.append(place_2)
             total += share - END_CONTRAST
             if total > best:
                 best, n_kept = total, len(path)
     return np.array(path[1:n_kept])
-
-
-def _next(
-    pixels_HW: np.ndarray,
-    mask_HW: np.ndarray,
-    last_2: np.ndarray,
-    heading_2: np.ndarray,
-    width_px: float,
-    contrast: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The next places of a line and their shares of its contrast: straight on, or where it turns to if it is lost."""
-
-    def ahead(turn: float) -> tuple[np.ndarray, np.ndarray]:
-        turned_2 = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ heading_2
-        ahead_A2 = last_2 + STEP_PX * np.arange(1, AHEAD + 1)[:, None] * turned_2
-        ahead_A2 = ahead_A2[((ahead_A2 >= 0) & (ahead_A2 <= np.array(pixels_HW.shape) - 1)).all(axis=1)]
-        return _places(pixels_HW, mask_HW, ahead_A2, turned_2, width_px, contrast)
-
-    straight = ahead(0.0)
-    if (straight[1][:TURN_STRIPS] >= HIDDEN_SHARE).all():
-        return straight
-    turned = [ahead(turn) for turn in np.radians(TURNS_DEG)]
-    return next(
-        (found for found in turned if (found[1][:TURN_STRIPS] > END_CONTRAST).all() and len(found[1])), straight
-    )
 
 
 def _places(
@@ -115,16 +91,14 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some places moved onto the line, up to the first where it turns, and their shares of its contrast.
 
-    A place on a known line or beside one may hide the line, and is no part of it.
+    A place on a known line or beside one may hide the line, and is no part of it, unless the line is wide.
     """
-    if not len(ahead_A2):
-        return ahead_A2, np.empty(0)
     offset_A, contrast_A = _line_at(pixels_HW, ahead_A2, np.tile(heading_2, (len(ahead_A2), 1)), width_px)
     share_A = np.clip(contrast_A / contrast, 0, 1)
     across_2 = np.array([heading_2[1], -heading_2[0]])
     is_seen_A = share_A > END_CONTRAST
     moved_A2 = ahead_A2 + (is_seen_A * offset_A)[:, None] * across_2
-    is_known_A = _at(mask_HW, ahead_A2) | _at(mask_HW, moved_A2)
+    is_known_A = (width_px <= NARROW_PX) & (_at(mask_HW, ahead_A2) | _at(mask_HW, moved_A2))
     hidden_A = [
         not seen and _is_hidden(mask_HW, at_2, heading_2, width_px)
         for at_2, seen in zip(ahead_A2, is_seen_A, strict=True)

@@ -1,9 +1,9 @@
 """Width of dark lines along their traces, from grey levels across them, with sub-pixel edges.
 
 A line is a box of some width and depth under a Gaussian blur. Of a line that is narrower than the blur, nearly the same
-profile follows from many pairs of width and blur; but one photograph has one blur, which its wider lines tell. So all
-lines of a photograph are measured together: the likelihood of each width and blur on a grid, summed over the lines for
-the blur, gives each width and its uncertainty.
+profile follows from many pairs of width and blur; but one photograph has one blur, which its wider lines tell, though
+the worn edges of some are softer. So all lines of a photograph are measured together: the likelihood of each width and
+blur on a grid, summed over the lines for the blur, gives each width and its uncertainty.
 
 Shape letters: H, W rows and columns of an image; K points of a trace; T offsets across it; C stretches; G parts of a
 line; B blurs; U widths; 2 = (y, x) [px].
@@ -26,14 +26,24 @@ STEP_PX = 0.5
 STRETCH_PX = 16
 
 # Stretches of one part of a line, whose mean profile tells its width and the blur, and parts of a line that tell the
-# blur at most. A part that crosses something may not outvote the others: its logarithm of the likelihood counts down to
+# blur at most. A part that crosses something may not outvote all others: its logarithm of the likelihood counts down to
 # -MAX_SAY.
-PART_STRETCHES, MAX_PARTS, MAX_SAY = 6, 4, 12.0
+PART_STRETCHES, MAX_PARTS, MAX_SAY = 6, 4, 25.0
+
 
 # Blurs [px], their prior (mean and standard deviation of the logarithm), and widths [px] of the grid.
 BLURS_B = np.geomspace(0.4, 3.2, 53)
 PRIOR_PX, PRIOR_SPREAD = 1.1, 0.6
 WIDTHS_U = np.geomspace(0.3, 40, 150)
+
+# Share of the parts whose edges are softer than the blur of the photograph (a guess), and the logarithm of the
+# probability of the blur of edges, in columns, given that of the photograph.
+SOFT_SHARE = 0.0003
+with np.errstate(divide="ignore"):
+    LOG_SOFTER_BB = np.log(
+        (1 - SOFT_SHARE) * np.eye(len(BLURS_B))
+        + SOFT_SHARE * np.triu(np.ones([len(BLURS_B)] * 2)) / np.arange(len(BLURS_B), 0, -1)[:, None]
+    )
 
 # Profiles that no box under a Gaussian has: standard deviation as a share of the depth.
 MISFIT_SHARE = 0.02
@@ -148,13 +158,13 @@ def widths_of(lines: Sequence[Sections]) -> list[Widths]:
 
 
 def _blur(lines: Sequence[Sections]) -> np.ndarray:
-    """Probability of each blur, (B,)."""
+    """Probability of each blur of the photograph, (B,)."""
     log_B = -((np.log(BLURS_B / PRIOR_PX) / PRIOR_SPREAD) ** 2) / 2
     for line in lines:
         some = slice(None, None, math.ceil(len(line.parts) / MAX_PARTS) or 1)
         say_G = np.array([min(1, len(part) / PART_STRETCHES) for part in line.parts])
-        said_GB = np.maximum(line.log_likelihood_GBU.max(axis=2), -MAX_SAY)
-        log_B += say_G[some] @ said_GB[some]
+        said_GB = special.logsumexp(line.log_likelihood_GBU.max(axis=2)[some, None] + LOG_SOFTER_BB, axis=2)
+        log_B += say_G[some] @ np.maximum(said_GB, -MAX_SAY)
     weight_B = np.exp(log_B - log_B.max())
     return np.asarray(weight_B / weight_B.sum())
 
@@ -174,11 +184,10 @@ def _widths(line: Sections, weight_B: np.ndarray) -> Widths:
 
 def _mean(line: Sections, weight_B: np.ndarray) -> tuple[float, float]:
     """Mean width of a line [px], and the variance of it that follows from the fit."""
-    likelihood_GBU = line.log_likelihood_GBU
-    share_G = np.array([len(part) for part in line.parts]) / sum(len(part) for part in line.parts)
-    given_GBU = np.exp(likelihood_GBU - likelihood_GBU.max(axis=2, keepdims=True))
-    given_GBU /= given_GBU.sum(axis=2, keepdims=True)
+    # The prior is even over widths, the grid over their logarithms.
+    given_GBU = special.softmax(line.log_likelihood_GBU + np.log(WIDTHS_U), axis=2)
     mean_GB = given_GBU @ WIDTHS_U
+    share_G = np.array([len(part) for part in line.parts]) / sum(len(part) for part in line.parts)
     variance_B = share_G**2 @ (given_GBU @ WIDTHS_U**2 - mean_GB**2)
     mean_B = share_G @ mean_GB
     mean = float(weight_B @ mean_B)
@@ -217,7 +226,7 @@ def _profile(offsets: np.ndarray, width: np.ndarray | float, blur: np.ndarray | 
 
 
 def _unblurred(full_C: np.ndarray, blur_px: float) -> np.ndarray:
-    """Width of the box whose full width at half maximum under a blur is this."""
+    """Widths of the boxes whose full widths at half maximum under a blur are these."""
     full_N, width_N = _full_widths()
     return np.asarray(blur_px * np.interp(full_C / blur_px, full_N, width_N, left=width_N[0]))
 
