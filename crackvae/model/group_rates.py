@@ -23,6 +23,10 @@ LEVELS = (np.arange(DRAWS) + 0.5) / DRAWS
 VARIATIONS = np.exp(np.linspace(np.log(0.05), np.log(4.0), 20))
 VARIATION_PRIOR = (0.7, 0.5)
 
+# Smallest group that shows how groups differ. Smaller ones are often copies of one picture (METU has hundreds of two or
+# three), which resemble each other more than photographs of one place do; their tiles count as each its own group.
+MIN_SIZE = 5
+
 # Posterior standard deviations of the logarithm of the share that its grid extends to, on either side.
 SHARE_GRID = np.linspace(-6, 6, 61)
 MAX_SHARE = 0.999
@@ -94,6 +98,10 @@ def group_rates(
     counts, which are taken to be beta-binomial: Griffiths, Maximum likelihood estimation for the beta-binomial
     distribution (1973). The prior of the share is that of Jeffreys for independent tiles and few exceedances.
     """
+    is_small_G = sizes_G < MIN_SIZE
+    n_small, n_above = int(sizes_G[is_small_G].sum()), int(counts_G[is_small_G].sum())
+    sizes_G = np.append(sizes_G[~is_small_G], np.ones(n_small, int))
+    counts_G = np.append(counts_G[~is_small_G], np.arange(n_small) < n_above)
     n, mean = int(sizes_G.sum()), (counts_G.sum() + 0.5) / (sizes_G.sum() + 1)
     (sizes_P, counts_P), times_P = np.unique(np.stack([sizes_G, counts_G]), axis=1, return_counts=True)
     shapes_V = VARIATIONS**-2

@@ -58,7 +58,9 @@ class ThresholdCheck:
         scores_T = sample.tile_scores_M if sample else calibration.scores_N
         groups_T = sample.tile_groups_M if sample else np.arange(len(scores_T))
         is_below_T = scores_T <= self.threshold
-        self._calibration_T, self._groups_T = scores_T[is_below_T], _large_groups(groups_T[is_below_T])
+        self._calibration_T, groups_T = scores_T[is_below_T], groups_T[is_below_T]
+        # The only group says nothing about differences: its tiles count as each its own, and the prior decides.
+        self._groups_T = groups_T if len(np.unique(groups_T)) > 1 else np.arange(len(groups_T))
         self._edges_K = np.quantile(self._calibration_T, LEVELS) if is_below_T.any() else np.empty(0)
         self._above_K = np.zeros(len(self._edges_K), np.int64)
         self.images = self._tiles = 0
@@ -105,13 +107,3 @@ class ThresholdCheck:
             high=round(high, 4),
             images=self.images,
         )
-
-
-def _large_groups(groups_T: np.ndarray) -> np.ndarray:
-    """Number of the group of each tile, where smaller groups than the images compared are split into single tiles.
-
-    The two or three tiles of a group of copies say nothing about how places differ, nor does the only group.
-    """
-    _, groups_T, sizes_G = np.unique(groups_T, return_inverse=True, return_counts=True)
-    is_large_T = (sizes_G >= MIN_IMAGES)[groups_T] & (len(sizes_G) > 1)
-    return np.where(is_large_T, groups_T, len(sizes_G) + np.arange(len(groups_T)))
