@@ -56,7 +56,7 @@ MIN_SIGNAL = 4.0
 
 # Standard uncertainty of any mean width beside that of the fit [px]. Fitted to drawn lines (benchmarks/findings.py), so
 # that 1.645 standard uncertainties cover 90 %.
-FLOOR_PX = 0.17
+FLOOR_PX = 0.2
 
 
 @dataclass(frozen=True)
