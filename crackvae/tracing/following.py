@@ -39,6 +39,9 @@ MAX_SHARED_PX = 120
 # The map of a wider line is in pieces with ragged edges [px]: what is known ahead is more of the line itself. A guess.
 NARROW_PX = 12.0
 
+# Largest length that is cut from the end of a long trace [px]: how far maps reach beyond drawn cracks.
+MAX_CUT_PX = 35
+
 # Samples on either side whose mean is the surface beside a line, and their distance from its edges [px].
 SIDE_PX, BLUR_PX = 5, 3
 
@@ -161,11 +164,12 @@ def end_of(pixels_HW: np.ndarray, points_K2: np.ndarray, width_px: float) -> flo
 
     Negative where the trace is too long; 0 where no end is found near it.
     """
-    n = min(len(points_K2) - 1, round(width_px) + DIRECTION_PX)
+    ahead = round(width_px) + DIRECTION_PX
+    n = min(len(points_K2) - 1, max(ahead, min(2 * MAX_CUT_PX, len(points_K2) // 2)))
     if n < 4:
         return 0.0
     heading_2 = _unit(points_K2[-1] - points_K2[-1 - min(n, max(4, round(width_px)))])
-    at_S2 = np.concatenate([points_K2[-1 - n :], points_K2[-1] + np.arange(1, n + 1)[:, None] * heading_2])
+    at_S2 = np.concatenate([points_K2[-1 - n :], points_K2[-1] + np.arange(1, min(ahead, n) + 1)[:, None] * heading_2])
     aside_A = width_px / 2 + BLUR_PX + np.arange(SIDE_PX)
     inside_I = np.linspace(-width_px / 4, width_px / 4, 5)
     grey_ST = profiles(pixels_HW, at_S2, normals(at_S2), np.r_[-aside_A, aside_A, inside_I])
