@@ -212,16 +212,20 @@ class Calibration:
         return {"expected": (n + 1 - rank) / (n + 1), "low": low, "high": high}
 
     def promise_of(self, images_of: Mapping[int, int], n_groups: int | None = None) -> dict[str, float]:
-        """promise() of images of several numbers of tiles; its interval is wide enough for any dependence between them.
+        """promise() of images of several numbers of tiles.
+
+        Its interval holds that of as many images of any one of these numbers: what differs between places raises or
+        lowers the rates of them all together.
 
         Args:
             images_of: number of images by their number of tiles.
         """
         total = sum(images_of.values())
-        promises = {n_tiles: self.promise(n, n_tiles, n_groups) for n_tiles, n in images_of.items()}
+        promises = {n_tiles: self.promise(total, n_tiles, n_groups) for n_tiles in images_of}
         return {
-            name: sum(n / total * promises[n_tiles][name] for n_tiles, n in images_of.items())
-            for name in ("expected", "low", "high")
+            "expected": sum(n / total * promises[n_tiles]["expected"] for n_tiles, n in images_of.items()),
+            "low": min(one["low"] for one in promises.values()),
+            "high": max(one["high"] for one in promises.values()),
         }
 
 
