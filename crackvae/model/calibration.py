@@ -212,13 +212,10 @@ class Calibration:
         return {"expected": (n + 1 - rank) / (n + 1), "low": low, "high": high}
 
     def promise_of(self, images_of: Mapping[int, int], n_groups: int | None = None) -> dict[str, float]:
-        """promise() of images of several numbers of tiles.
+        """promise() of images of several numbers of tiles, given by these numbers.
 
         Its interval holds that of as many images of any one of these numbers: what differs between places raises or
         lowers the rates of them all together.
-
-        Args:
-            images_of: number of images by their number of tiles.
         """
         total = sum(images_of.values())
         promises = {n_tiles: self.promise(total, n_tiles, n_groups) for n_tiles in images_of}
