@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from crackvae.errors import ModelError
@@ -67,14 +68,26 @@ def find_recorded_model(named: str, recorded: str, digest: str, threshold: float
 EXPLAIN_BATCH = 32
 
 
+def _inputs(tiles_TPP: np.ndarray, batch: int, device: str) -> Iterator[tuple[slice, Tensor]]:
+    """The inputs (B, 1, P, P) of the passes over some tiles, uint8 (T, P, P), and which tiles each of them has.
+
+    Every pass has exactly `batch` tiles, the last one padded with black ones: a convolution library may choose another
+    order of summation for another shape, and a score must not depend on the other tiles of its pass.
+    """
+    for start in range(0, len(tiles_TPP), batch):
+        part = slice(start, start + batch)
+        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[part]))
+        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
+        if device != "cpu":  # pinned memory, so that the copy overlaps with the computation
+            filled_BPP = filled_BPP.pin_memory().to(device, non_blocking=True)
+        yield part, to_input(filled_BPP)
+
+
 @torch.inference_mode()
 def score_tiles(
     model: Model, tiles_TPP: np.ndarray, batch: int, extra_heads: tuple[str, ...] = (), runtime: Runtime | None = None
 ) -> np.ndarray:
     """Score of each tile by the model's head and by other heads from the same forward pass; larger is more crack-like.
-
-    Every pass has exactly `batch` tiles, the last one padded with black ones: a convolution library may choose another
-    order of summation for another shape, and a score must not depend on the other tiles of its pass.
 
     Args:
         tiles_TPP: uint8 (T, P, P).
@@ -86,12 +99,7 @@ def score_tiles(
     """
     runtime = runtime or reference(model)
     scores = [torch.empty(0, 1 + len(extra_heads))]
-    for start in range(0, len(tiles_TPP), batch):
-        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
-        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
-        if runtime.device != "cpu":  # pinned memory, so that the copy overlaps with the computation
-            filled_BPP = filled_BPP.pin_memory().to(runtime.device, non_blocking=True)
-        input_B1PP = to_input(filled_BPP)
+    for _, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
         output = runtime.forward(input_B1PP)
         own_B = model_scores(model.spec, input_B1PP, output)
         others = [scores_of(model.spec, head, input_B1PP, output) for head in extra_heads]
@@ -109,19 +117,16 @@ def evidence_by_weight(model: Model, tiles_TPP: np.ndarray, weights: tuple[float
     """
     runtime, specs = reference(model), [replace(model.spec, darkness_weight=weight) for weight in weights]
     scores_TW = np.empty((len(tiles_TPP), len(weights)), np.float32)
-    for start in range(0, len(tiles_TPP), batch):
-        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
-        n = len(tiles_BPP)
-        input_B1PP = to_input(functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - n)))
+    for part, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
         output = runtime.forward(input_B1PP)
         scores_BW = torch.stack([mean_evidence(spec, input_B1PP, output) for spec in specs], dim=1)
-        scores_TW[start : start + n] = scores_BW[:n].numpy()
+        scores_TW[part] = scores_BW[: len(scores_TW[part])].numpy()
     return scores_TW
 
 
 @torch.inference_mode()
 def crack_probabilities(model: Model, tiles_TPP: np.ndarray, batch: int, runtime: Runtime | None = None) -> np.ndarray:
-    """Probability of each pixel being cracked, by a model whose head is `evidence`; passes as in score_tiles().
+    """Probability of each pixel being cracked, by a model whose head is `evidence`.
 
     Args:
         tiles_TPP: uint8 (T, P, P).
@@ -131,12 +136,9 @@ def crack_probabilities(model: Model, tiles_TPP: np.ndarray, batch: int, runtime
     """
     runtime = runtime or reference(model)
     found_TPP = np.empty(tiles_TPP.shape, np.float32)
-    for start in range(0, len(tiles_TPP), batch):
-        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[start : start + batch]))
-        n = len(tiles_BPP)
-        input_B1PP = to_input(functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - n)).to(runtime.device))
+    for part, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
         evidence_B1PP = evidence(model.spec, input_B1PP, runtime.forward(input_B1PP))
-        found_TPP[start : start + n] = -torch.expm1(-evidence_B1PP[:n, 0]).cpu().numpy()
+        found_TPP[part] = -torch.expm1(-evidence_B1PP[: len(found_TPP[part]), 0]).cpu().numpy()
     return found_TPP
 
 

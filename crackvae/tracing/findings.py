@@ -20,9 +20,9 @@ LOW, HIGH = 51, 128
 # Shorter findings count as texture: as a share of the shorter side of the image, but at most MAX_SHORT_PX. Guesses.
 SHORT_SHARE, MAX_SHORT_PX = 0.1, 64.0
 
-# Lines of the map of at least this length [px] are followed beyond their ends, if their width is at most this share of
-# it: a hole is no line.
-MIN_FOLLOWED_PX, MAX_WIDTH_SHARE = 24, 1.5
+# Lines of the map of at least this length [px] are followed beyond their ends, unless they are wider than so many times
+# their length: a hole is no line. A guess.
+MIN_FOLLOWED_PX, MAX_WIDTH_LENGTHS = 24, 1.5
 
 # Branches shorter than this many widths of the line that they leave come from its rough edge, by its kind.
 SPUR_WIDTHS = {"joint": 4.0, "crack": 2.0, "unclear": 2.0}
@@ -85,7 +85,7 @@ def _add_followed(mask_HW: np.ndarray, pixels_HW: np.ndarray) -> None:
             rough_px = rough_width(points_K2, mask_HW)
             full_px = sections(pixels_HW, points_K2, rough_px).full_px
             width_px = full_px if math.isfinite(full_px) else rough_px
-            if width_px > MAX_WIDTH_SHARE * len(chain.points_K2):
+            if width_px > MAX_WIDTH_LENGTHS * len(chain.points_K2):
                 continue
             path_K2 = _follow(mask_HW, pixels_HW, points_K2, width_px)
             if (

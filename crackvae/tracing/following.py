@@ -33,8 +33,8 @@ MIN_CONTRAST = 0.08
 # A line is given up after a stretch without it of this length [px], and ends where it was last seen.
 LOST_PX = 16
 
-# It is also given up on a known line, along which it cannot be told apart, after this length [px].
-MAX_SHARED_PX = 120
+# A line that runs into a known one is looked for along it for at most this length [px].
+ALONG_KNOWN_PX = 120
 
 # The map of a wider line is in pieces with ragged edges [px]: what is known ahead is more of the line itself. A guess.
 NARROW_PX = 12.0
@@ -68,7 +68,7 @@ def followed(pixels_HW: np.ndarray, mask_HW: np.ndarray, points_K2: np.ndarray, 
     contrast = float(np.median(_line_at(pixels_HW, points_K2[known_N], headings_N2, width_px)[1]))
     path, n_kept, total, best = [before_N2[0], points_K2[last]], 2, 0.0, 0.0
     while contrast >= MIN_CONTRAST and total > best - LOST_PX / STEP_PX * END_CONTRAST:
-        if len(path) - n_kept > MAX_SHARED_PX / STEP_PX or len(path) > sum(pixels_HW.shape) / STEP_PX:
+        if len(path) - n_kept > ALONG_KNOWN_PX / STEP_PX or len(path) > sum(pixels_HW.shape) / STEP_PX:
             break  # along a known line, or in a circle
         heading_2 = _unit(path[-1] - path[max(0, len(path) - 1 - DIRECTION_PX // STEP_PX)])
         ahead_A2 = path[-1] + STEP_PX * np.arange(1, AHEAD + 1)[:, None] * heading_2

@@ -12,7 +12,7 @@ line; B blurs; U widths; 2 = (y, x) [px].
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from scipy import ndimage, special
@@ -29,7 +29,6 @@ STRETCH_PX = 16
 # blur at most. A part that crosses something may not outvote all others: its logarithm of the likelihood counts down to
 # -MAX_SAY.
 PART_STRETCHES, MAX_PARTS, MAX_SAY = 6, 4, 25.0
-
 
 # Blurs [px], their prior (mean and standard deviation of the logarithm), and widths [px] of the grid.
 BLURS_B = np.geomspace(0.4, 3.2, 53)
@@ -107,7 +106,8 @@ class Sections:
     def without(self, stretches_C: np.ndarray) -> "Sections":
         """The same without the widths of some stretches, bool (C,), unless there are no others."""
         full_C = np.where(stretches_C, math.nan, self.full_C)
-        return replace(self, full_C=full_C) if np.isfinite(full_C).any() else self
+        n_left, n_known = (int(np.isfinite(one_C).sum()) for one_C in (full_C, self.full_C))
+        return replace(self, full_C=full_C) if 0 < n_left < n_known else self
 
     @cached_property
     def parts(self) -> list[np.ndarray]:
@@ -209,7 +209,7 @@ def _offsets(n: int) -> np.ndarray:
     return (np.arange(n) - n // 2) * STEP_PX
 
 
-@cache
+@lru_cache(maxsize=8)  # up to 32 MB each
 def _templates(n_offsets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Profiles of depth one without their straight parts (B, U, T), their squared norms (B, U), and a basis (T, 2)."""
     offsets_T = _offsets(n_offsets)

@@ -6,6 +6,7 @@ Shape letters: h, w rows and columns of a picture.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,14 @@ class NightFindings:
     n_compared: int
     n_near: int
 
-    @property
+    @cached_property
     def cracks(self) -> pa.Table:
         """Findings that are no joint, each crack once."""
         return self.table.filter(
             pc.and_(pc.not_equal(self.table["kind"], "joint"), pc.equal(self.table["view_of"], ""))
         )
 
+    @cached_property
     def also_on(self) -> dict[str, list[str]]:
         """By finding, the other photographs that show it."""
         found: dict[str, list[str]] = {}

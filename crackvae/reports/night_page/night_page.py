@@ -89,7 +89,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         no_surface=no_surface,
         reasons=night_figures.failure_reasons(rows),
         groups=night_figures.worst_groups(rows),
-        findings=findings.by_group(gallery.found.cracks, gallery.found.also_on(), settings.mm_per_px),
+        findings=findings.by_group(gallery.found.cracks, gallery.found.also_on, settings.mm_per_px),
         anchors={image: _anchor(image) for image in shown},
         place_map=findings.on_a_map(gallery.found.cracks, settings.gps_precision_m),
         n_joints=total(pc.equal(night.findings["kind"], "joint")),
@@ -150,7 +150,7 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
     highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
         _photograph_card(row, one, small, large, found.get(row["image"], []))
-        | _listed(found.get(row["image"], []), lines.also_on(), mm_per_px)
+        | _listed(found.get(row["image"], []), lines.also_on, mm_per_px)
         | {"grid": charts.tile_grid(one.tile_scores, row["threshold"], highest, f"tiles-{number}")}
         for number, (row, one) in enumerate(explained, start=1)
     ]

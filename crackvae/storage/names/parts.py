@@ -17,13 +17,11 @@ _SUFFIX = rf"\.(?:{'|'.join(suffix[1:] for suffix in VIDEO_SUFFIXES)})"
 # Of a path or URI, for pyarrow.
 VIDEO_NAME = rf"(?i){_SUFFIX}(\?.*)?$"
 
-# Of a window, for pyarrow; part_of() reads it.
-WINDOW_NAME = r"(?i)\.tiff?(\?.*)?!/x=\d+,y=\d+,w=\d+,h=\d+$"
+# Of a window, for part_of() and for pyarrow.
+WINDOW_NAME = r"(?is)^(?P<file>.*\.tiff?(?:\?.*)?)!/x=(?P<x>\d+),y=(?P<y>\d+),w=(?P<w>\d+),h=(?P<h>\d+)$"
 
 _FRAME = re.compile(rf"(?P<file>.*{_SUFFIX}(?:\?.*)?)!/t=(?P<t>\d+\.\d{{3}})", re.DOTALL | re.IGNORECASE)
-_WINDOW = re.compile(
-    r"(?P<file>.*\.tiff?(?:\?.*)?)!/x=(?P<x>\d+),y=(?P<y>\d+),w=(?P<w>\d+),h=(?P<h>\d+)", re.DOTALL | re.IGNORECASE
-)
+_WINDOW = re.compile(WINDOW_NAME)
 
 
 class Frame(NamedTuple):

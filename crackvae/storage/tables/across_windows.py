@@ -63,15 +63,13 @@ def joined(rows: pa.Table) -> pa.Table:
     """
     number_N = np.flatnonzero(pc.match_substring_regex(rows["image"], WINDOW_NAME).to_numpy())
     parts = {int(number): _part(row) for number, row in zip(number_N, rows.take(number_N).to_pylist(), strict=True)}
-    neighbours: dict[int, list[int]] = {number: [] for number in parts}
-    for one, other in _coinciding(parts):
-        neighbours[one].append(other)
-        neighbours[other].append(one)
+    pairs = list(_coinciding(parts))
+    if not pairs:
+        return rows
     is_kept, whole = np.ones(rows.num_rows, bool), []
-    for members in _connected(neighbours):
-        if len(members) > 1:
-            is_kept[members] = False
-            whole.append(_whole([parts[number] for number in members]))
+    for members in _connected(pairs):
+        is_kept[members] = False
+        whole.append(_whole([parts[number] for number in members]))
     return pa.concat_tables([rows.filter(pa.array(is_kept)), pa.Table.from_pylist(whole, rows.schema)])
 
 
@@ -127,18 +125,16 @@ def _nearest(points_K3: np.ndarray, others_M3: np.ndarray) -> tuple[np.ndarray, 
     return np.asarray(distance_K), np.asarray(number_K)
 
 
-def _connected(neighbours: dict[int, list[int]]) -> Iterator[list[int]]:
-    """Groups of numbers that are connected, each from one to the next neighbour."""
-    seen: set[int] = set()
-    for start in neighbours:
-        members = [] if start in seen else [start]
-        seen.add(start)
-        for number in members:  # grows
-            new = [other for other in neighbours[number] if other not in seen]
-            seen.update(new)
-            members += new
-        if members:
-            yield members
+def _connected(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    """Groups of numbers that pairs connect, each ascending."""
+    from scipy.sparse import coo_array  # imported here: few tables have windows
+    from scipy.sparse.csgraph import connected_components
+
+    number_N, at_M = np.unique(np.array(pairs, int).reshape(-1), return_inverse=True)
+    left_K, right_K = at_M.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(pairs)), (left_K, right_K)), (len(number_N), len(number_N)))
+    count, group_N = connected_components(graph, directed=False)
+    return [number_N[group_N == group].tolist() for group in range(count)]
 
 
 def _whole(parts: list[_Part]) -> dict[str, Any]:
