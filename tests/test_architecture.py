@@ -34,6 +34,7 @@ ONLY_IN = {  # library: the modules that may import it
     "PIL": {
         "images.decoding",
         "images.decoding.masks",
+        "images.decoding.transparency",
         "images.metadata.exif",
         "images.tiles",
         "images.manifest.duplicates",

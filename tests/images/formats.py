@@ -1,10 +1,13 @@
 """One drawn image in every encoding that Pillow, tifffile and imagecodecs write, and what decoding makes of each.
 
-Run as a script it prints the table of docs/formats.md.
+Run as a script it prints the table of docs/formats.md, and how far the scores of the built-in model differ.
 """
 
 import io
+import struct
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -13,8 +16,9 @@ import pillow_heif
 import tifffile
 from PIL import Image
 
+import crackvae
 from crackvae.errors import UnreadableImage
-from crackvae.images.decoding import decode
+from crackvae.images.decoding import decode_picture
 from crackvae.images.synthetic import draw_image
 
 COLOUR_HW3 = draw_image(0, 1, True, 128)[0]
@@ -62,6 +66,45 @@ def _lab() -> np.ndarray:
     return np.dstack([np.round(lightness * 2.55), np.zeros((*GREY_HW.shape, 2))]).astype(np.uint8)
 
 
+def bitmap(pixels_HW3: np.ndarray) -> bytes:
+    """A BMP of version 5 with a mask of the alpha channel, which is empty: many programs write such files."""
+    pixels = np.dstack([pixels_HW3[::-1, :, ::-1], np.zeros(pixels_HW3.shape[:2], np.uint8)]).tobytes()
+    height, width, _ = pixels_HW3.shape
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks.ljust(84, b"\0")
+    return struct.pack("<2sIII", b"BM", 14 + len(header) + len(pixels), 0, 14 + len(header)) + header + pixels
+
+
+def _with_margin(value: float) -> np.ndarray:
+    """Grey levels 0..1, and a margin of ten rows without data."""
+    shares_HW = (GREY_HW / 255).astype("f4")
+    shares_HW[:10] = value
+    return shares_HW
+
+
+def _without(tag: int, data: bytes) -> bytes:
+    """A TIFF in which a tag is missing: it has a number that means nothing, the last one in the order of tags."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at = file.pages[0].tags[tag].offset
+        end = file.pages[0].tags[max(one.code for one in file.pages[0].tags)].offset + 12
+    entry = (65_000).to_bytes(2, "little") + data[at + 2 : at + 12]
+    return data[:at] + data[at + 12 : end] + entry + data[end:]
+
+
+def _subsampled() -> bytes:
+    """A TIFF of Y'CbCr 2x2 as it is, which tifffile does not write: its tags are corrected afterwards."""
+    height, width = (side // 2 * 2 for side in GREY_HW.shape)
+    blocks = GREY_HW[:height, :width].reshape(height // 2, 2, width // 2, 2).transpose(0, 2, 1, 3)
+    units = np.concatenate([blocks.reshape(height // 2, -1, 4), np.full((height // 2, width // 2, 2), 128)], axis=2)
+    pixels = units.astype(np.uint8).reshape(height, -1, 3)
+    tag = (530, "H", 2, (2, 2), True)
+    data = bytearray(by_tifffile(pixels, photometric="rgb", extratags=[tag]))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        at = file.pages[0].tags["PhotometricInterpretation"].valueoffset
+    data[at : at + 2] = (6).to_bytes(2, "little")
+    return bytes(data)
+
+
 def _alpha(pixels: np.ndarray, opacity: int = 255) -> np.ndarray:
     return np.dstack([pixels, np.full(GREY_HW.shape, opacity, pixels.dtype)])
 
@@ -81,6 +124,7 @@ def encodings() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
         for mode in ("L", "RGB", "RGBA", "P") if kind != "BMP" else ("L", "RGB", "P"):
             image = Image.fromarray(grey if mode == "P" else colour).convert(mode)
             yield f"{kind} {mode}", lambda i=image, k=kind: by_pillow(i, k), 1
+    yield "BMP of 32 bits, alpha empty", lambda: bitmap(colour), 0
     yield "PNG LA", lambda: by_pillow(Image.fromarray(grey).convert("LA"), "PNG"), 0
     yield "PNG 16 bits grey", lambda: by_pillow(deeper(grey, 16), "PNG"), 0
     yield "PNG 16 bits colour", lambda: imagecodecs.png_encode(deeper(colour, 16)), 1
@@ -149,7 +193,14 @@ def _tiffs() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
         yield f"TIFF float {kind} 0..1", lambda k=kind: by_tifffile((grey / 255).astype(k)), 1
         yield f"TIFF float {kind} colour", lambda k=kind: by_tifffile((colour / 255).astype(k), photometric="rgb"), 1
     yield "TIFF float 0..255", lambda: by_tifffile(grey.astype("f4")), None
-    yield "TIFF float with NaN", lambda: by_tifffile(np.where(grey > 200, np.nan, grey / 255).astype("f4")), None
+    for name, value in (("NaN", np.nan), ("-9999", -9999), ("3.4e38", 3.4e38)):
+        nodata = (42_113, "s", 0, name, True)
+        yield (
+            f"TIFF float, no data: {name}",
+            lambda v=value, n=nodata: by_tifffile(_with_margin(v), extratags=[n]),
+            0,
+        )
+    yield "TIFF float, infinite", lambda: by_tifffile(_with_margin(np.inf)), 0
     yield "TIFF 64 bits", lambda: by_tifffile(deeper(grey, 48) << np.uint64(16)), 1
     yield "TIFF signed 16 bits", lambda: by_tifffile(deeper(grey, 15).astype(np.int16)), None
     yield "TIFF signed, negative", lambda: by_tifffile(grey.astype(np.int16) - 100), None
@@ -195,6 +246,18 @@ def _tiffs() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
             lambda p=pixels: by_tifffile(p, photometric="rgb", rowsperstrip=7),
             1,
         )
+    for extra in ("unassalpha", "assocalpha", "unspecified"):
+        yield (
+            f"TIFF grey, {extra}",
+            lambda e=extra: by_tifffile(_alpha(grey), photometric="minisblack", extrasamples=[e]),
+            0,
+        )
+    for name, pixels, photometric in (("", grey, "minisblack"), (" colour", colour, "rgb")):
+        yield (
+            f"TIFF without PhotometricInterpretation{name}",
+            lambda p=pixels, k=photometric: _without(262, by_tifffile(p, photometric=k)),
+            0,
+        )
     for bits in (10, 12, 14):
         yield f"TIFF packed {bits} bits", lambda b=bits: _packed(b), 0
     yield "TIFF CMYK", lambda: by_tifffile(_cmyk(colour), photometric="separated"), 1
@@ -203,6 +266,12 @@ def _tiffs() -> Iterator[tuple[str, Callable[[], bytes], int | None]]:
     yield "TIFF ICC L*a*b*", lambda: by_tifffile(_lab(), photometric="icclab"), None
     palette = np.arange(256, dtype=np.uint16) * 257
     yield "TIFF palette", lambda: by_tifffile(grey, photometric="palette", colormap=np.stack([palette] * 3)), 1
+    yield (
+        "TIFF palette of 8-bit colours",
+        lambda: by_tifffile(grey, photometric="palette", colormap=np.stack([palette // 257] * 3)),
+        0,
+    )
+    yield "TIFF Y'CbCr 2x2 without compression", _subsampled, None
     for subsampling in ((1, 1), (2, 1), (2, 2)):
         yield (
             f"TIFF Y'CbCr {subsampling[0]}x{subsampling[1]}",
@@ -234,16 +303,38 @@ def _packed(bits: int) -> bytes:
 
 
 def outcome(encode: Callable[[], bytes]) -> int | str:
-    """Largest difference to the drawn image [grey levels], or the refusal."""
+    """Largest difference of the visible pixels to the drawn image [grey levels], or the refusal."""
     try:
-        pixels_HW = decode(encode())
+        picture = decode_picture(encode())
     except UnreadableImage as error:
         return str(error)
-    assert pixels_HW.shape == GREY_HW.shape
-    return int(np.abs(pixels_HW.astype(int) - GREY_HW).max())
+    assert picture.pixels_HW.shape == GREY_HW.shape
+    difference_HW = np.abs(picture.pixels_HW.astype(int) - GREY_HW)
+    return int(difference_HW.max() if picture.hidden_HW is None else difference_HW[~picture.hidden_HW].max())
+
+
+def scores() -> tuple[dict[str, float], dict[str, float]]:
+    """Scores by the built-in model of the encodings that are not refused, and of the image with other grey levels."""
+    noise_HW, grey_HW = np.random.default_rng(0).integers(-1, 2, GREY_HW.shape), GREY_HW.astype(int)
+    others = {"as it is": 0, "a level less": -1, "a level more": 1, "a level at random": noise_HW}
+    files = {f"{name}.tif": encode() for name, encode, _ in encodings()}
+    files |= {f"{name}.png": by_pillow((grey_HW + change).astype(np.uint8), "PNG") for name, change in others.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name.replace("/", "_")).write_bytes(data)
+        crackvae.score(images=folder, out=f"{folder}/scores", no_report=True, quiet=True, max_unreadable="100%")
+        table = crackvae.read_scores(f"{folder}/scores").to_pandas()
+    scored = table[table["score"].notna() & ~table["image"].str.contains("!/page=")]
+    found = {Path(image).stem: score for image, score in zip(scored["image"], scored["score"], strict=True)}
+    return {name: found.pop(name) for name in others}, found
 
 
 if __name__ == "__main__":
     print("| encoding | largest difference [grey levels], or refusal |\n|---|---|")
     for name, encode, _ in encodings():
         print(f"| {name} | {outcome(encode)} |")
+    drawn, encoded = scores()
+    as_it_is = drawn.pop("as it is")
+    print(f"\nScore {as_it_is:.2f}; with", {name: round(score - as_it_is, 2) for name, score in drawn.items()})
+    print(f"{sum(score == as_it_is for score in encoded.values())} of {len(encoded)} encodings have the same; the others:")
+    print({name: round(score - as_it_is, 2) for name, score in encoded.items() if score != as_it_is})

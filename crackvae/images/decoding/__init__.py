@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import camera_formats, jpegs, tiff
+from crackvae.images.decoding.transparency import transparency
 from crackvae.storage.names.pages import require_few_pages
 
 # Refuse larger images by their header, before decoding; it covers cameras of 151 Mpx. A colour PNG of that size takes
@@ -63,9 +64,6 @@ EXIF_ORIENTATION, TIFF_SUBFILE_TYPE = 0x0112, 0x00FE
 
 # Classic and BigTIFF in both byte orders.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-# Alpha from which on a pixel counts as opaque.
-OPAQUE = 128
 
 # A marker of a JPEG, other than those inside a scan: escaped and repeated 0xFF, restarts, and the start of an image.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -158,7 +156,8 @@ def _by_pillow(data: bytes, page: int, max_px: int) -> Picture:
         if is_tiff:
             return _by_tifffile(data, page, max_px)
         if jpegs.precision(data) == 12:
-            return Picture(jpegs.decode_12_bits(data, partial(_require_size, max_px=max_px)))
+            grey_HW = jpegs.decode_12_bits(data, partial(_require_size, max_px=max_px))
+            return Picture(_upright(grey_HW, _orientation(Image.open(io.BytesIO(jpegs.with_8_bits(data))))))
         if jpegs.is_jpegxl(data):
             return Picture(*jpegs.decode_jpegxl(data, partial(_require_size, max_px=min(max_px, MAX_HELD_PX))))
         raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}, JPEG XL, HEIC") from error
@@ -169,7 +168,7 @@ def _by_pillow(data: bytes, page: int, max_px: int) -> Picture:
     kind = image.format
     try:
         image.draft("L", image.size)  # JPEG: decode the luma only, at full size
-        hidden = _transparency(image)
+        hidden = transparency(image, data)
         grey = _as_grey(image)
         is_turned = _orientation(image) > 1
         if hidden:
@@ -198,19 +197,6 @@ def _upright(pixels_HW: np.ndarray, orientation: int) -> np.ndarray:
     step_y = -1 if orientation in (3, 4, 7, 8) else 1
     step_x = -1 if orientation in (2, 3, 6, 7) else 1
     return np.ascontiguousarray(turned_HW[::step_y, ::step_x])
-
-
-def _transparency(image: Image.Image) -> Image.Image | None:
-    """Mask of the transparent pixels, mode L; None if there are none. Half-transparent pixels are not hidden."""
-    if "transparency" in image.info:
-        alpha = image.convert("RGBA").getchannel("A")
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        alpha = image.getchannel(image.getbands()[-1])
-    else:
-        return None
-    if int(alpha.getextrema()[0]) >= OPAQUE:  # type: ignore[arg-type]
-        return None
-    return alpha.point([255] * OPAQUE + [0] * (256 - OPAQUE))
 
 
 def _plain_jpeg(data: bytes, max_px: int) -> np.ndarray | None:

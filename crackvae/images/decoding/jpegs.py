@@ -9,8 +9,10 @@ import numpy as np
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding.luma import luma
 
-# Start of a frame with its length and precision; height and width follow.
-_START_OF_FRAME = re.compile(rb"\xff[\xc0-\xc3]..[\x08\x0c\x10]", re.DOTALL)
+# Markers of a frame, whose segment begins with its length, the bits of a sample, height and width; and of what stands
+# before it in any file: tables, metadata, comments.
+_START_OF_FRAME = re.compile(rb"\xff+[\xc0-\xc3]")
+_OTHER_SEGMENT = re.compile(rb"\xff+[\xc4-\xcf\xdb-\xfe]")
 
 # Start of a JPEG XL file (ISO/IEC 18181-2): bare, or in boxes, the first of which is a signature.
 _BARE, _BOXED = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -20,14 +22,33 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 
 _ROWS_AT_ONCE = 64
 
-# More boxes than this before the picture are no photograph.
-_MAX_BOXES = 1_000
+# More segments or boxes than this before the picture are no photograph.
+_MAX_SEGMENTS = _MAX_BOXES = 1_000
+
+
+def _precision_at(data: bytes) -> int | None:
+    """Where a JPEG holds the bits of a sample; None for any other file. Thumbnails in its metadata are passed over."""
+    at = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
+    for _ in range(_MAX_SEGMENTS):
+        if found := _START_OF_FRAME.match(data, at):
+            return found.end() + 2 if found.end() + 7 <= len(data) else None
+        other = _OTHER_SEGMENT.match(data, at)
+        if not other:
+            break
+        at = other.end() + int.from_bytes(data[other.end() : other.end() + 2], "big")
+    return None
 
 
 def precision(data: bytes) -> int:
     """Bits per sample of a JPEG; 0 for any other file."""
-    found = _START_OF_FRAME.search(data) if data.startswith(b"\xff\xd8\xff") else None
-    return found[0][-1] if found else 0
+    at = _precision_at(data)
+    return 0 if at is None else data[at]
+
+
+def with_8_bits(data: bytes) -> bytes:
+    """A JPEG of 12 bits as one of 8, of which Pillow reads the metadata though not the pixels; else `data`."""
+    at = _precision_at(data)
+    return data if at is None or data[at] != 12 else data[:at] + b"\x08" + data[at + 1 :]
 
 
 def decode_12_bits(data: bytes, require_size: Callable[[int, int], None]) -> np.ndarray:
@@ -41,10 +62,10 @@ def decode_12_bits(data: bytes, require_size: Callable[[int, int], None]) -> np.
     """
     import imagecodecs  # imported here: few images need it
 
-    found = _START_OF_FRAME.search(data)
-    assert found, "precision() found it"
+    at = _precision_at(data)
+    assert at is not None, "precision() found it"
     try:
-        height, width = struct.unpack(">HH", data[found.end() : found.end() + 4])
+        height, width = struct.unpack_from(">HH", data, at + 1)
         require_size(width, height)
         shares = np.asarray(imagecodecs.jpeg_decode(data), np.float32) / 4095
     except UnreadableImage:

@@ -8,6 +8,8 @@ Shape letters: H, W rows and columns of an image, S samples of a pixel, G = 1 or
 """
 
 import io
+import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +20,10 @@ from crackvae.errors import UnreadableImage
 from crackvae.images.decoding.luma import luma
 
 BITS, PHOTOMETRIC, FILL_ORDER, ORIENTATION, SAMPLE_FORMAT = 258, 262, 266, 274, 339
+COLOUR_MAP, EXTRA_SAMPLES, SUBSAMPLING, GDAL_NO_DATA = 320, 338, 530, 42113
+
+# Sizes of strips and tiles; 0 for a part that was never written.
+PART_SIZES = (279, 325)
 
 # PhotometricInterpretation, of the TIFF 6.0 specification and its supplements.
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 4, 5, 6, 8
@@ -45,16 +51,25 @@ ROWS_AT_ONCE = 64
 
 Floats = NDArray[np.float32]
 
+# Where nobody listens, Python prints what tifffile says of damaged tags; what matters of them is in the image's row.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
 
 def is_plain(tags: Mapping[int, Any]) -> bool:
     """Whether Pillow decodes a page with these tags rightly (tests/images/test_formats.py)."""
     bits = _tuple(tags.get(BITS, 1))
     is_usual = tags.get(FILL_ORDER, 1) == 1 and tags.get(COMPRESSION, 1) in PILLOW_COMPRESSIONS
-    if not is_usual or set(_tuple(tags.get(SAMPLE_FORMAT, 1))) != {1}:
+    is_whole = not any(0 in _tuple(tags.get(sizes, 1)) for sizes in PART_SIZES)
+    if not (is_usual and is_whole) or set(_tuple(tags.get(SAMPLE_FORMAT, 1))) != {1}:
         return False
     photometric = tags.get(PHOTOMETRIC, -1)
+    if photometric == PALETTE and max(_tuple(tags.get(COLOUR_MAP, 0))) < 256:
+        return False
     if set(bits) == {8}:
-        return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
+        if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO):
+            return len(bits) == 1 or 1 not in _tuple(tags.get(EXTRA_SAMPLES, 0))
+        is_packed = tags.get(COMPRESSION, 1) == 1 and _tuple(tags.get(SUBSAMPLING, (2, 2))) != (1, 1)
+        return photometric in (RGB, PALETTE, CMYK) or (photometric == YCBCR and not is_packed)
     if len(bits) == 1 and bits[0] in (1, 2, 4):
         return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE)
     return bits == (16,) and photometric == BLACK_IS_ZERO
@@ -100,11 +115,14 @@ def grey_of(page: Any, samples_HWS: np.ndarray, kind: int) -> tuple[np.ndarray, 
         UnreadableImage: without a defined grey level.
     """
     grey_HW = np.empty(samples_HWS.shape[:2], np.uint8)
+    hidden_HW = _without_level(page, samples_HWS)
+    if hidden_HW is not None:
+        samples_HWS = np.where(hidden_HW[..., None], 0, samples_HWS)
     white = _white(page, samples_HWS)
     alpha = _alpha(page)
-    hidden_HW = None
     if alpha is not None:
-        hidden_HW = samples_HWS[..., alpha] < white / 2
+        is_clear_HW = samples_HWS[..., alpha] < white / 2
+        hidden_HW = is_clear_HW if hidden_HW is None else is_clear_HW | hidden_HW
     for top in range(0, len(grey_HW), ROWS_AT_ONCE):
         rows = slice(top, top + ROWS_AT_ONCE)
         shares_hwS = np.clip(samples_HWS[rows].astype(np.float64) / white, 0, 1).astype(np.float32)
@@ -115,16 +133,35 @@ def grey_of(page: Any, samples_HWS: np.ndarray, kind: int) -> tuple[np.ndarray, 
     return grey_HW, hidden_HW
 
 
+def _without_level(page: Any, samples_HWS: np.ndarray) -> np.ndarray | None:
+    """Floats that are no number, or the value beyond 0..1 that means no data to GDAL, bool (H, W); None if none are."""
+    if samples_HWS.dtype.kind != "f":
+        return None
+    is_missing_HWS = ~np.isfinite(samples_HWS)
+    try:
+        value = float(page.tags.valueof(GDAL_NO_DATA, "nan"))
+    except (TypeError, ValueError):  # no number, which some programs write for none
+        value = math.nan
+    if not 0 <= value <= 1:
+        with np.errstate(over="ignore"):  # more than half precision holds
+            is_missing_HWS |= samples_HWS == samples_HWS.dtype.type(value)
+    return is_missing_HWS.any(axis=2) if is_missing_HWS.any() else None
+
+
 def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def kind_of(page: Any) -> int:
     """The colour space of a page; raises UnreadableImage where it has no defined grey level."""
-    kind, samples = int(page.photometric), int(page.samplesperpixel)
+    samples = int(page.samplesperpixel)
+    # Without the tag, which the specification demands, as libtiff takes it.
+    kind = int(page.photometric) if PHOTOMETRIC in page.tags else RGB if samples >= 3 else BLACK_IS_ZERO
     colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3}
     if kind not in colours:
         raise UnreadableImage(f"TIFF of {NAMES.get(kind, f'PhotometricInterpretation {kind}')}: export it as RGB")
+    if kind == YCBCR and int(page.compression) == 1 and tuple(page.subsampling or ()) != (1, 1):
+        raise UnreadableImage("TIFF of subsampled Y'CbCr without compression: export it as RGB")
     n_colours = 1 if kind == CIELAB and samples == 1 else colours[kind]
     if samples < n_colours or (samples > n_colours and not page.extrasamples):
         raise UnreadableImage(
@@ -150,7 +187,7 @@ def _require_whole(page: Any, n_bytes: int) -> None:
     expected = int(np.prod(page.chunked)) if page.chunked else 1
     if len(is_missing) < expected or any(is_missing):
         raise UnreadableImage(
-            f"damaged TIFF: {max(sum(is_missing), expected - len(is_missing))} of {expected} parts missing"
+            f"damaged or sparse TIFF: {max(sum(is_missing), expected - len(is_missing))} of {expected} parts missing"
         )
 
 
@@ -214,8 +251,9 @@ def _grey(kind: int, shares_hwS: Floats, page: Any, samples_hwS: np.ndarray) -> 
     if kind == YCBCR:
         return shares_hwS[..., 0] if not _is_decoded_to_rgb(page) else luma(shares_hwS[..., :3])
     if kind == PALETTE:
-        colours_3N = np.asarray(page.colormap, np.float32) / np.float32(65_535)
-        return luma(colours_3N.T[samples_hwS[..., 0]])
+        colours_3N = np.asarray(page.colormap, np.float32)
+        white = 65_535 if colours_3N.max() > 255 else 255  # older programs wrote 8 bits
+        return luma(colours_3N.T[samples_hwS[..., 0]] / np.float32(white))
     if kind == CMYK:
         return luma((1 - shares_hwS[..., :3]) * (1 - shares_hwS[..., 3:4]))
     if kind == CIELAB:

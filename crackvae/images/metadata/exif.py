@@ -14,7 +14,7 @@ from typing import Any
 from defusedxml import DefusedXmlException, ElementTree
 from PIL import Image, TiffImagePlugin
 
-from crackvae.images.decoding import DECODER_ERRORS, FORMATS, JPEG_APP1, JPEG_START, TIFF_STARTS, camera_formats
+from crackvae.images.decoding import DECODER_ERRORS, FORMATS, JPEG_APP1, JPEG_START, TIFF_STARTS, camera_formats, jpegs
 
 # Bytes that are read of one EXIF block: tags may overlap, so a small block can demand gigabytes. What follows after a
 # larger block of a program, such as the layers of a drawing, is not found.
@@ -75,7 +75,7 @@ def _blocks(data: bytes) -> tuple[bytes, bytes]:
         if camera_formats.is_heic(data):
             camera_formats.enable_heic()
             formats = ("HEIF",)
-        info = Image.open(io.BytesIO(data), formats=formats).info
+        info = Image.open(io.BytesIO(jpegs.with_8_bits(data)), formats=formats).info
     except DAMAGED:
         return b"", b""
     exif = _as_bytes(info.get("exif"))
