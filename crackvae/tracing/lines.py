@@ -34,6 +34,10 @@ MEETING_PX, MEETING_STEP = 2.0, 4
 # Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
 SMOOTHING = 1.0
 
+# Standard deviations of the Gaussians along a trace [px] between which its length tells how a line grows with its
+# bends: those that are finer are lost to the blur and to averages along the line, or are noise.
+BENDS_PX = (4.0, 12.0)
+
 
 class Line:
     """One measured chain.
@@ -53,7 +57,7 @@ class Line:
             if chain.free_ends[end]:
                 self.points_K2, self.stretch_K = _to_end(pixels_HW, self.points_K2, self.stretch_K, width_px)
             self.points_K2, self.stretch_K = self.points_K2[::-1], self.stretch_K[::-1]
-        self.length_px = float(np.hypot(*np.diff(self.points_K2, axis=0).T).sum()) + 1
+        self.length_px = length_of(self.points_K2, width_px)
         self.axis_2 = _axis(self.points_K2)
         across_2 = np.array([-self.axis_2[1], self.axis_2[0]])
         self.waviness_px = float((self.points_K2 @ across_2).std())
@@ -135,14 +139,31 @@ def even(points_K2: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(at, along_K, points_K2[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def smooth(points_K2: np.ndarray) -> np.ndarray:
+def length_of(points_K2: np.ndarray, width_px: float) -> float:
+    """Length of a line with its bends down to half of its width, which a trace does not show where that is narrow [px].
+
+    A rough line is longer by the same factor for each octave of finer bends: that from coarse to less coarse ones is
+    continued. Source: Mandelbrot, How Long Is the Coast of Britain? (1967).
+    """
+    finest_px = max(1.0, width_px / 2)
+    lengths = [_along(smooth(even(points_K2), bends_px)) for bends_px in BENDS_PX]
+    octaves = [math.log2(math.hypot(bends_px, finest_px) / finest_px) for bends_px in BENDS_PX]
+    growth = math.log2(lengths[0] / lengths[1]) / (octaves[1] - octaves[0])
+    return lengths[0] * 2 ** (growth * octaves[0]) + 1
+
+
+def _along(points_K2: np.ndarray) -> float:
+    return float(np.hypot(*np.diff(points_K2, axis=0).T).sum())
+
+
+def smooth(points_K2: np.ndarray, sigma: float = SMOOTHING) -> np.ndarray:
     """A trace without the steps of its pixels; the line is extended at both ends, so that it does not shrink."""
-    n = min(len(points_K2) - 1, round(4 * SMOOTHING))
+    n = min(len(points_K2) - 1, round(4 * sigma))
     if n < 1:
         return points_K2
     before = 2 * points_K2[0] - points_K2[n:0:-1]
     after = 2 * points_K2[-1] - points_K2[-2 : -n - 2 : -1]
-    long = ndimage.gaussian_filter1d(np.concatenate([before, points_K2, after]), SMOOTHING, axis=0)
+    long = ndimage.gaussian_filter1d(np.concatenate([before, points_K2, after]), sigma, axis=0)
     return np.asarray(long[n:-n])
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from crackvae.images import drawing
 from crackvae.tracing.findings import trace_findings
 
 # Drawing at four times the size makes edges accurate to a quarter of a pixel.
@@ -54,6 +55,18 @@ def test_a_crack_is_one_finding_with_its_length_and_width(width: float, blur_px:
     assert found["length_px"] == pytest.approx(length_of(crack), rel=0.05)
     assert abs(found["width_mean_px"] - width) < 0.5
     assert len(found["x_px"]) == len(found["y_px"]) == len(found["widths_px"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_length_of_a_narrow_crack_has_the_bends_that_blur_hides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    crack = ndimage.gaussian_filter1d(
+        drawing.wander(rng, np.array([60.0, 80.0]), np.array([700.0, 420.0])), 0.5, axis=0
+    )
+    (found,) = traced(*drawn([(crack, 3)], (500, 800), blur_px=2.0))
+    assert found["length_px"] == pytest.approx(length_of(crack), rel=0.04)
+    of_trace_px = length_of(np.stack([found["x_px"], found["y_px"]], axis=1))
+    assert abs(found["length_px"] - length_of(crack)) < abs(of_trace_px - length_of(crack))
 
 
 def test_a_joint_that_a_crack_crosses_stays_apart_from_it() -> None:
