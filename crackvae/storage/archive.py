@@ -8,6 +8,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from datetime import UTC, datetime
 from typing import IO, NamedTuple
 
@@ -72,7 +73,7 @@ def split_entry(image: str) -> tuple[str, str] | None:
 
 
 def entries(root: str) -> list[File]:
-    """Entries of a .zip. An archive with an entry that would be unpacked outside its folder is refused altogether.
+    """Entries of a .zip, each name once; one that must not or cannot be read says why.
 
     Raises:
         StorageError, ArchiveError.
@@ -80,21 +81,21 @@ def entries(root: str) -> list[File]:
     with storage_errors("read", root):
         opened = open_archive(root) if is_local(root) else answered(open_archive, root)
     bare, options = without_options(root)
-    files, seen = [], set()
-    for name, entry in opened.names:
-        if name in seen:
-            raise ArchiveError(f"{root} contains two entries named {name!r}: pack it again with one of them.")
-        if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in name.replace("\\", "/").split("/"):
-            raise ArchiveError(f"{root} contains the entry {name!r}, which leaves its folder: do not trust it.")
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            raise ArchiveError(f"{root} contains the link {name!r}: pack the file itself, not a link to it.")
-        seen.add(name)
-        if not name.endswith("/"):
-            files.append(File(f"{bare}!/{name}{options}", entry.file_size, _time_us(entry), _problem(entry)))
-    return files
+    times = Counter(name for name, _ in opened.names)
+    return [
+        File(f"{bare}!/{name}{options}", entry.file_size, _time_us(entry), _problem(name, entry, times[name]))
+        for name, entry in dict(opened.names).items()
+        if not name.endswith("/")
+    ]
 
 
-def _problem(entry: zipfile.ZipInfo) -> str:
+def _problem(name: str, entry: zipfile.ZipInfo, times: int) -> str:
+    if times > 1:
+        return f"its archive contains {times} entries of this name: pack it again with one of them"
+    if re.match(r"[/\\]|[A-Za-z]:[/\\]", name) or ".." in name.replace("\\", "/").split("/"):
+        return "its name leaves the folder of its archive: do not trust it"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "a link in an archive: pack the file itself"
     if entry.flag_bits & 1:
         return "encrypted in its archive"
     if entry.file_size > MAX_ZIP_RATIO * max(entry.compress_size, 1):

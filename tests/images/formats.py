@@ -336,5 +336,5 @@ if __name__ == "__main__":
     drawn, encoded = scores()
     as_it_is = drawn.pop("as it is")
     print(f"\nScore {as_it_is:.2f}; with", {name: round(score - as_it_is, 2) for name, score in drawn.items()})
-    print(f"{sum(score == as_it_is for score in encoded.values())} of {len(encoded)} encodings have the same; the others:")
-    print({name: round(score - as_it_is, 2) for name, score in encoded.items() if score != as_it_is})
+    others = {name: round(score - as_it_is, 2) for name, score in encoded.items() if score != as_it_is}
+    print(f"{len(encoded) - len(others)} of {len(encoded)} encodings have the same; the others: {others}")

@@ -311,3 +311,18 @@ def test_a_photograph_with_a_name_that_crackvae_gives_too_is_a_photograph(tmp_pa
     listing = list_images(str(tmp_path))
     assert names(listing) == ["001-anomaly.png"] and listing.excluded[OWN] == 3
     assert names(list_images(str(tmp_path / "loss.png"))) == ["loss.png"]
+
+
+def test_what_live_has_saved_is_its_own_and_names_that_only_begin_like_its_own_are_photographs(tmp_path: Path) -> None:
+    put(tmp_path, "scores/_maps/b/1.jpg.jpg", "scores/_frames/20261123T220000_000000.png")
+    put(tmp_path, "_summary-1.jpg", "_report-bridge.PNG", "_maps/site.jpg", "_frames/1.png", "x_maps/1.jpg.jpg")
+    listing = list_images(str(tmp_path))
+    assert names(listing) == [
+        "_frames/1.png",
+        "_maps/site.jpg",
+        "_report-bridge.PNG",
+        "_summary-1.jpg",
+        "x_maps/1.jpg.jpg",
+    ]
+    assert listing.excluded == {OWN: 2}
+    assert names(list_images(str(tmp_path / "scores" / "_frames"))) == ["20261123T220000_000000.png"]

@@ -87,7 +87,7 @@ def list_images(path: str, since: datetime | None = None, prefix: str = "", excl
 
     Raises:
         StorageError: the path does not exist or cannot be listed, or `since` and `prefix` leave none of its images.
-        ArchiveError: a .zip that is broken or whose entries leave its folder.
+        ArchiveError: a .zip that is broken.
     """
     return list_paths([path], since, prefix, exclude)
 

@@ -64,6 +64,9 @@ _OWN_NAME = re.compile(
     r"|\d{8}T\d{6}_\d{6}(\.\d+of\d+)?-\d{5}\.parquet"
 )
 
+# Anomaly maps and frames that `live` saves: `_maps/1.jpg.jpg`, `_frames/20261123T220000_000000.png`.
+_OWN_IMAGE = re.compile(r"(^|/)(_maps/.+\.[A-Za-z0-9]{3,4}\.jpg|_frames/\d{8}T\d{6}_\d{6}\.png)\Z")
+
 # The loss curve in a model directory, and the pictures that `report --full-size` writes for a page.
 _OWN_CURVE, _MODEL_FILE = "loss.png", "model.json"
 _OWN_PICTURE, _PICTURES_OF = re.compile(r"\d{3,}-(picture|reconstruction|anomaly)\.png"), "_files"
@@ -103,10 +106,10 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
         return kind or SYSTEM
     if file.startswith("."):
         return HIDDEN
-    if _OWN_NAME.fullmatch(file):
-        return OWN
     suffix = lower[lower.rfind(".") :] if "." in lower else ""
-    return "" if suffix in IMAGE_SUFFIXES else _KIND_OF_SUFFIX.get(suffix, OTHER)
+    if suffix in IMAGE_SUFFIXES:
+        return OWN if _OWN_IMAGE.search(name) else ""
+    return OWN if _OWN_NAME.fullmatch(file) else _KIND_OF_SUFFIX.get(suffix, OTHER)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -96,7 +96,7 @@ def with_pages(images: pa.Table, read: Callable[[str], list[int]] | None = None)
         images: LISTING_SCHEMA.
         read: page numbers of a file; raises OSError. By default the headers of the file are read.
     """
-    is_tiff = pc.match_substring_regex(images["image"], _TIFF_NAME)
+    is_tiff = pc.and_(pc.match_substring_regex(images["image"], _TIFF_NAME), pc.equal(images["error"], ""))
     if not pc.any(is_tiff).as_py():
         return images
     tiffs = images.filter(is_tiff)
