@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,7 +17,7 @@ from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
-from crackvae.monitoring.histograms import NightHistograms, load_reference
+from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
 from crackvae.nights.changes import changes_of_night
@@ -116,7 +115,7 @@ class _EvaluatedNight:
     """A night and its verdict.
 
     Attributes:
-        runs, skipped: see nights.Counted.
+        runs, skipped, not_compared: see nights.Counted.
         ordinary_before: number of ordinary nights that its share of flagged images was compared with.
         images, compared: images of its runs, and those of them with a score.
     """
@@ -125,6 +124,7 @@ class _EvaluatedNight:
     started: datetime
     runs: tuple[str, ...]
     skipped: tuple[str, ...]
+    not_compared: int
     ordinary_before: int
     images: int
     compared: int
@@ -138,6 +138,7 @@ class _EvaluatedNight:
             "started": self.started.isoformat(timespec="seconds"),
             "runs": list(self.runs),
             "runs_of_another_calibration": list(self.skipped),
+            "images_of_another_calibration": self.not_compared,
             "ordinary_nights_before": self.ordinary_before,
             "images": self.images,
             "drift": self.verdict,
@@ -146,19 +147,6 @@ class _EvaluatedNight:
 
 def _evaluate(nights: Nights, night: str, now: datetime, scorer: Scorer, config: NightlyConfig) -> _EvaluatedNight:
     counted, history = nights.counted(night), nights.ordinary_before(night)
-    verdict = _verdict(counted.histograms, history, nights.reference, scorer, config)
-    whole = counted.histograms.whole if counted.histograms else None
-    images, compared = (whole.images, whole.scored) if whole else (0, 0)
-    return _EvaluatedNight(night, now, counted.runs, counted.skipped, len(history), images, compared, verdict)
-
-
-def _verdict(
-    night: NightHistograms | None,
-    history: Sequence[NightHistograms],
-    reference: NightHistograms,
-    scorer: Scorer,
-    config: NightlyConfig,
-) -> dict[str, Any]:
     limits = Limits(
         psi=(config.drift_psi[0], config.drift_psi[1]),
         ks=(config.drift_ks[0], config.drift_ks[1]),
@@ -166,7 +154,18 @@ def _verdict(
         flagged=config.drift_flagged,
         min_images=config.drift_min_images,
     )
-    return verdict_on(night, history, reference, scorer.calibration, limits)
+    compared_with = (history, nights.reference, scorer.calibration, limits)
+    verdict = verdict_on(counted.histograms, *compared_with, not_compared=counted.not_compared)
+    if counted.not_compared:
+        say(
+            f"{counted.not_compared} images of the night of {night} were scored before the calibration of this model "
+            "and are not compared: score them into another --out to judge them",
+            quiet=False,
+        )
+    whole = counted.histograms.whole if counted.histograms else None
+    images, scored = (whole.images, whole.scored) if whole else (0, 0)
+    runs = (counted.runs, counted.skipped, counted.not_compared)
+    return _EvaluatedNight(night, now, *runs, len(history), images, scored, verdict)
 
 
 def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> str:

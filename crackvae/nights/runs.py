@@ -64,11 +64,13 @@ class Counted:
         histograms: of all its images; None where nothing was counted for this calibration.
         runs: those that they come from.
         skipped: its runs that were counted for another calibration, which cannot be compared.
+        not_compared: number of their images that this model has scored, and will not score again.
     """
 
     histograms: NightHistograms | None
     runs: tuple[str, ...]
     skipped: tuple[str, ...]
+    not_compared: int
 
 
 class Nights:
@@ -122,7 +124,7 @@ class Nights:
         return started.astimezone(self.zone).date().isoformat() if started else ""
 
     def _sum(self, runs: Iterable[str]) -> Counted:
-        total, taken, skipped = None, list[str](), list[str]()
+        total, taken, skipped, not_compared = None, list[str](), list[str](), 0
         for run in runs:
             counted = load_histograms(uris.join(self.out, drift_name(run, self._night_of_run[run])))
             if counted.same_edges(self.reference):
@@ -130,7 +132,8 @@ class Nights:
                 taken.append(run)
             else:
                 skipped.append(run)
-        return Counted(total, tuple(taken), tuple(skipped))
+                not_compared += counted.whole.images if counted.model == self.reference.model else 0
+        return Counted(total, tuple(taken), tuple(skipped), not_compared)
 
     def _read(self, night: str) -> NightSummary:
         return read_night_summary(uris.join(self.out, nightly_name(night)))

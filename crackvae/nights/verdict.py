@@ -10,7 +10,7 @@ from crackvae.monitoring.histograms import NightHistograms
 
 # Groups named in the summary; a night of a thousand bridges would bury the worst of them.
 N_GROUPS = 20
-# From what was not compared to the worst: no image, too few images for a comparison, and the levels of drift.
+# From what was not compared to the worst: no image, too few or not all of them, and the levels of drift.
 LEVELS = ("none", "few", "ok", "watch", "alarm")
 NOTHING: dict[str, Any] = {"level": "none", "where": ALL, "causes": [], "groups": [], "too_few": 0, "findings": []}
 
@@ -26,12 +26,14 @@ def verdict_on(
     reference: NightHistograms,
     calibration: Calibration,
     limits: Limits,
+    not_compared: int = 0,
 ) -> dict[str, Any]:
     """The level of a night, where it is worst, the likely causes there, and the comparisons behind it.
 
     Args:
         night: None if it has no images that can be compared.
         history: ordinary nights before it.
+        not_compared: its images that were counted for another calibration; with any of them it is not `ok`.
     """
     if night is None:
         return dict(NOTHING)
@@ -41,7 +43,7 @@ def verdict_on(
     worst = max([ALL, *groups], key=lambda name: severity(drifts[name].level))
     shown = [ALL, *[name for name in groups if severity(drifts[name].level) > 0][:N_GROUPS]]
     return {
-        "level": drifts[worst].level,
+        "level": "few" if not_compared and drifts[worst].level == "ok" else drifts[worst].level,
         "where": worst,
         "causes": list(drifts[worst].causes),
         "groups": [_group(name, drifts[name]) for name in shown],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import add
@@ -117,6 +118,24 @@ def test_nothing_and_too_few_are_levels_below_ok() -> None:
     assert verdict_on(images(60), [], REFERENCE, CALIBRATION, LIMITS)["level"] == "ok"
     of_storage = verdict_on(images(5, unreachable=80), [], REFERENCE, CALIBRATION, LIMITS)
     assert of_storage["level"] == "few", "80 images that storage did not give were compared with nothing"
+
+
+@pytest.mark.parametrize(("model", "level"), [("model", "few"), ("another", "ok")])
+def test_images_that_were_scored_before_the_calibration_are_not_called_ok(
+    tmp_path: Path, model: str, level: str
+) -> None:
+    """Those of another model are: this one has scored them again."""
+    before = replace(images(60, 90.0), edges=EDGES | {"score": np.array([0.1, 0.2])}, model=model)
+    counts = before.whole.counts | {"score": np.zeros(3, np.int64)}
+    before = replace(before, whole=replace(before.whole, counts=counts), groups={})
+    for run, made in (("1", before), ("2", images(60))):
+        (tmp_path / drift_name(run, "2026-11-01")).write_bytes(histograms_file(made, run))
+    found = Nights(str(tmp_path), REFERENCE, UTC_ZONE).counted("2026-11-01")
+    assert (found.runs, found.skipped, found.not_compared) == (("2",), ("1",), 60 if level == "few" else 0)
+    judged = verdict_on(found.histograms, [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
+    assert judged["level"] == level
+    dark = verdict_on(images(60, 90.0), [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
+    assert dark["level"] == "alarm"
 
 
 def test_a_run_of_score_belongs_to_the_night_of_its_date_in_the_time_zone(tmp_path: Path) -> None:
