@@ -1,19 +1,11 @@
 """Telling people of a night: once, also after a 503; a dead receiver costs nothing but a line."""
 
-import email
-import json
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+import time
+from contextlib import ExitStack
 
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP
 from conftest import free_ports
+from receivers import mail_server, receiver, silent_port
 
 from crackvae.monitoring import notifications
 from crackvae.monitoring.notifications import Mail, message_of, notify
@@ -33,53 +25,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "PAUSES_S", (0.0, 0.0))
     for name in (notifications.WEBHOOK_VARIABLE, notifications.USER_VARIABLE, notifications.PASSWORD_VARIABLE):
         monkeypatch.delenv(name, raising=False)
-
-
-@contextmanager
-def receiver(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
-    """A webhook that answers with these statuses in turn, and what it was sent."""
-    got: list[Any] = []
-    answers = iter(statuses)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            got.append((self.path, self.headers["Content-Type"], body))
-            self.send_response(next(answers))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Requests are not printed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/services/T0/secret", got
-        server.shutdown()
-
-
-class Inbox:
-    """Messages that an SMTP server has taken; the first `busy` are answered 451."""
-
-    def __init__(self, busy: int) -> None:
-        self.busy, self.messages, self.attempts = busy, list[Message](), 0
-
-    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
-        self.attempts += 1
-        if self.attempts <= self.busy:
-            return "451 try again"
-        self.messages.append(email.message_from_bytes(envelope.content))
-        return "250 OK"
-
-
-@contextmanager
-def mail_server(busy: int = 0) -> Iterator[tuple[Mail, Inbox]]:
-    (port,) = free_ports(1)
-    inbox = Inbox(busy)
-    controller = Controller(inbox, hostname="127.0.0.1", port=port)
-    controller.start()
-    yield Mail(f"127.0.0.1:{port}", "night@example.org", ("anna@example.org", "ben@example.org")), inbox
-    controller.stop()
 
 
 def test_the_message_is_the_night_in_a_few_lines_without_invisible_characters() -> None:
@@ -137,8 +82,13 @@ def test_dead_receivers_are_reasons_and_not_errors(monkeypatch: pytest.MonkeyPat
     assert notify(TEXT, webhook=True, mail=mail) == {"webhook": "Connection refused", "mail": "Connection refused"}
 
 
-def test_a_receiver_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifications, "LIMIT_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert notify(TEXT, webhook=True, mail=None) == {"webhook": "no answer within 0.2 s"}
+def test_receivers_that_never_answer_cost_a_night_half_a_minute_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notifications.LIMIT_S <= 30
+    monkeypatch.setattr(notifications, "LIMIT_S", 0.3)
+    with ExitStack() as open_ports:
+        web, mail = (open_ports.enter_context(silent_port()) for _ in range(2))
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, f"http://127.0.0.1:{web}/")
+        started = time.monotonic()
+        told = notify(TEXT, webhook=True, mail=Mail(f"127.0.0.1:{mail}", "night@example.org", ("anna@example.org",)))
+        assert time.monotonic() - started < 0.6, "both at once, not one after the other"
+    assert told == dict.fromkeys(("webhook", "mail"), "no answer within 0.3 s")

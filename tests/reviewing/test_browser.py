@@ -204,6 +204,7 @@ def test_a_page_of_another_origin_cannot_judge(browser: Any, scored_night: Path,
     (port,) = free_ports(1)
     with serving(scores, port), other_server(tmp_path) as other:
         tab = browser.new_page()
+        assert tab.goto(f"http://127.0.0.1:{port}/").status == 401, "without the token"
         tab.goto(other)
         verdict = {"key": "from-evil-1", "reviewer": "evil", "run": "", "image": image, "verdict": "sound"}
         with_token = {"X-Crackvae-Token": TOKEN, "Content-Type": "application/json"}

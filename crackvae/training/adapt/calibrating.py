@@ -14,7 +14,14 @@ from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import score_tiles
-from crackvae.training.adapt.threshold import SiteThreshold, SoundTail, ThresholdRule, site_threshold, tiles_needed
+from crackvae.training.adapt.threshold import (
+    SiteThreshold,
+    SoundTail,
+    ThresholdRule,
+    judged_threshold,
+    site_threshold,
+    tiles_needed,
+)
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import CalibratedModel, reference_on
 from crackvae.training.tile_loader import surface_counts
@@ -25,7 +32,12 @@ PROGRESS_TILES = 512
 
 
 def calibrated_on_site(
-    model: Model, tiles_TPP: np.ndarray, images: pa.Table, rule: ThresholdRule, config: SiteConfig
+    model: Model,
+    tiles_TPP: np.ndarray,
+    images: pa.Table,
+    rule: ThresholdRule,
+    config: SiteConfig,
+    judged: frozenset[str] = frozenset(),
 ) -> tuple[CalibratedModel, SiteThreshold, SyntheticValidation]:
     """Set the threshold of a model on tiles of its site, and validate it on synthetic cracks.
 
@@ -33,6 +45,7 @@ def calibrated_on_site(
         tiles_TPP: uint8 (T, P, P), not trained on.
         images: the images of these tiles, as decoded_tiles() returns them.
         rule: of the threshold, as rule_from() makes it.
+        judged: the images among them that reviewers have judged sound; those judged cracked are left out.
 
     Raises:
         CalibrationError: too few tiles show a surface.
@@ -43,13 +56,15 @@ def calibrated_on_site(
     needed = tiles_needed(rule.max_false_alarm, rule.max_cracked)
     if len(scores_T) < needed:
         raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
-    found = site_threshold(scores_T, groups_T, rule, config.seed)
+    is_judged_T = np.repeat(np.isin(images["image"].to_pylist(), list(judged)), tiles_N)
+    found = judged_threshold(scores_T, groups_T, is_judged_T, rule.max_false_alarm)
+    found = found or site_threshold(scores_T, groups_T, rule, config.seed)
     groups_N = np.unique(groups_T, return_inverse=True)[1][found.sound].astype(np.int32)
     calibration = Calibration(
         scores_N=found.sound_scores,
         groups=len(np.unique(groups_T)),
-        level=f"about {rule.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} unlabelled tiles of "
-        f"which at most {rule.max_cracked:g} show cracks",
+        level=f"about {rule.max_false_alarm:g} of sound tiles, estimated from {len(scores_T)} tiles of the site, "
+        f"{is_judged_T.sum()} of them judged",
         threshold=found.threshold,
         model=model.digest,
         leaky=False,
@@ -72,9 +87,8 @@ def meaning_of(found: SiteThreshold, groups: int, rule: ThresholdRule) -> str:
     return (
         f"About {rule.max_false_alarm:.3g} of the sound tiles of this site will exceed the threshold (95 % interval "
         f"{found.low:.2g} to {found.high:.2g}); of the given tiles {found.flagged:.2g} do. "
-        f"This assumes that at most {rule.max_cracked:g} of the tiles show cracks, that the highest scores of sound "
-        "tiles lie as far above the typical one as where the starting model was calibrated, and that later "
-        f"photographs resemble the {groups} groups of images that set the threshold."
+        f"This assumes that {found.assumes}, and that later photographs resemble the {groups} groups of images that "
+        "set the threshold."
     )
 
 

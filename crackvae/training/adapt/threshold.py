@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import weibull_min
 
+from crackvae.model.group_rates import share_interval
+
 # The tail may set a rate that is this factor from the wanted one on the observed scores. Without it, chance would only
 # ever move the threshold down where no tile is cracked, and only up where `max_cracked` are.
 SLACK = 2.0
@@ -105,6 +107,7 @@ class SiteThreshold:
             many as the tail has.
         sound_scores: float32, of these tiles, above the threshold at most as high as the tail has them: where only
             cracked tiles are, theirs would make high scores look usual.
+        assumes: what the rate takes for granted, in words.
     """
 
     threshold: float
@@ -113,6 +116,7 @@ class SiteThreshold:
     high: float
     sound: np.ndarray
     sound_scores: np.ndarray
+    assumes: str
 
 
 def tiles_needed(max_false_alarm: float, max_cracked: float) -> int:
@@ -143,7 +147,32 @@ def site_threshold(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRu
         high=high,
         sound=np.concatenate([below, kept]),
         sound_scores=np.concatenate([scores_T[below], kept_scores_K]).astype(np.float32),
+        assumes=f"at most {rule.max_cracked:g} of the tiles show cracks, and the highest scores of sound tiles lie as "
+        "far above the typical one as where the starting model was calibrated",
     )
+
+
+def judged_threshold(
+    scores_T: np.ndarray, groups_T: np.ndarray, is_judged_T: np.ndarray, max_false_alarm: float
+) -> SiteThreshold | None:
+    """The conformal threshold of sound tiles, where reviewers have judged all that lie above it; None elsewhere.
+
+    Judged cracks are not among the tiles, so the tail of the sound ones can be seen, and nothing is assumed about it.
+    What nobody has judged lies below the threshold, where a missed crack makes no difference.
+
+    Args:
+        scores_T: float32 (T,), of tiles that were judged sound or not at all.
+        is_judged_T: bool (T,), whether a reviewer has judged the image of the tile.
+    """
+    order, n = np.argsort(scores_T, kind="stable"), len(scores_T)
+    rank = math.ceil((n + 1) * (1 - max_false_alarm) - 1e-9)
+    if rank > n or not is_judged_T[scores_T > scores_T[order[rank - 1]]].all():
+        return None
+    threshold = float(scores_T[order[rank - 1]])
+    is_above_T = scores_T > threshold
+    low, high = share_interval(is_above_T, groups_T, n, len(np.unique(groups_T)))
+    assumes = "the reviewers are right about the tiles above it, all of which they have judged"
+    return SiteThreshold(threshold, float(is_above_T.mean()), low, high, order, scores_T[order], assumes)
 
 
 def _nearest(scores_A: np.ndarray, wanted_K: np.ndarray) -> np.ndarray:

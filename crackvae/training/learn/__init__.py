@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from crackvae.config import LearnConfig
 from crackvae.console import say
@@ -27,9 +26,9 @@ from crackvae.training.adapt.site import some_images
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.learn.held_out import compared
+from crackvae.training.learn.held_out import MIN_CRACKS, HeldOutCracks, compared
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
-from crackvae.training.model_writer import blended, trained_model, training_record, write_model
+from crackvae.training.model_writer import TrainedModel, blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -74,16 +73,19 @@ def learn(config: LearnConfig) -> Result:
         done = _run_folder(config, checkpoints.folder, spec, base).open()
         with ray_session(config):
             require_resources(config.workers[0], gpu=config.gpu)
-            with resume_advice(checkpoints, "run the same command again to resume"):
-                _train(base, nights, spec, config, checkpoints)
-            # The yardstick stays that of the model: few nights have too few tiles to fit one for every kind of surface.
-            learned = blended(base, trained_model(spec, checkpoints))
             tiles_TPP, images = _calibration_tiles(nights, spec, config)
-            held_out = compared(base, learned.model, _held_out_cracks(nights, spec, config), tiles_TPP, config.seed)
-            if not held_out.are_found_better:
-                learned = replace(learned, weights=base.network.state_dict())
+            cracks_KPP = _held_out_cracks(nights, spec, config)
+            kept, held_out = TrainedModel(spec, base.network.state_dict(), []), HeldOutCracks(len(cracks_KPP))
+            if len(cracks_KPP) >= MIN_CRACKS:  # with fewer no training could show a gain
+                with resume_advice(checkpoints, "run the same command again to resume"):
+                    _train(base, nights, spec, config, checkpoints)
+                # The yardstick stays that of the model: few nights have too few tiles to fit one for every surface.
+                learned = blended(base, trained_model(spec, checkpoints))
+                held_out = compared(base, learned.model, cracks_KPP, tiles_TPP, config.seed)
+                kept = learned if held_out.are_found_better else kept
             measured_on = hardware(gpu=config.gpu)
-        calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config)
+        judged = frozenset(nights.chosen("calibration", "sound")[0]["image"].to_pylist())
+        calibrated, threshold, validation = calibrated_on_site(kept.model, tiles_TPP, images, rule, config, judged)
         counts = nights.counts()
         summary = {
             "verb": "learn",
@@ -101,10 +103,11 @@ def learn(config: LearnConfig) -> Result:
             "resumed_after_epoch": done,
             "seconds": round(time.perf_counter() - started, 1),
         }
-        write_model(out, learned, calibrated, training_record(summary, config, measured_on, learned))
+        write_model(out, kept, calibrated, training_record(summary, config, measured_on, kept))
         fileio.delete_folder(checkpoints.folder)
     say(f"{held_out.in_words()} {summary['meaning']}", quiet=config.quiet)
-    return Result(summary, {"verdicts": pd.DataFrame(counts).T} | validation.table() | {"epochs": learned.table})
+    shown = {"verdicts": pd.DataFrame(counts).T} | validation.table()
+    return Result(summary, shown | ({"epochs": kept.table} if kept.epochs else {}))
 
 
 def _rate(champion: Scorer, config: LearnConfig) -> float:
@@ -142,7 +145,7 @@ def _train(base: Model, nights: JudgedNights, spec: ModelSpec, config: LearnConf
     sound, cracked = (nights.chosen("train", verdict)[0] for verdict in ("sound", "crack"))
     alarms_TPP = worst_tiles(sound, "judged sound", spec, quiet=config.quiet)
     cracks_TPP = worst_tiles(cracked, "judged cracks", spec, quiet=config.quiet)
-    others_TPP = _unjudged(nights, "train", MAX_OTHER_TILES, spec, config)
+    others_TPP = _sound(nights, "train", ("",), MAX_OTHER_TILES, spec, config)
     repeats = min(MAX_REPEATS, max(1, len(others_TPP) // max(1, 2 * len(alarms_TPP))))
     tiles_TPP = np.concatenate([others_TPP, *[alarms_TPP] * repeats])
     settings = TrainSettings(
@@ -159,17 +162,23 @@ def _train(base: Model, nights: JudgedNights, spec: ModelSpec, config: LearnConf
     )
     if is_completed(checkpoints, settings, quiet=config.quiet):
         return
-    val_TPP = _unjudged(nights, "val", MAX_VAL_TILES, spec, config)
+    val_TPP = _sound(nights, "val", ("", "sound"), MAX_VAL_TILES, spec, config)
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
     job = FitJob(spec, settings, in_object_store(tiles_TPP), len(tiles_TPP), val_TPP, base.network.state_dict())
     fit(job, plan, checkpoints, quiet=config.quiet)
 
 
-def _unjudged(nights: JudgedNights, side: str, most: int, spec: ModelSpec, config: LearnConfig) -> np.ndarray:
-    """At most about `most` tiles of one side that nobody has judged, without the most suspicious images."""
-    images, tiles_N = nights.chosen(side, "")
-    order = pc.sort_indices(images["score"]).to_numpy()
-    kept = np.sort(order[: max(1, round(len(order) * (1 - config.max_cracked)))])
+def _sound(
+    nights: JudgedNights, side: str, verdicts: tuple[str, ...], most: int, spec: ModelSpec, config: LearnConfig
+) -> np.ndarray:
+    """At most about `most` tiles of one side with these verdicts; of what nobody has judged not the most suspicious."""
+    images, tiles_N = nights.chosen(side, *verdicts)
+    is_judged_N = np.asarray(images["verdict"].to_pylist()) != ""
+    order = np.argsort(images["score"].to_numpy(), kind="stable")
+    unjudged = order[~is_judged_N[order]]
+    kept = np.union1d(np.flatnonzero(is_judged_N), unjudged[: round(len(unjudged) * (1 - config.max_cracked))])
+    if not len(kept):
+        return np.empty((0, spec.input_px, spec.input_px), np.uint8)
     some = kept[some_images(tiles_N[kept], most, config.seed)]
     return decoded_tiles(images.take(pa.array(some)), side, spec, quiet=config.quiet)[0]
 

@@ -32,7 +32,7 @@ class HeldOutCracks:
     """
 
     cracks: int
-    share_better: float
+    share_better: float = float("nan")
 
     @property
     def are_found_better(self) -> bool:
@@ -59,11 +59,9 @@ def compared(before: Model, learned: Model, cracks_KPP: np.ndarray, others_TPP: 
     """Rank cracks among other tiles, before and after: by the mean logarithm of the share of others that score higher.
 
     Args:
-        cracks_KPP: judged cracks, not trained on.
+        cracks_KPP: judged cracks, not trained on, at least MIN_CRACKS.
         others_TPP: tiles that nobody judged cracked, not trained on.
     """
-    if len(cracks_KPP) < MIN_CRACKS:
-        return HeldOutCracks(len(cracks_KPP), float("nan"))
     chosen = np.linspace(0, len(others_TPP) - 1, min(MAX_OTHERS, len(others_TPP))).astype(int)
     gained_K = _log_ranks(before, cracks_KPP, others_TPP[chosen]) - _log_ranks(learned, cracks_KPP, others_TPP[chosen])
     drawn = np.random.default_rng(seed).integers(0, len(gained_K), (RESAMPLES, len(gained_K)))
