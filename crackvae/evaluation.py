@@ -49,8 +49,8 @@ def evaluate(config: EvaluateConfig) -> Result:
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
     if config.masks:  # before the work, not after it
-        for mask in _masks_of(images, config.masks).values():
-            masks.read_mask(mask)
+        for name, mask in _masks_of(images, config.masks).items():
+            masks.require_size(name, masks.read_mask(mask), pictures.pixels_if_readable(name))
     extra_heads = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
     scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(tables.MEASURES_SCHEMA.names)
     require_scored(scored)
@@ -127,9 +127,8 @@ def _evaluate_set(
 
 def _masks_of(images: pa.Table, folder: str) -> dict[str, str]:
     """The mask of each cracked image that has one of its name, up to MAX_MAPS."""
-    paths = {PurePosixPath(path).stem: path for path in list_images(folder).images["image"].to_pylist()}
     cracks = images.filter(pc.field("label") == "crack")["image"].to_pylist()
-    found = {name: paths[PurePosixPath(name).stem] for name in cracks if PurePosixPath(name).stem in paths}
+    found = masks.masks_of(cracks, list_images(folder).images["image"].to_pylist())
     if not found:
         raise ManifestError(f"--masks {folder} holds no mask named like a cracked image: check the folder.")
     return dict(list(found.items())[:MAX_MAPS])
@@ -145,8 +144,6 @@ def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> 
         for name in chosen:
             pixels_HW = pictures.read_pixels(name)
             mask_HW = masks.read_mask(mask_of[name]) if name in mask_of else np.zeros(pixels_HW.shape, bool)
-            if mask_HW.shape != pixels_HW.shape:
-                raise ManifestError(f"the mask of {name} has another size than the image: provide one of its size.")
             maps.append(explain(scorer.model, pixels_HW).anomaly_HW)
             truth.append(mask_HW)
             bar.update(1)

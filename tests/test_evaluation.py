@@ -10,8 +10,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_spec, write_model
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from crackvae import evaluation
 from crackvae.config import CalibrateConfig, EvaluateConfig, PartitionConfig
 from crackvae.errors import CalibrationError, ManifestError, OutputExists
 from crackvae.evaluation import evaluate
@@ -199,7 +201,7 @@ def test_a_replaced_picture_is_named_and_nothing_is_judged_or_calibrated_on_it(
     assert not (tmp_path / "out").exists() and (model_dir / "calibration.json").read_bytes() == before
 
 
-def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path) -> None:
+def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "images", 60, 20, side_px=64, masks=True, workers=1)
     partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), external=(0, 0), quiet=True))
     model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.8)
@@ -209,6 +211,11 @@ def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path) -> None:
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "another.png").write_bytes((tmp_path / "images-masks" / "00001.png").read_bytes())
     with pytest.raises(ManifestError, match="holds no mask named like a cracked image"):
+        evaluate(replace(chosen, masks=str(tmp_path / "others"), out=str(tmp_path / "other")))
+    for mask in (tmp_path / "images-masks").iterdir():
+        Image.open(mask).resize((32, 32)).point(lambda level: 255 * (level > 0)).save(tmp_path / "others" / mask.name)
+    monkeypatch.setattr(evaluation, "score_all", None)  # before the work
+    with pytest.raises(ManifestError, match="has another size than the image"):
         evaluate(replace(chosen, masks=str(tmp_path / "others"), out=str(tmp_path / "other")))
 
 

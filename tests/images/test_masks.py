@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageFilter
 
 from crackvae.errors import ManifestError, UnreadableImage
-from crackvae.images.decoding.masks import read_mask
+from crackvae.images.decoding.masks import masks_of, read_mask
 
 CRACKED_HW = np.zeros((64, 96), bool)
 CRACKED_HW[30:34, 5:90] = True
@@ -100,3 +100,28 @@ def test_a_mask_that_marks_the_surface_or_nothing_is_refused_by_name(
     grey(levels_HW).save(tmp_path / "1.png")
     with pytest.raises(ManifestError, match=rf"1\.png marks.*{why}|1\.png {why}"):
         read_mask(str(tmp_path / "1.png"))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "pairs"),
+    [
+        ("d/crack/1.jpg d/crack/2.jpg", "m/1.png m/2.png m/3.png", "m/1.png m/2.png"),
+        ("d/crack/a/1.jpg d/crack/b/1.jpg", "m/b/1.png m/a/1.png", "m/a/1.png m/b/1.png"),
+        ("d/crack/a/1.jpg d/crack/b/1.jpg", "m/a/1.png", "m/a/1.png -"),
+        ("d/crack/a/1.jpg", "m/b/1.png m/a/1.png", "m/a/1.png"),
+        ("d/a/x/1.jpg d/b/x/1.jpg", "m/a/x/1.png m/b/x/1.png", "m/a/x/1.png m/b/x/1.png"),
+        ("d.zip!/crack/a/1.jpg d.zip!/crack/1.jpg", "m.zip!/a/1.png", "m.zip!/a/1.png -"),
+    ],
+)
+def test_a_mask_belongs_to_the_image_of_its_name_in_folders_of_its_names(images: str, masks: str, pairs: str) -> None:
+    found = masks_of(images.split(), masks.split())
+    assert [found.get(image, "-") for image in images.split()] == pairs.split()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("d/a/1.jpg d/b/1.jpg", "m/1.png"), ("d/1.jpg", "m/a/1.png m/b/1.png"), ("d/1.jpg", "m/1.png m/1.jpg")],
+)
+def test_masks_of_which_the_name_leaves_open_whose_they_are_are_refused(images: str, masks: str) -> None:
+    with pytest.raises(ManifestError, match=r"may belong to .* or to .*: keep masks in folders"):
+        masks_of(images.split(), masks.split())

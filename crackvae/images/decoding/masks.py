@@ -1,6 +1,10 @@
 """Masks of cracks, read by what they hold: a picture of the cracks, or labels, or what is not transparent."""
 
 import io
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -13,6 +17,37 @@ from crackvae.storage import fileio
 MAX_LABELS = 8
 # A crack is narrow: a mask that marks a larger share than this marks the surface.
 MAX_CRACKED = 0.5
+
+
+def masks_of(images: Iterable[str], masks: Iterable[str]) -> dict[str, str]:
+    """The mask of each image that has one of its name; of several that whose folders have most names in common.
+
+    Raises:
+        ManifestError: names and folders leave open which mask belongs to which image.
+    """
+    masks_of_name, images_of_mask = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for mask in masks:
+        masks_of_name[PurePosixPath(mask).stem].append(mask)
+    for image in images:
+        if same_name := masks_of_name.get(PurePosixPath(image).stem):
+            images_of_mask[_closest(image, same_name)].append(image)
+    return {_closest(mask, same_mask): mask for mask, same_mask in images_of_mask.items()}
+
+
+def _closest(path: str, others: Sequence[str]) -> str:
+    """The one of several paths of the same name whose folders have most names in common, from the last one up."""
+    folders = PurePosixPath(path).parts[-2::-1]
+
+    def in_common(other: str) -> int:
+        pairs = zip(folders, PurePosixPath(other).parts[-2::-1], strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    ranked = sorted(others, key=in_common, reverse=True)
+    if len(ranked) > 1 and in_common(ranked[0]) == in_common(ranked[1]):
+        raise ManifestError(
+            f"{path} may belong to {ranked[0]} or to {ranked[1]}: keep masks in folders named like those of the images."
+        )
+    return ranked[0]
 
 
 def read_mask(path: str) -> np.ndarray:
@@ -44,6 +79,12 @@ def read_mask(path: str) -> np.ndarray:
         f"the mask {path} marks {share:.0%} of the image as cracked: it is inverted, or its surface is not 0. "
         "Write masks with 0 for the surface."
     )
+
+
+def require_size(image: str, mask_HW: np.ndarray, pixels_HW: np.ndarray | None) -> None:
+    """Raise ManifestError where a mask is not as large as its image; None for one that cannot be read now."""
+    if pixels_HW is not None and mask_HW.shape != pixels_HW.shape:
+        raise ManifestError(f"the mask of {image} has another size than the image: provide one of its size.")
 
 
 def _from_picture(data: bytes) -> np.ndarray:
