@@ -34,9 +34,16 @@ MEETING_PX, MEETING_STEP = 2.0, 4
 # Standard deviation of the Gaussian along a trace that removes the steps of its pixels [points].
 SMOOTHING = 1.0
 
+# Points that a Gaussian along a trace needs beyond an end [standard deviations].
+SMOOTHED_SIGMAS = 4
+
 # Standard deviations of the Gaussians along a trace [px] between which its length tells how a line grows with its
 # bends: those that are finer are lost to the blur and to averages along the line, or are noise.
 BENDS_PX = (4.0, 12.0)
+
+# Largest growth of a length for each octave of finer bends [octaves]: drawn cracks have up to 0.1. What turns more is
+# no line. A guess.
+MAX_GROWTH = 0.15
 
 
 class Line:
@@ -143,13 +150,16 @@ def length_of(points_K2: np.ndarray, width_px: float) -> float:
     """Length of a line with its bends down to half of its width, which a trace does not show where that is narrow [px].
 
     A rough line is longer by the same factor for each octave of finer bends: that from coarse to less coarse ones is
-    continued. Source: Mandelbrot, How Long Is the Coast of Britain? (1967).
+    continued. A line too short to tell has the length of its trace.
+    Source: Mandelbrot, How Long Is the Coast of Britain? (1967).
     """
+    if len(points_K2) <= SMOOTHED_SIGMAS * max(BENDS_PX):
+        return _along(points_K2) + 1
     finest_px = max(1.0, width_px / 2)
     lengths = [_along(smooth(even(points_K2), bends_px)) for bends_px in BENDS_PX]
     octaves = [math.log2(math.hypot(bends_px, finest_px) / finest_px) for bends_px in BENDS_PX]
-    growth = math.log2(lengths[0] / lengths[1]) / (octaves[1] - octaves[0])
-    return lengths[0] * 2 ** (growth * octaves[0]) + 1
+    growth = math.log2(max(lengths[0], 1.0) / max(lengths[1], 1.0)) / (octaves[1] - octaves[0])
+    return lengths[0] * 2 ** (min(max(growth, 0.0), MAX_GROWTH) * octaves[0]) + 1
 
 
 def _along(points_K2: np.ndarray) -> float:
@@ -158,7 +168,7 @@ def _along(points_K2: np.ndarray) -> float:
 
 def smooth(points_K2: np.ndarray, sigma: float = SMOOTHING) -> np.ndarray:
     """A trace without the steps of its pixels; the line is extended at both ends, so that it does not shrink."""
-    n = min(len(points_K2) - 1, round(4 * sigma))
+    n = min(len(points_K2) - 1, round(SMOOTHED_SIGMAS * sigma))
     if n < 1:
         return points_K2
     before = 2 * points_K2[0] - points_K2[n:0:-1]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from crackvae.images import drawing
+from crackvae.tracing import lines
 from crackvae.tracing.findings import trace_findings
 
 # Drawing at four times the size makes edges accurate to a quarter of a pixel.
@@ -67,6 +68,14 @@ def test_the_length_of_a_narrow_crack_has_the_bends_that_blur_hides(seed: int) -
     assert found["length_px"] == pytest.approx(length_of(crack), rel=0.04)
     of_trace_px = length_of(np.stack([found["x_px"], found["y_px"]], axis=1))
     assert abs(found["length_px"] - length_of(crack)) < abs(of_trace_px - length_of(crack))
+
+
+@given(st.integers(2, 300), st.floats(0, 3), st.floats(0.5, 40), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_a_length_stays_near_that_of_its_trace(n: int, turn: float, width_px: float, seed: int) -> None:
+    headings_K = np.random.default_rng(seed).normal(0, turn / 10, n).cumsum()  # from straight to loops
+    points_K2 = np.stack([np.sin(headings_K), np.cos(headings_K)], axis=1).cumsum(axis=0)
+    assert 0.75 * (n - 1) < lines.length_of(points_K2, width_px) < 1.3 * n
 
 
 def test_a_joint_that_a_crack_crosses_stays_apart_from_it() -> None:
