@@ -1,8 +1,9 @@
 """Scores and explanations of tiles by a model. No Ray."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -125,21 +126,24 @@ def evidence_by_weight(model: Model, tiles_TPP: np.ndarray, weights: tuple[float
 
 
 @torch.inference_mode()
-def crack_probabilities(model: Model, tiles_TPP: np.ndarray, batch: int, runtime: Runtime | None = None) -> np.ndarray:
-    """Probability of each pixel being cracked, by a model whose head is `evidence`.
+def crack_probabilities(
+    model: Model, tiles: Iterable[np.ndarray], batch: int, runtime: Runtime | None = None
+) -> Iterator[np.ndarray]:
+    """Probability of each pixel of some tiles being cracked, by a model whose head is `evidence`.
+
+    Tiles of several images share a pass: one that has a single tile would cost a whole one.
 
     Args:
-        tiles_TPP: uint8 (T, P, P).
+        tiles: uint8 (P, P) each.
 
-    Returns:
-        float32 (T, P, P) in [0, 1].
+    Yields:
+        float32 (P, P) in [0, 1] of each tile.
     """
-    runtime = runtime or reference(model)
-    found_TPP = np.empty(tiles_TPP.shape, np.float32)
-    for part, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
+    runtime, left = runtime or reference(model), iter(tiles)
+    while some := list(islice(left, batch)):
+        ((_, input_B1PP),) = _inputs(np.stack(some), batch, runtime.device)
         evidence_B1PP = evidence(model.spec, input_B1PP, runtime.forward(input_B1PP))
-        found_TPP[part] = -torch.expm1(-evidence_B1PP[: len(found_TPP[part]), 0]).cpu().numpy()
-    return found_TPP
+        yield from -torch.expm1(-evidence_B1PP[: len(some), 0]).cpu().numpy()
 
 
 @contextmanager

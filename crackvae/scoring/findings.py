@@ -1,7 +1,7 @@
 """Findings of flagged images, traced in the worker that has scored them: unflagged images cost nothing. No Ray."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,8 @@ _UNKNOWN: dict[str, Any] = {
     for field in FINDINGS_SCHEMA
 }
 
-# uint8 (T, P, P) -> float32 (T, P, P), probability of each pixel being cracked.
-Probabilities = Callable[[np.ndarray], np.ndarray]
+# Tiles, uint8 (P, P) each -> probability of each of their pixels being cracked, float32 (P, P) each.
+Probabilities = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,34 @@ class Tracing:
 
     ignore_joints: bool = False
     scales: Scales = UNKNOWN_SCALES
+
+
+@dataclass(frozen=True)
+class _Flagged:
+    """A flagged image of a table.
+
+    Attributes:
+        number: of its row.
+        row: MEASURED_SCHEMA.
+        tiles_TPP: uint8 (T, P, P).
+        scores_T: float32, NaN for tiles without a score.
+        traced_K: the tiles that are traced.
+    """
+
+    number: int
+    row: dict[str, Any]
+    grid: Grid
+    tiles_TPP: np.ndarray
+    scores_T: np.ndarray
+    traced_K: np.ndarray
+
+    @classmethod
+    def of(cls, rows: pa.Table, decoded: pa.Table, number: int, tiling: Tiling, threshold: float) -> "_Flagged":
+        row = rows.slice(number, 1).to_pylist()[0]
+        grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
+        tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
+        scores_T = np.array(row["tile_scores"], np.float32)
+        return cls(number, row, grid, tiles_TPP, scores_T, tiles_to_trace(scores_T, grid, threshold))
 
 
 def with_findings(
@@ -67,28 +95,28 @@ def with_findings(
         decoded: DECODED_SCHEMA, what the rows were made from.
     """
     scales = tracing.scales
-    flagged_N = rows["flagged"].to_numpy()
-    found: list[list[dict[str, Any]]] = [[] for _ in flagged_N]
-    for number in np.flatnonzero(flagged_N):
-        row = rows.slice(number, 1).to_pylist()[0]
+    flagged = [
+        _Flagged.of(rows, decoded, int(number), tiling, calibration.threshold)
+        for number in np.flatnonzero(rows["flagged"].to_numpy())
+    ]
+    maps = probabilities(tile for image in flagged for tile in image.tiles_TPP[image.traced_K])
+    found: list[list[dict[str, Any]]] = [[] for _ in range(rows.num_rows)]
+    for image in flagged:
+        number, row = image.number, image.row
         optics = decoded.select(OPTICS).slice(number, 1).to_pylist()[0]
         scale = scales.scale_of(row["image"], row["group"], optics)
-        tiles_TPP = tiles_of(decoded.slice(number, 1), tiling.input_px)
         hidden_HW = unpacked(decoded["hidden"][number].as_py(), row["height"], row["width"])
-        traced = findings_of(row, tiles_TPP, calibration.threshold, tiling, probabilities, hidden_HW)
+        traced = _findings_of(image, maps, hidden_HW)
         found[number] = [one | in_millimetres(one, scale, scales.width_limits) for one in traced]
         if tracing.ignore_joints and any(one["kind"] == "joint" for one in found[number]):
-            again = pa.Table.from_pylist([_without_joints(row, found[number], calibration, tiling)], rows.schema)
+            again = pa.Table.from_pylist([_without_joints(image, found[number], calibration)], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
 
 
-def _without_joints(
-    row: dict[str, Any], findings: list[dict[str, Any]], calibration: Calibration, tiling: Tiling
-) -> dict[str, Any]:
+def _without_joints(image: _Flagged, findings: list[dict[str, Any]], calibration: Calibration) -> dict[str, Any]:
     """The row as if the tiles with a joint and no other finding had no score; the number of tiles stays."""
-    grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
-    scores_T = np.array(row["tile_scores"], np.float32)
+    grid, scores_T = image.grid, image.scores_T
     counted = np.array([np.count_nonzero(~np.isnan(scores_T))])
     joint_T = _crossed([one for one in findings if one["kind"] == "joint"], grid)
     other_T = _crossed([one for one in findings if one["kind"] != "joint"], grid)
@@ -98,7 +126,7 @@ def _without_joints(
     worst = int(np.nanargmax(left_T))
     score_1 = left_T[[worst]]
     p_1 = calibration.p_values(score_1, counted)
-    return row | {
+    return image.row | {
         "score": float(score_1[0]),
         "p_value": float(p_1[0]),
         "flagged": bool(calibration.flags(score_1, p_1)[0]),
@@ -108,33 +136,25 @@ def _without_joints(
     }
 
 
-def findings_of(
-    row: dict[str, Any],
-    tiles_TPP: np.ndarray,
-    threshold: float,
-    tiling: Tiling,
-    probabilities: Probabilities,
-    hidden_HW: np.ndarray | None,
-) -> list[dict[str, Any]]:
+def _findings_of(image: _Flagged, maps: Iterator[np.ndarray], hidden_HW: np.ndarray | None) -> list[dict[str, Any]]:
     """The findings of one flagged image as rows of FINDINGS_SCHEMA, the longest first.
 
     Args:
+        maps: begins with the probabilities of the traced tiles.
         hidden_HW: what shows no surface, bool (H, W): tiles mirror the surface there, with its cracks.
     """
     from crackvae.tracing.findings import trace_findings  # imported here: it takes 0.3 s, and most images need none
 
-    grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
-    scores_T = np.array(row["tile_scores"], np.float32)
+    row, grid, scores_T = image.row, image.grid, image.scores_T
     pixels_HW = np.zeros((row["height"], row["width"]), np.uint8)
-    for tile, square in enumerate(tiles_TPP):
+    for tile, square in enumerate(image.tiles_TPP):
         _paste(pixels_HW, square, grid, tile, (0, 0))
-    chosen_K = tiles_to_trace(scores_T, grid, threshold)
-    rows_K, columns_K = chosen_K // grid.cols, chosen_K % grid.cols
+    rows_K, columns_K = image.traced_K // grid.cols, image.traced_K % grid.cols
     top, left = grid.ys[rows_K.min()], grid.xs[columns_K.min()]
     bottom, right = grid.ys[rows_K.max()] + grid.tile_h, grid.xs[columns_K.max()] + grid.tile_w
     probability_hw = np.zeros((bottom - top, right - left), np.uint8)
-    for tile, map_PP in zip(chosen_K.tolist(), probabilities(tiles_TPP[chosen_K]), strict=True):
-        middle_PP = _without_edges((map_PP * 255).astype(np.uint8), grid, tile)
+    for tile in image.traced_K.tolist():
+        middle_PP = _without_edges((next(maps) * 255).astype(np.uint8), grid, tile)
         _paste(probability_hw, middle_PP, grid, tile, (top, left))
     traced = trace_findings(pixels_HW, probability_hw, (top, left), hidden_HW)
     findings = [_UNKNOWN | {name: row[name] for name in OF_IMAGE} | one for one in traced]

@@ -214,9 +214,17 @@ def _templates(n_offsets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Profiles of depth one without their straight parts (B, U, T), their squared norms (B, U), and a basis (T, 2)."""
     offsets_T = _offsets(n_offsets)
     plane_T2 = np.linalg.qr(np.stack([np.ones(n_offsets), offsets_T], axis=1))[0]
-    template_BUT = _profile(offsets_T, WIDTHS_U[:, None], BLURS_B[:, None, None])
-    template_BUT -= (template_BUT @ plane_T2) @ plane_T2.T
+    long_BUT = _long_profiles(2 ** math.ceil(math.log2(n_offsets)) + 1)
+    cut = (long_BUT.shape[2] - n_offsets) // 2
+    template_BUT = long_BUT[:, :, cut : cut + n_offsets]
+    template_BUT = template_BUT - (template_BUT @ plane_T2) @ plane_T2.T
     return template_BUT, (template_BUT**2).sum(axis=2), plane_T2
+
+
+@cache
+def _long_profiles(n_offsets: int) -> np.ndarray:
+    """Profiles of depth one (B, U, T), from which shorter ones are cut: the error function takes the most time."""
+    return _profile(_offsets(n_offsets), WIDTHS_U[:, None], BLURS_B[:, None, None])
 
 
 def _profile(offsets: np.ndarray, width: np.ndarray | float, blur: np.ndarray | float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Findings that score writes beside its rows, by the model that the package contains."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,9 +134,9 @@ def darkest(tiles_TPP: np.ndarray) -> np.ndarray:
     return (200 - tiles_TPP.min(axis=(1, 2)))[:, None] / np.float32(20)
 
 
-def dark(tiles_TPP: np.ndarray) -> np.ndarray:
-    """A stand-in for the model's map."""
-    return (tiles_TPP < 130).astype(np.float32)
+def dark(tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """A stand-in for the model's maps."""
+    return ((tile_PP < 130).astype(np.float32) for tile_PP in tiles)
 
 
 def decoded_joint(tmp_path: Path, *, with_crack: bool) -> pa.Table:
@@ -166,6 +167,19 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
     assert apart["flagged"] and ignored["flagged"] == with_crack
     assert ignored["score"] == np.nanmax(ignored["tile_scores"])
     assert ignored["flagged"] == (ignored["p_value"] <= CALIBRATION.rate)
+
+
+def test_images_of_one_table_have_the_findings_that_each_has_alone(tmp_path: Path) -> None:
+    images = [decoded_joint(tmp_path, with_crack=with_crack) for with_crack in (True, False)]
+    scorer = Scorer(SimpleNamespace(spec=SPEC, digest="d"), CALIBRATION)
+
+    def found(decoded: pa.Table) -> list[list[dict[str, Any]]]:
+        rows = score_decoded(decoded, scorer, "run", darkest)
+        return with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing())["findings"].to_pylist()
+
+    alone = [found(decoded)[0] for decoded in images]
+    assert [len(findings) for findings in alone] == [2, 1]
+    assert repr(found(pa.concat_tables(images))) == repr(alone)  # not a number is never equal to itself
 
 
 @pytest.mark.usefixtures("in_process")
