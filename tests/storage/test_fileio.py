@@ -23,7 +23,7 @@ from hypothesis import settings
 
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive, fileio, filesystems, prefetch, tables
-from crackvae.storage.fileio import read_image
+from crackvae.storage.fileio import read_bytes, read_image
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -345,6 +345,16 @@ def test_a_pipe_that_takes_the_place_of_a_listed_file_is_refused_at_once(tmp_pat
     os.mkfifo(tmp_path / "1.jpg")
     with pytest.raises(UnreadableImage, match="not a regular file"):
         read_image(str(tmp_path / "1.jpg"))
+
+
+def test_a_wait_for_what_a_pipe_brings_is_announced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(filesystems, "FIRST_NOTICE_S", 0.05)
+    os.mkfifo(tmp_path / "list")
+    writer = threading.Timer(0.3, (tmp_path / "list").write_bytes, [b"1.jpg"])
+    writer.start()
+    assert read_bytes(str(tmp_path / "list")) == b"1.jpg"
+    assert capsys.readouterr().err.startswith(f"waiting for {tmp_path}/list: no answer for 0 s")
+    writer.join()
 
 
 def test_local_images_are_read_in_their_turn_without_threads(tmp_path):
