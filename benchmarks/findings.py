@@ -148,12 +148,11 @@ def _compare(line: dict[str, Any], found: list[dict[str, Any]], traces: list[np.
     result["one"] = len(mine) == 1 and bool(covered >= COVERED_SHARE) and not result["merged"]
     if len(mine) == 1:
         one = found[mine[0]]
-        result |= {
-            "length_error": one["length_px"] / line["length"] - 1,
-            "length_covered": bool(abs(one["length_px"] - line["length"]) <= COVERS_90 * one["length_sigma_px"]),
-            "width_error": one["width_mean_px"] - line["width"],
-            "width_covered": bool(abs(one["width_mean_px"] - line["width"]) <= COVERS_90 * one["width_sigma_px"]),
-        }
+        for name, true in (("length", line["length"]), ("width_mean", line["width"]), ("width_max", line["width"])):
+            sigma_px = one[f"{name.removesuffix('_mean')}_sigma_px"]
+            result[f"{name}_covered"] = bool(abs(one[f"{name}_px"] - true) <= COVERS_90 * sigma_px)
+            result[f"{name}_error"] = one[f"{name}_px"] - true
+        result["length_error"] /= line["length"]
     return result
 
 
@@ -177,10 +176,12 @@ def summary(results: list[dict[str, Any]], n_found: int) -> dict[str, Any]:
         "joints_named_joint": share([one["named"] == "joint" for one in joints]),
         "length_within_5_percent": share([abs(one["length_error"]) <= 0.05 for one in single]),
         "median_length_error": round(float(np.median([one["length_error"] for one in single])), 4),
-        "width_within_half_px": share([abs(one["width_error"]) <= 0.5 for one in single]),
-        "median_width_error_px": round(float(np.median([one["width_error"] for one in single])), 3),
+        "width_within_half_px": share([abs(one["width_mean_error"]) <= 0.5 for one in single]),
+        "median_width_error_px": round(float(np.median([one["width_mean_error"] for one in single])), 3),
         "length_covered": share([one["length_covered"] for one in single]),
-        "width_covered": share([one["width_covered"] for one in single]),
+        "width_covered": share([one["width_mean_covered"] for one in single]),
+        "median_width_max_error_px": round(float(np.median([one["width_max_error"] for one in single])), 3),
+        "width_max_covered": share([one["width_max_covered"] for one in single]),
         "other_findings": n_found - sum(one["pieces"] for one in results),
     }
 

@@ -53,6 +53,9 @@ ALONG_PX = 2.0
 # Smallest depth of a line as a multiple of the standard error of its surroundings; below, it has no width.
 MIN_SIGNAL = 4.0
 
+# Standard deviation of the median of three values of a normal distribution, as a share of theirs.
+CALM_SHARE = 0.67
+
 # Standard uncertainty of any mean width beside that of the fit [px]. Fitted to drawn lines (benchmarks/findings.py), so
 # that 1.645 standard uncertainties cover 90 %.
 FLOOR_PX = 0.2
@@ -178,8 +181,12 @@ def _widths(line: Sections, weight_B: np.ndarray) -> Widths:
     scatter = float(np.median(np.abs(np.diff(known_C)))) * 1.0484 if len(known_C) > 2 else 0.5  # sigma of one stretch
     calm_C = ndimage.median_filter(known_C, 3, mode="nearest")
     sigma = math.sqrt(fit + scatter**2 / len(known_C) + FLOOR_PX**2)
-    max_sigma = math.sqrt(fit + scatter**2 + FLOOR_PX**2)
-    return Widths(width_C, mean, sigma, float(calm_C.max()), max_sigma, float(calm_C.std()) / max(mean, 0.1))
+    # The largest of noisy widths is too large by their noise: only the share of their variance that is none counts.
+    noise, variance = CALM_SHARE * scatter, float(calm_C.var())
+    real = max(0.0, 1 - noise**2 / max(variance, 1e-9))
+    widest = mean + real * float(calm_C.max() - calm_C.mean())
+    max_sigma = math.sqrt(fit + noise**2 + real * variance + FLOOR_PX**2)
+    return Widths(width_C, mean, sigma, widest, max_sigma, math.sqrt(variance) / max(mean, 0.1))
 
 
 def _mean(line: Sections, weight_B: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,9 @@ HEIGHT, LENGTH = 80, 400
 FINE = 8  # subpixels
 
 
-def drawn(width_px: float, blur_px: float, depth: float = 40, noise: float = 2) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    width_px: float | np.ndarray, blur_px: float, depth: float = 40, noise: float = 2
+) -> tuple[np.ndarray, np.ndarray]:
     """A wandering dark line on an even surface, uint8 (H, W), and its trace (K, 2)."""
     along = np.arange(LENGTH)
     middle = HEIGHT / 2 + 3 * np.sin(along / 50)
@@ -34,6 +36,20 @@ def test_a_line_beside_a_wide_one_has_its_width_under_any_blur(width_px: float, 
     assert mean_px == pytest.approx(width_px, abs=2 * sigma_px)
     assert sigma_px < 0.35 or width_px < 1.5 * blur_px
     assert wide_px == pytest.approx(16, abs=0.3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rough_edges_do_not_make_a_line_wide_somewhere(seed: int) -> None:
+    width_C = 10 * (1 + 0.12 * np.random.default_rng(seed).standard_normal(LENGTH // 4)).repeat(4)
+    (found,) = widths_of([sections(*drawn(width_C, 1.0, noise=6), 12)])
+    assert found.max_px == pytest.approx(10, abs=0.4)
+
+
+@pytest.mark.parametrize("width_px", [4, 6, 10])
+def test_the_largest_width_is_that_of_the_widest_place(width_px: float) -> None:
+    width_C = width_px + 3 * np.exp(-(((np.arange(LENGTH) - 250) / 40) ** 2))
+    (found,) = widths_of([sections(*drawn(width_C, 1.0, noise=8), width_px + 2)])
+    assert found.max_px == pytest.approx(width_px + 3, abs=min(0.6, 1.645 * found.max_sigma_px))
 
 
 def test_a_narrow_line_alone_is_less_certain_than_beside_a_wide_one() -> None:
