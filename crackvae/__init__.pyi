@@ -897,31 +897,26 @@ def learn(
     max_false_alarm: float | None = None,
     max_cracked: float = 0.05,
     seed: int = 0,
-    workers: Sequence[int] = (1,),
-    max_failures: int = 3,
     address: str = "",
     gpu: bool = False,
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> LearnResult:
-    """Make a challenger from a model and the verdicts of reviewers; takes a few minutes.
+    """Make a challenger from a model and the verdicts of reviewers; takes a minute.
 
-    Judged false alarms are trained on as sound tiles, judged cracks as cracks without a place, both among drawn ones.
-    The threshold is set on images of the same nights that were not trained on.
+    The last layer of the network is fitted to judged cracks and judged false alarms. The threshold is set on images of
+    the same nights that were not learned from.
 
     Args:
         scores: folders of scores with a log of verdicts, of any number of nights.
         out: directory to write the challenger to; must not exist yet.
         model: model directory written by train or adapt, or builtin: the model that comes with crackvae, or a
             registry: the model to start from.
-        group_by: which images belong together, and are used either for training or for the threshold: table
+        group_by: which images belong together, and are used either to learn from or for the threshold: table
             (those of a group of the scores) or none (each is its own).
         max_false_alarm: share of sound tiles that may be flagged; default: that of the model.
         max_cracked: largest share of tiles with cracks among the unlabelled ones; these are set aside.
         seed: random seed of the split, of shuffling and of synthetic cracks.
-        workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
-            one joins.
-        max_failures: worker failures to tolerate; each time training continues after the last complete epoch.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
         gpu: use one GPU per worker.
         quiet: do not show progress.

@@ -221,6 +221,7 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "on_this_node", dict)
     for verb_module in (adapt, driver, learn):
         monkeypatch.setattr(verb_module, "ray_session", lambda config: nullcontext())
+    for verb_module in (adapt, driver):
         monkeypatch.setattr(verb_module, "require_resources", lambda workers, gpu: None)
     monkeypatch.setattr(fit, "_scaling", lambda plan: fit.ScalingConfig(num_workers=0))
     monkeypatch.setattr(tile_loader, "decode_all", lambda images, decode, per_block: decode(images))

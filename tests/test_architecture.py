@@ -72,6 +72,7 @@ ONLY_IN = {  # library: the modules that may import it
         "cli.doctor",
         "scoring.actors",
         "training.fit",
+        "training.learn.last_layer",
         "training.loop",
         "training.model_writer",
         "training.run",

@@ -209,8 +209,8 @@ class TrainConfig(DataParallelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteConfig(DataParallelConfig):
-    """Settings of a verb that fits a model to unlabelled tiles of a site."""
+class SiteConfig(ClusterConfig):
+    """Settings of a verb that fits a model to tiles of a site, most of them unlabelled."""
 
     max_cracked: float = setting(
         "largest share of tiles with cracks among the unlabelled ones; these are set aside", 0.05, ge=0, le=0.1
@@ -219,7 +219,7 @@ class SiteConfig(DataParallelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptConfig(SiteConfig):
+class AdaptConfig(SiteConfig, DataParallelConfig):
     """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
 
     Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
@@ -249,17 +249,17 @@ class AdaptConfig(SiteConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig(SiteConfig):
-    """Make a challenger from a model and the verdicts of reviewers; takes a few minutes.
+    """Make a challenger from a model and the verdicts of reviewers; takes a minute.
 
-    Judged false alarms are trained on as sound tiles, judged cracks as cracks without a place, both among drawn ones.
-    The threshold is set on images of the same nights that were not trained on.
+    The last layer of the network is fitted to judged cracks and judged false alarms. The threshold is set on images of
+    the same nights that were not learned from.
     """
 
     model: Location = setting(f"{MODEL}, or a registry: the model to start from", BUILTIN)
     scores: Locations = setting("folders of scores with a log of verdicts, of any number of nights")
     out: Location = setting("directory to write the challenger to; must not exist yet")
     group_by: Literal["table", "none"] = setting(
-        "which images belong together, and are used either for training or for the threshold: table (those of a group "
+        "which images belong together, and are used either to learn from or for the threshold: table (those of a group "
         "of the scores) or none (each is its own)",
         "table",
         must="be table or none",

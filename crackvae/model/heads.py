@@ -142,8 +142,12 @@ def model_scores(spec: ModelSpec, input_B1PP: Tensor, output: Output) -> Tensor:
     scores_B = scores_of(spec, spec.head, input_B1PP, output)
     if spec.yardstick is None:
         return scores_B
-    log_typical_B = _interpolated(spec.yardstick, (texture(input_B1PP) + TEXTURE_OFFSET).log())
-    return (scores_B + EVIDENCE_OFFSET) * (-log_typical_B).exp()
+    return (scores_B + EVIDENCE_OFFSET) * (-log_typical(spec.yardstick, input_B1PP)).exp()
+
+
+def log_typical(yardstick: Yardstick, input_B1PP: Tensor) -> Tensor:
+    """Most of the log evidence of a sound tile of the same texture, float (B,)."""
+    return _interpolated(yardstick, (texture(input_B1PP) + TEXTURE_OFFSET).log())
 
 
 def _interpolated(yardstick: Yardstick, log_textures_B: Tensor) -> Tensor:

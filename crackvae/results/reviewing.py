@@ -32,7 +32,7 @@ class LearnResult(Result):
     Attributes:
         model: directory of the challenger.
         digest: digest of its weights and of all that changes a score.
-        verdicts: number of images by what they were used for (train, val, calibration) and verdict.
+        verdicts: number of images by what they were used for (train, calibration) and verdict.
         threshold: score above which a tile is flagged.
         false_alarm_low: lower end of the 95 % interval of the false-alarm rate on sound tiles of the same site.
         false_alarm_high: its upper end.

@@ -113,10 +113,10 @@ def fit(job: FitJob, plan: WorkerPlan, checkpoints: Checkpoints, *, quiet: bool)
     actor: Any = ray.remote(CheckpointActor).options(max_restarts=3, **on_this_node()).remote(checkpoints)
     worker_input = _WorkerInput(
         spec=job.spec,
-        settings=replace(settings, drawings=None, cracks_TPP=None),
+        settings=replace(settings, drawings=None),
         device="cuda" if plan.gpu else "cpu",
         tiles=job.tiles,
-        shared=[ray.put(one) for one in (job.initial, settings.drawings, settings.cracks_TPP, job.val_TPP)],
+        shared=[ray.put(one) for one in (job.initial, settings.drawings, job.val_TPP)],
         checkpoint_actor=actor,
     )
     say(f"train {settings.epochs} epochs on {job.n_tiles} tiles, {plan}", quiet=quiet)
@@ -145,8 +145,7 @@ class _WorkerInput:
     """What each worker receives.
 
     Attributes:
-        shared: references to the initial weights, the drawings, the judged cracks and the validation tiles in the
-            object store.
+        shared: references to the initial weights, the drawings and the validation tiles in the object store.
     """
 
     spec: ModelSpec
@@ -168,8 +167,8 @@ def _train_on_worker(config: dict[str, _WorkerInput]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), given.device)
     try:
         with _read_only_tiles_allowed():
-            initial, drawings, cracks_TPP, val_TPP = ray.get(given.shared)
-            settings = replace(given.settings, drawings=drawings, cracks_TPP=cracks_TPP)
+            initial, drawings, val_TPP = ray.get(given.shared)
+            settings = replace(given.settings, drawings=drawings)
             state = State.new(prepare_model(_network(given.spec, settings.seed, initial)), settings)
             if checkpoint := ray.get(actor.last.remote()):
                 state.load_checkpoint(checkpoint)

@@ -35,9 +35,6 @@ SOUND_COVERAGE = 0.04
 # Weights of the losses of the pixels, of cells of FOLD px (which tolerate a shift by a pixel), and of the mean of the
 # tile's highest cells, TOP_CELLS of all.
 PIXEL_WEIGHT, CELL_WEIGHT, TOP_WEIGHT, TOP_CELLS = 0.5, 1.0, 0.2, 0.01
-# Tiles with a reviewer's verdict "crack" that join each step, where there are any: 1 for 4 drawn ones, few of which are
-# as faint as a crack that a model has nearly missed.
-JUDGED_PER_STEP = 4
 # Seed of the synthetic cracks of validation: the same in every epoch, so that its losses are comparable.
 VAL_SEED = 7
 
@@ -104,8 +101,7 @@ def training_steps(
             _set_learning_rate(state.optimizer, settings, step, settings.epochs * steps)
             noise_BZ = torch.randn(settings.batch, latent_dim, generator=generator)
             batch = _training_batch(window[chosen], settings, generator, worker)
-            judged = _judged_cracks(settings, generator, worker)
-            sums = _backward(state, batch, judged, noise_BZ[worker.share], settings, worker)
+            sums = _backward(state, batch, noise_BZ[worker.share], settings, worker)
             _optimizer_step(state, settings, epoch)
             step += 1
             yield sums
@@ -139,42 +135,15 @@ def _training_batch(
     return TrainingBatch(clean, clean, torch.zeros_like(clean), torch.zeros(len(clean), device=clean.device))
 
 
-def _judged_cracks(settings: TrainSettings, generator: torch.Generator, worker: Worker) -> Tensor | None:
-    """This worker's share of the judged cracks of one step, float (j, 1, P, P); None without any."""
-    if settings.cracks_TPP is None:
-        return None
-    chosen = torch.randint(len(settings.cracks_TPP), (JUDGED_PER_STEP,), generator=generator)
-    tiles_JPP = torch.from_numpy(settings.cracks_TPP[chosen.numpy()])
-    return augment(tiles_JPP, generator, worker.share).to(worker.device)
-
-
-def _backward(
-    state: State,
-    batch: TrainingBatch,
-    judged_j1PP: Tensor | None,
-    noise_bZ: Tensor,
-    settings: TrainSettings,
-    worker: Worker,
-) -> Tensor:
-    """Compute the gradient of one step; returns the sums that training_steps() yields.
-
-    Of a judged crack only the segmenter learns, and only that the tile has one: the ConvVAE is for sound surfaces.
-    """
-    input_B1PP, n = batch.input_B1PP, len(noise_bZ)
-    if judged_j1PP is not None:
-        input_B1PP = torch.cat([input_B1PP, judged_j1PP])
-        noise_bZ = torch.cat([noise_bZ, noise_bZ.new_zeros(len(judged_j1PP), noise_bZ.shape[1])])
+def _backward(state: State, batch: TrainingBatch, noise_bZ: Tensor, settings: TrainSettings, worker: Worker) -> Tensor:
+    """Compute the gradient of one step; returns the sums that training_steps() yields."""
     with _autocast(settings, worker):
-        output = state.network(input_B1PP, noise_bZ.to(worker.device))
-    error, kl, segmentation = _loss_sums(Output._make(part if part is None else part[:n] for part in output), batch)
-    if judged_j1PP is not None:
-        assert output.crack_B1PP is not None, "verdicts train a segmenter"
-        judged_J1PP = output.crack_B1PP[n:].float()
-        segmentation = segmentation + _tile_loss(judged_J1PP, torch.ones(len(judged_J1PP), device=worker.device))
+        output = state.network(batch.input_B1PP, noise_bZ.to(worker.device))
+    error, kl, segmentation = _loss_sums(output, batch)
     state.optimizer.zero_grad()
     # Data-parallel workers average their gradients; times `world` it is the mean over the batch, however it is shared.
     ((error + settings.beta * kl + segmentation) * (worker.world / settings.batch)).backward()
-    return torch.tensor([error.item(), kl.item(), segmentation.item(), n])
+    return torch.tensor([error.item(), kl.item(), segmentation.item(), len(noise_bZ)])
 
 
 def _optimizer_step(state: State, settings: TrainSettings, epoch: int) -> None:

@@ -15,10 +15,10 @@ from crackvae.training.checkpoints import Checkpoints
 
 
 @contextlib.contextmanager
-def locked_run(folder: str, *, quiet: bool, flag: str = "--model") -> Iterator[Checkpoints]:
+def locked_run(folder: str, *, quiet: bool) -> Iterator[Checkpoints]:
     """The checkpoints of a run, locked for it alone; the folder is deleted if it holds none at the end of the block."""
     checkpoints = Checkpoints(folder, filesystems.s3_endpoint())
-    with locked(folder, new_run(), quiet=quiet, flag=flag):
+    with locked(folder, new_run(), quiet=quiet, flag="--model"):
         try:
             yield checkpoints
         finally:

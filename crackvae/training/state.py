@@ -84,7 +84,6 @@ class TrainSettings:
         augment: without drawings, random rotation, flip and exposure; with drawings these are always applied.
         clip_norm: maximum gradient norm over all weights; None for no limit.
         patience: stop after this many epochs without a lower validation loss; None to run all epochs.
-        cracks_TPP: uint8 (T, P, P), in which a reviewer saw a crack; some join each step. None for drawn cracks alone.
     """
 
     epochs: int
@@ -98,7 +97,6 @@ class TrainSettings:
     augment: bool = False
     clip_norm: float | None = None
     patience: int | None = None
-    cracks_TPP: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae.errors import ModelError
 from crackvae.model.network import Network, squared_error, to_input
-from crackvae.training import loop
 from crackvae.training.loop import _set_learning_rate, default_epochs, train_epochs, validate
 from crackvae.training.state import Epoch, State, TrainingTiles, TrainSettings, Worker, read_checkpoint
-from crackvae.training.synthetic_cracks import MASK_COVERAGE, add_cracks_only, add_synthetic_cracks, augment
+from crackvae.training.synthetic_cracks import MASK_COVERAGE, add_cracks_only, augment
 from crackvae.training.synthetic_cracks.drawings import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,28 +220,3 @@ def test_augmentation_applies_to_training_only_and_repeats_with_the_seed() -> No
     assert validate(one.network, TILES, settings, Worker()) == validate(
         one.network, TILES, replace(settings, augment=False), Worker()
     )
-
-
-def test_judged_cracks_train_the_segmenter_alone_and_towards_a_crack_somewhere_in_the_tile() -> None:
-    generator, tiles = torch.Generator().manual_seed(1), torch.from_numpy(TILES[:8])
-    assert SETTINGS.drawings is not None
-    batch = add_synthetic_cracks(tiles, SETTINGS.drawings, generator)
-    noise, judged = torch.randn(8, 4, generator=generator), torch.rand(4, 1, 32, 32, generator=generator)
-    gradients = []
-    for added in (None, judged):
-        state = new_state()
-        loop._backward(state, batch, added, noise, SETTINGS, Worker())
-        gradients.append({name: weights.grad for name, weights in state.network.named_parameters()})
-    without, with_judged = gradients
-    for name in without:
-        if name.startswith("vae."):
-            torch.testing.assert_close(with_judged[name], without[name])
-    bias = "segmenter.logits.bias"
-    assert (with_judged[bias] - without[bias]).sum() < 0, "a step against this gradient raises the logits"
-
-
-@pytest.mark.slow
-def test_judged_cracks_are_drawn_from_the_seed() -> None:
-    settings = replace(SETTINGS, cracks_TPP=TILES[:3])
-    networks = [run(settings)[1].state_dict() for _ in range(2)]
-    assert all(torch.equal(weights, networks[1][name]) for name, weights in networks[0].items())

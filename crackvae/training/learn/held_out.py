@@ -1,6 +1,6 @@
-"""Whether learned weights find more of the judged cracks that they were not trained on.
+"""Whether a change of the last layer finds more of the judged cracks that it was not fitted to.
 
-Shape letters: K cracked tiles, T other tiles, P side of a tile at the input [px].
+Shape letters: T judged tiles, O other tiles, G groups.
 """
 
 from dataclasses import asdict, dataclass
@@ -8,68 +8,78 @@ from typing import Any
 
 import numpy as np
 
-from crackvae.model.artifact import Model
-from crackvae.model.inference import score_tiles
-from crackvae.training.loop import VAL_BATCH
+from crackvae.training.learn.last_layer import Cells, Change, fitted_change
 
 # Fewer cracks decide nothing.
 MIN_CRACKS = 10
-
-# Share of the resamples of the cracks in which the learned weights must be better.
+# Parts of the groups, each of which is left out once.
+FOLDS = 5
+# Share of the resamples of the groups in which the cracks must rank higher.
 MIN_SHARE, RESAMPLES = 0.95, 2000
-
-# Tiles that the cracks are ranked among, at most: each is scored twice.
-MAX_OTHERS = 1000
 
 
 @dataclass(frozen=True)
 class HeldOutCracks:
-    """What the learned weights do with judged cracks that they were not trained on.
+    """What is made of judged cracks by weights that were learned without their groups.
 
     Attributes:
         cracks: their number.
-        share_better: share of resamples in which they rank higher than before; NaN with fewer than MIN_CRACKS.
+        share_better: share of resamples in which they rank higher than before; None with too few verdicts.
     """
 
     cracks: int
-    share_better: float = float("nan")
+    share_better: float | None = None
 
     @property
     def are_found_better(self) -> bool:
         """Whether the learned weights are to be used."""
-        return self.share_better >= MIN_SHARE
+        return self.share_better is not None and self.share_better >= MIN_SHARE
 
     def summary(self) -> dict[str, Any]:
         """JSON values."""
-        found = asdict(self) if self.cracks >= MIN_CRACKS else {"cracks": self.cracks, "share_better": None}
-        return found | {"are_found_better": self.are_found_better}
+        return asdict(self) | {"are_found_better": self.are_found_better}
 
     def in_words(self) -> str:
         """What follows, in a sentence."""
         if self.are_found_better:
-            return f"The {self.cracks} judged cracks that were kept apart rank higher with the learned weights."
-        if self.cracks < MIN_CRACKS:
-            why = f"{self.cracks} judged cracks were kept apart, and {MIN_CRACKS} are needed to show a gain"
+            return f"The {self.cracks} judged cracks rank higher with weights that were learned without their groups."
+        if self.share_better is None:
+            why = f"{self.cracks} judged cracks and the false alarms beside them are too few to show a gain"
         else:
-            why = f"a gain is not shown on the {self.cracks} judged cracks that were kept apart"
+            why = f"a gain is not shown on {self.cracks} judged cracks whose groups were left out"
         return f"The weights stay those of the model: {why}."
 
 
-def compared(before: Model, learned: Model, cracks_KPP: np.ndarray, others_TPP: np.ndarray, seed: int) -> HeldOutCracks:
-    """Rank cracks among other tiles, before and after: by the mean logarithm of the share of others that score higher.
+def cross_validated(
+    cells: Cells, is_crack_T: np.ndarray, groups_T: np.ndarray, others: Cells, seed: int
+) -> HeldOutCracks:
+    """Rank judged cracks among other tiles, before and after learning from the groups of all others.
+
+    The measure is the mean logarithm of the share of the other tiles that score at least as high.
 
     Args:
-        cracks_KPP: judged cracks, not trained on, at least MIN_CRACKS.
-        others_TPP: tiles that nobody judged cracked, not trained on.
+        groups_T: of the judged tiles.
+        others: tiles that nobody judged cracked, of groups that are not learned from.
     """
-    chosen = np.linspace(0, len(others_TPP) - 1, min(MAX_OTHERS, len(others_TPP))).astype(int)
-    gained_K = _log_ranks(before, cracks_KPP, others_TPP[chosen]) - _log_ranks(learned, cracks_KPP, others_TPP[chosen])
-    drawn = np.random.default_rng(seed).integers(0, len(gained_K), (RESAMPLES, len(gained_K)))
-    return HeldOutCracks(len(gained_K), float((gained_K[drawn].mean(1) > 0).mean()))
+    names, group_T = np.unique(groups_T, return_inverse=True)
+    fold_T = np.random.default_rng(seed).permutation(len(names))[group_T] % FOLDS
+    gained_T, n_cracks = np.zeros(len(is_crack_T)), int(is_crack_T.sum())
+    if n_cracks < MIN_CRACKS:
+        return HeldOutCracks(n_cracks)
+    for fold in range(FOLDS):
+        rest, left_out = fold_T != fold, (fold_T == fold) & is_crack_T
+        if len(set(is_crack_T[rest])) < 2:
+            return HeldOutCracks(n_cracks)
+        if left_out.any():
+            change = fitted_change(cells[rest], is_crack_T[rest])
+            gained_T[left_out] = _log_ranks(cells[left_out], others) - _log_ranks(cells[left_out], others, change)
+    gained_G = np.bincount(group_T, gained_T)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
+    return HeldOutCracks(n_cracks, float((gained_G[drawn].sum(axis=1) > 0).mean()))
 
 
-def _log_ranks(model: Model, cracks_KPP: np.ndarray, others_TPP: np.ndarray) -> np.ndarray:
-    """Logarithm of the share of the other tiles that score at least as high as each crack, float (K,)."""
-    cracks_K, others_T = (score_tiles(model, tiles, VAL_BATCH)[:, 0] for tiles in (cracks_KPP, others_TPP))
-    n_higher_K = len(others_T) - np.searchsorted(np.sort(others_T), cracks_K)
-    return np.asarray(np.log((n_higher_K + 1) / (len(others_T) + 1)))
+def _log_ranks(cracks: Cells, others: Cells, change: Change | None = None) -> np.ndarray:
+    """Logarithm of the share of the other tiles that score at least as high as each crack."""
+    cracks_T, others_O = (one.log_scores(change) for one in (cracks, others))
+    n_higher_T = len(others_O) - np.searchsorted(np.sort(others_O), cracks_T)
+    return np.asarray(np.log((n_higher_T + 1) / (len(others_O) + 1)))

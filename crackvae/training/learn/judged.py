@@ -30,7 +30,7 @@ class JudgedNights:
 
     Attributes:
         table: COLUMNS, sha256 ("": it may have changed since) and verdict ("crack", "sound", or "" without one).
-        sides_N: what each image is used for: "calibration", "val" or "train".
+        sides_N: what each image is used for: "calibration" or "train".
         tiles_N: number of tiles of each image.
     """
 
@@ -52,7 +52,7 @@ class JudgedNights:
                 verdict or "not judged": int(((self.sides_N == side) & (verdicts_N == verdict)).sum())
                 for verdict in ("crack", "sound", "")
             }
-            for side in ("train", "val", "calibration")
+            for side in ("train", "calibration")
         }
 
     def chosen(self, side: str, *verdicts: str) -> tuple[pa.Table, np.ndarray]:
@@ -85,7 +85,7 @@ def read_nights(folders: tuple[str, ...], spec: ModelSpec, group_by: str, seed: 
         )
     tiles_N = tile_counts(table, spec)
     sides_N = sides_of(groups, tiles_N, quick=False, salt=str(seed), calibration=CALIBRATION_SHARE)
-    return JudgedNights(table, sides_N, tiles_N)
+    return JudgedNights(table, np.where(sides_N == "calibration", sides_N, "train"), tiles_N)
 
 
 def _images_of(scores: str) -> pa.Table:
@@ -101,13 +101,16 @@ def _images_of(scores: str) -> pa.Table:
     return rows.append_column("verdict", pa.array(judged, pa.string()))
 
 
-def worst_tiles(images: pa.Table, what: str, spec: ModelSpec, *, quiet: bool) -> np.ndarray:
+def worst_tiles(images: pa.Table, what: str, spec: ModelSpec, *, quiet: bool) -> tuple[np.ndarray, pa.Table]:
     """The tile of each image that its reviewer was shown, the one with the highest score; uint8 (T, P, P).
+
+    Returns:
+        also the images of these tiles: one that shows no surface any more has none.
 
     Raises:
         ManifestError: images that cannot be read (named).
     """
-    found: list[np.ndarray] = []
+    found: dict[str, np.ndarray] = {}
     worst = {row["image"]: (row["worst_x"], row["worst_y"]) for row in images.to_pylist()}
 
     def take(decoded: pa.Table) -> None:
@@ -116,9 +119,11 @@ def worst_tiles(images: pa.Table, what: str, spec: ModelSpec, *, quiet: bool) ->
             x, y = worst[row["image"]]
             if row["rows"]:  # it may show no surface any more
                 column, line = (int(np.abs(np.asarray(row[name]) - at).argmin()) for name, at in (("xs", x), ("ys", y)))
-                found.append(np.array(tiles_TPP[starts + line * row["cols"] + column]))
+                found[row["image"]] = np.array(tiles_TPP[starts + line * row["cols"] + column])
             starts += row["rows"] * row["cols"]
 
     if images.num_rows:
         decode_images_of(images, what, spec, take, quiet=quiet)
-    return np.stack(found) if found else np.empty((0, spec.input_px, spec.input_px), np.uint8)
+    images = images.filter(pc.is_in(images["image"], pa.array(list(found), pa.string())))
+    tiles = [found[image] for image in images["image"].to_pylist()]
+    return np.stack(tiles) if tiles else np.empty((0, spec.input_px, spec.input_px), np.uint8), images
