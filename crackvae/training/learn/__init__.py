@@ -37,7 +37,7 @@ MAX_CALIBRATION_TILES, MAX_OTHERS = 4_000, 1_000
 def learn(config: LearnConfig) -> Result:
     """Fit the last layer of a model to the verdicts in some folders of scores, and set its threshold.
 
-    Its weights stay those of the model unless judged cracks that were kept apart rank higher with the learned ones.
+    Its weights stay those of the model unless judged cracks rank higher with weights that were learned without them.
     Whole groups of images either teach the network or set the threshold.
 
     Returns:
@@ -128,7 +128,7 @@ def _learned(
 
 
 def _calibration_tiles(nights: JudgedNights, spec: ModelSpec, config: LearnConfig) -> tuple[np.ndarray, pa.Table]:
-    """Tiles that nothing was trained on, judged cracks left out, uint8 (T, P, P), and their images as decoded."""
+    """Tiles that nothing was learned from, judged cracks left out, uint8 (T, P, P), and their images as decoded."""
     images, tiles_N = nights.chosen("calibration", "sound", "")
     some = some_images(tiles_N, MAX_CALIBRATION_TILES, config.seed)
     return decoded_tiles(images.take(pa.array(some)), "calibration", spec, quiet=config.quiet)
