@@ -14,8 +14,10 @@ from crackvae.model import builtin
 from crackvae.model.calibration import Calibration
 from crackvae.model.group_rates import group_rates
 
-# Images with tiles below the threshold from which on the comparison is made.
-MIN_IMAGES = 20
+# Images with tiles below the threshold from which on they are compared: of fewer, nothing but chance would be seen.
+MIN_IMAGES = 5
+# Images on which a threshold that was not said to be void has held, so that later runs need not compare again.
+ENOUGH_IMAGES = 20
 # Quantiles of the calibration's tiles below the threshold. Groups differ least in their medians; tails show more of the
 # difference where the calibration says little about its groups.
 LEVELS = (0.5, 0.75, 0.9)

@@ -31,7 +31,7 @@ from crackvae.scoring.findings import Tracing
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, write_summary
-from crackvae.scoring.threshold_check import MIN_IMAGES, ThresholdCheck
+from crackvae.scoring.threshold_check import ENOUGH_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
 from crackvae.storage.lock import Lock, locked
@@ -108,7 +108,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
         seconds = time.perf_counter() - started
         valid_on = images_with_a_valid_threshold(out, scorer.model.digest, scorer.calibration.threshold)
-        void = None if valid_on >= MIN_IMAGES else check.result()  # later changes are what nightly looks for
+        void = None if valid_on >= ENOUGH_IMAGES else check.result()  # later changes are what nightly looks for
         summary = ScoreSummary(
             threshold_void=void,
             run=work.run,
@@ -129,7 +129,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             level=scorer.calibration.level,
             promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
             model_dir=model_dir,
-            threshold_images=valid_on if valid_on >= MIN_IMAGES else check.images,
+            threshold_images=valid_on if valid_on >= ENOUGH_IMAGES else check.images,
             csv=csv,
             report=_page_of(config, out, work.run),
             seconds=round(seconds, 1),
