@@ -133,7 +133,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             csv=csv,
             report=_page_of(config, out, work.run),
             seconds=round(seconds, 1),
-            images_per_s=round(table.n / seconds, 1),
+            images_per_s=round(table.n / seconds, 3),
         )
         write_summary(summary)
     if void:

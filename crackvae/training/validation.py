@@ -54,15 +54,28 @@ def validate_on_synthetic_cracks(model: Model, tiles_TPP: np.ndarray, threshold:
         tiles_TPP: uint8 (T, P, P), sound, not trained on.
         threshold: of the model; that of images, which is higher than one of single tiles if images have many.
     """
-    sound_TPP = tiles_TPP[np.linspace(0, len(tiles_TPP) - 1, min(MAX_TILES, len(tiles_TPP))).astype(int)]
-    drawings = draw(SEED, model.spec.input_px, len(sound_TPP))
-    generator, parts = torch.Generator().manual_seed(SEED), []
-    for tiles_BPP in torch.from_numpy(sound_TPP).split(VAL_BATCH):
-        batch = add_cracks_only(tiles_BPP, drawings, generator)
-        parts += [batch.input_B1PP[:, 0], batch.clean_B1PP[:, 0]]
-    both_TPP = [(torch.cat(kind) * 255).round().to(torch.uint8).numpy() for kind in (parts[::2], parts[1::2])]
+    sound_TPP = tiles_TPP[some_tiles(len(tiles_TPP))]
+    both_TPP = with_and_without_cracks(sound_TPP, model.spec.input_px)
     cracked_T, clean_T = (score_tiles(model, tiles, VAL_BATCH)[:, 0] for tiles in both_TPP)
     is_crack = np.repeat([True, False], len(sound_TPP))
     ranking = metrics.ranking(is_crack, np.concatenate([cracked_T, clean_T]), np.ones(2 * len(sound_TPP)))
     roc_auc = dict(zip(metrics.RANKING_NAMES, ranking, strict=True))["roc_auc"]
     return SyntheticValidation(len(sound_TPP), float((cracked_T > threshold).mean()), float(roc_auc))
+
+
+def some_tiles(n_tiles: int) -> np.ndarray:
+    """Numbers of at most MAX_TILES tiles, spread evenly."""
+    return np.linspace(0, n_tiles - 1, min(MAX_TILES, n_tiles)).astype(int)
+
+
+def with_and_without_cracks(sound_TPP: np.ndarray, input_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each tile with a synthetic crack, and the same tile without it, both uint8 (T, P, P)."""
+    drawings = draw(SEED, input_px, len(sound_TPP))
+    generator, parts = torch.Generator().manual_seed(SEED), []
+    for tiles_BPP in torch.from_numpy(sound_TPP).split(VAL_BATCH):
+        batch = add_cracks_only(tiles_BPP, drawings, generator)
+        parts += [batch.input_B1PP[:, 0], batch.clean_B1PP[:, 0]]
+    cracked_TPP, clean_TPP = (
+        (torch.cat(kind) * 255).round().to(torch.uint8).numpy() for kind in (parts[::2], parts[1::2])
+    )
+    return cracked_TPP, clean_TPP

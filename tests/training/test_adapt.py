@@ -20,7 +20,7 @@ from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
 from crackvae.scoring.verb import score
 from crackvae.training.adapt import Site, adapt, site
-from crackvae.training.adapt.choosing import Choice, choose
+from crackvae.training.adapt.choosing import Choice, choose, compared
 from crackvae.training.adapt.site import read_site, sides_of, some_images
 from crackvae.training.adapt.threshold import SoundTail, ThresholdRule
 from crackvae.training.checkpoints import Checkpoints
@@ -138,13 +138,26 @@ def test_two_workers_adapt_a_model(photographs: Path, model_dir: Path, tmp_path:
 
 def test_the_model_that_finds_more_drawn_cracks_is_chosen_and_of_equal_ones_the_starting_model() -> None:
     tiles = np.random.default_rng(0).normal(150, 5, (120, 32, 32)).clip(0, 255).astype(np.uint8)
-    rule = ThresholdRule(SoundTail(1.0, 0.6), max_false_alarm=0.05, max_cracked=0.05)
+    groups, rule = np.arange(120) // 10, ThresholdRule(SoundTail(1.0, 0.6), max_false_alarm=0.05, max_cracked=0.05)
     sees_dark, sees_nothing = blind_model(darkness_weight=3.0), blind_model(darkness_weight=0.0)
-    found = choose(sees_nothing, sees_dark, tiles, rule, quiet=True)
-    assert found.is_fine_tuned and found.fine_tuned > 0.3 and found.starting == 0.0
+    found = choose(sees_nothing, sees_dark, tiles, groups, rule, quiet=True)
+    assert found.is_fine_tuned and found.fine_tuned > 0.3 and found.starting == 0.0 and found.better == 1.0
     assert found.meaning.startswith("Kept the fine-tuned model") and "0.05 of the sound tiles flagged" in found.meaning
-    assert not choose(sees_dark, sees_nothing, tiles, rule, quiet=True).is_fine_tuned
-    assert choose(sees_dark, sees_dark, tiles, rule, quiet=True).summary()["kept"] == "starting"
+    assert not choose(sees_dark, sees_nothing, tiles, groups, rule, quiet=True).is_fine_tuned
+    assert choose(sees_dark, sees_dark, tiles, groups, rule, quiet=True).summary()["kept"] == "starting"
+
+
+def test_a_gain_on_one_photograph_of_six_does_not_choose_the_fine_tuned_model() -> None:
+    groups, number = np.repeat(np.arange(6), 20), np.tile(np.arange(20), 6)
+    sound = np.linspace(0, 1, 120)
+    starting, fine_tuned = (np.where(found, 2.0, 0.0) for found in ((groups > 0) & (number == 0), groups == 0))
+    scores = [np.concatenate([sound, cracks]) for cracks in (starting, fine_tuned)]
+    found = compared(scores, np.arange(240) >= 120, np.tile(groups, 2), rate=0.05)
+    assert (found.starting, found.fine_tuned) == (5 / 120, 20 / 120) and 0.5 < found.better < 0.8
+    assert not found.is_fine_tuned and "(95% are needed)" in found.meaning
+    assert found.meaning.startswith("Kept the starting model")
+    everywhere = [scores[0], np.concatenate([sound, np.where(number < 2, 2.0, 0.0)])]
+    assert compared(everywhere, np.arange(240) >= 120, np.tile(groups, 2), rate=0.05).is_fine_tuned
 
 
 def blind_model(darkness_weight: float) -> Model:

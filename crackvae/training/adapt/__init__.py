@@ -21,7 +21,7 @@ from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.adapt import site
-from crackvae.training.adapt.calibrating import calibrated_on_site, meaning_of, rule_from, site_scores
+from crackvae.training.adapt.calibrating import calibrated_on_site, groups_of_tiles, meaning_of, rule_from, site_scores
 from crackvae.training.adapt.choosing import choose
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
@@ -104,7 +104,9 @@ def adapt(config: AdaptConfig) -> Result:
         kept, choice = TrainedModel(base.spec, base.network.state_dict(), []), None
         if not config.quick:
             tuned = blended(base, trained_model(spec, checkpoints))
-            choice = choose(base, tuned.model, calibration_tiles[0], rule, quiet=config.quiet)
+            tiles_TPP, calibration_images = calibration_tiles
+            groups_T = groups_of_tiles(calibration_images)
+            choice = choose(base, tuned.model, tiles_TPP, groups_T, rule, quiet=config.quiet)
             kept = tuned if choice.is_fine_tuned else kept
         calibrated, threshold, validation = calibrated_on_site(kept.model, *calibration_tiles, rule, config)
         n_tiles = {side: int(chosen.side(side)[1].sum()) for side in ("train", "val", "calibration")}

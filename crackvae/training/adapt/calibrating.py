@@ -50,9 +50,8 @@ def calibrated_on_site(
     Raises:
         CalibrationError: too few tiles show a surface.
     """
-    tiles_N = surface_counts(images)
     scores_TS = site_scores(model, tiles_TPP, "score calibration", quiet=config.quiet)
-    scores_T, groups_T = scores_TS[:, 0], np.repeat(images["group"].to_numpy(), tiles_N)
+    tiles_N, scores_T, groups_T = surface_counts(images), scores_TS[:, 0], groups_of_tiles(images)
     needed = tiles_needed(rule.max_false_alarm, rule.max_cracked)
     if len(scores_T) < needed:
         raise CalibrationError(f"{len(scores_T)} tiles show a surface, and {needed} are needed: add photographs.")
@@ -73,6 +72,11 @@ def calibrated_on_site(
     reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)
     validation = validate_on_synthetic_cracks(model, tiles_TPP[scores_T <= found.threshold], found.threshold)
     return CalibratedModel(model, calibration, reference), found, validation
+
+
+def groups_of_tiles(images: pa.Table) -> np.ndarray:
+    """The group of each tile, of images as decoded_tiles() returns them."""
+    return np.repeat(images["group"].to_numpy(), surface_counts(images))
 
 
 def rule_from(calibration: Calibration, max_false_alarm: float, config: SiteConfig) -> ThresholdRule:
