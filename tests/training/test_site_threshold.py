@@ -123,18 +123,19 @@ def test_the_number_of_tiles_needed_follows_from_the_rate() -> None:
     assert tiles_needed(0.01, 0.05) == 106 and tiles_needed(0.05, 0.0) == 20
 
 
-def test_where_all_tiles_above_it_are_judged_the_threshold_is_that_of_the_sound_ones() -> None:
+def test_where_the_tiles_above_it_are_judged_the_threshold_is_that_of_the_sound_ones() -> None:
     rates, kept = [], 0
     for seed in range(10):
         scores, groups, is_crack = site(0.1, "plain", seed)
         is_judged = scores > np.quantile(scores, 0.75)  # the top of the queue
         left = ~(is_crack & is_judged)
         one = judged_threshold(scores[left], groups[left], is_judged[left], RATE)
-        assert one is not None and "all of which they have judged" in one.assumes
+        assert one is not None and "most of which they have judged" in one.assumes
         assert (one.flagged <= RATE) and len(one.sound) == left.sum() and (np.diff(one.sound_scores) >= 0).all()
         rates.append(sound_rate(one.threshold))
         kept += one.low <= rates[-1] <= one.high
     assert kept >= 9 and 0.7 * RATE < np.mean(rates) < 1.3 * RATE
-    few = judged_threshold(scores[left], groups[left], is_judged[left] & (scores[left] > 1.1 * one.threshold), RATE)
-    assert few is None, "a tile above the threshold that nobody has judged may be cracked"
+    highest = np.sort(scores[left])[-5]
+    few = judged_threshold(scores[left], groups[left], scores[left] > highest, RATE)
+    assert few is None, "tiles above the threshold that nobody has judged may be cracked"
     assert judged_threshold(scores[:50], groups[:50], np.ones(50, bool), RATE) is None, "too few for the rate"

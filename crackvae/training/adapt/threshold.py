@@ -155,10 +155,11 @@ def site_threshold(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRu
 def judged_threshold(
     scores_T: np.ndarray, groups_T: np.ndarray, is_judged_T: np.ndarray, max_false_alarm: float
 ) -> SiteThreshold | None:
-    """The conformal threshold of sound tiles, where reviewers have judged all that lie above it; None elsewhere.
+    """The conformal threshold of sound tiles, where most of what lies above it was judged sound; None elsewhere.
 
     Judged cracks are not among the tiles, so the tail of the sound ones can be seen, and nothing is assumed about it.
-    What nobody has judged lies below the threshold, where a missed crack makes no difference.
+    What nobody has judged counts as sound, so the rate is not exceeded whether it is cracked or not. The lower end of
+    the interval is that if all of it is.
 
     Args:
         scores_T: float32 (T,), of tiles that were judged sound or not at all.
@@ -166,12 +167,16 @@ def judged_threshold(
     """
     order, n = np.argsort(scores_T, kind="stable"), len(scores_T)
     rank = math.ceil((n + 1) * (1 - max_false_alarm) - 1e-9)
-    if rank > n or not is_judged_T[scores_T > scores_T[order[rank - 1]]].all():
+    if rank > n:
         return None
     threshold = float(scores_T[order[rank - 1]])
     is_above_T = scores_T > threshold
-    low, high = share_interval(is_above_T, groups_T, n, len(np.unique(groups_T)))
-    assumes = "the reviewers are right about the tiles above it, all of which they have judged"
+    if 2 * (is_above_T & is_judged_T).sum() < is_above_T.sum():
+        return None
+    n_groups = len(np.unique(groups_T))
+    low, _ = share_interval(is_above_T & is_judged_T, groups_T, n, n_groups)
+    _, high = share_interval(is_above_T, groups_T, n, n_groups)
+    assumes = "the reviewers are right about the tiles above it, most of which they have judged"
     return SiteThreshold(threshold, float(is_above_T.mean()), low, high, order, scores_T[order], assumes)
 
 
