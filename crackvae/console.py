@@ -67,7 +67,8 @@ def _table_text(table: "pd.DataFrame", width: int | None) -> str:
         return "(none)"
     import pandas as pd  # loaded already, wherever a table comes from
 
-    if not isinstance(table.index, pd.RangeIndex):
+    # pandas keeps consecutive numbers as a RangeIndex, those of epochs too: a name says that they matter.
+    if table.index.name is not None or not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index(names=table.index.name or "")
     heads = [visible(name).replace("_", " ") for name in table.columns]
     columns = [[_cell(value) for value in table.iloc[:, number]] for number in range(table.shape[1])]

@@ -50,6 +50,16 @@ def test_row_names_are_a_column_and_an_empty_table_says_so() -> None:
     assert text.splitlines()[3:5] == ["page  p.html", "n     3"] and text.endswith("none\n(none)")
 
 
+def test_the_numbers_of_epochs_are_a_column() -> None:
+    epochs = pd.DataFrame([{"epoch": number, "loss": 1 / number} for number in (1, 2)]).set_index("epoch")
+    assert tables_text({"epochs": epochs}, None).splitlines()[1:] == [
+        "epoch  loss",
+        "-----  ----",
+        "    1     1",
+        "    2   0.5",
+    ]
+
+
 def test_characters_that_a_terminal_cannot_show_are_escaped() -> None:
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     write(ascii_only, "Brücke ⟨U+001B⟩\n")
