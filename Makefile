@@ -1,6 +1,6 @@
 # Every target sets up .venv first when it is missing or older than pyproject.toml or constraints.txt.
 PYTHON ?= python3
-# torch is installed first: an unpinned torch would bring gigabytes of CUDA libraries. See the README for a GPU.
+# torch is installed first, so that TORCH can name its build: that of PyPI brings CUDA. See the README for the CPU alone.
 TORCH ?= torch==2.13.0
 # Only `make lock` needs it.
 UV ?= uv==0.13.8
