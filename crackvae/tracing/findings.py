@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from crackvae.tracing.following import DIRECTION_PX, KNOWN_PX, NARROW_PX, draw_line, followed
-from crackvae.tracing.lines import Line, even, measure, rough_width, smooth
+from crackvae.tracing.lines import Line, even, lines_of, measure, rough_width, smooth
 from crackvae.tracing.skeleton import chains
 from crackvae.tracing.widths import sections
 
@@ -58,7 +58,7 @@ def trace_findings(
     _add_followed(mask_HW, pixels_HW)
     if hidden_HW is not None:
         mask_HW &= ~hidden_HW
-    lines = [Line(one, pixels_HW, mask_HW) for one in chains(mask_HW)]
+    lines = [line for chain in chains(mask_HW) for line in lines_of(chain, pixels_HW, mask_HW)]
     lines = _without_spurs(lines)
     measure(lines)
     found = [_row(group, pixels_HW.shape) for group in _groups(lines)]

@@ -28,6 +28,10 @@ MIN_LONG_JOINT_PX, MAX_OFF_SHARE, MAX_LONG_ROUGHNESS_DEG = 600.0, 0.004, 4.0
 # line: longer than the steps of pixels and than what rough edges move the middle of a saw cut by.
 CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
 
+# A joint that runs into a crack is straight over windows of this length, to this distance from a straight line (root
+# mean square) [px], and so are no cracks; what is left of a line on either side of it has at least MIN_REST_PX.
+WINDOW_PX, STRAIGHT_PX, MIN_REST_PX = 240, 1.0, 60
+
 # Two lines meet where their edges come nearer than this [px]; looked at every so many points.
 MEETING_PX, MEETING_STEP = 2.0, 4
 
@@ -53,7 +57,7 @@ class Line:
     """
 
     def __init__(self, chain: Chain, pixels_HW: np.ndarray, mask_HW: np.ndarray) -> None:
-        self.forks = chain.forks
+        self.forks = frozenset(chain.forks)
         points_K2 = even(chain.points_K2)
         rough_px = rough_width(points_K2, mask_HW)
         self.sections = sections(pixels_HW, smooth(points_K2), rough_px)
@@ -87,6 +91,36 @@ class Line:
             return "crack"
         is_smooth = self.length_px >= MIN_JOINT_PX and self.roughness_deg <= JOINT_ROUGHNESS_DEG
         return "joint" if is_smooth and not self.widths.variation > MAX_JOINT_VARIATION else "unclear"
+
+
+def lines_of(chain: Chain, pixels_HW: np.ndarray, mask_HW: np.ndarray) -> list[Line]:
+    """The line of a chain; or a joint and the cracks that it runs into, where the chain is both."""
+    line = Line(chain, pixels_HW, mask_HW)
+    share_2 = None if line.kind == "joint" else _straight_part(line.sections.points_K2)
+    if share_2 is None:
+        return [line]
+    first, last = (round(share * (len(chain.points_K2) - 1)) for share in share_2)
+    rest = [(0, first), (last, len(chain.points_K2) - 1)]
+    rest = [part for part in rest if part[1] - part[0] >= MIN_REST_PX]
+    parts = [Line(chain.part(*part), pixels_HW, mask_HW) for part in [(first, last), *rest]]
+    is_both = [part.kind for part in parts] == ["joint"] + ["crack"] * len(rest) and rest
+    return parts if is_both else [line]
+
+
+def _straight_part(points_K2: np.ndarray) -> tuple[float, float] | None:
+    """Where the longest straight part of a trace begins and ends, as shares of it; None where none is straight."""
+    if len(points_K2) <= WINDOW_PX:
+        return None
+    y_K, x_K = (points_K2 - points_K2.mean(axis=0)).T
+    sums = np.cumsum(np.pad([y_K, x_K, y_K**2, x_K**2, y_K * x_K], ((0, 0), (1, 0))), axis=1)
+    y_W, x_W, yy_W, xx_W, xy_W = (sums[:, WINDOW_PX:] - sums[:, :-WINDOW_PX]) / WINDOW_PX
+    yy_W, xx_W, xy_W = yy_W - y_W**2, xx_W - x_W**2, xy_W - x_W * y_W
+    off_W = (yy_W + xx_W - np.hypot(yy_W - xx_W, 2 * xy_W)) / 2  # variance across the line that fits a window best
+    label_W, n = ndimage.label(off_W <= STRAIGHT_PX**2)
+    if not n:
+        return None
+    first, last = np.flatnonzero(label_W == np.bincount(label_W[label_W > 0]).argmax())[[0, -1]]
+    return first / (len(points_K2) - 1), (last + WINDOW_PX - 1) / (len(points_K2) - 1)
 
 
 def measure(lines: list[Line]) -> None:

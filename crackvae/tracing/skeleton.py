@@ -7,7 +7,7 @@ Shape letters: H, W rows and columns of an image; N pixels of a skeleton; E edge
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -46,20 +46,26 @@ class Chain:
 
     Attributes:
         points_K2: pixels in their order, float.
-        forks: numbers of the forks that it passes or ends at.
+        forks: which of its points each fork is near that it passes or ends at, by number.
         free_ends: whether its first and its last point end at no fork.
     """
 
     points_K2: np.ndarray
-    forks: frozenset[int]
+    forks: dict[int, int]
     free_ends: tuple[bool, bool]
+
+    def part(self, first: int, last: int) -> "Chain":
+        """Its points from the first up to the last, with their forks; the ends that are cut are not free."""
+        forks = {fork: at - first for fork, at in self.forks.items() if first <= at <= last}
+        free_ends = self.free_ends[0] and first == 0, self.free_ends[1] and last == len(self.points_K2) - 1
+        return Chain(self.points_K2[first : last + 1], forks, free_ends)
 
 
 @dataclass(frozen=True)
 class _Segment:
     points_K2: np.ndarray
     forks: tuple[int, int]  # at its first and its last point; 0 where there is none
-    passed: frozenset[int] = frozenset()  # between them
+    passed: dict[int, int] = field(default_factory=dict)  # between them: the points where they are
 
 
 # A segment by number, and 0 for its first or 1 for its last point.
@@ -82,7 +88,9 @@ def chains(mask_HW: np.ndarray) -> list[Chain]:
 
 def _chain(segment: _Segment) -> Chain:
     first, last = segment.forks
-    return Chain(segment.points_K2, frozenset({*segment.passed, first, last} - {0}), (first == 0, last == 0))
+    forks = segment.passed | {last: len(segment.points_K2) - 1, first: 0}
+    forks.pop(0, None)
+    return Chain(segment.points_K2, forks, (first == 0, last == 0))
 
 
 def _without_spurs(segments: list[_Segment], shortest: float) -> list[_Segment]:
@@ -92,7 +100,7 @@ def _without_spurs(segments: list[_Segment], shortest: float) -> list[_Segment]:
     for fork, ends in _ends_at(kept).items():
         if fork and len(ends) == 2 and ends[0][0] != ends[1][0]:
             links |= {ends[0]: ends[1], ends[1]: ends[0]}
-    return [replace(one, passed=frozenset()) for one in _joined(kept, links)]
+    return [replace(one, passed={}) for one in _joined(kept, links)]
 
 
 def _ends_at(segments: list[_Segment]) -> dict[int, list[_End]]:
@@ -136,16 +144,17 @@ def _touching(found: list[Chain]) -> list[Chain]:
     points = [chain.points_K2 for chain in found]
     if len(points) < 2:
         return found
-    tree, number_N = cKDTree(np.concatenate(points)), np.repeat(np.arange(len(points)), [len(one) for one in points])
-    forks = [set(chain.forks) for chain in found]
+    tree, lengths = cKDTree(np.concatenate(points)), [len(one) for one in points]
+    number_N, at_N = np.repeat(np.arange(len(points)), lengths), np.concatenate([np.arange(n) for n in lengths])
+    forks = [dict(chain.forks) for chain in found]
     for number, chain in enumerate(found):
-        for end, is_free in zip((0, -1), chain.free_ends, strict=True):
-            near = set(number_N[tree.query_ball_point(chain.points_K2[end], TOUCH_PX)]) - {number} if is_free else ()
-            for other in near:
-                fork = -1 - number  # real forks count from 1
-                forks[number].add(fork)
-                forks[other].add(fork)
-    return [replace(chain, forks=frozenset(own)) for chain, own in zip(found, forks, strict=True)]
+        for end, is_free in zip((0, lengths[number] - 1), chain.free_ends, strict=True):
+            near = tree.query_ball_point(chain.points_K2[end], TOUCH_PX) if is_free else []
+            for other in set(number_N[near]) - {number}:
+                fork = -1 - 2 * number - (end > 0)  # real forks count from 1
+                forks[number][fork] = end
+                forks[other][fork] = int(np.median(at_N[near][number_N[near] == other]))
+    return [replace(chain, forks=own) for chain, own in zip(found, forks, strict=True)]
 
 
 def _without_bridges(segments: list[_Segment], shortest: float) -> list[_Segment]:
@@ -286,14 +295,19 @@ def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[_Segment]
     for start in starts:
         if start[0] in seen:
             continue
-        parts, passed, at = [], set(), start
+        parts, passed, n, at = [], dict[int, int](), 0, start
         while at[0] not in seen:
             number, end = at
             seen.add(number)
-            parts.append(segments[number].points_K2[:: -1 if end else 1])
-            passed |= {*segments[number].passed, *segments[number].forks}
+            one = segments[number]
+            parts.append(one.points_K2[:: -1 if end else 1])
+            last_point = len(one.points_K2) - 1
+            of_one = one.passed | {one.forks[0]: 0, one.forks[1]: last_point}
+            passed |= {fork: n + (last_point - place if end else place) for fork, place in of_one.items()}
+            n += last_point + 1
             last = (number, 1 - end)
             at = links.get(last, at)
         ends = segments[start[0]].forks[start[1]], segments[last[0]].forks[last[1]]
-        found.append(_Segment(np.concatenate(parts), ends, frozenset(passed - {0})))
+        passed.pop(0, None)
+        found.append(_Segment(np.concatenate(parts), ends, passed))
     return found

@@ -70,6 +70,15 @@ def test_the_length_of_a_narrow_crack_has_the_bends_that_blur_hides(seed: int) -
     assert abs(found["length_px"] - length_of(crack)) < abs(of_trace_px - length_of(crack))
 
 
+def test_a_crack_that_runs_into_a_joint_ends_where_the_joint_goes_on() -> None:
+    crack = wandering((250, 60), (402, 460), 1.5, seed=3)
+    joint = np.array([(402.0, 455.0), (408.0, 1099.0)])  # what the map shows of it begins where the crack ends
+    found = traced(*drawn([(crack, 5), (joint, 5)], (1100, 800)))
+    assert [one["kind"] for one in found] == ["joint", "crack"]
+    assert found[0]["length_px"] == pytest.approx(644, rel=0.1)
+    assert found[1]["length_px"] == pytest.approx(length_of(crack), rel=0.1)
+
+
 @given(st.integers(2, 300), st.floats(0, 3), st.floats(0.5, 40), st.integers(0, 100))
 @settings(max_examples=60, deadline=None)
 def test_a_length_stays_near_that_of_its_trace(n: int, turn: float, width_px: float, seed: int) -> None:
