@@ -222,7 +222,7 @@ def adapt(
     quiet: bool = False,
     s3_endpoint: str = "",
 ) -> AdaptResult:
-    """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
+    """Fit a model to the photographs of one site, without a label: set its threshold, fine-tune it where that helps.
 
     Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
 

@@ -46,6 +46,14 @@ def test_help_needs_neither_ray_nor_torch() -> None:
     assert all(f"usage: crackvae {verb}" in done.stdout for verb in VERBS)
 
 
+def test_help_ends_with_where_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert " ".join(capsys.readouterr().out.rpartition("\n\n")[2].split()).startswith(
+        "Begin with crackvae score PHOTOS"
+    )
+
+
 def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in VERBS:
         with pytest.raises(SystemExit):

@@ -28,6 +28,11 @@ EXIT_USER = 2
 # Column in which help texts start, so that most flags fit beside their text [characters].
 HELP_COLUMN = 28
 
+FIRST_STEPS = (
+    "Begin with crackvae score PHOTOS, which needs no training: a model comes with it; the page is named at the end. "
+    "Then crackvae adapt --images PHOTOS --model NEW --quick sets the threshold for these photographs."
+)
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a usage error in one line; argparse would fill the screen with the usage first."""
@@ -82,7 +87,8 @@ def _add_plain(parser: Parser, chosen: dict[str, Any], name: str, plain: list[st
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command, and those of its verbs."""
-    parser = Parser(prog="crackvae", description=(crackvae.__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    description = (crackvae.__doc__ or "").partition("\n")[0]
+    parser = Parser(prog="crackvae", description=description, epilog=FIRST_STEPS, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"crackvae {crackvae.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, title="verbs", metavar="VERB [flags]")
     return parser, {name: _add_verb(verbs, name, verb) for name, verb in VERBS.items()}

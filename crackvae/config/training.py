@@ -220,7 +220,7 @@ class SiteConfig(ClusterConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(SiteConfig, DataParallelConfig):
-    """Fit a model to the photographs of one site, without a label. Sets a threshold for them, and fine-tunes the model.
+    """Fit a model to the photographs of one site, without a label: set its threshold, fine-tune it where that helps.
 
     Photographs and tiles may be mixed, and a few per cent of their tiles may show cracks.
     """
