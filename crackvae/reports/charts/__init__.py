@@ -125,13 +125,15 @@ def score_histogram(
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
             label = f"{label} ({len(scores_N):,})"
             axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.6, label=label)
+        lowest = 0.7
         if len(usual_N):
             shape = np.histogram(usual_N, edges)[0] * len(every) / len(usual_N)
             label = f"calibration ({len(usual_N):,}), scaled"
             axes.stairs(shape, edges, color=INK, linestyle="dotted", linewidth=1.3, label=label)
+            lowest = min(lowest, 0.05 * shape.max())  # of few images the scaled counts are below one
         axes.axvline(threshold, color=INK, linewidth=1.4, label=f"threshold {threshold:.3g}")
         axes.set(xlabel="score (larger is more crack-like)", ylabel="images", yscale="log")
-        axes.set_ylim(bottom=0.7)
+        axes.set_ylim(bottom=lowest)
         plain_log(axes.yaxis)
         if by_ratio:
             axes.set(xscale="log", xlim=(edges[0], edges[-1]))
