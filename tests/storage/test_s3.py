@@ -258,6 +258,10 @@ def test_every_object_of_a_bucket_is_a_row_or_counted(server: Server, monkeypatc
     assert found.excluded == {"hidden": 1, "system litter": 2, "video": 1}
     assert {fileio.read_image(f"s3://nights/{key}") for key in photographs} == {b"pixels"}
     assert listing.list_images("s3://nights/n/[1]/*.jpg").images.num_rows == 2
+    of_pattern = listing.list_images("s3://nights/n/*")
+    assert of_pattern.excluded["unreadable folder"] == 2, "n// and n/./"
+    assert [row["error"] for row in of_pattern.images.to_pylist()].count("") == len(photographs)
+    assert listing.list_images("s3://nights/n/**/*.jpg").excluded["unreadable folder"] == 3, "n/h// too"
     assert listing.list_images("s3://nights/n/[1]/[2].jpg").images.num_rows == 1
     assert listing.list_images("s3://nights/n", prefix="G\u00eb").images.num_rows == 1
     assert listing.list_images("s3://nights/n/G\u00eb").images.num_rows == 1

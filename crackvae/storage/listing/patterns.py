@@ -84,6 +84,9 @@ def _entries(folder: Folder | str) -> Iterator[tuple[str, str, Below]]:
             infos = answered(store.get_file_info, pafs.FileSelector(key, allow_not_found=True))
         for info in infos:
             path = join(folder, info.base_name)
+            if info.path.rstrip("/") == key or info.base_name in ("", ".", ".."):  # which pyarrow cannot list
+                yield UNREADABLE, path, SkippedFolder(path, UNREADABLE_FOLDER)
+                continue
             yield nfc(info.base_name), path, path if info.type == pafs.FileType.Directory else None
         return
     try:
