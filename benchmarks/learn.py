@@ -1,137 +1,276 @@
 """What `crackvae learn` makes of 20 to 1,000 verdicts: recall on blocks of SDNET2018 that nobody has judged.
 
-    python benchmarks/learn.py --work FOLDER [--data ../shared/data] [--seed 1] [--verdicts 20 100 300 1000]
+    python benchmarks/learn.py --work FOLDER [--model MODEL] [--name learn] [--seeds 1 2 3] [--parts all decks ...]
 
-The labels stand in for a reviewer who judges the 100 most suspicious of the 400 images of a night, by the model in use,
-night after night. Blocks of neighbouring photographs are held out, one of four folds by seed; of these a sample of
-sound and of cracked images is scored with each challenger. The group of an image is its photograph. What is in the work
-folder already is not made again. SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19, CC BY 4.0.
+The labels stand in for a reviewer who judges the 100 most suspicious images of a night, by the model in use, night by
+night. A part is all surfaces together, or one of them alone: its nights and its held-out blocks are of that surface.
+Blocks of neighbouring photographs are held out, one of four folds by seed; of these a sample of sound and of cracked
+images is scored. The group of an image is its photograph.
 
-The result is benchmarks/results/learn-seed-SEED-DATE.json, written again after each number of verdicts.
+The verb fits the last layer of the network, so the input of that layer is computed once for all images, kept in the
+work folder, and the steps of the verb are taken on it. SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19,
+CC BY 4.0.
+
+The result is benchmarks/results/NAME-DATE.json, and the curve docs/images/NAME.png. Intervals: bootstrap over
+photographs; of several seeds, over those of each, of their mean.
 """
 
 import argparse
-import shutil
 import zipfile
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from builtin import visible_cracks
+import torch
+from builtin import SURFACES, visible_cracks
 from concrete import N_FOLDS, folds
+from PIL import Image
 from record import write_result
 
-import crackvae
 from crackvae import metrics
-from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
+from crackvae.model.inference import Scorer, load_scorer
+from crackvae.training.adapt.calibrating import rule_from
+from crackvae.training.adapt.site import sides_of
+from crackvae.training.adapt.threshold import judged_threshold, site_threshold
+from crackvae.training.learn import MAX_OTHERS
+from crackvae.training.learn.held_out import HeldOutCracks, cross_validated
+from crackvae.training.learn.judged import CALIBRATION_SHARE
+from crackvae.training.learn.last_layer import Cells, Change, fitted_change, strongest_cells
 
 NIGHT_IMAGES, JUDGED_A_NIGHT = 400, 100
+VERDICTS = (20, 100, 300, 1000)
 HELD_OUT_SOUND, HELD_OUT_CRACKED = 700, 300
-RESAMPLES = 1000
+MAX_CRACKED = 0.05  # the default of the verb
+RESAMPLES = 500
+CURVES = Path(__file__).parents[1] / "docs" / "images"
+FIGURES = ("recall_at_5%_false_alarms", "recall_at_1%_false_alarms", "recall", "false_alarm_rate")
+PARTS = ("all", *SURFACES.values())
 
 
-def images_of(data: Path, seed: int, nights: int) -> pd.DataFrame:
-    """Columns image, photo, surface, is_crack and part: night-01, night-02, ... or held-out."""
+def listed(data: Path) -> pd.DataFrame:
+    """Columns image, group (the photograph), part, is_crack and fold, in the order of sdnet-dev.csv."""
     rows = pd.read_csv(data / "sdnet-dev.csv")
-    rows["is_crack"] = rows.image.str.startswith("crack/")
-    rows["part"] = rows.surface
-    rows["group"] = rows.block
-    is_held_out = rows.group.map(folds(rows)) == seed % N_FOLDS
-    shuffled = rows[~is_held_out].sample(nights * NIGHT_IMAGES, random_state=seed)
-    shuffled["part"] = [f"night-{number // NIGHT_IMAGES + 1:02d}" for number in range(len(shuffled))]
-    held_out = rows[is_held_out].assign(part="held-out")
-    samples = [
-        held_out[held_out.is_crack].sample(HELD_OUT_CRACKED, random_state=seed),
-        held_out[~held_out.is_crack].sample(HELD_OUT_SOUND, random_state=seed),
-    ]
-    return pd.concat([shuffled, *samples])
+    fold_of = folds(rows.assign(part=rows.surface, group=rows.block))
+    return pd.DataFrame(
+        {
+            "image": rows.image,
+            "group": rows.photo,
+            "part": rows.surface.str[0].map(SURFACES),
+            "is_crack": rows.image.str.startswith("crack/"),
+            "fold": rows.block.map(fold_of),
+        }
+    )
 
 
-def unpack(data: Path, rows: pd.DataFrame, work: Path) -> None:
-    """Write every image to work/PART/PHOTO/LABEL-NAME."""
-    with zipfile.ZipFile(data / "sdnet-dev.zip") as members:
-        names = {"/".join(name.split("/")[-2:]): name for name in members.namelist()}
-        for row in rows.itertuples():
-            place = work / row.part / row.photo / row.image.replace("/", "-")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(members.read(names[row.image]))
+def cells_of(images: pd.DataFrame, scorer: Scorer, data: Path, path: Path) -> Cells:
+    """The input of the last layer of all images, from a file if it is there."""
+    if not path.exists():
+        parts = []
+        with zipfile.ZipFile(data / "sdnet-dev.zip") as members:
+            names = {"/".join(name.split("/")[-2:]): name for name in members.namelist()}
+            for some in np.array_split(images.image.to_numpy(), 40):
+                pictures = [Image.open(BytesIO(members.read(names[one]))).convert("L") for one in some]
+                cells = strongest_cells(scorer.model, np.stack(list(map(np.asarray, pictures))))
+                parts.append((cells.logits_TFL, cells.features_TCL.half(), cells.log_typical_T))
+        together = [torch.cat(part) for part in zip(*parts, strict=True)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save((*together, cells.n_pixels), path)
+    logits, features, typical, n_pixels = torch.load(path)
+    return Cells(logits, features, typical, n_pixels)
 
 
-def scored(images: Path, model: Path | str, out: Path) -> pd.DataFrame:
-    """Columns image, group, score and flagged, and is_crack by the name of the file."""
-    crackvae.score(images=images, model=model, out=out, group_by="parent", no_report=True, findings="off", quiet=True)
-    rows = crackvae.read_scores(out, ["image", "group", "score", "flagged", "model"]).to_pandas()
-    return rows.assign(is_crack=rows.image.str.rpartition("/")[2].str.startswith("crack-"))
+@dataclass(frozen=True)
+class Site:
+    """The images of one part and one seed, by their numbers: those of each night, and the held-out ones."""
+
+    nights: list[np.ndarray]
+    held_out: np.ndarray
+
+    @classmethod
+    def of(cls, images: pd.DataFrame, part: str, seed: int) -> "Site":
+        """Shuffled nights of the other folds, and a sample of the fold of the seed."""
+        of_part = images[(images.part == part) | (part == "all")]
+        is_held_out = of_part.fold == seed % N_FOLDS
+        n_nights = max(VERDICTS) // JUDGED_A_NIGHT
+        size = min(NIGHT_IMAGES, int((~is_held_out).sum()) // n_nights)
+        shuffled = of_part[~is_held_out].sample(n_nights * size, random_state=seed).index.to_numpy()
+        samples = [
+            rows.sample(min(HELD_OUT_CRACKED if is_crack else HELD_OUT_SOUND, len(rows)), random_state=seed).index
+            for is_crack, rows in of_part[is_held_out].groupby("is_crack")
+        ]
+        return cls(np.split(shuffled, n_nights), np.concatenate(samples))
+
+    def judged(self, n_verdicts: int, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images of the nights with so many verdicts, and whether each of them is judged."""
+        nights = self.nights[: -(-n_verdicts // JUDGED_A_NIGHT)]
+        rank = [np.argsort(np.argsort(-scores[night], kind="stable")) for night in nights]
+        most = [min(JUDGED_A_NIGHT, n_verdicts - number * JUDGED_A_NIGHT) for number in range(len(nights))]
+        return np.concatenate(nights), np.concatenate([one < n for one, n in zip(rank, most, strict=True)])
 
 
-def judge(scores: Path, n: int) -> int:
-    """Right verdicts on the `n` most suspicious images of a night; returns the number of cracks among them."""
-    rows = crackvae.read_scores(scores, ["image", "score", "model"]).to_pandas()
-    worst = rows.sort_values("score", ascending=False, kind="stable").head(n)
-    is_crack = worst.image.str.rpartition("/")[2].str.startswith("crack-")
-    judgements = [
-        Judgement(Subject(row.image), "crack" if cracked else "sound", row.model, row.score)
-        for row, cracked in zip(worst.itertuples(), is_crack, strict=True)
-    ]
-    VerdictLog(str(scores)).append("labels-of-sdnet", "labels", judgements)
-    return int(is_crack.sum())
+@dataclass(frozen=True)
+class Learned:
+    """What the verb makes of some verdicts: a change or None, its reasons, the threshold and what that promises."""
+
+    change: Change | None
+    held_out: HeldOutCracks
+    threshold: float
+    promise: tuple[float, float, float]
+    judged: dict[str, int]
 
 
-def challenger(n_verdicts: int, work: Path, seed: int) -> tuple[Path, dict[str, Any]]:
-    """The model that learns from so many verdicts, and facts about them."""
-    folder = work / f"verdicts-{n_verdicts}"
-    if not (folder / "model").exists():
-        nights = []
-        for number, first in enumerate(range(0, n_verdicts, JUDGED_A_NIGHT), start=1):
-            nights.append(folder / f"night-{number:02d}")
-            shutil.rmtree(nights[-1], ignore_errors=True)
-            shutil.copytree(work / "scores" / nights[-1].name, nights[-1])
-            judge(nights[-1], min(JUDGED_A_NIGHT, n_verdicts - first))
-        crackvae.learn(model="builtin", scores=nights, out=folder / "model", seed=seed, quiet=True)
-    training = pd.read_json(folder / "model" / "training.json", typ="series")
-    return folder / "model", {name: training[name] for name in ("verdicts", "seconds", "false_alarms", "digest")}
+def learned(
+    images: pd.DataFrame, cells: Cells, scorer: Scorer, numbers: np.ndarray, judged: np.ndarray, seed: int
+) -> Learned:
+    """The steps of `crackvae learn` on the images of some nights."""
+    rows = images.loc[numbers].assign(judged=judged)
+    groups = rows.group.tolist()
+    sides = sides_of(groups, np.ones(len(rows)), quick=False, salt=str(seed), calibration=CALIBRATION_SHARE)
+    apart = rows[(sides == "calibration") & ~(rows.judged & rows.is_crack)]
+    taught = rows[(sides != "calibration") & rows.judged]
+    is_crack_T, change = taught.is_crack.to_numpy(), None
+    held_out = HeldOutCracks(int(is_crack_T.sum()))
+    if 0 < is_crack_T.sum() < len(taught):
+        chosen = np.linspace(0, len(apart) - 1, min(MAX_OTHERS, len(apart))).astype(int)
+        of_taught, others = some(cells, taught.index), some(cells, apart.index[chosen])
+        held_out = cross_validated(of_taught, is_crack_T, taught.group.to_numpy(), others, seed)
+        change = fitted_change(of_taught, is_crack_T) if held_out.are_found_better else None
+    scores_T, groups_T = scored(cells, apart.index, change), apart.group.to_numpy()
+    rate = scorer.calibration.rate
+    found = judged_threshold(scores_T, groups_T, apart.judged.to_numpy(), rate)
+    rule = rule_from(scorer.calibration, rate, SimpleNamespace(max_cracked=MAX_CRACKED))  # type: ignore[arg-type]
+    found = found or site_threshold(scores_T, groups_T, rule, seed)
+    counts = {"cracks": int(is_crack_T.sum()), "sound": int((~is_crack_T).sum()), "apart": len(apart)}
+    return Learned(change, held_out, found.threshold, (rate, found.low, found.high), counts)
 
 
-def figures_of(rows: pd.DataFrame, before: pd.DataFrame, visible: set[str]) -> dict[str, Any]:
-    """Ranking, share of flagged sound images, and differences to the model in use, with intervals over photographs."""
-    figures: dict[str, Any] = {}
-    surface = rows.group.str[0].map({"D": "decks", "P": "pavements", "W": "walls"})
-    name = rows.image.str.rpartition("/")[2].str.removeprefix("crack-")
-    kinds = {"labels": rows.is_crack | ~rows.is_crack, "visible cracks": ~rows.is_crack | name.isin(visible)}
-    for part in ("all", *sorted(surface.unique())):
-        chosen = (surface == part) | (part == "all")
-        for kind, of_kind in kinds.items():
-            one, old = rows[chosen & of_kind], before[chosen & of_kind]
-            decisions = [metrics.Decisions(t.score.to_numpy(), t.flagged.to_numpy()) for t in (old, one)]
-            table = metrics.paired_intervals(one.is_crack.to_numpy(), one.group.to_numpy(), *decisions, RESAMPLES, 0)
-            figures[f"{part}, {kind}"] = {
-                "sound": int((~one.is_crack).sum()), "cracked": int(one.is_crack.sum())
-            } | table.round(4).to_dict("index")  # fmt: skip
-    return figures
+def some(cells: Cells, numbers: Any) -> Cells:
+    """The cells of some images, in float32."""
+    chosen = torch.from_numpy(np.asarray(numbers))
+    features = cells.features_TCL[chosen].float()
+    return replace(
+        cells, logits_TFL=cells.logits_TFL[chosen], features_TCL=features, log_typical_T=cells.log_typical_T[chosen]
+    )
+
+
+def scored(cells: Cells, numbers: Any, change: Change | None = None) -> np.ndarray:
+    """Scores of some images, float32."""
+    parts = np.array_split(np.asarray(numbers), max(1, len(numbers) // 500))
+    return np.exp(np.concatenate([some(cells, part).log_scores(change) for part in parts]))
+
+
+def measured(rows: pd.DataFrame, one: metrics.Decisions, weights_N: np.ndarray) -> np.ndarray:
+    """The FIGURES of some weighted images, float (4,)."""
+    labels = rows.is_crack.to_numpy()
+    ranks = dict(zip(metrics.RANKING_NAMES, metrics.ranking(labels, one.scores_N, weights_N), strict=True))
+    rates = dict(zip(metrics.THRESHOLD_NAMES, metrics.at_threshold(labels, one.flagged_N, weights_N), strict=True))
+    return np.array([(ranks | rates)[name] for name in FIGURES])
+
+
+def over_seeds(curves: list[tuple[pd.DataFrame, metrics.Decisions, metrics.Decisions]]) -> dict[str, Any]:
+    """Mean over seeds of each figure before and after learning, with 95 % intervals over photographs."""
+    rng, draws = np.random.default_rng(0), []
+    groups = [np.unique(rows.group, return_inverse=True)[1] for rows, _, _ in curves]
+    ones = [np.ones(len(rows)) for rows, _, _ in curves]
+    while len(draws) <= RESAMPLES:
+        weights = ones  # the first are the figures themselves
+        if draws:
+            sizes = [group_N.max() + 1 for group_N in groups]
+            weights = [
+                rng.multinomial(n, np.full(n, 1 / n))[g].astype(float) for n, g in zip(sizes, groups, strict=True)
+            ]
+        pairs = zip(curves, weights, strict=True)
+        draws.append(np.mean([[measured(c[0], one, w) for one in c[1:]] for c, w in pairs], axis=0))
+    before_RF, after_RF = np.moveaxis(np.array(draws), 1, 0)
+    found: dict[str, Any] = {}
+    for number, name in enumerate(FIGURES):
+        kinds = {"before": before_RF, "after": after_RF, "difference": after_RF - before_RF}
+        found[name] = {
+            kind: np.round([of_kind[0, number], *np.nanquantile(of_kind[1:, number], (0.025, 0.975))], 4).tolist()
+            for kind, of_kind in kinds.items()
+        }
+    return found
+
+
+def points(of_seeds: dict[int, tuple[Learned, Any]], visible: set[str]) -> dict[str, Any]:
+    """The figures after a number of verdicts: of all labels and of visible cracks, and what each seed promised."""
+    curves = [curve for _, curve in of_seeds.values()]
+    kinds = {"labels": curves, "visible cracks": [without(curve, visible) for curve in curves]}
+    seeds: dict[str, Any] = {}
+    for seed, (new, (rows, before, after)) in of_seeds.items():
+        is_sound = ~rows.is_crack.to_numpy()
+        flagged, (rate, low, high) = float(after.flagged_N[is_sound].mean()), new.promise
+        seeds[str(seed)] = {
+            "judged": new.judged,
+            "held_out": new.held_out.summary(),
+            "sound": int(is_sound.sum()),
+            "cracked": int((~is_sound).sum()),
+            "promised": {"expected": round(rate, 4), "low": round(low, 4), "high": round(high, 4)},
+            "flagged_sound": round(flagged, 4),
+            "flagged_sound_before": round(float(before.flagged_N[is_sound].mean()), 4),
+            "promise_is_kept": bool(low <= flagged <= high),
+        }
+    return {kind: over_seeds(of_kind) for kind, of_kind in kinds.items()} | {"seeds": seeds}
+
+
+def without(curve: Any, visible: set[str]) -> Any:
+    """Without the images that are labelled cracked and show no crack that a reviewer sees plainly."""
+    rows, *both = curve
+    names = rows.image.str.rpartition("/")[2]
+    chosen = (~rows.is_crack | names.isin(visible)).to_numpy()
+    return rows[chosen], *(metrics.Decisions(one.scores_N[chosen], one.flagged_N[chosen]) for one in both)
+
+
+def plot(parts: dict[str, Any], path: Path) -> None:
+    """Recall by the number of verdicts, a panel for each part."""
+    figure, panels = plt.subplots(1, len(parts), figsize=(3 * len(parts), 3), sharey=True, squeeze=False)
+    for axes, (part, counts) in zip(panels[0], parts.items(), strict=True):
+        for name in FIGURES[:2]:
+            first = next(iter(counts.values()))["labels"][name]["before"]
+            values = np.array([first, *(one["labels"][name]["after"] for one in counts.values())])
+            errors = np.abs(values[:, 1:] - values[:, :1]).T
+            axes.errorbar(range(len(values)), values[:, 0], errors, capsize=3, label=name.replace("_", " "))
+        axes.set(title=part, xlabel="verdicts", xticks=range(len(counts) + 1), xticklabels=["0", *counts], ylim=(0, 1))
+    panels[0][0].set_ylabel("recall, mean of three seeds")
+    panels[0][0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Score the nights, then learn and measure for each number of verdicts."""
+    """Learn for each part, seed and number of verdicts, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for images, scores and models")
-    parser.add_argument("--seed", type=int, default=1, help="of the nights, the held-out blocks and the training")
-    parser.add_argument("--verdicts", type=int, nargs="+", default=[20, 100, 300, 1000])
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is computed once")
+    parser.add_argument("--model", default="builtin", help="to start from (default: %(default)s)")
+    parser.add_argument("--name", default="learn", help="of the result (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of nights, held-out blocks, training")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which surfaces (default: each)")
     options = parser.parse_args()
-    work = options.work.absolute() / f"seed-{options.seed}"
-    nights = -(-max(options.verdicts) // JUDGED_A_NIGHT)
-    if not (work / "held-out").exists():
-        unpack(options.data, images_of(options.data, options.seed, nights), work)
-    for number in range(1, nights + 1):
-        scored(work / f"night-{number:02d}", "builtin", work / "scores" / f"night-{number:02d}")
-    before = scored(work / "held-out", "builtin", work / "scores" / "held-out")
+    scorer, images = load_scorer(options.model), listed(options.data)
+    cells = cells_of(images, scorer, options.data, options.work / f"cells-{scorer.model.digest[:12]}.pt")
+    scores = scored(cells, images.index)
     visible = visible_cracks(options.data)
-    result: dict[str, Any] = {"seed": options.seed, "model": before.model.iloc[0], "verdicts": {}}
-    for n_verdicts in options.verdicts:
-        model, facts = challenger(n_verdicts, work, options.seed)
-        after = scored(work / "held-out", model, model.parent / "held-out")
-        result["verdicts"][str(n_verdicts)] = facts | {"held out": figures_of(after, before, visible)}
-        print(n_verdicts, write_result(f"learn-seed-{options.seed}", result), flush=True)
+    result: dict[str, Any] = {"model": scorer.model.digest, "seeds": options.seeds, "parts": {}}
+    for part in options.parts:
+        curves: dict[int, dict[int, Any]] = {n_verdicts: {} for n_verdicts in VERDICTS}
+        for seed in options.seeds:
+            site = Site.of(images, part, seed)
+            held_out, old_scores = images.loc[site.held_out], scores[site.held_out]
+            before = metrics.Decisions(old_scores, old_scores > scorer.calibration.threshold)
+            for n_verdicts in VERDICTS:
+                new = learned(images, cells, scorer, *site.judged(n_verdicts, scores), seed)
+                new_scores = scored(cells, site.held_out, new.change)
+                after = metrics.Decisions(new_scores, new_scores > new.threshold)
+                curves[n_verdicts][seed] = (new, (held_out, before, after))
+        result["parts"][part] = {str(n): points(of_seeds, visible) for n, of_seeds in curves.items()}
+        print(part, write_result(options.name, result), flush=True)
+    plot(result["parts"], CURVES / f"{options.name}.png")
 
 
 if __name__ == "__main__":
