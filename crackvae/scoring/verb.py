@@ -174,6 +174,7 @@ class _Work:
 def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _Work:
     """List, lock, subtract and connect. The listing of a million images is released when this function returns."""
     shard = Shard(*numbers) if (numbers := shard_numbers(config.shard)) else None
+    scales = _scales(config)
     found = _listing(config, shard)
     listed = found.images.num_rows
     if found.excluded:
@@ -185,13 +186,18 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     if not shard:  # a shard reads an interrupted compaction as it is, because other shards may read it now
         finish_compaction(out)
     model, threshold = scorer.model.digest, scorer.calibration.threshold
-    todo, older = still_to_score(with_groups(found, config.group_by), finished_rows(out, run), model, threshold)
+    images = with_groups(found, config.group_by)
+    todo, older = still_to_score(images, finished_rows(out, run), model, threshold)
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
     connection = stack.enter_context(ExitStack())
     if todo.num_rows:
         connection.enter_context(scoring_session(todo, config))
-        rows = connection.enter_context(closing(_scored_rows(todo, scorer, config, run)))
+        rows = connection.enter_context(closing(_scored_rows(todo, scorer, config, run, scales)))
+        unused = scales.unused(images["image"].to_pylist(), images["group"].to_pylist()) if scales.of_name else []
+        if unused:
+            n_names = f"{len(unused)} of its {len(scales.of_name)} names"
+            say(f"--mm-table: {n_names} belong to no image or group, such as {unused[0]!r}", quiet=config.quiet)
     names = found.images["image"] if config.max_false_discovery else None
     notes: dict[str, Any] = {
         "images": found.source,
@@ -203,8 +209,8 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
 
 
-def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str) -> Generator[pa.Table]:
-    tracing = Tracing(config.joints == "ignore", _scales(config))
+def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str, scales: Scales) -> Generator[pa.Table]:
+    tracing = Tracing(config.joints == "ignore", scales)
     return score_rows(todo, scorer, config, run, tracing=tracing if config.findings == "on" else None)
 
 

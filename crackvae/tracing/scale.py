@@ -3,13 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from crackvae.config import WIDTH_CLASSES
 from crackvae.errors import ConfigError
+from crackvae.storage.names.unicode_forms import nfc
 
 # Relative standard uncertainties of a distance: measured by hand; of a drone above its starting point, whose ground may
 # lie elsewhere, with that of its barometer [m]; of the laser of a drone, whose makers state 0.2 m and 0.15 %.
@@ -42,7 +43,7 @@ class Scales:
 
     Attributes:
         mm_per_px: of every photograph; NaN if unknown.
-        of_name: of single photographs or groups: names, or the ends of paths.
+        of_name: of single photographs or groups: names, or the ends of paths, in Unicode form NFC.
         distance_m: from the camera to the surface, for photographs with a known focal length; NaN if unknown.
         width_limits: ascending limits of the width classes [mm].
     """
@@ -58,9 +59,7 @@ class Scales:
         Args:
             optics: focal_px and focal_sigma, range_m and height_m, mm_per_px of a geotransform, NaN where unknown.
         """
-        parts = image.split("/")
-        names = ["/".join(parts[start:]) for start in range(len(parts))] if self.of_name else []
-        named = next((self.of_name[name] for name in (*names, group) if name in self.of_name), math.nan)
+        named = next((self.of_name[name] for name in _names(image, group) if name in self.of_name), math.nan)
         if not math.isnan(named):
             return Scale(named, "table of scales", 0.0)
         if not math.isnan(self.mm_per_px):
@@ -73,6 +72,11 @@ class Scales:
         mm_per_px = 1000 * distance_m / optics["focal_px"]
         return Scale() if math.isnan(mm_per_px) else Scale(mm_per_px, source, math.hypot(sigma, optics["focal_sigma"]))
 
+    def unused(self, images: Iterable[str], groups: Iterable[str]) -> list[str]:
+        """Names of the table that none of some photographs has, sorted."""
+        used = {name for image, group in zip(images, groups, strict=True) for name in _names(image, group)}
+        return sorted(self.of_name.keys() - used)
+
     def _distance(self, range_m: float, height_m: float) -> tuple[float, float, str]:
         """Distance of the surface, its relative uncertainty and its source."""
         if not math.isnan(self.distance_m):
@@ -84,6 +88,12 @@ class Scales:
 
 
 UNKNOWN_SCALES = Scales()
+
+
+def _names(image: str, group: str) -> list[str]:
+    """What a table may call a photograph: the ends of its path, the longest first, and its group."""
+    parts = nfc(image).split("/")
+    return [*("/".join(parts[start:]) for start in range(len(parts))), nfc(group)]
 
 
 def in_millimetres(finding: Mapping[str, Any], scale: Scale, width_limits: tuple[float, ...]) -> dict[str, Any]:
@@ -123,10 +133,14 @@ def scales_from_csv(content: bytes, path: str) -> dict[str, float]:
     advice = "it needs the columns image or group, and mm_per_px"
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
-        found = {(row.get("image") or row.get("group") or "").strip(): float(row["mm_per_px"]) for row in rows}
+        given = [(nfc(row.get("image") or row.get("group") or "").strip(), float(row["mm_per_px"])) for row in rows]
     except (UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"--mm-table {path} is not a table of scales ({type(error).__name__}): {advice}.") from error
-    bad = next((name for name, value in found.items() if not name or not 0 < value < math.inf), None)
+    found = dict(given)
+    twice = next((name for name, value in given if value != found[name]), "")
+    if twice:
+        raise ConfigError(f"--mm-table {path} gives {twice!r} two scales: keep one.")
+    bad = next((name for name, value in given if not name or not 0 < value < math.inf), None)
     if bad is not None or not found:
         raise ConfigError(f"--mm-table {path} has no name or no positive scale for {bad or 'a row'!r}: {advice}.")
     return found

@@ -1,6 +1,7 @@
 """Millimetres of findings: sources in their order, uncertainties, classes of widths."""
 
 import math
+import unicodedata
 from typing import Any
 
 import pytest
@@ -82,6 +83,19 @@ def test_width_classes_must_be_a_table(text: str) -> None:
     with pytest.raises(ConfigError, match="width_classes"):
         ScoreConfig(images="a", width_classes=text)
     assert width_limits_of("0.1,0.5") == (0.1, 0.5)
+
+
+def test_names_of_a_table_are_those_of_photographs_in_either_unicode_form_or_are_named_as_unused() -> None:
+    written, stored = (unicodedata.normalize(form, "Brücke/é.jpg") for form in ("NFC", "NFD"))
+    for one, other in ((written, stored), (stored, written)):
+        found = scales_from_csv(f"image,mm_per_px\n{one},0.1\nb.jpg,0.2\n".encode(), "t.csv")
+        assert Scales(of_name=found).scale_of(f"/data/{other}", "", DRONE).mm_per_px == 0.1
+        assert Scales(of_name=found).unused([f"/data/{other}"], [""]) == ["b.jpg"]
+
+
+def test_a_name_of_two_scales_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--mm-table t\.csv gives 'a' two scales"):
+        scales_from_csv(b"image,mm_per_px\na,1\nb,2\na,3\n", "t.csv")
 
 
 def test_a_table_of_scales() -> None:
