@@ -87,6 +87,15 @@ class ThresholdCheck:
         found = [one for number in range(len(LEVELS)) if (one := self._difference(number))]
         return max(found, key=lambda one: abs(one.share - np.clip(one.share, one.low, one.high)), default=None)
 
+    def untold(self, n_scored: int) -> str:
+        """What to say where nearly all images of a run lie above the threshold, so that none can be compared; or ""."""
+        if self.images >= MIN_IMAGES or n_scored < ENOUGH_IMAGES:
+            return ""
+        return (
+            f"whether the threshold holds for these images cannot be told: {n_scored - self.images} of {n_scored} have "
+            f"no tile below it. Unless they are all cracked, {builtin.calibrate_advice(self.model_dir)}."
+        )
+
     def _difference(self, number: int) -> ThresholdVoid | None:
         """What is wrong at one of LEVELS; None if the share above it lies in its interval."""
         _, groups_T, sizes_G = np.unique(self._groups_T, return_inverse=True, return_counts=True)

@@ -136,8 +136,9 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             images_per_s=round(table.n / seconds, 3),
         )
         write_summary(summary)
-    if void:
-        say(void.reason, quiet=False)
+    untold = "" if valid_on >= ENOUGH_IMAGES else check.untold(summary.scored)
+    if void or untold:
+        say(void.reason if void else untold, quiet=False)
     if not work.to_score:
         say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
     if config.shard:

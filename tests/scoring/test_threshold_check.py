@@ -85,6 +85,15 @@ def test_too_few_images_and_none_at_all_are_no_reason() -> None:
     assert not checked() and not checked(rows([np.array([0.001])] * 4)) and not checked(rows([np.array([9.0])] * 99))
 
 
+def test_a_run_whose_images_all_lie_above_the_threshold_is_not_taken_for_checked() -> None:
+    check = ThresholdCheck(CALIBRATION, "/models/m")
+    check.add(rows([np.array([9.0])] * 40))
+    assert "cannot be told: 40 of 40 have no tile below it. Unless they are all cracked, run" in check.untold(40)
+    assert check.result() is None and check.untold(19) == ""
+    check.add(rows([np.array([9.0, 0.01])] * 5))
+    assert check.untold(45) == ""
+
+
 def test_a_threshold_that_has_held_is_not_checked_again_and_a_void_one_is(tmp_path: Path) -> None:
     out, void = str(tmp_path), {"reason": "", "level": 0.5, "share": 0.9, "low": 0.2, "high": 0.8, "images": 40}
     assert images_with_a_valid_threshold(out, "m", 0.5) == 0
