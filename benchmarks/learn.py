@@ -7,9 +7,9 @@ night. A part is all surfaces together, or one of them alone: its nights and its
 Blocks of neighbouring photographs are held out, one of four folds by seed; of these a sample of sound and of cracked
 images is scored. The group of an image is its photograph.
 
-The verb fits the last layer of the network, so the input of that layer is computed once for all images, kept in the
-work folder, and the steps of the verb are taken on it. SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19,
-CC BY 4.0.
+The steps of the verb are taken in one process. All images are scored once by the model to start from, which is kept in
+the work folder; a challenger scores the held-out ones, with the whole network. SDNET2018: Maguire, Dorafshan & Thomas,
+doi 10.15142/T3TD19, CC BY 4.0.
 
 The result is benchmarks/results/NAME-DATE.json, and the curve docs/images/NAME.png. Intervals: bootstrap over
 photographs; of several seeds, over those of each, of their mean.
@@ -17,7 +17,7 @@ photographs; of several seeds, over those of each, of their mean.
 
 import argparse
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,21 +26,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
+import pyarrow as pa
 from builtin import SURFACES, visible_cracks
 from concrete import N_FOLDS, folds
 from PIL import Image
 from record import write_result
 
 from crackvae import metrics
-from crackvae.model.inference import Scorer, load_scorer
+from crackvae.model.artifact import Model
+from crackvae.model.inference import Scorer, load_scorer, score_tiles
 from crackvae.training.adapt.calibrating import rule_from
 from crackvae.training.adapt.site import sides_of
 from crackvae.training.adapt.threshold import judged_threshold, site_threshold
-from crackvae.training.learn import MAX_OTHERS
-from crackvae.training.learn.held_out import HeldOutCracks, cross_validated
+from crackvae.training.learn import learned_weights
+from crackvae.training.learn.held_out import HeldOutCracks
 from crackvae.training.learn.judged import CALIBRATION_SHARE
-from crackvae.training.learn.last_layer import Cells, Change, fitted_change, strongest_cells
+from crackvae.training.loop import VAL_BATCH
 
 NIGHT_IMAGES, JUDGED_A_NIGHT = 400, 100
 VERDICTS = (20, 100, 300, 1000)
@@ -67,21 +68,20 @@ def listed(data: Path) -> pd.DataFrame:
     )
 
 
-def cells_of(images: pd.DataFrame, scorer: Scorer, data: Path, path: Path) -> Cells:
-    """The input of the last layer of all images, from a file if it is there."""
+def tiles_of(images: pd.DataFrame, data: Path) -> np.ndarray:
+    """The images, uint8 (N, 256, 256)."""
+    with zipfile.ZipFile(data / "sdnet-dev.zip") as members:
+        names = {"/".join(name.split("/")[-2:]): name for name in members.namelist()}
+        pictures = (Image.open(BytesIO(members.read(names[image]))).convert("L") for image in images.image)
+        return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def kept_scores(tiles: np.ndarray, scorer: Scorer, path: Path) -> np.ndarray:
+    """Scores of all tiles by the model to start from, computed once."""
     if not path.exists():
-        parts = []
-        with zipfile.ZipFile(data / "sdnet-dev.zip") as members:
-            names = {"/".join(name.split("/")[-2:]): name for name in members.namelist()}
-            for some in np.array_split(images.image.to_numpy(), 40):
-                pictures = [Image.open(BytesIO(members.read(names[one]))).convert("L") for one in some]
-                cells = strongest_cells(scorer.model, np.stack(list(map(np.asarray, pictures))))
-                parts.append((cells.logits_TFL, cells.features_TCL.half(), cells.log_typical_T))
-        together = [torch.cat(part) for part in zip(*parts, strict=True)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save((*together, cells.n_pixels), path)
-    logits, features, typical, n_pixels = torch.load(path)
-    return Cells(logits, features, typical, n_pixels)
+        np.save(path, score_tiles(scorer.model, tiles, VAL_BATCH)[:, 0])
+    return np.load(path)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the verb makes of some verdicts: a change or None, its reasons, the threshold and what that promises."""
+    """What the verb makes of some verdicts: a model, its reasons, the threshold and what that promises."""
 
-    change: Change | None
+    model: Model
     held_out: HeldOutCracks
     threshold: float
     promise: tuple[float, float, float]
@@ -125,7 +125,7 @@ class Learned:
 
 
 def learned(
-    images: pd.DataFrame, cells: Cells, scorer: Scorer, numbers: np.ndarray, judged: np.ndarray, seed: int
+    images: pd.DataFrame, tiles: np.ndarray, scorer: Scorer, numbers: np.ndarray, judged: np.ndarray, seed: int
 ) -> Learned:
     """The steps of `crackvae learn` on the images of some nights."""
     rows = images.loc[numbers].assign(judged=judged)
@@ -133,35 +133,18 @@ def learned(
     sides = sides_of(groups, np.ones(len(rows)), quick=False, salt=str(seed), calibration=CALIBRATION_SHARE)
     apart = rows[(sides == "calibration") & ~(rows.judged & rows.is_crack)]
     taught = rows[(sides != "calibration") & rows.judged]
-    is_crack_T, change = taught.is_crack.to_numpy(), None
-    held_out = HeldOutCracks(int(is_crack_T.sum()))
-    if 0 < is_crack_T.sum() < len(taught):
-        chosen = np.linspace(0, len(apart) - 1, min(MAX_OTHERS, len(apart))).astype(int)
-        of_taught, others = some(cells, taught.index), some(cells, apart.index[chosen])
-        held_out = cross_validated(of_taught, is_crack_T, taught.group.to_numpy(), others, seed)
-        change = fitted_change(of_taught, is_crack_T) if held_out.are_found_better else None
-    scores_T, groups_T = scored(cells, apart.index, change), apart.group.to_numpy()
-    rate = scorer.calibration.rate
+    verdicts = taught.is_crack.map({True: "crack", False: "sound"})
+    table = pa.table({"group": taught.group.to_numpy(str), "verdict": verdicts.to_numpy(str)})
+    kept, held_out = learned_weights(
+        scorer.model, scorer.model.spec, tiles[taught.index], table, tiles[apart.index], seed
+    )
+    model, rate, groups_T = kept.model, scorer.calibration.rate, apart.group.to_numpy()
+    scores_T = score_tiles(model, tiles[apart.index], VAL_BATCH)[:, 0]
     found = judged_threshold(scores_T, groups_T, apart.judged.to_numpy(), rate)
     rule = rule_from(scorer.calibration, rate, SimpleNamespace(max_cracked=MAX_CRACKED))  # type: ignore[arg-type]
     found = found or site_threshold(scores_T, groups_T, rule, seed)
-    counts = {"cracks": int(is_crack_T.sum()), "sound": int((~is_crack_T).sum()), "apart": len(apart)}
-    return Learned(change, held_out, found.threshold, (rate, found.low, found.high), counts)
-
-
-def some(cells: Cells, numbers: Any) -> Cells:
-    """The cells of some images, in float32."""
-    chosen = torch.from_numpy(np.asarray(numbers))
-    features = cells.features_TCL[chosen].float()
-    return replace(
-        cells, logits_TFL=cells.logits_TFL[chosen], features_TCL=features, log_typical_T=cells.log_typical_T[chosen]
-    )
-
-
-def scored(cells: Cells, numbers: Any, change: Change | None = None) -> np.ndarray:
-    """Scores of some images, float32."""
-    parts = np.array_split(np.asarray(numbers), max(1, len(numbers) // 500))
-    return np.exp(np.concatenate([some(cells, part).log_scores(change) for part in parts]))
+    counts = {"cracks": int(taught.is_crack.sum()), "sound": int((~taught.is_crack).sum()), "apart": len(apart)}
+    return Learned(model, held_out, found.threshold, (rate, found.low, found.high), counts)
 
 
 def measured(rows: pd.DataFrame, one: metrics.Decisions, weights_N: np.ndarray) -> np.ndarray:
@@ -250,22 +233,25 @@ def main() -> None:
     parser.add_argument("--model", default="builtin", help="to start from (default: %(default)s)")
     parser.add_argument("--name", default="learn", help="of the result (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of nights, held-out blocks, training")
+    parser.add_argument("--verdicts", type=int, nargs="+", default=list(VERDICTS), help="how many (default: each)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which surfaces (default: each)")
     options = parser.parse_args()
     scorer, images = load_scorer(options.model), listed(options.data)
-    cells = cells_of(images, scorer, options.data, options.work / f"cells-{scorer.model.digest[:12]}.pt")
-    scores = scored(cells, images.index)
+    tiles = tiles_of(images, options.data)
+    scores = kept_scores(tiles, scorer, options.work / f"scores-{scorer.model.digest[:12]}.npy")
     visible = visible_cracks(options.data)
     result: dict[str, Any] = {"model": scorer.model.digest, "seeds": options.seeds, "parts": {}}
     for part in options.parts:
-        curves: dict[int, dict[int, Any]] = {n_verdicts: {} for n_verdicts in VERDICTS}
+        curves: dict[int, dict[int, Any]] = {n_verdicts: {} for n_verdicts in options.verdicts}
         for seed in options.seeds:
             site = Site.of(images, part, seed)
             held_out, old_scores = images.loc[site.held_out], scores[site.held_out]
             before = metrics.Decisions(old_scores, old_scores > scorer.calibration.threshold)
-            for n_verdicts in VERDICTS:
-                new = learned(images, cells, scorer, *site.judged(n_verdicts, scores), seed)
-                new_scores = scored(cells, site.held_out, new.change)
+            for n_verdicts in options.verdicts:
+                new = learned(images, tiles, scorer, *site.judged(n_verdicts, scores), seed)
+                new_scores = old_scores
+                if new.held_out.are_found_better:
+                    new_scores = score_tiles(new.model, tiles[site.held_out], VAL_BATCH)[:, 0]
                 after = metrics.Decisions(new_scores, new_scores > new.threshold)
                 curves[n_verdicts][seed] = (new, (held_out, before, after))
         result["parts"][part] = {str(n): points(of_seeds, visible) for n, of_seeds in curves.items()}

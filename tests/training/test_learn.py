@@ -25,7 +25,7 @@ from crackvae.training import learn as learning
 from crackvae.training.learn import learn
 from crackvae.training.learn.held_out import HeldOutCracks, cross_validated
 from crackvae.training.learn.judged import worst_tiles
-from crackvae.training.learn.last_layer import Cells, fitted_change, strongest_cells
+from crackvae.training.learn.last_layer import Cells, cells_of, fitted_change
 
 pytestmark = pytest.mark.usefixtures("train_in_process", "in_process")
 
@@ -151,13 +151,10 @@ def test_weights_are_learned_only_where_they_rank_cracks_of_other_groups_higher(
     assert cross_validated(judged[few], is_crack[few], groups[few], others, seed=0).share_better is None
 
 
-def test_a_change_of_the_layer_scores_as_the_changed_model_does(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("crackvae.training.learn.last_layer.CELL_SHARE", 1.0)  # noise is high everywhere
+def test_a_change_of_the_layer_scores_as_the_changed_model_does(model_dir: Path) -> None:
     model = load_model(str(model_dir))
     tiles = np.random.default_rng(0).integers(0, 255, (24, 32, 32), np.uint8)
-    cells = strongest_cells(model, tiles)
+    cells = cells_of(model, tiles)
     own = score_tiles(model, tiles, 8)[:, 0]
     assert np.exp(cells.log_scores()) == pytest.approx(own + EVIDENCE_OFFSET, rel=1e-4)
     change = fitted_change(cells, np.arange(24) < 12)

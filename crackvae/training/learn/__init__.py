@@ -24,13 +24,13 @@ from crackvae.training.adapt.site import some_images
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.learn.held_out import HeldOutCracks, cross_validated
 from crackvae.training.learn.judged import JudgedNights, read_nights, worst_tiles
-from crackvae.training.learn.last_layer import fitted_change, strongest_cells
+from crackvae.training.learn.last_layer import cells_of, fitted_change
 from crackvae.training.model_writer import TrainedModel, training_record, write_model
 from crackvae.training.run import hardware, require_writable_beside
 from crackvae.training.tile_loader import decoded_tiles
 
 # Tiles that set the threshold, and of these the ones that judged cracks are ranked among, at most.
-MAX_CALIBRATION_TILES, MAX_OTHERS = 4_000, 1_000
+MAX_CALIBRATION_TILES, MAX_OTHERS = 4_000, 400
 
 
 @filesystems.with_s3_endpoint
@@ -63,7 +63,7 @@ def learn(config: LearnConfig) -> Result:
         judged_TPP, judged_images = worst_tiles(judged_images, "judged", base.spec, quiet=config.quiet)
         measured_on = hardware(gpu=False)
     spec = replace(base.spec, manifest=nights.digest, seed=config.seed, leaky=False)
-    learned, held_out = _learned(base, spec, judged_TPP, judged_images, tiles_TPP, config.seed)
+    learned, held_out = learned_weights(base, spec, judged_TPP, judged_images, tiles_TPP, config.seed)
     judged = frozenset(nights.chosen("calibration", "sound")[0]["image"].to_pylist())
     calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config, judged)
     counts = nights.counts()
@@ -106,7 +106,7 @@ def _require_enough(nights: JudgedNights, needed: int) -> None:
         )
 
 
-def _learned(
+def learned_weights(
     base: Model, spec: ModelSpec, judged_TPP: np.ndarray, images: pa.Table, others_TPP: np.ndarray, seed: int
 ) -> tuple[TrainedModel, HeldOutCracks]:
     """The model with the learned weights if these find more cracks of groups that are left out, else with its own.
@@ -120,7 +120,7 @@ def _learned(
     if not 0 < is_crack_T.sum() < len(is_crack_T):
         return kept, HeldOutCracks(int(is_crack_T.sum()))
     chosen = np.linspace(0, len(others_TPP) - 1, min(MAX_OTHERS, len(others_TPP))).astype(int)
-    cells, others = strongest_cells(base, judged_TPP), strongest_cells(base, others_TPP[chosen])
+    cells, others = cells_of(base, judged_TPP), cells_of(base, others_TPP[chosen])
     held_out = cross_validated(cells, is_crack_T, images["group"].to_numpy(), others, seed)
     if not held_out.are_found_better:
         return kept, held_out
