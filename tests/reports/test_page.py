@@ -64,7 +64,7 @@ def visit(browser: Any, night_html: Path) -> Iterator[Visit]:
 
 
 def test_the_page_opens_from_disk_without_an_error_or_a_request_and_stays_small(visit: Visit, night_html: Path) -> None:
-    assert visit.tab.title().startswith("Night of 20")
+    assert visit.tab.title().startswith("Run of 20")
     assert night_html.stat().st_size < MAX_PAGE_BYTES
     broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
     assert visit.tab.evaluate(broken) == 0 and visit.tab.evaluate("document.images.length") > 100

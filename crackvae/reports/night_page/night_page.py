@@ -71,7 +71,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
     html = page.render(
         "night.html",
         served=settings.served,
-        title="All runs" if night.run == ALL_RUNS else f"Night of {page.when(night.run)}",
+        title="All runs" if night.run == ALL_RUNS else f"Run of {page.when(night.run)}",
         page_id=f"{night.run}/{digest[:12]}",
         night=night,
         folder=page.shared_folder(shown + [row["image"] for row in failed + no_surface]),
