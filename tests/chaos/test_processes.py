@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_run_in_one_line_without_orphans_and_it_can_be_resumed(tim
         # Where the head ends before them, Ray's agents look for it for a minute.
         _, orphans = psutil.wait_procs(started, timeout=30 if times < 3 else 90)
         assert code in (0, 130, -signal.SIGINT) and not orphans, (code, orphans, scene.said())
-    assert code != 130 or "interrupted. Run the same command again to go on." in scene.said()
+    assert code != 130 or "interrupted. Run the same command again to continue." in scene.said()
     scene.require_same_table(f"Ctrl-C, {times} times")
 
 
@@ -118,7 +118,7 @@ def test_a_head_that_ends_or_hangs_is_reported_within_a_minute(
         while process.poll() is None and "nothing has come" not in scene.said()[before:]:
             assert time.monotonic() < end, scene.said()
             time.sleep(0.2)
-    told = any(words in scene.said()[before:] for words in ("nothing has come", "crackvae: ended", "crackvae score:"))
+    told = any(words in scene.said()[before:] for words in ("nothing has come", "crackvae: killed", "crackvae score:"))
     assert told or process.returncode == 0, scene.said()
     scene.require_same_table(f"{signalled.name} of the {victim} while scoring")
 
