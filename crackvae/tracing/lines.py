@@ -30,7 +30,7 @@ CHORD_WIDTHS, MIN_CHORD_PX, CHORD_SHARE = 6.0, 24, 0.25
 
 # A joint that runs into a crack is straight over windows of this length, to this distance from a straight line (root
 # mean square) [px], and so are no cracks; what is left of a line on either side of it has at least MIN_REST_PX.
-WINDOW_PX, STRAIGHT_PX, MIN_REST_PX = 240, 1.0, 60
+WINDOW_PX, STRAIGHT_PX, MIN_REST_PX = 400, 1.0, 60
 
 # Two lines meet where their edges come nearer than this [px]; looked at every so many points.
 MEETING_PX, MEETING_STEP = 2.0, 4
