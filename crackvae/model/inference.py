@@ -69,19 +69,19 @@ def find_recorded_model(named: str, recorded: str, digest: str, threshold: float
 EXPLAIN_BATCH = 32
 
 
-def _inputs(tiles_TPP: np.ndarray, batch: int, device: str) -> Iterator[tuple[slice, Tensor]]:
-    """The inputs (B, 1, P, P) of the passes over some tiles, uint8 (T, P, P), and which tiles each of them has.
+def _inputs(tiles: Iterable[np.ndarray], batch: int, device: str) -> Iterator[tuple[int, Tensor]]:
+    """The inputs (B, 1, P, P) of the passes over some tiles, uint8 (P, P) each, and how many tiles each of them has.
 
     Every pass has exactly `batch` tiles, the last one padded with black ones: a convolution library may choose another
     order of summation for another shape, and a score must not depend on the other tiles of its pass.
     """
-    for start in range(0, len(tiles_TPP), batch):
-        part = slice(start, start + batch)
-        tiles_BPP = torch.from_numpy(np.array(tiles_TPP[part]))
-        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(tiles_BPP)))
+    left = iter(tiles)
+    while some := list(islice(left, batch)):
+        tiles_BPP = torch.from_numpy(np.stack(some))
+        filled_BPP = functional.pad(tiles_BPP, (0, 0, 0, 0, 0, batch - len(some)))
         if device != "cpu":  # pinned memory, so that the copy overlaps with the computation
             filled_BPP = filled_BPP.pin_memory().to(device, non_blocking=True)
-        yield part, to_input(filled_BPP)
+        yield len(some), to_input(filled_BPP)
 
 
 @torch.inference_mode()
@@ -117,12 +117,12 @@ def evidence_by_weight(model: Model, tiles_TPP: np.ndarray, weights: tuple[float
         tiles_TPP: uint8 (T, P, P).
     """
     runtime, specs = reference(model), [replace(model.spec, darkness_weight=weight) for weight in weights]
-    scores_TW = np.empty((len(tiles_TPP), len(weights)), np.float32)
-    for part, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
+    scores = [np.empty((0, len(weights)), np.float32)]
+    for n, input_B1PP in _inputs(tiles_TPP, batch, runtime.device):
         output = runtime.forward(input_B1PP)
         scores_BW = torch.stack([mean_evidence(spec, input_B1PP, output) for spec in specs], dim=1)
-        scores_TW[part] = scores_BW[: len(scores_TW[part])].numpy()
-    return scores_TW
+        scores.append(scores_BW[:n].numpy())
+    return np.concatenate(scores)
 
 
 @torch.inference_mode()
@@ -139,11 +139,10 @@ def crack_probabilities(
     Yields:
         float32 (P, P) in [0, 1] of each tile.
     """
-    runtime, left = runtime or reference(model), iter(tiles)
-    while some := list(islice(left, batch)):
-        ((_, input_B1PP),) = _inputs(np.stack(some), batch, runtime.device)
+    runtime = runtime or reference(model)
+    for n, input_B1PP in _inputs(tiles, batch, runtime.device):
         evidence_B1PP = evidence(model.spec, input_B1PP, runtime.forward(input_B1PP))
-        yield from -torch.expm1(-evidence_B1PP[: len(some), 0]).cpu().numpy()
+        yield from -torch.expm1(-evidence_B1PP[:n, 0]).cpu().numpy()
 
 
 @contextmanager
