@@ -88,9 +88,8 @@ def _add_followed(mask_HW: np.ndarray, pixels_HW: np.ndarray) -> None:
             if width_px > MAX_WIDTH_LENGTHS * len(chain.points_K2):
                 continue
             path_K2 = _follow(mask_HW, pixels_HW, points_K2, width_px)
-            if (
-                len(path_K2) > KNOWN_PX and width_px <= NARROW_PX
-            ):  # perhaps a joint that the chain met, and that goes on beyond it
+            # Perhaps a joint that the chain met, and that goes on beyond it.
+            if len(path_K2) > KNOWN_PX and width_px <= NARROW_PX:
                 _follow(mask_HW, pixels_HW, path_K2[DIRECTION_PX:KNOWN_PX][::-1], width_px)
 
 

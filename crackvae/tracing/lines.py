@@ -189,8 +189,8 @@ def length_of(points_K2: np.ndarray, width_px: float) -> float:
     """
     if len(points_K2) <= SMOOTHED_SIGMAS * max(BENDS_PX):
         return _along(points_K2) + 1
-    finest_px = max(1.0, width_px / 2)
-    lengths = [_along(smooth(even(points_K2), bends_px)) for bends_px in BENDS_PX]
+    finest_px, even_K2 = max(1.0, width_px / 2), even(points_K2)
+    lengths = [_along(smooth(even_K2, bends_px)) for bends_px in BENDS_PX]
     octaves = [math.log2(math.hypot(bends_px, finest_px) / finest_px) for bends_px in BENDS_PX]
     growth = math.log2(max(lengths[0], 1.0) / max(lengths[1], 1.0)) / (octaves[1] - octaves[0])
     return lengths[0] * 2 ** (min(max(growth, 0.0), MAX_GROWTH) * octaves[0]) + 1

@@ -67,6 +67,12 @@ class _Segment:
     forks: tuple[int, int]  # at its first and its last point; 0 where there is none
     passed: dict[int, int] = field(default_factory=dict)  # between them: the points where they are
 
+    def places(self) -> dict[int, int]:
+        """The point of each fork that it passes or ends at, by number."""
+        first, last = self.forks
+        found = self.passed | {last: len(self.points_K2) - 1, first: 0}
+        return {fork: at for fork, at in found.items() if fork}
+
 
 # A segment by number, and 0 for its first or 1 for its last point.
 _End = tuple[int, int]
@@ -88,9 +94,7 @@ def chains(mask_HW: np.ndarray) -> list[Chain]:
 
 def _chain(segment: _Segment) -> Chain:
     first, last = segment.forks
-    forks = segment.passed | {last: len(segment.points_K2) - 1, first: 0}
-    forks.pop(0, None)
-    return Chain(segment.points_K2, forks, (first == 0, last == 0))
+    return Chain(segment.points_K2, segment.places(), (first == 0, last == 0))
 
 
 def _without_spurs(segments: list[_Segment], shortest: float) -> list[_Segment]:
@@ -302,12 +306,10 @@ def _joined(segments: list[_Segment], links: dict[_End, _End]) -> list[_Segment]
             one = segments[number]
             parts.append(one.points_K2[:: -1 if end else 1])
             last_point = len(one.points_K2) - 1
-            of_one = one.passed | {one.forks[0]: 0, one.forks[1]: last_point}
-            passed |= {fork: n + (last_point - place if end else place) for fork, place in of_one.items()}
+            passed |= {fork: n + (last_point - place if end else place) for fork, place in one.places().items()}
             n += last_point + 1
             last = (number, 1 - end)
             at = links.get(last, at)
         ends = segments[start[0]].forks[start[1]], segments[last[0]].forks[last[1]]
-        passed.pop(0, None)
         found.append(_Segment(np.concatenate(parts), ends, passed))
     return found

@@ -22,8 +22,8 @@ from crackvae.training.validation import some_tiles, with_and_without_cracks
 
 # Tiles to compare on: each model scores them, and some of them with a crack, in half a minute of processor time.
 MAX_TILES = 2_000
-# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images: on a few
-# photographs either may look better by chance, and on real ones the fine-tuned one was not (docs/log.md, 2026-11-29).
+# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images. On a few
+# photographs either model may look better by chance; on labelled ones the fine-tuned model was worse (docs/log.md).
 MIN_BETTER, RESAMPLES = 0.95, 200
 
 
