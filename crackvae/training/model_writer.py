@@ -27,6 +27,7 @@ from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.state import Epoch, best_of, read_checkpoint
 from crackvae.training.tile_loader import surface_counts
+from crackvae.training.validation import some_tiles
 
 CURVE_FILE = "loss.png"
 # Sound tiles that the weight of the darkness is fitted on.
@@ -94,8 +95,8 @@ def fitted_to_site(
     if trained.spec.head != "evidence":
         return trained
     plain = replace(trained, spec=replace(trained.spec, yardstick=None))
-    chosen_N = np.linspace(0, len(sound_TPP) - 1, min(DARKNESS_TILES, len(sound_TPP))).astype(int)
-    sound_NW = evidence_by_weight(plain.model, sound_TPP[chosen_N], (0.0, *DARKNESS_WEIGHTS), VAL_BATCH)
+    some_NPP = sound_TPP[some_tiles(len(sound_TPP), DARKNESS_TILES)]
+    sound_NW = evidence_by_weight(plain.model, some_NPP, (0.0, *DARKNESS_WEIGHTS), VAL_BATCH)
     if cracked:
         cracked_TW = evidence_by_weight(plain.model, cracked[0], DARKNESS_WEIGHTS, VAL_BATCH)
         cracked_NW = image_scores(cracked_TW, surface_counts(cracked[1])).max_NS

@@ -63,9 +63,9 @@ def validate_on_synthetic_cracks(model: Model, tiles_TPP: np.ndarray, threshold:
     return SyntheticValidation(len(sound_TPP), float((cracked_T > threshold).mean()), float(roc_auc))
 
 
-def some_tiles(n_tiles: int) -> np.ndarray:
-    """Numbers of at most MAX_TILES tiles, spread evenly."""
-    return np.linspace(0, n_tiles - 1, min(MAX_TILES, n_tiles)).astype(int)
+def some_tiles(n_tiles: int, most: int = MAX_TILES) -> np.ndarray:
+    """Numbers of at most so many tiles, spread evenly."""
+    return np.linspace(0, n_tiles - 1, min(most, n_tiles)).astype(int)
 
 
 def with_and_without_cracks(sound_TPP: np.ndarray, input_px: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,7 @@ def choose(
         tiles_TPP: uint8 (T, P, P), of photographs that neither was trained on; a few may show a crack.
         groups_T: the photograph or structure of each tile: the unit of resampling.
     """
-    some = np.linspace(0, len(tiles_TPP) - 1, min(MAX_TILES, len(tiles_TPP))).astype(int)
+    some = some_tiles(len(tiles_TPP), MAX_TILES)
     models = {"starting": start, "fine-tuned": tuned}
     scores = [
         site_scores(model, tiles_TPP[some], f"compare {name}", quiet=quiet)[:, 0] for name, model in models.items()

@@ -28,6 +28,7 @@ from crackvae.training.learn.last_layer import cells_of, fitted_change
 from crackvae.training.model_writer import TrainedModel, training_record, write_model
 from crackvae.training.run import hardware, require_writable_beside
 from crackvae.training.tile_loader import decoded_tiles
+from crackvae.training.validation import some_tiles
 
 # Tiles that set the threshold, and of these the ones that judged cracks are ranked among, at most.
 MAX_CALIBRATION_TILES, MAX_OTHERS = 4_000, 400
@@ -119,8 +120,8 @@ def learned_weights(
     is_crack_T = np.array([verdict == "crack" for verdict in images["verdict"].to_pylist()], bool)
     if not 0 < is_crack_T.sum() < len(is_crack_T):
         return kept, HeldOutCracks(int(is_crack_T.sum()))
-    chosen = np.linspace(0, len(others_TPP) - 1, min(MAX_OTHERS, len(others_TPP))).astype(int)
-    cells, others = cells_of(base, judged_TPP), cells_of(base, others_TPP[chosen])
+    some = some_tiles(len(others_TPP), MAX_OTHERS)
+    cells, others = cells_of(base, judged_TPP), cells_of(base, others_TPP[some])
     held_out = cross_validated(cells, is_crack_T, images["group"].to_numpy(), others, seed)
     if not held_out.are_found_better:
         return kept, held_out
