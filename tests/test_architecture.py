@@ -65,6 +65,7 @@ ONLY_IN = {  # library: the modules that may import it
         "model.artifact",
         "model.heads",
         "model.inference",
+        "model.runtime.bfloat16",
         "model.runtime.export",
         "model.runtime.graph_cache",
         "model.runtime.onnx",

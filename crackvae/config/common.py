@@ -65,10 +65,10 @@ class ScoringConfig(ClusterConfig):
 
     workers: int | None = setting("scoring actors; default: one per CPU, or one per GPU with --gpu", None, ge=1)
     batch: int | None = setting("tiles per forward pass; default: 8, or 256 with --gpu", None, ge=1)
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = setting(
-        "precision and runtime of the network: auto (onnx, or fp32 with --gpu), fp32 (PyTorch, the reference), onnx "
-        "(fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores move by up to a fifth "
-        "of the threshold)",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = setting(
+        "precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32 with --gpu), "
+        "screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch, the reference), "
+        "onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may differ)",
         "auto",
     )
     max_megapixels: int = setting(
@@ -80,5 +80,5 @@ class ScoringConfig(ClusterConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
-        if self.precision == "onnx" and self.gpu:
-            yield "precision=onnx runs on CPUs only: omit --gpu, or use --precision auto."
+        if self.precision in ("onnx", "screen") and self.gpu:
+            yield f"precision={self.precision} runs on CPUs only: omit --gpu, or use --precision auto."

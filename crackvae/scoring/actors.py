@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import Scorer, crack_probabilities, one_thread, score_tiles
 from crackvae.model.network import ModelSpec
 from crackvae.model.runtime import runtime_of
+from crackvae.model.screen import BFLOAT16, FLOAT32, may_screen, screen_of
 from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
 from crackvae.scoring.findings import Tracing, with_findings
 from crackvae.scoring.rows import score_decoded
@@ -49,7 +50,7 @@ class ScoringSettings:
     Attributes:
         run: name of the run.
         batch: tiles of one forward pass.
-        precision: one of config.PRECISIONS.
+        precision: of ScoringConfig.
         extra_heads: heads beside the model's own, each an additional column.
         max_px: larger images are unreadable.
         device: cpu or cuda.
@@ -72,9 +73,19 @@ class ScoringSettings:
     def stages(self, scorer: Scorer) -> tuple[Callable[[pa.Table], pa.Table], Callable[[pa.Table, pa.Table], pa.Table]]:
         """The two halves of row_function(): rows of decoded images, and rows with findings of rows and images."""
         runtime = runtime_of(scorer.model, self.precision, self.batch, self.device)
-        heads = self.extra_heads
+        heads, screen = self.extra_heads, None
+        if may_screen(scorer, self.precision, heads, self.device):
+            screen = screen_of(scorer, self.batch, heads, runtime)
         score = partial(score_tiles, scorer.model, batch=self.batch, extra_heads=heads, runtime=runtime)
-        rows_of = partial(score_decoded, scorer=scorer, run=self.run, score=score, extra_heads=heads)
+        rows_of = partial(
+            score_decoded,
+            scorer=scorer,
+            run=self.run,
+            score=score,
+            extra_heads=heads,
+            screen=screen,
+            precision=BFLOAT16 if runtime.precision == "bf16" else FLOAT32,
+        )
         tracing = self.tracing
         if not tracing or scorer.model.spec.head not in SEGMENTER_HEADS:
             return rows_of, lambda rows, decoded: rows
@@ -212,14 +223,27 @@ def score_rows(
         total_bytes = pc.sum(pc.unique(images["bytes"])).as_py() or 0
         work = plan(images.num_rows, config, ray.cluster_resources(), total_bytes)
         require_resources(config.workers or work.actors, gpu=config.gpu)
-        say(f"plan: {work}", quiet=config.quiet)
+        say(f"plan: {work}; {_precision_of(scorer, config, heads)}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
         settings = ScoringSettings(run, work.batch, config.precision, heads, max_px, device, tracing)
         scored = _score_on_ray(dataset_of(images, work.block_images), scorer, settings, work)
         return tables_of(scored, stage="score", quiet=config.quiet)
-    say("plan: a few images, scored in this process without Ray", quiet=config.quiet)
+    precision = _precision_of(scorer, config, heads)
+    say(f"plan: a few images, scored in this process without Ray; {precision}", quiet=config.quiet)
     settings = ScoringSettings(run, config.batch or CPU_BATCH, config.precision, heads, max_px, tracing=tracing)
     return _score_in_process(images, scorer, settings)
+
+
+def screens(config: ScoringConfig, scorer: Scorer) -> bool:
+    """Whether bfloat16 screens for float32, on workers of this processor."""
+    return may_screen(scorer, config.precision, (), GPU_DEVICE if config.gpu else "cpu")
+
+
+def _precision_of(scorer: Scorer, config: ScoringConfig, heads: tuple[str, ...]) -> str:
+    """The precision of the scores, in words; that of this processor, where workers may have others."""
+    if not set(heads) - {LATENT_NORM} and screens(config, scorer):
+        return "bfloat16 screens, float32 decides"
+    return BFLOAT16 if config.precision == "bf16" else FLOAT32
 
 
 def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSettings) -> Generator[pa.Table]:
@@ -256,7 +280,12 @@ def _score_on_ray(images: "Dataset", scorer: Scorer, settings: ScoringSettings, 
 
 
 def score_all(images: pa.Table, scorer: Scorer, config: ScoringConfig, extra_heads: tuple[str, ...] = ()) -> pa.Table:
-    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each extra head."""
+    """MEASURED_SCHEMA rows of a listing, in its order, with a column for each extra head.
+
+    All scores are in float32 unless another precision is asked for: what is made of them depends on every one.
+    """
+    if config.precision == "auto" and not config.gpu:
+        config = replace(config, precision="onnx")
     parts = []
     with scoring_session(images, config), progress("score", images.num_rows, "images", quiet=config.quiet) as bar:
         for rows in score_rows(images, scorer, config, new_run(), extra_heads):

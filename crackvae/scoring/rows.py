@@ -10,6 +10,7 @@ from crackvae.images.decoded import tiles_of
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import Scorer
+from crackvae.model.screen import BFLOAT16, FLOAT32, Screen
 from crackvae.storage import tables
 
 
@@ -19,6 +20,8 @@ def score_decoded(
     run: str,
     score: Callable[[np.ndarray], np.ndarray],
     extra_heads: tuple[str, ...] = (),
+    screen: Screen | None = None,
+    precision: str = FLOAT32,
 ) -> pa.Table:
     """Score the tiles of all images together; the score of an image is that of its worst tile.
 
@@ -28,15 +31,22 @@ def score_decoded(
         decoded: DECODED_SCHEMA.
         score: uint8 (T, P, P) -> float32 (T, 1 + number of extra heads); the network, or a fake one in tests.
         extra_heads: as for score_tiles(): each but LATENT_NORM becomes a column `score_HEAD`.
+        screen: scores every tile before `score` does.
+        precision: of `score`.
 
     Returns:
         MEASURED_SCHEMA and the columns of `extra_heads`, one row per image, in the same order.
     """
-    scores_TS = score(tiles_of(decoded, scorer.model.spec.input_px))
+    tiles_TPP = tiles_of(decoded, scorer.model.spec.input_px)
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
+    starts_N = np.cumsum([0, *tiles_N[:-1]])
+    is_exact_T = np.full(len(tiles_TPP), precision == FLOAT32)
+    if screen:
+        scores_TS, is_exact_T = screen.scores(tiles_TPP, tiles_N, score)
+    else:
+        scores_TS = score(tiles_TPP)
     n_blank_N = pc.list_value_length(decoded["blank"]).to_numpy()
     if n_blank_N.any():
-        starts_N = np.cumsum([0, *tiles_N[:-1]])
         scores_TS = scores_TS.copy()
         for start, blank in zip(starts_N, decoded["blank"].to_pylist(), strict=True):
             scores_TS[[start + number for number in blank]] = np.nan
@@ -45,6 +55,9 @@ def score_decoded(
     tiles_N = tiles_N - n_blank_N
     p_values_N = scorer.calibration.p_values(scores_N, tiles_N)
     kinds_N = ["" if np.isnan(p) else scorer.calibration.kind(n) for p, n in zip(p_values_N, tiles_N, strict=True)]
+    worst_T = starts_N[tiles_N > 0] + found.worst_N[tiles_N > 0]
+    precisions_N = np.full(len(tiles_N), "", object)
+    precisions_N[tiles_N > 0] = np.where(is_exact_T[worst_T], FLOAT32, BFLOAT16)
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
     columns = {name: decoded[name] for name in decoded.column_names if name in tables.MEASURED_SCHEMA.names} | {
@@ -58,6 +71,7 @@ def score_decoded(
         "model": pa.array([scorer.model.digest] * n, pa.string()),
         "run": pa.array([run] * n, pa.string()),
         "p_kind": pa.array(kinds_N, pa.string()),
+        "precision": pa.array(precisions_N, pa.string()),
         "latent_norm": pa.array(
             np.full(n, np.nan, np.float32) if latent_norm is None else found.mean_NS[:, latent_norm]
         ),

@@ -33,8 +33,10 @@ class RunTable:
     The findings of a part are written before it, so that no row is ever without its findings.
     """
 
-    def __init__(self, out: str, run: str) -> None:
-        self.out, self.run = out, run
+    def __init__(self, out: str, run: str, screen_level: float = 0.0) -> None:
+        """With the level of a screen, count the tiles that score above it."""
+        self.out, self.run, self._screen_level = out, run, screen_level
+        self.screened = {"tiles": 0, "again": 0}
         self.n = self.flagged = self.parts = 0
         self._n_findings, self._has_windows = 0, False  # of windows, the rows are parts of findings
         self.statuses: Counter[str] = Counter()
@@ -74,6 +76,10 @@ class RunTable:
         self._worst = _most_suspicious(
             pa.concat_tables([self._worst, _with_longest_crack(_most_suspicious(scored), found)])
         )
+        if self._screen_level:
+            scores = pc.list_flatten(scored["tile_scores"]).to_numpy()
+            self.screened["tiles"] += len(scores)
+            self.screened["again"] += int((scores > self._screen_level).sum())
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._bytes += rows.nbytes

@@ -19,6 +19,7 @@ class ScoreSummary(BaseModel):
         findings: cracks and joints that were traced in the flagged images.
         threshold_void: why the threshold does not hold for the images of this run.
         threshold_images: images that it was checked on, in this run or in an earlier one for which it held.
+        screened: of a run in which bfloat16 screened, the number of tiles and of those that float32 scored again.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -51,6 +52,7 @@ class ScoreSummary(BaseModel):
     model_dir: str
     csv: list[str]
     threshold_images: int = 0
+    screened: dict[str, int] | None = None
     report: str
     page_error: str | None = None
     seconds: float
@@ -73,6 +75,12 @@ def write_summary(summary: ScoreSummary) -> None:
     fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
 
 
+def _summaries(out: str) -> list[str]:
+    """Paths of the summaries of the runs, the latest first."""
+    names = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
+    return [uris.join(out, name) for name in sorted(names, reverse=True)]
+
+
 class _CheckedThreshold(BaseModel):
     """What a later run reads of a summary: on how many images the threshold was checked, and whether it held."""
 
@@ -84,15 +92,33 @@ class _CheckedThreshold(BaseModel):
 
 def images_with_a_valid_threshold(out: str, model: str, threshold: float) -> int:
     """Images on which the last run with this model and threshold found the threshold to hold; 0 if it did not."""
-    runs = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
+    runs = _summaries(out)
     if not runs:
         return 0
     try:
-        last = _CheckedThreshold.model_validate_json(fileio.read_bytes(uris.join(out, max(runs))))
+        last = _CheckedThreshold.model_validate_json(fileio.read_bytes(runs[0]))
     except ValidationError:  # damaged, or of another version: the threshold is checked again
         return 0
     is_same = (last.model, last.threshold) == (model, threshold)
     return last.threshold_images if is_same and last.threshold_void is None else 0
+
+
+class _Screened(BaseModel):
+    """What a later run reads of a summary: how many tiles a screen has left to float32."""
+
+    model: str
+    threshold: float
+    screened: dict[str, int] | None = None
+
+
+def share_scored_again(out: str, model: str, threshold: float) -> float:
+    """Share of the tiles that float32 scored again in the last run that this model screened; 0 if there is none."""
+    for path in _summaries(out):
+        with suppress(ValidationError):  # damaged, or of another version
+            run = _Screened.model_validate_json(fileio.read_bytes(path))
+            if run.screened and (run.model, run.threshold) == (model, threshold):
+                return run.screened["again"] / max(1, run.screened["tiles"])
+    return 0.0
 
 
 class _ScoredWith(BaseModel):
@@ -104,10 +130,9 @@ class _ScoredWith(BaseModel):
 
 def recorded_model_dir(out: str, model: str) -> str:
     """The model directory that the last run with this model (a digest) names in its summary, or ""."""
-    names = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
-    for name in sorted(names, reverse=True):
+    for path in _summaries(out):
         with suppress(ValidationError):  # damaged, or of another version: an earlier run may say it
-            run = _ScoredWith.model_validate_json(fileio.read_bytes(uris.join(out, name)))
+            run = _ScoredWith.model_validate_json(fileio.read_bytes(path))
             if run.model == model:
                 return run.model_dir
     return ""

@@ -21,16 +21,17 @@ from crackvae.metrics import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
+from crackvae.model.screen import MAX_AGAIN, level_of
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
 from crackvae.reports.night_page.nights import has_rows
 from crackvae.results import Result
-from crackvae.scoring.actors import score_rows, scoring_session
+from crackvae.scoring.actors import score_rows, scoring_session, screens
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.findings import Tracing
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
-from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, write_summary
+from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, share_scored_again, write_summary
 from crackvae.scoring.threshold_check import ENOUGH_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
@@ -98,8 +99,10 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
     out, model_dir = uris.absolute(config.out), model_folder(config.model)
     scorer = load_scorer(model_dir)
     with ExitStack() as stack:
+        config = _without_useless_screen(config, out, scorer)
         work = _start(config, out, scorer, stack)
-        table, check = RunTable(out, work.run), ThresholdCheck(scorer.calibration, model_dir)
+        level = level_of(scorer.calibration) if screens(config, scorer) else 0.0
+        table, check = RunTable(out, work.run, level), ThresholdCheck(scorer.calibration, model_dir)
         if work.to_score:
             histograms = RunHistograms(out, work.run, load_reference(model_dir, scorer.model.digest), night)
             _write_rows(work, table, histograms, check, quiet=config.quiet)
@@ -130,6 +133,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
             model_dir=model_dir,
             threshold_images=valid_on if valid_on >= ENOUGH_IMAGES else check.images,
+            screened=table.screened if level else None,
             csv=csv,
             report=_page_of(config, out, work.run),
             seconds=round(seconds, 1),
@@ -148,6 +152,18 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         )
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
+
+
+def _without_useless_screen(config: ScoreConfig, out: str, scorer: Scorer) -> ScoreConfig:
+    """The settings without a screen that left most tiles of the last night to float32, unless it is asked for."""
+    share = share_scored_again(out, scorer.model.digest, scorer.calibration.threshold)
+    if config.precision != "auto" or share <= MAX_AGAIN or not screens(config, scorer):
+        return config
+    say(
+        f"precision: {share:.0%} of the last run's tiles were scored twice: float32 scores all of them once now",
+        quiet=config.quiet,
+    )
+    return replace(config, precision="onnx")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import read_rows, score_in_process, small_spec, write_model
 from PIL import Image
 from scipy.stats import false_discovery_control
@@ -123,16 +124,33 @@ def same_but_for_rounding(one: pa.Table, other: pa.Table) -> bool:
 def test_workers_batches_and_block_sizes_change_no_row(
     night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, workers, batch, block in (("one", 1, 16, 128), ("two", 2, 16, 3), ("small", 2, 5, 3)):
+    runs = {"one": (1, 16, 128, "screen"), "two": (2, 16, 3, "screen"), "whole": (2, 16, 9, "onnx")}
+    for name, (workers, batch, block, precision) in (runs | {"small": (2, 5, 3, "onnx")}).items():
         monkeypatch.setattr(actors, "BLOCK_IMAGES", block)
-        score(config(night, model_dir, tmp_path / name, workers=workers, batch=batch))
+        score(config(night, model_dir, tmp_path / name, workers=workers, batch=batch, precision=precision))
     assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "two"))
     with monkeypatch.context() as patch:
         score_in_process(patch)
-        score(config(night, model_dir, tmp_path / "here", batch=16))
+        score(config(night, model_dir, tmp_path / "here", batch=16, precision="screen"))
     assert same_scores(read_rows(tmp_path / "one"), read_rows(tmp_path / "here"))
     # A pass of another shape may be summed in another order.
-    assert same_but_for_rounding(read_rows(tmp_path / "one"), read_rows(tmp_path / "small"))
+    assert same_but_for_rounding(read_rows(tmp_path / "whole"), read_rows(tmp_path / "small"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_screen_that_left_most_tiles_to_float32_is_left_out_the_next_time(
+    night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    out, model = tmp_path / "out", write_model(tmp_path / "model", small_spec(), threshold=1e-6)
+    first = score(config(night, model, out, prefix="bridge-7/", quiet=False)).summary
+    assert first["screened"]["again"] == first["screened"]["tiles"] > 0
+    assert "float32 decides" in capsys.readouterr().err
+    second = score(config(night, model, out, quiet=False)).summary
+    assert "screened" not in second and second["scored"] > 0
+    assert "100% of the last run's tiles were scored twice" in capsys.readouterr().err
+    wanted = score(config(night, model, tmp_path / "asked", precision="screen", prefix="bridge-7/")).summary
+    assert wanted["screened"] == first["screened"]
 
 
 @pytest.mark.parametrize(

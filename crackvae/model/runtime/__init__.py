@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crackvae.model.artifact import Model
 from crackvae.model.network import Network, Output
+from crackvae.model.runtime.bfloat16 import Bfloat16Network
 from crackvae.model.runtime.graph_cache import graph_of
 from crackvae.model.runtime.ort import onnxruntime
 
@@ -52,17 +53,19 @@ def runtime_of(model: Model, precision: str, batch: int, device: str = "cpu") ->
     """The network ready to run with one thread on the CPU, or on a GPU.
 
     Args:
-        precision: one of config.PRECISIONS. `auto` is float32, on a CPU by ONNX Runtime, whose convolutions take 0.6 of
-            torch's time. It is never bf16, which changes scores by up to a fifth of the threshold (docs/log.md)
-            and has to be requested.
+        precision: of ScoringConfig. `auto` and `screen` are float32, on a CPU by ONNX Runtime, whose convolutions take
+            0.6 of torch's time. They are never bf16 alone, which changes scores near the threshold by more than a
+            hundredth of it (docs/log.md).
         batch: B, the same for every forward pass.
     """
-    if precision == "auto":
+    if precision in ("auto", "screen"):
         precision = "onnx" if device == "cpu" else "fp32"
     if precision == "onnx":
         return Runtime(precision, "cpu", _by_onnx(model, batch))
     if device == "cuda" and precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions; it keeps 11 bits
+    if device == "cpu" and precision == "bf16":
+        return Runtime(precision, device, Bfloat16Network(model.network).eval())
     network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Runtime(precision, device, _by_autocast(network, device) if precision == "bf16" else network)
 
@@ -73,6 +76,11 @@ def has_fast_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def has_matrix_unit() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in a unit of their own (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def _by_autocast(network: Network, device: str) -> Forward:

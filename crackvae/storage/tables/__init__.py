@@ -64,6 +64,7 @@ SCORES_SCHEMA = pa.schema(
         ("heading_deg", pa.float32()),  # of the camera, clockwise from north; NaN where it looked straight down
         ("camera", pa.string()),
         ("focal_mm", pa.float32()),
+        ("precision", pa.string()),  # float32 or bfloat16: that of the score; "" without one
     ]
 )
 
@@ -81,6 +82,7 @@ ADDED_COLUMNS = {
     "heading_deg": float("nan"),
     "camera": "",
     "focal_mm": float("nan"),
+    "precision": "",
 }
 
 # What scoring measures on each image besides its score; counted for drift on the driver, and not in any table.
