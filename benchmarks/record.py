@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+# Flags of a processor that decide how fast a network runs.
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -22,8 +25,10 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
 
 
 def machine() -> str:
-    """Processor and number of cores, as the operating system names them."""
+    """Processor with its FLAGS and number of cores, as the operating system names them."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = [flag for flag in FLAGS if flag in named.get("flags", "").split()]
+    model = named.get("model name", platform.processor())
+    return f"{model} ({' '.join(flags)}), {os.cpu_count()} cores, {platform.system()}"

@@ -4,10 +4,10 @@ python benchmarks/throughput.py --images METU --model MODEL [--count 20000]
 
 Each figure comes from a process of its own, the processes take turns, and the median of the rounds counts:
 
-- limit: decoding (read, decode, resize, measure) and the network with its head, each on one pinned core; all cores
-  together can do no more than n / (decoding + network);
-- pipeline: `crackvae score --findings off`, from listing to the written table: no peer traces cracks, and half of METU
-  is cracked;
+- limit: decoding (read, decode, resize, measure) and the network with its head, in the precisions that `score` uses for
+  these images, each on one pinned core; all cores together can do no more than n / (decoding + network);
+- pipeline: `crackvae score --findings off`, from listing to the written table: no peer traces cracks, and a quarter to
+  half of METU is cracked;
 - DataLoader: a loop over torch's DataLoader with Pillow, one worker process a core, float32 in eager mode;
 - Ray Data: `read_images`, then `map_batches` with a pool of one actor, which leaves a CPU to reading;
 - Daft: `download`, `decode_image`, `resize` and a class UDF, in the environment of --daft-python, because Daft wants an
@@ -43,11 +43,12 @@ from record import write_result
 from crackvae.images import decoding, surface
 from crackvae.images.decoded import decode_images
 from crackvae.images.tiles import resized
-from crackvae.model.artifact import Model
 from crackvae.model.heads import LATENT_NORM, scores_of
 from crackvae.model.inference import load_scorer, score_tiles
+from crackvae.model.screen import FLOAT32
 
 BATCH = 32
+MAX_PX = 10_000_000
 CPUS = os.cpu_count() or 1
 PEERS = ("DataLoader", "Ray Data", "Daft")
 
@@ -143,46 +144,39 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     import pyarrow as pa
 
     from crackvae.images.groups import with_groups
-    from crackvae.model.runtime import runtime_of
-    from crackvae.scoring.actors import CPU_BATCH
+    from crackvae.scoring.actors import CPU_BATCH, ScoringSettings
     from crackvae.storage.listing import list_images
 
     os.sched_setaffinity(0, {CPUS - 1})
     torch.set_num_threads(1)
-    model = load_scorer(model_dir).model
+    scorer = load_scorer(model_dir)
+    model = scorer.model
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as list_file:
         list_file.write("\n".join(paths))
         list_file.flush()
         listed = with_groups(list_images(f"@{list_file.name}"), "none")
-    runtime = runtime_of(model, precision, CPU_BATCH)
-    warm = pa.concat_tables(decode_images(listed.slice(0, BATCH), model.spec))
-    score_tiles(model, tiles_of(warm, model), CPU_BATCH, (LATENT_NORM,), runtime)
+    rows_of, _ = ScoringSettings("run", CPU_BATCH, precision, (LATENT_NORM,), MAX_PX).stages(scorer)
+    rows_of(pa.concat_tables(decode_images(listed.slice(0, BATCH), model.spec)))
     blocks, started = [], time.perf_counter()
     for start in range(0, listed.num_rows, 128):
         blocks += decode_images(listed.slice(start, 128), model.spec)
     decoded_s = time.perf_counter() - started
-    tiles_TPP = tiles_of(pa.concat_tables(blocks), model)
     pixels = [decoding.decode(Path(path).read_bytes()) for path in paths[:200]]
     started = time.perf_counter()
     for pixels_HW in pixels:
         surface.measures(pixels_HW)
     measured_s = time.perf_counter() - started
     started = time.perf_counter()
-    score_tiles(model, tiles_TPP, CPU_BATCH, (LATENT_NORM,), runtime)
+    precisions = [one for decoded in blocks for one in rows_of(decoded)["precision"].to_pylist()]
     scored_s = time.perf_counter() - started
     n = len(paths)
     return {
         "decode_us": 1e6 * decoded_s / n,
         "measure_us": 1e6 * measured_s / len(pixels),
         "network_us": 1e6 * scored_s / n,
+        "in_float32": precisions.count(FLOAT32) / n,
         "images": n,
     }
-
-
-def tiles_of(decoded: Any, model: Model) -> np.ndarray:
-    """Tiles of some decoded images, uint8 (T, P, P)."""
-    pixels = b"".join(decoded["tiles"].to_pylist())
-    return np.frombuffer(pixels, np.uint8).reshape(-1, model.spec.input_px, model.spec.input_px)
 
 
 def pipeline(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:

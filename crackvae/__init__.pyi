@@ -283,7 +283,7 @@ def calibrate(
     verdicts: str | os.PathLike[str] = "",
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -310,9 +310,10 @@ def calibrate(
             a reviewer are excluded.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -350,7 +351,7 @@ def evaluate(
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -372,9 +373,10 @@ def evaluate(
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -424,7 +426,7 @@ def score(
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -465,9 +467,10 @@ def score(
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -548,7 +551,7 @@ def change(
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -575,9 +578,10 @@ def change(
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -665,7 +669,7 @@ def nightly(
     no_report: bool = False,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -724,9 +728,10 @@ def nightly(
         no_report: do not write a page.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -953,7 +958,7 @@ def compare(
     seed: int = 0,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -972,9 +977,10 @@ def compare(
         seed: random seed of the bootstrap.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.
@@ -1010,7 +1016,7 @@ def promote(
     seed: int = 0,
     workers: int | None = None,
     batch: int | None = None,
-    precision: Literal["auto", "fp32", "bf16", "onnx"] = "auto",
+    precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = "auto",
     max_megapixels: int = 160,
     address: str = "",
     gpu: bool = False,
@@ -1033,9 +1039,10 @@ def promote(
         seed: random seed of the bootstrap.
         workers: scoring actors; default: one per CPU, or one per GPU with gpu.
         batch: tiles per forward pass; default: 8, or 256 with gpu.
-        precision: precision and runtime of the network: auto (onnx, or fp32 with gpu), fp32 (PyTorch, the
-            reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 (faster on hardware that supports it; scores
-            move by up to a fifth of the threshold).
+        precision: precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32
+            with gpu), screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch,
+            the reference), onnx (fp32 in ONNX Runtime, CPU only) or bf16 alone (flags near the threshold may
+            differ).
         max_megapixels: largest image [million pixels], larger ones are unreadable; in colour, one million take 4
             MB of memory.
         address: address of a Ray cluster; default: RAY_ADDRESS, or else a local cluster for this run.

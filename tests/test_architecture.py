@@ -93,7 +93,7 @@ ONLY_IN = {  # library: the modules that may import it
         "storage.listing.patterns",
     },
     "zipfile": {"storage.archive", "storage.names.zip_names"},
-    "pyarrow.parquet": {"storage.tables"},
+    "pyarrow.parquet": {"storage.tables", "storage.tables.inventory"},
     "argparse": {"cli.parser"},
 }
 MAX_TOP_MODULES, MAX_LINES = 12, 350

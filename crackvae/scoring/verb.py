@@ -36,7 +36,7 @@ from crackvae.scoring.threshold_check import ENOUGH_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
 from crackvae.storage.lock import Lock, locked
-from crackvae.storage.names.shards import Shard, is_in_shard
+from crackvae.storage.names.shards import Shard
 from crackvae.storage.tables import new_run
 from crackvae.tracing.scale import Scales, scales_from_csv
 
@@ -244,12 +244,15 @@ def _scales(config: ScoreConfig) -> Scales:
 def _listing(config: ScoreConfig, shard: Shard | None) -> Listing:
     """What is listed for a shard, with the frames of videos and the windows of very large TIFFs."""
     found = list_paths(
-        config.images, time_of(config.since), config.prefix, config.exclude, videos=config.every is not None
+        config.images,
+        time_of(config.since),
+        config.prefix,
+        config.exclude,
+        videos=config.every is not None,
+        shard=shard,
     )
-    if not found.images.num_rows:
+    if not found.images.num_rows and not found.elsewhere:
         raise StorageError(found.empty())
-    if shard:  # by file, so that a video or a TIFF is read by one job alone
-        found = replace(found, images=found.images.filter(is_in_shard(found.images["image"], shard)))
     images = with_windows(found.images, config.max_megapixels * 1_000_000)
     if config.every is not None:
         with uris.storage_errors("read", found.source):

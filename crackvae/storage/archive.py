@@ -67,6 +67,8 @@ def is_archive(path: str) -> bool:
 
 def split_entry(image: str) -> tuple[str, str] | None:
     """Path of the archive and name of the entry, of an image inside an archive."""
+    if "!/" not in image:
+        return None
     bare, options = without_options(image)
     match = _ENTRY.fullmatch(bare)
     return (match["archive"] + options, match["entry"]) if match else None

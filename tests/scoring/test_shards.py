@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from conftest import HOUSE, read_rows
 from hypothesis import given, settings
@@ -56,19 +55,15 @@ def whole(drawn: Path, model_dir: Path, tmp_path: Path, in_process: None) -> Pat
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.text(st.characters(codec="utf-8"))), st.integers(1, 9))
-def test_every_image_belongs_to_exactly_one_shard_whatever_else_is_listed(names: list[str], count: int) -> None:
-    column = pa.chunked_array([names[:3], names[3:]], pa.string())
-    masks = [is_in_shard(column, Shard(number, count)).to_pylist() for number in range(1, count + 1)]
-    assert [sum(of_image) for of_image in zip(*masks, strict=True)] == [1] * len(names)
-    for name, of_image in zip(names, zip(*masks, strict=True), strict=True):
-        alone = is_in_shard(pa.chunked_array([[name]], pa.string()), Shard(of_image.index(True) + 1, count))
-        assert alone.to_pylist() == [True]
+def test_every_image_belongs_to_exactly_one_shard(names: list[str], count: int) -> None:
+    for name in names:
+        assert sum(is_in_shard(name, Shard(number, count)) for number in range(1, count + 1)) == 1
 
 
 def test_the_shard_of_an_image_never_changes() -> None:
     """Another one would score every image again that is in a table now."""
-    names = pa.chunked_array([["/data/images/1.jpg", "s3://bridges/ä b.jpg"]])
-    assert [is_in_shard(names, Shard(number, 3)).to_pylist() for number in (1, 2, 3)] == [
+    names = ["/data/images/1.jpg", "s3://bridges/ä b.jpg"]
+    assert [[is_in_shard(name, Shard(number, 3)) for name in names] for number in (1, 2, 3)] == [
         [True, False],
         [False, True],
         [False, False],

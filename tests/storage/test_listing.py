@@ -9,15 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from files import ODD_NAMES, errors, names, one_line, pack, put, unprivileged, upload
 from hypothesis import settings
+from PIL import Image
 
 from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.archive import File
 from crackvae.storage.content import changed
 from crackvae.storage.fileio import read_image
-from crackvae.storage.listing import LISTING_SCHEMA, list_images, list_paths
+from crackvae.storage.listing import LISTING_SCHEMA, list_images, list_paths, lists
+from crackvae.storage.listing.walk import local_file
+from crackvae.storage.names.shards import Shard
 from crackvae.storage.uris import common_folder, relative
 
 few = settings(derandomize=True, deadline=None, max_examples=60)
@@ -317,6 +322,52 @@ def test_a_list_that_is_none_is_named(tmp_path):
     with pytest.raises(ConfigError, match="password") as caught:
         list_images(f"@{tmp_path}/secret.txt")
     assert "hunter2" not in one_line(caught.value)
+
+
+def test_an_inventory_with_sizes_and_times_is_taken_at_its_word_for_objects(tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(lists, "remote_file", lambda uri: looked_at.append(uri) or File(uri, 7, 8))
+    time = datetime(2026, 11, 29, 1, 2, 3, tzinfo=UTC)
+    rows = {
+        "uri": ["s3://bridges/a.jpg", "s3://bridges/b.jpg", "s3://bridges/c.jpg", None],
+        "size": [5, None, 6, 7],
+        "last_modified_date": pa.array([time, time, None, time], pa.timestamp("ns")),
+    }
+    pq.write_table(pa.table(rows), tmp_path / "list.parquet", row_group_size=2)
+    images = list_images(f"@{tmp_path}/list.parquet").images.to_pylist()
+    assert [(row["image"][-5:], row["bytes"]) for row in images] == [("a.jpg", 5), ("b.jpg", 7), ("c.jpg", 7)]
+    assert images[0]["modified"] == time and sorted(looked_at) == ["s3://bridges/b.jpg", "s3://bridges/c.jpg"]
+
+
+def test_columns_of_an_inventory_of_another_type_are_left_alone(tmp_path):
+    put(tmp_path, "1.jpg")
+    pq.write_table(pa.table({"image": ["1.jpg"], "bytes": ["5"], "modified": ["today"]}), tmp_path / "list.parquet")
+    (row,) = list_images(f"@{tmp_path}/list.parquet").images.to_pylist()
+    assert row["bytes"] == 6 and row["modified"] > datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_a_shard_lists_and_looks_up_its_own_images_alone(tmp_path, monkeypatch, kind):
+    put(tmp_path / "images", *(f"{number}.jpg" for number in range(40)))
+    with Image.new("L", (8, 8)) as page:
+        page.save(tmp_path / "images" / "scan.tif", save_all=True, append_images=[page] * 5)
+    names_of = sorted(str(path) for path in (tmp_path / "images").iterdir())
+    (tmp_path / "list.txt").write_text("\n".join(names_of))
+    source = str(tmp_path / "images") if kind == "folder" else f"@{tmp_path}/list.txt"
+    looked_at = []
+    monkeypatch.setattr(lists, "local_file", lambda path: looked_at.append(path) or local_file(path))
+    shards = [list_paths([source], shard=Shard(number, 3)) for number in (1, 2, 3)]
+    found = [set(one.images["image"].to_pylist()) for one in shards]
+    assert sum(map(len, found)) == len(set.union(*found)) == 40 + 6
+    files = [len({image.partition("!/")[0] for image in of_shard}) for of_shard in found]
+    assert [one.elsewhere + n for one, n in zip(shards, files, strict=True)] == [41] * 3
+    assert sorted(looked_at) == (names_of if kind == "list" else [])
+
+
+def test_a_shard_without_images_of_a_small_night_is_no_error(tmp_path):
+    put(tmp_path, "1.jpg")
+    found = [list_paths([str(tmp_path)], prefix="1", shard=Shard(number, 50)) for number in range(1, 51)]
+    assert sorted((one.images.num_rows, one.elsewhere) for one in found) == [(0, 1)] * 49 + [(1, 0)]
 
 
 def test_since_keeps_what_was_modified_then_or_later_and_what_has_no_time(tmp_path):

@@ -22,6 +22,7 @@ from crackvae.storage.listing.lists import listed_files
 from crackvae.storage.listing.patterns import matches, split_pattern
 from crackvae.storage.listing.walk import SkippedFolder, chunks, files
 from crackvae.storage.names.pages import with_pages
+from crackvae.storage.names.shards import Shard, is_in_shard
 from crackvae.storage.names.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, common_folder, join, parent, relative, without_options
 
@@ -46,6 +47,7 @@ class Listing:
         excluded: number of other files, and of folders that were not entered, by kind.
         examples: the first name of each of these kinds.
         passed_over: images that --since or --prefix filtered out.
+        elsewhere: images of other shards.
     """
 
     root: str
@@ -54,6 +56,7 @@ class Listing:
     excluded: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     passed_over: int = 0
+    elsewhere: int = 0
 
     @property
     def skipped(self) -> int:
@@ -99,19 +102,21 @@ def list_paths(
     exclude: Sequence[str] = (),
     *,
     videos: bool = False,
+    shard: Shard | None = None,
 ) -> Listing:
     """List one or several paths, each as list_images() does; an image that two of them contain is listed once.
 
     The root is the folder that all paths have in common. `prefix` and `exclude` apply to each path by itself, and a
-    file that is excluded from two of them counts twice. With `videos`, videos are listed instead of excluded.
+    file that is excluded from two of them counts twice. With `videos`, videos are listed instead of excluded. Of a
+    `shard` only its images are kept, file by file, so that all pages of a TIFF are in one.
 
     Raises:
         As list_images(); filters must leave an image of one of the paths.
     """
-    listings = [_listed(path, since, prefix, exclude, videos=videos) for path in paths]
+    listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in paths]
     found = listings[0] if len(listings) == 1 else _joined(listings)
     n_images = found.images.num_rows + found.passed_over
-    if not found.images.num_rows and (n_images or prefix):
+    if not found.images.num_rows and not found.elsewhere and (n_images or prefix):
         raise StorageError(_nothing_left(found.source, n_images, since, prefix))
     return found
 
@@ -127,22 +132,27 @@ def _joined(listings: Sequence[Listing]) -> Listing:
         excluded=dict(sorted(counts.items())),
         examples={kind: name for one in reversed(listings) for kind, name in one.examples.items()},
         passed_over=sum(one.passed_over for one in listings),
+        elsewhere=sum(one.elsewhere for one in listings),
     )
 
 
-def _listed(path: str, since: datetime | None, prefix: str, exclude: Sequence[str], *, videos: bool = False) -> Listing:
+def _listed(
+    path: str, since: datetime | None, prefix: str, exclude: Sequence[str], *, videos: bool, shard: Shard | None
+) -> Listing:
     left_out = Exclusions(videos=videos)
     if path.startswith("@") and not os.path.lexists(path):
         source = "@" + existing_form(absolute(path[1:]))
         root = parent(source[1:])
-        images = _table(listed_files(source[1:]))
+        images, elsewhere = _table(listed_files(source[1:], shard))
     else:
         source = absolute(path)
         root, found = _found(source, prefix)
-        images = _table(_images(found, root, [below(pattern, root) for pattern in exclude], left_out))
+        every = _images(found, root, [below(pattern, root) for pattern in exclude], left_out)
+        images, elsewhere = _table(file if not shard or is_in_shard(file.image, shard) else None for file in every)
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
-    return Listing(root, with_pages(kept), source, excluded, left_out.first, images.num_rows - kept.num_rows)
+    passed_over = images.num_rows - kept.num_rows
+    return Listing(root, with_pages(kept), source, excluded, left_out.first, passed_over, elsewhere)
 
 
 def _nothing_left(source: str, n_images: int, since: datetime | None, prefix: str) -> str:
@@ -208,17 +218,21 @@ def _images(
             yield file
 
 
-def _table(found: Iterable[File]) -> pa.Table:
-    """LISTING_SCHEMA, sorted by name, each name once."""
-    parts = []
-    for rows in chunks(found):
+def _table(found: Iterable[File | None]) -> tuple[pa.Table, int]:
+    """LISTING_SCHEMA, sorted by name, each name once; and how many files are None, those of other shards."""
+    parts, elsewhere = [], 0
+    for chunk in chunks(found):
+        rows = [file for file in chunk if file]
+        elsewhere += len(chunk) - len(rows)
+        if not rows:
+            continue
         columns = [pa.array(column) for column in zip(*rows, strict=True)]
         parts.append(pa.table(columns, names=LISTING_SCHEMA.names).cast(LISTING_SCHEMA))
     if not parts:
-        return LISTING_SCHEMA.empty_table()
+        return LISTING_SCHEMA.empty_table(), elsewhere
     images = pa.concat_tables(parts)
     del parts
-    return _sorted_once(images)
+    return _sorted_once(images), elsewhere
 
 
 def _sorted_once(images: pa.Table) -> pa.Table:

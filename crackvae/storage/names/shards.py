@@ -8,8 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
+from crackvae.storage.names.unicode_forms import nfc
 
 _SUFFIX = re.compile(r".+\.(?P<number>\d+)of(?P<count>\d+)")
 
@@ -43,11 +42,7 @@ def are_disjoint(run: str, other: str) -> bool:
     return one is not None and two is not None and one.count == two.count and one.number != two.number
 
 
-def is_in_shard(names: pa.ChunkedArray, shard: Shard) -> pa.BooleanArray:
-    """Which images belong to a shard. Depends on their names alone, and is the same on every machine."""
-    numbers = (
-        int.from_bytes(hashlib.blake2b(name.as_py().encode(), digest_size=8).digest(), "big") % shard.count
-        for chunk in names.chunks
-        for name in chunk
-    )
-    return pa.array(np.fromiter(numbers, np.int64, len(names)) == shard.number - 1)
+def is_in_shard(image: str, shard: Shard) -> bool:
+    """Whether an image belongs to a shard. Depends on its name alone, and is the same on every machine."""
+    digest = hashlib.blake2b(nfc(image).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % shard.count == shard.number - 1

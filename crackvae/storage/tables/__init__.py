@@ -298,31 +298,6 @@ def latest(rows: pa.Table) -> pa.Table:
     return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
 
 
-def text_column(path: str, names: Sequence[str]) -> pa.ChunkedArray:
-    """The first of some columns that a Parquet file has, as text.
-
-    Raises:
-        StorageError: not a Parquet file, or it has none of the columns.
-    """
-    try:
-        column = parse_file(path, lambda file: _first_column(file, names))
-    except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{path} is not a whole Parquet file ({reason(error)}): make it again.") from error
-    if column is None:
-        raise StorageError(f"{path} has no text column {' or '.join(names)}: give one this name.")
-    return column
-
-
-def _first_column(file: pa.NativeFile, names: Sequence[str]) -> pa.ChunkedArray | None:
-    schema = pq.read_schema(file)
-    is_text = (pa.types.is_string, pa.types.is_large_string)
-    found = [name for name in names if name in schema.names and any(test(schema.field(name).type) for test in is_text)]
-    if not found:
-        return None
-    file.seek(0)
-    return pq.read_table(file, columns=found[:1])[found[0]].cast(pa.string())
-
-
 def write_csv(path: str, parts: Sequence[str], columns: Sequence[str]) -> None:
     """Write some parts as a CSV, atomically; only one part at a time is in memory."""
     with writing(path) as file:
