@@ -64,11 +64,9 @@ def main() -> None:
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "killed": killed,
             "scored_by_one_job": whole["scored"],
-            "finished_before_when_submitted_again": [
-                one["finished_before"] for one in shards if one["finished_before"]
-            ],
+            "finished_before": [one["finished_before"] for one in shards if one["finished_before"]],
             "rows": ds.dataset(folder / "shards", exclude_invalid_files=True).count_rows(),
-            "rows_are_those_of_one_job": rows_of(folder / "shards").equals(rows_of(folder / "whole")),
+            "rows_are_those_of_one_job": rows_of(folder / "shards") == rows_of(folder / "whole"),
             "pages": {
                 name: {key: page[key] for key in ("images", "flagged", "shards", "shards_left") if key in page}
                 for name, page in pages.items()
@@ -118,9 +116,10 @@ def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
     return summary
 
 
-def rows_of(out: Path) -> Any:
-    """All rows of a table, by image, without the names of their runs."""
-    return tables.read_scores(str(out), tables.SCORES_SCHEMA.names).drop_columns(["run"]).sort_by("image")
+def rows_of(out: Path) -> bytes:
+    """All rows of a table as one file, by image, without the names of their runs; NaN equals NaN."""
+    rows = tables.read_scores(str(out), tables.SCORES_SCHEMA.names).drop_columns(["run"]).sort_by("image")
+    return bytes(tables.parquet_bytes(rows.combine_chunks()))
 
 
 if __name__ == "__main__":
