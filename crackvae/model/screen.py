@@ -29,10 +29,10 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # A screened score may differ from that of float32 by this share of the larger of that and the level. Of 16,000 images
 # none differed by half as much (docs/log.md).
 MAX_ERROR = 0.1
-# Decisions are made above this share of the threshold: a crack is followed into tiles that score half of it.
-DECISION_SHARE = 0.5
-# Scores that are exceeded by fewer sound tiles than this are computed in float32; p-values below SURE_P are thus
-# always those of float32, also where some tiles more compete for the worst one.
+# A crack is followed into neighbouring tiles whose score exceeds this share of the threshold; below it nothing is
+# decided.
+FOLLOW_SHARE = 0.5
+# Scores that more than this share of sound tiles do not reach are those of float32, and so are p-values below SURE_P.
 SCREENED_SHARE, SURE_P = 0.85, 0.1
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -82,7 +82,7 @@ def level_of(calibration: Calibration) -> float:
         return 0.0
     samples = [calibration.scores_N, calibration.sample.tile_scores_M if calibration.sample else np.empty(0)]
     usual = [float(np.quantile(scores, SCREENED_SHARE)) for scores in samples if len(scores)]
-    return (1 - MAX_ERROR) * min(DECISION_SHARE * calibration.threshold, *usual)
+    return (1 - MAX_ERROR) * min(FOLLOW_SHARE * calibration.threshold, *usual)
 
 
 def may_screen(scorer: Scorer, precision: str, extra_heads: tuple[str, ...], device: str) -> bool:

@@ -1,5 +1,6 @@
 """[Ray Data] The actors that score images, and how the work is distributed over a cluster."""
 
+import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -92,7 +93,8 @@ class ScoringSettings:
         maps = partial(crack_probabilities, scorer.model, batch=self.batch, runtime=runtime)
 
         def with_traces(rows: pa.Table, decoded: pa.Table) -> pa.Table:
-            return with_findings(rows, decoded, scorer.calibration, scorer.model.spec, maps, tracing)
+            above = screen.level if screen else -math.inf
+            return with_findings(rows, decoded, scorer.calibration, scorer.model.spec, maps, tracing, above)
 
         return rows_of, with_traces
 

@@ -14,11 +14,9 @@ from crackvae.images.decoded import OPTICS, tiles_of
 from crackvae.images.surface import unpacked
 from crackvae.images.tiles import Grid, Tiling, grid_of
 from crackvae.model.calibration import Calibration
+from crackvae.model.screen import BFLOAT16, FOLLOW_SHARE
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, FINDINGS_TYPE
 from crackvae.tracing.scale import UNKNOWN_SCALES, Scales, in_millimetres
-
-# A crack is followed into neighbouring tiles whose score exceeds this share of the threshold.
-FOLLOW_SHARE = 0.5
 
 # Width of the edges of a tile whose map does not count where a neighbour overlaps them [px].
 EDGE_PX = 16
@@ -87,12 +85,14 @@ def with_findings(
     tiling: Tiling,
     probabilities: Probabilities,
     tracing: Tracing,
+    exact_above: float = -np.inf,
 ) -> pa.Table:
     """Scored rows with the findings of the flagged ones in FINDINGS_COLUMN.
 
     Args:
         rows: MEASURED_SCHEMA.
         decoded: DECODED_SCHEMA, what the rows were made from.
+        exact_above: tile scores above it are those of float32: the level of the screen, if there was one.
     """
     scales = tracing.scales
     flagged = [
@@ -109,7 +109,10 @@ def with_findings(
         traced = _findings_of(image, maps, hidden_HW)
         found[number] = [one | in_millimetres(one, scale, scales.width_limits) for one in traced]
         if tracing.ignore_joints and any(one["kind"] == "joint" for one in found[number]):
-            again = pa.Table.from_pylist([_without_joints(image, found[number], calibration)], rows.schema)
+            row_without = _without_joints(image, found[number], calibration)
+            if row_without["score"] <= exact_above:
+                row_without["precision"] = BFLOAT16
+            again = pa.Table.from_pylist([row_without], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
 
