@@ -30,14 +30,20 @@ def changed(images: Sequence[str], keys: Sequence[str]) -> np.ndarray:
     Only files of a disk are read. Where an archive or an object store holds an image, its time of modification stands
     for its content: the first contains the checksum, the second cannot be set. Nor is a file read whose key is "".
     """
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        return np.fromiter(pool.map(_is_changed, images, keys), bool, len(images))
+    changed_N = np.zeros(len(images), bool)
+    paths = map(archive.file_of, images)
+    to_read = {n: path for n, (path, key) in enumerate(zip(paths, keys, strict=True)) if key and _is_on_disk(path)}
+    if to_read:  # handing a name to a thread costs more than looking at it
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            changed_N[[*to_read]] = list(pool.map(_is_changed, to_read.values(), (keys[n] for n in to_read)))
+    return changed_N
 
 
-def _is_changed(image: str, key: str) -> bool:
-    path = archive.file_of(image)
-    if not key or not is_local(path) or archive.split_entry(path):
-        return False
+def _is_on_disk(path: str) -> bool:
+    return is_local(path) and not archive.split_entry(path)
+
+
+def _is_changed(path: str, key: str) -> bool:
     try:
         require_regular(path)
         with open(path, "rb") as file:
