@@ -236,14 +236,14 @@ def score_rows(
     return _score_in_process(images, scorer, settings)
 
 
-def screens(config: ScoringConfig, scorer: Scorer) -> bool:
+def screens(config: ScoringConfig, scorer: Scorer, extra_heads: tuple[str, ...] = ()) -> bool:
     """Whether bfloat16 screens for float32, on workers of this processor."""
-    return may_screen(scorer, config.precision, (), GPU_DEVICE if config.gpu else "cpu")
+    return may_screen(scorer, config.precision, extra_heads, GPU_DEVICE if config.gpu else "cpu")
 
 
 def _precision_of(scorer: Scorer, config: ScoringConfig, heads: tuple[str, ...]) -> str:
     """The precision of the scores, in words; that of this processor, where workers may have others."""
-    if not set(heads) - {LATENT_NORM} and screens(config, scorer):
+    if screens(config, scorer, heads):
         return "bfloat16 screens, float32 decides"
     return BFLOAT16 if config.precision == "bf16" else FLOAT32
 
