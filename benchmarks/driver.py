@@ -68,7 +68,7 @@ def main() -> None:
         passes = max(1, given.finished // given.images)
         with timed(costs, "t_subtract", passes * given.images):
             for _ in range(passes):
-                left, _ = still_to_score(images, finished_rows(str(out)), "model", 0.95)
+                left, _ = still_to_score(images, finished_rows(str(out), images["image"]), "model", 0.95)
         assert left.num_rows == 0
     memory = inventory_costs(costs, given.inventory)
     for name, value in costs.items():

@@ -146,15 +146,19 @@ def write_missing_csvs(out: str, run: str) -> list[str]:
 
 # Columns of SCORES_SCHEMA that decide what is finished.
 FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold", "content")
+# Those that are read of rows of other images: they say with which threshold a model has scored.
+OTHER_COLUMNS = ("model", "threshold")
 
 # Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000
 
 
-def finished_rows(out: str, run: str = "") -> Iterator[pa.Table]:
-    """What a scores table holds of images that `run` may list, part by part, as still_to_score() takes it."""
+def finished_rows(out: str, images: pa.ChunkedArray, run: str = "") -> Iterator[pa.Table]:
+    """What a scores table holds of the images that `run` lists, part by part, as still_to_score() takes it."""
     paths = [path for one, parts in tables.list_parts(out).items() if not are_disjoint(one, run) for path in parts]
-    return tables.each_part(paths, FINISHED_COLUMNS)
+    first_and_last = pc.min_max(images).as_py()
+    names = (first_and_last["min"] or "", first_and_last["max"] or "")
+    return tables.each_part_between(paths, FINISHED_COLUMNS, names, OTHER_COLUMNS)
 
 
 def still_to_score(
@@ -168,7 +172,7 @@ def still_to_score(
 
     Args:
         images: LISTING_SCHEMA, each name once.
-        finished: rows with FINISHED_COLUMNS, earlier runs first; read once.
+        finished: rows with FINISHED_COLUMNS, or with OTHER_COLUMNS alone, earlier runs first; read once.
         model: digest.
         threshold: that the model has now.
     """
@@ -179,7 +183,7 @@ def still_to_score(
     for rows in finished:
         rows = rows.filter(pc.field("model") == model)
         older += pc.sum(pc.not_equal(rows["threshold"], np.float32(threshold))).as_py() or 0
-        if not rows.num_rows or not images.num_rows:
+        if not rows.num_rows or not images.num_rows or "image" not in rows.column_names:
             continue
         hash_R = _hashes(rows["image"])
         at_R = np.searchsorted(hash_N, hash_R).clip(max=len(hash_N) - 1)

@@ -204,7 +204,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         finish_compaction(out)
     model, threshold = scorer.model.digest, scorer.calibration.threshold
     images = with_groups(found, config.group_by)
-    todo, older = still_to_score(images, finished_rows(out, run), model, threshold)
+    todo, older = still_to_score(images, finished_rows(out, images["image"], run), model, threshold)
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
     connection = stack.enter_context(ExitStack())

@@ -73,7 +73,7 @@ class Folder:
         self.state, self.received = "waiting for files", 0
         found = list_paths([source])
         model, threshold = scorer.model.digest, scorer.calibration.threshold
-        todo, _ = still_to_score(found.images, finished_rows(out), model, threshold)
+        todo, _ = still_to_score(found.images, finished_rows(out, found.images["image"]), model, threshold)
         self._resting = Resting(found.images.join(todo.select(KEY), KEY, join_type="left anti"))
 
     def counts(self) -> dict[str, Any]:

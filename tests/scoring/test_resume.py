@@ -93,6 +93,8 @@ def test_rows_of_this_model_with_another_threshold_are_counted():
     done = finished([("a", 1, 1, "m", "scored"), ("b", 1, 1, "m", "scored"), ("c", 1, 1, "other", "scored")])
     todo, older = still_to_score(listing(image=["a", "d"]), [done, done.slice(0, 1)], "m", 0.25)
     assert todo["image"].to_pylist() == ["d"] and older == 3
+    elsewhere = done.select(["model", "threshold"])
+    assert still_to_score(listing(image=["d"]), [elsewhere], "m", 0.25)[1] == 2
     assert still_to_score(listing(image=["a"]), [done], "m", 0.5)[1] == 0
 
 

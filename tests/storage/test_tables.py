@@ -33,6 +33,28 @@ def one_line(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------------- tables
 
 
+@few
+@given(st.lists(st.text(max_size=3), max_size=12), st.text(max_size=3), st.text(max_size=3), st.integers(1, 4))
+def test_row_groups_without_a_wanted_name_are_read_in_part(tmp_path_factory, names, low, high, group):
+    place = tmp_path_factory.mktemp("parts") / "run-00000.parquet"
+    rows = scores(len(names)).set_column(0, "image", pa.array(names, pa.string()))
+    pq.write_table(rows, place, row_group_size=group)
+    found = list(tables.each_part_between([str(place)], ["image", "model"], (low, high), ["model"]))
+    whole = [part for part in found if "image" in part.column_names]
+    assert sum(part.num_rows for part in found) == len(names)
+    read = [name for part in whole for name in part["image"].to_pylist()]
+    assert {name for name in names if low <= name <= high} <= set(read)
+    assert len(read) == len(names) or all(part.column_names == ["model"] for part in found if part not in whole)
+
+
+def test_the_rows_of_a_night_in_another_folder_are_not_read_whole(tmp_path):
+    tables.write_part(str(tmp_path), scores(9), "run", 0)
+    (part,) = tables.each_part_between(
+        [str(tmp_path / "run-00000.parquet")], ["image"], ("/night/1", "/night/9"), ["run"]
+    )
+    assert part.column_names == ["run"] and part.num_rows == 9
+
+
 def test_a_table_comes_back_with_its_types_and_its_metadata(tmp_path):
     place = str(tmp_path / "listing.parquet")
     table = pa.table({"n": pa.array([1, 2], pa.int64()), "more": ["x", "y"]}).replace_schema_metadata(

@@ -1,9 +1,10 @@
 """The tables and their schemas: written atomically, and validated when they are read."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -229,22 +230,52 @@ def read_parts(paths: Iterable[str], columns: Sequence[str]) -> pa.Table:
 
 def each_part(paths: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """read_parts() part by part, for callers that must not hold a whole table in memory."""
-    schema = _score_columns(columns)
     for path in paths:
-        try:
-            yield parse_file(path, lambda file: _read_columns(file, schema))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StorageError(
-                f"{path} is not a whole part of a scores table ({reason(error)}): move it away and run again."
-            ) from error
+        yield _parsed(path, lambda file: _read_columns(pq.ParquetFile(file), columns))
 
 
-def _read_columns(file: pa.NativeFile, schema: pa.Schema) -> pa.Table:
-    part = pq.ParquetFile(file)
+def each_part_between(
+    paths: Iterable[str], columns: Sequence[str], names: tuple[str, str], elsewhere: Sequence[str]
+) -> Iterator[pa.Table]:
+    """each_part(), but only the columns `elsewhere` of row groups without an image between two names, both included.
+
+    The rows of other nights are mostly such, where each night has a folder of its own.
+    """
+
+    def parse(file: pa.NativeFile) -> list[pa.Table]:
+        part = pq.ParquetFile(file)
+        every = range(part.num_row_groups)
+        near = [number for number in every if _may_hold(part.metadata.row_group(number), names)]
+        both = (columns, near), (elsewhere, [number for number in every if number not in near])
+        return [_read_columns(part, wanted, groups) for wanted, groups in both if groups]
+
+    for path in paths:
+        yield from _parsed(path, parse)
+
+
+def _may_hold(group: pq.RowGroupMetaData, names: tuple[str, str]) -> bool:
+    """Whether a row group may have an image between two names; so may one that does not say what it has."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    found = next((column.statistics for column in columns if column.path_in_schema == "image"), None)
+    return found is None or not found.has_min_max or bool(found.min <= names[1] and found.max >= names[0])
+
+
+def _parsed(path: str, parse: Callable[[pa.NativeFile], Any]) -> Any:
+    try:
+        return parse_file(path, parse)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(
+            f"{path} is not a whole part of a scores table ({reason(error)}): move it away and run again."
+        ) from error
+
+
+def _read_columns(part: pq.ParquetFile, columns: Sequence[str], groups: list[int] | None = None) -> pa.Table:
+    schema = _score_columns(columns)
     missing = [name for name in schema.names if name not in part.schema_arrow.names and name not in ADDED_COLUMNS]
     if missing:
         raise ValueError(f"no column {missing[0]}")
-    return _with_added_columns(part.read(columns=schema.names), schema.names).select(schema.names).cast(schema)
+    rows = part.read(schema.names) if groups is None else part.read_row_groups(groups, schema.names)
+    return _with_added_columns(rows, schema.names).select(schema.names).cast(schema)
 
 
 def _with_added_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
