@@ -213,7 +213,11 @@ class Segmenter(nn.Module):
 
     def forward(self, views_BCPP: Tensor) -> Tensor:
         """Logit (B, 1, P, P) of each pixel being cracked, from views()."""
-        fine = self.fine(self.stem(views_BCPP.contiguous(memory_format=torch.channels_last)))
+        return self.after_stem(self.stem(views_BCPP.contiguous(memory_format=torch.channels_last)))
+
+    def after_stem(self, stem_BCHH: Tensor) -> Tensor:
+        """forward() from the maps of the stem, at half of the side."""
+        fine = self.fine(stem_BCHH)
         middle = self.middle(fine)
         middle = self.up_middle(middle + functional.interpolate(self.to_middle(self.coarse(middle)), scale_factor=2.0))
         fine = self.up_fine(fine + functional.interpolate(self.to_fine(middle), scale_factor=2.0))
@@ -284,13 +288,13 @@ def views(tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
        on gravel;
     3. the ConvVAE's reconstruction, as a share of it.
     """
-    darker = darker_than(local_mean(tiles_B1PP), tiles_B1PP)
+    darker = darker_than(_local_mean(tiles_B1PP), tiles_B1PP)
     texture = (darker.square().mean(dim=(2, 3), keepdim=True) + FAINTEST_TEXTURE**2).sqrt()
     residual = darker_than(enlarged(reconstruction_B1QQ, tiles_B1PP), tiles_B1PP)
     return torch.cat([3 * darker, 0.5 * (darker / texture).clamp(-6, 6), 3 * residual], dim=1)
 
 
-def local_mean(tiles_B1PP: Tensor) -> Tensor:
+def _local_mean(tiles_B1PP: Tensor) -> Tensor:
     """Mean over about 3 LOCAL_PX around each pixel, by average pooling and interpolation, (B, 1, P, P)."""
     squares = functional.pad(functional.avg_pool2d(tiles_B1PP, LOCAL_PX), (1, 1, 1, 1), mode="replicate")
     return functional.interpolate(functional.avg_pool2d(squares, 3, 1), scale_factor=float(LOCAL_PX), mode="bilinear")

@@ -156,7 +156,8 @@ def test_nothing_is_screened_without_a_threshold_a_segmenter_or_for_other_heads(
 
 def test_what_the_segmenter_sees_is_the_same_in_bfloat16() -> None:
     tiles_B1PP, reconstruction_B1QQ = torch.rand(3, 1, 64, 64), torch.rand(3, 1, 16, 16)
-    found = bfloat16.views(tiles_B1PP, reconstruction_B1QQ).float()
+    local_B1SS = torch.nn.functional.avg_pool2d(tiles_B1PP + network.BLACK, network.LOCAL_PX)
+    found = bfloat16.views(tiles_B1PP + network.BLACK, local_B1SS, reconstruction_B1QQ).float()
     assert torch.allclose(found, network.views(tiles_B1PP, reconstruction_B1QQ), rtol=2**-8, atol=2**-8)
 
 
