@@ -364,6 +364,14 @@ def test_a_shard_lists_and_looks_up_its_own_images_alone(tmp_path, monkeypatch, 
     assert sorted(looked_at) == (names_of if kind == "list" else [])
 
 
+@pytest.mark.parametrize("filters", [{"since": datetime(2999, 1, 1, tzinfo=UTC)}, {"prefix": "brigde"}])
+def test_filters_that_leave_nothing_are_told_to_every_shard(tmp_path, filters):
+    put(tmp_path, *(f"bridge-{number}.jpg" for number in range(20)))
+    for number in (1, 2):
+        with pytest.raises(StorageError, match=r"--(since|prefix) .* matches no"):
+            list_paths([str(tmp_path)], **filters, shard=Shard(number, 2))
+
+
 def test_a_shard_without_images_of_a_small_night_is_no_error(tmp_path):
     put(tmp_path, "1.jpg")
     found = [list_paths([str(tmp_path)], prefix="1", shard=Shard(number, 50)) for number in range(1, 51)]

@@ -47,7 +47,7 @@ class Listing:
         excluded: number of other files, and of folders that were not entered, by kind.
         examples: the first name of each of these kinds.
         passed_over: images that --since or --prefix filtered out.
-        elsewhere: images of other shards.
+        elsewhere: images of other shards; of a list with filters, also those that these would leave out.
     """
 
     root: str
@@ -148,7 +148,7 @@ def _listed(
         source = absolute(path)
         root, found = _found(source, prefix)
         every = _images(found, root, [below(pattern, root) for pattern in exclude], left_out)
-        images, elsewhere = _table(file if not shard or is_in_shard(file.image, shard) else None for file in every)
+        images, elsewhere = _table(_of_shard(every, root, since, prefix, shard) if shard else every)
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
     passed_over = images.num_rows - kept.num_rows
@@ -218,6 +218,18 @@ def _images(
             yield file
 
 
+def _of_shard(
+    every: Iterable[File], root: str, since: datetime | None, prefix: str, shard: Shard
+) -> Iterator[File | None]:
+    """The files of a shard, and None for each of another one that the filters leave: a filter that is wrong is told."""
+    since_us = 0 if since is None else since.timestamp() * 1e6
+    for file in every:
+        if is_in_shard(file.image, shard):
+            yield file
+        elif not 0 < file.modified_us < since_us and (not prefix or _has_prefix(file.image, root, prefix)):
+            yield None
+
+
 def _table(found: Iterable[File | None]) -> tuple[pa.Table, int]:
     """LISTING_SCHEMA, sorted by name, each name once; and how many files are None, those of other shards."""
     parts, elsewhere = [], 0
@@ -252,7 +264,10 @@ def _kept(images: pa.Table, root: str, since: datetime | None, prefix: str) -> p
         is_old = pc.less(modified, pa.scalar(since, modified.type))
         images = images.filter(pc.invert(pc.and_(is_known, is_old)))
     if prefix:
-        names = (nfc(relative(name.as_py(), root)) for name in images["image"])
-        start = nfc(prefix)
-        images = images.filter(pa.array([name.startswith(start) for name in names], pa.bool_()))
+        has_it = [_has_prefix(name.as_py(), root, prefix) for name in images["image"]]
+        images = images.filter(pa.array(has_it, pa.bool_()))
     return images
+
+
+def _has_prefix(image: str, root: str, prefix: str) -> bool:
+    return nfc(relative(image, root)).startswith(nfc(prefix))
