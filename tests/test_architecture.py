@@ -40,6 +40,7 @@ ONLY_IN = {  # library: the modules that may import it
         "images.manifest.duplicates",
         "images.synthetic",
         "images.drawing",
+        "training.synthetic_cracks.blemishes",
         "training.synthetic_cracks.drawings",
         "reports.views",
         "exports.pdf_pictures",

@@ -146,7 +146,7 @@ class State:
     @classmethod
     def new(cls, network: torch.nn.Module, settings: TrainSettings) -> "State":
         """The state before the first epoch. `network` is a Network or its data-parallel wrapper."""
-        return cls(network, torch.optim.Adam(network.parameters(), lr=settings.learning_rate))
+        return cls(network, torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True))
 
     def to_checkpoint(self) -> bytes:
         """The state as a file that holds only numbers and strings."""

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from crackvae.training.synthetic_cracks import (
     CRACK_SHARE,
+    DARKEST_BLEMISH,
     MASK_COVERAGE,
     TrainingBatch,
     add_cracks_only,
     add_synthetic_cracks,
 )
+from crackvae.training.synthetic_cracks.blemishes import BLEMISH_SHARES, BLEMISHES, Blemish
 from crackvae.training.synthetic_cracks.drawings import Drawings, draw
 
 SIDE, BATCH = 64, 40
@@ -50,6 +52,29 @@ def test_cracks_of_every_width_are_drawn(drawings: Drawings) -> None:
     covered = (drawings.cracks_NPP > 127).mean(axis=(1, 2))
     assert covered.min() < 0.01 and 0.1 < covered.max() < 0.6
     assert drawings.blemishes_NPP.min() < -20 < 0 < drawings.blemishes_NPP.max()
+
+
+@pytest.mark.parametrize("kind", BLEMISHES)
+def test_every_kind_of_blemish_changes_a_tile_without_covering_all_tiles(kind: Blemish) -> None:
+    changes = [kind(np.random.default_rng([9, number]), SIDE) for number in range(20)]
+    assert all(one.shape == (SIDE, SIDE) and np.isfinite(one).all() for one in changes)
+    assert max(np.abs(one).max() for one in changes) > 0.05
+    assert min((np.abs(one) > 0.5).mean() for one in changes) < 0.5
+    assert sum(BLEMISH_SHARES) == pytest.approx(1) and len(BLEMISH_SHARES) == len(BLEMISHES)
+
+
+def test_no_crack_is_drawn_where_a_blemish_is_too_dark_to_show_one(
+    surface: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crackvae.training.synthetic_cracks.BLEMISH_SHARE", 1.0)
+    monkeypatch.setattr("crackvae.training.synthetic_cracks.PATCHED_SHARE", 0.0)
+    crack, dark = np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), -127, np.int8)
+    crack[:, 30:34] = 255
+    made = [batch_of(surface, Drawings(crack, dark), seed) for seed in range(5)]
+    brightness = torch.cat([one.clean_B1PP.mean(dim=(1, 2, 3)) for one in made])
+    is_cracked = torch.cat([one.is_cracked_B for one in made]) > 0
+    # Blemishes darken by 0.3 to 1.2 of their depth, so that half of the tiles with a crack can show none.
+    assert is_cracked.any() and brightness[is_cracked].min() > (1 + DARKEST_BLEMISH) * 0.3 > brightness.min()
 
 
 @pytest.mark.parametrize("seed", range(5))

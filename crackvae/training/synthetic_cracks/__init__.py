@@ -1,9 +1,9 @@
 """Synthetic cracks and blemishes on sound tiles: the network learns to segment them, without real cracks.
 
-A tile is rotated, scaled and re-exposed. Blemishes (joints, holes, stains) are added and labelled sound, so the network
-learns to ignore them; the blemishes of real sound tiles have the same effect. On half of the tiles a crack is added,
-with a depth relative to the texture of the tile. Finally the tile is blurred, made noisy and compressed, so that the
-crack and its surface are degraded in the same way.
+A tile is rotated, scaled and re-exposed. Blemishes (joints, holes, edges of the surface, stains) are added and labelled
+sound, so the network learns to ignore them; the blemishes of real sound tiles have the same effect. On half of the
+tiles a crack is added, with a depth relative to the texture of the tile. Finally the tile is blurred, made noisy and
+compressed, so that the crack and its surface are degraded in the same way.
 
 Source of the idea: Zavrtanik, Kristan & Skocaj, DRAEM (2021), which adds noise; cracks have a known shape.
 
@@ -28,6 +28,8 @@ MAX_DRAWINGS = 2000
 CRACK_SHARE, BLEMISH_SHARE = 0.5, 0.6
 # Coverage above which a pixel is labelled cracked; hairlines never cover a pixel completely.
 MASK_COVERAGE = 0.3
+# Where a blemish darkens by more than this share of the brightness, no crack can be seen, and none is drawn.
+DARKEST_BLEMISH = -0.6
 # Number of tiles that share orientation, scale, blur and compression: one operation per group is cheaper.
 GROUP = 8
 # Share of the groups that are rescaled, and bounds of the relative side of the square that becomes a tile, log-uniform.
@@ -145,12 +147,14 @@ def _training_group(tiles_BPP: Tensor, drawings: Drawings, draw: "_RandomDraws")
     clean, other = tiles[draw.chosen], tiles.roll(1, 0)[draw.chosen]
     clean = (clean * draw.each(0.65, 1.15)).clamp(0, 1) ** draw.each(0.8, 1.25)
     blemish = draw.picked(drawings.blemishes_NPP).float() / 127
-    clean = clean * (1 + blemish * draw.each(0.3, 1.2) * draw.each_is(BLEMISH_SHARE))
+    blemish = blemish * draw.each(0.3, 1.2) * draw.each_is(BLEMISH_SHARE)
+    clean = clean * (1 + blemish).clamp(min=0)
     if draw.happens(PATCHED_SHARE):
         clean = torch.where(_side_of_a_line(draw, side), clean, other)
     coverage = draw.picked(drawings.cracks_NPP).float() / 255
     is_cracked = draw.each_is(CRACK_SHARE)
-    coverage = coverage * is_cracked
+    coverage = coverage * is_cracked * (blemish > DARKEST_BLEMISH)
+    is_cracked = (coverage > MASK_COVERAGE).flatten(1).any(dim=1).float()
     factor, soft = _light(coverage, clean, draw)
     # The floor of a crack may have another texture than the surface.
     own_floor = draw.each_is(OWN_FLOOR_SHARE)
