@@ -1,0 +1,141 @@
+"""Continue the training of a model on the sound images of a manifest, and write the result as a model directory.
+
+    python benchmarks/continued.py --model MODEL --manifest MANIFEST --out NEW [--tiles 48000] [--seed 5] [--share 1]
+
+`crackvae train` starts from random weights, and `crackvae adapt` takes minutes for the photographs of a site. This is
+for what lies between them: new drawings for a model that took an hour to train. It takes the steps of `crackvae train`,
+on one thread and with one peak of the learning rate over all tiles. The result is a mean of the weights before and the
+new ones, which have the weight `--share`. The weight of the darkness, the yardstick and the threshold are fitted on
+val, as by `crackvae train`, and training.json names the model that was continued.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from crackvae.config import TrainConfig
+from crackvae.images.decoded import decode_images
+from crackvae.images.manifest import listing_of, load_manifest
+from crackvae.model.artifact import Model, load_model
+from crackvae.model.network import Network
+from crackvae.training.driver import MIN_VAL_CRACKS
+from crackvae.training.loop import training_steps, validate
+from crackvae.training.model_writer import (
+    TrainedModel,
+    calibrated_on,
+    fitted_to_site,
+    training_summary,
+    write_model,
+)
+from crackvae.training.state import Epoch, Losses, State, TrainingTiles, TrainSettings, Worker
+from crackvae.training.synthetic_cracks import MAX_DRAWINGS
+from crackvae.training.synthetic_cracks.drawings import draw
+from crackvae.training.tile_loader import surface_tiles
+from crackvae.training.validation import some_tiles, validate_on_synthetic_cracks
+
+REPORT_TILES = 1_600
+
+
+def parse() -> argparse.Namespace:
+    """Command-line options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="to continue")
+    parser.add_argument("--manifest", required=True, help="its train and val images")
+    parser.add_argument("--out", required=True, help="new model directory")
+    parser.add_argument("--tiles", type=int, default=48_000, help="to train on (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="its peak (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=5, help="of drawings and order (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the new weights in the result (default: all)")
+    return parser.parse_args()
+
+
+def decoded(images: pa.Table, model: Model) -> tuple[np.ndarray, pa.Table]:
+    """Tiles uint8 (T, P, P) that show a surface, and the decoded images without them, in this process."""
+    tiles, rows = [], []
+    for table in decode_images(listing_of(images), model.spec):
+        tiles.append(surface_tiles(table, model.spec.input_px))
+        rows.append(table.drop_columns(["tiles"]))
+    return np.concatenate(tiles), pa.concat_tables(rows)
+
+
+def continued(model: Model, tiles_TPP: np.ndarray, val_TPP: np.ndarray, options: argparse.Namespace) -> TrainedModel:
+    """The model after the training, a single epoch of its own length."""
+    settings = TrainSettings(
+        epochs=1,
+        batch=TrainConfig.batch,
+        learning_rate=options.learning_rate,
+        schedule=True,
+        beta=model.spec.beta,
+        precision="auto",
+        seed=options.seed,
+        drawings=draw(options.seed, model.spec.input_px, MAX_DRAWINGS),
+        clip_norm=TrainConfig.clip_norm,
+    )
+    network = Network(model.spec)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.load_state_dict(model.network.state_dict())
+    state, worker = State.new(network, settings), Worker()
+    started, sums = time.perf_counter(), torch.zeros(4)
+    for step_sums in training_steps(state, shown(tiles_TPP, options.tiles), settings, worker, 1):
+        sums += step_sums
+        if sums[3] % REPORT_TILES == 0:
+            print(f"{sums[3]:.0f} tiles, {time.perf_counter() - started:.0f} s", flush=True)
+    *parts, n = sums.tolist()
+    error, kl, segmentation = (part / n for part in parts)
+    train = Losses(error, kl, segmentation, error + settings.beta * kl + segmentation)
+    seconds = time.perf_counter() - started
+    epoch = Epoch(1, train, validate(network, val_TPP, settings, worker), seconds, n / seconds)
+    before = model.network.state_dict()
+    weights = {name: before[name].lerp(after, options.share) for name, after in network.state_dict().items()}
+    return TrainedModel(replace(model.spec, seed=options.seed), weights, [epoch])
+
+
+def shown(tiles_TPP: np.ndarray, n: int) -> TrainingTiles:
+    """The tiles again and again, and at the end an even part of them, until there are `n`, as one epoch."""
+
+    def windows(epoch: int) -> Iterator[np.ndarray]:
+        for start in range(0, n, len(tiles_TPP)):
+            yield tiles_TPP[some_tiles(len(tiles_TPP), n - start)]
+
+    return TrainingTiles(n, windows)
+
+
+def main() -> None:
+    """Continue the training, calibrate on val, and write the model directory."""
+    options = parse()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    model, manifest = load_model(options.model), load_manifest(options.manifest)
+    train_TPP, images = decoded(manifest.images("train", "non_crack"), model)
+    val_TPP, val = decoded(manifest.images("val", "non_crack"), model)
+    cracked = manifest.images("val", "crack")
+    trained = continued(model, train_TPP, val_TPP, options)
+    spec = replace(trained.spec, manifest=manifest.digest, leaky=manifest.leaky)
+    has_cracks = cracked.num_rows >= MIN_VAL_CRACKS
+    trained = fitted_to_site(replace(trained, spec=spec), val_TPP, decoded(cracked, model) if has_cracks else None)
+    made = calibrated_on(trained.model, val_TPP, val, TrainConfig.percentile)
+    record = training_summary(trained, made) | {
+        "verb": "continued",
+        "continued": model.digest,
+        "images": images.num_rows,
+        "darkness_weight": trained.spec.darkness_weight,
+        "val_cracks": trained.val_cracks,
+        "validation": validate_on_synthetic_cracks(trained.model, val_TPP, made.calibration.threshold).summary(),
+        "settings": vars(options),
+        "hardware": platform.machine(),
+        "epochs": [epoch.row() for epoch in trained.epochs],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_model(str(Path(options.out).absolute()), trained, made, record)
+    print(options.out, record["digest"])
+
+
+if __name__ == "__main__":
+    main()
