@@ -14,8 +14,9 @@ on, or a share of METU, sets the threshold. `new-site` takes a model that has se
 sound tiles that is flagged lies in the interval that the calibration states.
 
 Data, and how they are unpacked: see builtin.py. Steps whose results are in the work folder are left out, so a command
-that was interrupted goes on, and the protocols may share a work folder. A training takes about as long as 120,000 tiles
-do. The result is benchmarks/results/concrete-PROTOCOL-...-DATE.json.
+that was interrupted goes on, and the protocols may share a work folder; a model that continued.py has written to the
+folder of a run is evaluated like any other. A training takes about as long as 120,000 tiles do. The result is
+benchmarks/results/concrete-PROTOCOL-...-DATE.json.
 """
 
 import argparse
@@ -142,7 +143,8 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
         )
     training = json.loads((folder / "model" / "training.json").read_text())
     counts = rows.groupby(["split", "label"]).size()
-    about = {name: training[name] for name in ("digest", "best_epoch", "val_loss", "seconds", "hardware")}
+    names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "continued")
+    about = {name: training[name] for name in names if name in training}
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
     return pd.read_parquet(folder / "evaluation" / "evaluation.parquet"), about
 
