@@ -1,12 +1,12 @@
 """Continue the training of a model on the sound images of a manifest, and write the result as a model directory.
 
-    python benchmarks/continued.py --model MODEL --manifest MANIFEST --out NEW [--tiles 48000] [--seed 5] [--share 1]
+    python benchmarks/continued.py --model MODEL --manifest MANIFEST --out NEW [--tiles 48000] [--seed 5] [--blend]
 
 `crackvae train` starts from random weights, and `crackvae adapt` takes minutes for the photographs of a site. This is
 for what lies between them: new drawings for a model that took an hour to train. It takes the steps of `crackvae train`,
-on one thread and with one peak of the learning rate over all tiles. The result is a mean of the weights before and the
-new ones, which have the weight `--share`. The weight of the darkness, the yardstick and the threshold are fitted on
-val, as by `crackvae train`, and training.json names the model that was continued.
+on one thread and with one peak of the learning rate over all tiles. With `--blend` the result is the mean of the
+weights before and the new ones, as by `crackvae adapt`. The weight of the darkness, the yardstick and the threshold are
+fitted on val, as by `crackvae train`, and training.json names the model that was continued.
 """
 
 import argparse
@@ -26,15 +26,16 @@ from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.network import Network
 from crackvae.training.driver import MIN_VAL_CRACKS
-from crackvae.training.loop import training_steps, validate
+from crackvae.training.loop import train_epochs
 from crackvae.training.model_writer import (
     TrainedModel,
+    blended,
     calibrated_on,
     fitted_to_site,
     training_summary,
     write_model,
 )
-from crackvae.training.state import Epoch, Losses, State, TrainingTiles, TrainSettings, Worker
+from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import surface_tiles
@@ -52,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, default=48_000, help="to train on (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=5, help="of drawings and order (default: %(default)s)")
-    parser.add_argument("--share", type=float, default=1.0, help="of the new weights in the result (default: all)")
+    parser.add_argument("--blend", action="store_true", help="the mean of the weights before and the new ones")
     return parser.parse_args()
 
 
@@ -81,20 +82,21 @@ def continued(model: Model, tiles_TPP: np.ndarray, val_TPP: np.ndarray, options:
     network = Network(model.spec)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.load_state_dict(model.network.state_dict())
-    state, worker = State.new(network, settings), Worker()
-    started, sums = time.perf_counter(), torch.zeros(4)
-    for step_sums in training_steps(state, shown(tiles_TPP, options.tiles), settings, worker, 1):
-        sums += step_sums
-        if sums[3] % REPORT_TILES == 0:
-            print(f"{sums[3]:.0f} tiles, {time.perf_counter() - started:.0f} s", flush=True)
-    *parts, n = sums.tolist()
-    error, kl, segmentation = (part / n for part in parts)
-    train = Losses(error, kl, segmentation, error + settings.beta * kl + segmentation)
-    seconds = time.perf_counter() - started
-    epoch = Epoch(1, train, validate(network, val_TPP, settings, worker), seconds, n / seconds)
-    before = model.network.state_dict()
-    weights = {name: before[name].lerp(after, options.share) for name, after in network.state_dict().items()}
-    return TrainedModel(replace(model.spec, seed=options.seed), weights, [epoch])
+    state, report = State.new(network, settings), Progress()
+    list(train_epochs(state, shown(tiles_TPP, options.tiles), val_TPP, settings, Worker(), report))
+    return TrainedModel(replace(model.spec, seed=options.seed), network.state_dict(), state.epochs)
+
+
+class Progress:
+    """Prints a line every REPORT_TILES."""
+
+    def __init__(self) -> None:
+        self.tiles, self.started = 0, time.perf_counter()
+
+    def __call__(self, tiles: int) -> None:
+        self.tiles += tiles
+        if self.tiles % REPORT_TILES == 0:
+            print(f"{self.tiles} tiles, {time.perf_counter() - self.started:.0f} s", flush=True)
 
 
 def shown(tiles_TPP: np.ndarray, n: int) -> TrainingTiles:
@@ -117,6 +119,7 @@ def main() -> None:
     val_TPP, val = decoded(manifest.images("val", "non_crack"), model)
     cracked = manifest.images("val", "crack")
     trained = continued(model, train_TPP, val_TPP, options)
+    trained = blended(model, trained) if options.blend else trained
     spec = replace(trained.spec, manifest=manifest.digest, leaky=manifest.leaky)
     has_cracks = cracked.num_rows >= MIN_VAL_CRACKS
     trained = fitted_to_site(replace(trained, spec=spec), val_TPP, decoded(cracked, model) if has_cracks else None)

@@ -25,7 +25,6 @@ from crackvae.scoring.rows import score_decoded
 from crackvae.storage.listing import list_paths
 from crackvae.storage.names.parts import part_of
 from crackvae.storage.tables.findings import folder_of, read_findings
-from crackvae.tracing.scale import width_class
 
 PHOTOGRAPH_PX = 640
 
@@ -75,8 +74,8 @@ def test_a_distance_and_the_focal_length_give_millimetres_time_and_place(photogr
     assert longest["mm_per_px"] == pytest.approx(mm_per_px)
     assert longest["length_mm"] == pytest.approx(mm_per_px * longest["length_px"])
     assert longest["mm_source"] == "focal length and a distance of 2 m"
-    assert longest["width_max_mm"] == pytest.approx(mm_per_px * longest["width_max_px"]) and longest["width_max_px"] > 0
-    assert longest["width_class"] == width_class(longest["width_max_mm"], (1, 5, 25))
+    assert longest["width_max_mm"] == pytest.approx(mm_per_px * longest["width_max_px"])
+    assert longest["width_class"] == "1 to 5 mm" and 1 < longest["width_max_mm"] <= 5
     assert (longest["lat"], longest["lon"], longest["taken"].hour) == (47.375, 8.5, 6)
     (tmp_path / "t.csv").write_text("image,mm_per_px\ncracked.png,0.25\n")
     crackvae.score(images=str(place), out=str(tmp_path / "named"), mm_table=str(tmp_path / "t.csv"), **settings)
