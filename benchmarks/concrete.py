@@ -95,7 +95,7 @@ def folds(tiles: pd.DataFrame) -> dict[str, int]:
 
 
 def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str = "") -> pd.DataFrame:
-    """The rows that a protocol uses, with their split; cracked images are in test alone.
+    """The rows that a protocol uses, with their split; cracked images are in test, and of `metu` in val too.
 
     Args:
         rows: as all_images() returns them.
@@ -117,7 +117,8 @@ def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str =
         split[rows.group.isin([block for _, block in sizes.groupby("part").idxmin()])] = "val"
         split[is_test] = "test"
         split[is_metu] = "" if protocol == "own-site" else metu[is_metu].replace("test", "train")
-    is_used = (split == "test") | ((split != "") & (rows.label == "non_crack"))
+    is_labelled = (split == "test") | ((split == "val") & (protocol == "metu"))
+    is_used = is_labelled | ((split != "") & (rows.label == "non_crack"))
     return rows.assign(split=split)[is_used]
 
 

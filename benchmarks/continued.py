@@ -1,12 +1,17 @@
 """Continue the training of a model on the sound images of a manifest, and write the result as a model directory.
 
-    python benchmarks/continued.py --model MODEL --manifest MANIFEST --out NEW [--tiles 48000] [--seed 5] [--blend]
+    python benchmarks/continued.py --model MODEL --manifest MANIFEST --out NEW [--tiles 48000] [--seed 5] [--hard 8]
+        [--blend | --fresh]
 
 `crackvae train` starts from random weights, and `crackvae adapt` takes minutes for the photographs of a site. This is
-for what lies between them: new drawings for a model that took an hour to train. It takes the steps of `crackvae train`,
-on one thread and with one peak of the learning rate over all tiles. With `--blend` the result is the mean of the
-weights before and the new ones, as by `crackvae adapt`. The weight of the darkness, the yardstick and the threshold are
-fitted on val, as by `crackvae train`, and training.json names the model that was continued.
+for what lies between them: new drawings for a model that took an hour to train. It takes the steps of `crackvae
+train`, on one thread and with one peak of the learning rate over all tiles. With `--blend` the result is the mean of
+the weights before and the new ones, as by `crackvae adapt`. With `--fresh` nothing is continued: a network like that
+of the model starts from random weights, as by `crackvae train` without Ray. With `--hard 8` the HARD_SHARE of the
+tiles of each surface in which the model sees most of a crack are shown eight times as often: joints, tears and edges
+that a network has learned least. A cracked tile among them would be unlearned, so the images have to be sorted with
+care. The weight of the darkness, the yardstick and the threshold are fitted on val, as by `crackvae train`, and
+training.json names the model that was continued.
 """
 
 import argparse
@@ -17,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -24,9 +30,10 @@ from crackvae.config import TrainConfig
 from crackvae.images.decoded import decode_images
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model.artifact import Model, load_model
+from crackvae.model.inference import evidence_by_weight
 from crackvae.model.network import Network
 from crackvae.training.driver import MIN_VAL_CRACKS
-from crackvae.training.loop import train_epochs
+from crackvae.training.loop import VAL_BATCH, train_epochs
 from crackvae.training.model_writer import (
     TrainedModel,
     blended,
@@ -38,10 +45,12 @@ from crackvae.training.model_writer import (
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
-from crackvae.training.tile_loader import surface_tiles
+from crackvae.training.tile_loader import surface_counts, surface_tiles
 from crackvae.training.validation import some_tiles, validate_on_synthetic_cracks
 
 REPORT_TILES = 1_600
+# Share of the tiles of each surface that --hard repeats; a surface is the part of a group's name before its slash.
+HARD_SHARE = 0.05
 
 
 def parse() -> argparse.Namespace:
@@ -52,6 +61,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="new model directory")
     parser.add_argument("--tiles", type=int, default=48_000, help="to train on (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="its peak (default: %(default)s)")
+    parser.add_argument("--hard", type=int, default=1, help="times that a hard tile is shown (default: %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="from random weights; the model lends its shape alone")
     parser.add_argument("--seed", type=int, default=5, help="of drawings and order (default: %(default)s)")
     parser.add_argument("--blend", action="store_true", help="the mean of the weights before and the new ones")
     return parser.parse_args()
@@ -64,6 +75,15 @@ def decoded(images: pa.Table, model: Model) -> tuple[np.ndarray, pa.Table]:
         tiles.append(surface_tiles(table, model.spec.input_px))
         rows.append(table.drop_columns(["tiles"]))
     return np.concatenate(tiles), pa.concat_tables(rows)
+
+
+def with_hard_repeated(tiles_TPP: np.ndarray, images: pa.Table, model: Model, times: int) -> np.ndarray:
+    """The tiles, those that are hard for the model `times` times, in a random order."""
+    evidence_T = evidence_by_weight(model, tiles_TPP, (0.0,), VAL_BATCH)[:, 0]
+    surface_T = np.repeat([group.split("/")[0] for group in images["group"].to_pylist()], surface_counts(images))
+    limits = pd.Series(evidence_T).groupby(surface_T).transform(lambda evidence: evidence.quantile(1 - HARD_SHARE))
+    shown_T = np.where(evidence_T > limits, times, 1)
+    return tiles_TPP[np.random.default_rng(0).permutation(np.repeat(np.arange(len(tiles_TPP)), shown_T))]
 
 
 def continued(model: Model, tiles_TPP: np.ndarray, val_TPP: np.ndarray, options: argparse.Namespace) -> TrainedModel:
@@ -79,9 +99,11 @@ def continued(model: Model, tiles_TPP: np.ndarray, val_TPP: np.ndarray, options:
         drawings=draw(options.seed, model.spec.input_px, MAX_DRAWINGS),
         clip_norm=TrainConfig.clip_norm,
     )
+    torch.manual_seed(options.seed)
     network = Network(model.spec)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.load_state_dict(model.network.state_dict())
+    if not options.fresh:
+        network.load_state_dict(model.network.state_dict())
     state, report = State.new(network, settings), Progress()
     list(train_epochs(state, shown(tiles_TPP, options.tiles), val_TPP, settings, Worker(), report))
     return TrainedModel(replace(model.spec, seed=options.seed), network.state_dict(), state.epochs)
@@ -116,6 +138,8 @@ def main() -> None:
     started = time.perf_counter()
     model, manifest = load_model(options.model), load_manifest(options.manifest)
     train_TPP, images = decoded(manifest.images("train", "non_crack"), model)
+    if options.hard > 1:
+        train_TPP = with_hard_repeated(train_TPP, images, model, options.hard)
     val_TPP, val = decoded(manifest.images("val", "non_crack"), model)
     cracked = manifest.images("val", "crack")
     trained = continued(model, train_TPP, val_TPP, options)
@@ -126,7 +150,7 @@ def main() -> None:
     made = calibrated_on(trained.model, val_TPP, val, TrainConfig.percentile)
     record = training_summary(trained, made) | {
         "verb": "continued",
-        "continued": model.digest,
+        "continued": "" if options.fresh else model.digest,
         "images": images.num_rows,
         "darkness_weight": trained.spec.darkness_weight,
         "val_cracks": trained.val_cracks,
