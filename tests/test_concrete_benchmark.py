@@ -88,7 +88,19 @@ def test_no_group_is_on_two_sides_and_no_crack_is_trained_on(
 ) -> None:
     one = concrete.divided(rows, choice[0], **choice[1])
     assert (one.groupby("group").split.nunique() == 1).all()
-    assert set(one.split[one.label == "crack"]) == {"test"}
+    labelled = {"test", "val"} if choice[0] == "metu" else {"test"}  # of METU those of val choose a weight
+    assert set(one.split[one.label == "crack"]) == labelled
+
+
+def test_one_threshold_flags_equal_surfaces_alike_and_a_rougher_one_more(concrete: ModuleType) -> None:
+    rng = np.random.default_rng(4)
+    surfaces = np.repeat(["decks", "pavements", "walls"], 1000)
+    scores = rng.normal(size=3000) + (surfaces == "pavements")
+    images = [f"{part[0]}_{n // 25}-{n}.jpg" for n, part in enumerate(surfaces)]
+    scored = pd.DataFrame({"image": images, "label": "non_crack", "score": scores, "group": surfaces + "/1"})
+    found = concrete.mixtures([scored])
+    assert found["decks"]["flagged"] == pytest.approx(found["walls"]["flagged"], abs=0.02)
+    assert found["decks"]["flagged"] < 0.05 < found["pavements"]["low"] < found["pavements"]["flagged"]
 
 
 def test_the_mean_is_over_surfaces(concrete: ModuleType) -> None:
