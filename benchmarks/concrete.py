@@ -34,6 +34,7 @@ from record import write_result
 import crackvae
 from crackvae.images.manifest import METADATA_KEY
 from crackvae.metrics import RANKING_NAMES
+from crackvae.model.calibration import conformal_threshold
 from crackvae.storage import tables
 
 N_FOLDS = 4
@@ -155,15 +156,19 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
 def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:
     """Sound tiles of photographs drawn until each surface has SURFACE_TILES, and all visible cracks, for `new-site`."""
     tiles = rows[rows.part != "metu"]
-    names = tiles.image.str.split("/").str[-1]
     sound = tiles[tiles.label == "non_crack"]
-    photographs = names[sound.index].str.rpartition("-")[0].rename("photograph")
+    photograph = photographs(sound.image)
     chosen = []
-    for _, of_surface in photographs.groupby(sound.part):
+    for _, of_surface in photograph.groupby(sound.part):
         sizes = of_surface.value_counts().sort_index().sample(frac=1, random_state=SPLIT_SEED)
         chosen.extend(sizes.index[sizes.cumsum().shift(fill_value=0) < SURFACE_TILES])
-    cracked = tiles[(tiles.label == "crack") & names.isin(visible)]
-    return pd.concat([sound[photographs.isin(chosen)], cracked]).assign(split="test")
+    cracked = tiles[(tiles.label == "crack") & tiles.image.str.split("/").str[-1].isin(visible)]
+    return pd.concat([sound[photograph.isin(chosen)], cracked]).assign(split="test")
+
+
+def photographs(images: pd.Series) -> pd.Series:
+    """Name of the photograph that each tile of SDNET2018 was cut from: PHOTOGRAPH-NUMBER.jpg."""
+    return images.str.split("/").str[-1].str.rpartition("-")[0]
 
 
 def promises_kept(tiles: pd.DataFrame, draws: int) -> dict[str, dict[str, float]]:
@@ -172,7 +177,7 @@ def promises_kept(tiles: pd.DataFrame, draws: int) -> dict[str, dict[str, float]
     Args:
         tiles: of one surface, from evaluation.parquet.
     """
-    tiles = tiles.assign(photograph=tiles.image.str.split("/").str[-1].str.rpartition("-")[0], folder="all")
+    tiles = tiles.assign(photograph=photographs(tiles.image), folder="all")
     sound, cracked = tiles[tiles.label == "non_crack"], tiles[tiles.label == "crack"]
     ways = {
         "tiles at random": (False, "folder"),
@@ -236,14 +241,14 @@ def mixtures(scored: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
     """
     rng, shares = np.random.default_rng(SPLIT_SEED), []
     for fold in scored:
-        sound = fold[fold.label == "non_crack"].assign(folder="all", surface=fold.group.str.split("/").str[0])
-        photograph = sound.image.str.split("/").str[-1].str.rpartition("-")[0]
+        sound = fold[fold.label == "non_crack"].assign(surface=fold.group.str.split("/").str[0])
+        photograph = photographs(sound.image)
         for _ in range(MIXTURES):
             names = rng.permutation(photograph.unique())
             is_taken = photograph.isin(names[: len(names) // 2])
             taken, others = sound[is_taken].sample(frac=1, random_state=rng), sound[~is_taken]
             equal = taken.groupby("surface").head(taken.surface.value_counts().min())
-            is_flagged = others.score > calibrated(equal, "folder").threshold
+            is_flagged = others.score > conformal_threshold(np.sort(equal.score), LEVEL, None)
             shares.append(is_flagged.groupby(others.surface).mean())
     of_surface = pd.DataFrame(shares)
     spread = {"flagged": of_surface.mean(), "low": of_surface.quantile(0.025), "high": of_surface.quantile(0.975)}

@@ -31,7 +31,6 @@ from crackvae.images.decoded import decode_images
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model.artifact import Model, load_model
 from crackvae.model.inference import evidence_by_weight
-from crackvae.model.network import Network
 from crackvae.training.driver import MIN_VAL_CRACKS
 from crackvae.training.loop import VAL_BATCH, train_epochs
 from crackvae.training.model_writer import (
@@ -42,7 +41,7 @@ from crackvae.training.model_writer import (
     training_summary,
     write_model,
 )
-from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
+from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker, new_network
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import surface_counts, surface_tiles
@@ -99,11 +98,7 @@ def continued(model: Model, tiles_TPP: np.ndarray, val_TPP: np.ndarray, options:
         drawings=draw(options.seed, model.spec.input_px, MAX_DRAWINGS),
         clip_norm=TrainConfig.clip_norm,
     )
-    torch.manual_seed(options.seed)
-    network = Network(model.spec)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not options.fresh:
-        network.load_state_dict(model.network.state_dict())
+    network = new_network(model.spec, options.seed, None if options.fresh else model.network.state_dict())
     state, report = State.new(network, settings), Progress()
     list(train_epochs(state, shown(tiles_TPP, options.tiles), val_TPP, settings, Worker(), report))
     return TrainedModel(replace(model.spec, seed=options.seed), network.state_dict(), state.epochs)

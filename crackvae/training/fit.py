@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crackvae.console import TrainingProgress, WorkersStarted, say
 from crackvae.errors import ClusterError, CrackvaeError
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import ModelSpec
 from crackvae.session import log_folder, on_this_node
 from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import CheckpointActor, Checkpoints
@@ -36,6 +36,7 @@ from crackvae.training.state import (
     Worker,
     best_of,
     is_over,
+    new_network,
     read_checkpoint,
 )
 
@@ -169,7 +170,7 @@ def _train_on_worker(config: dict[str, _WorkerInput]) -> None:
         with _read_only_tiles_allowed():
             initial, drawings, val_TPP = ray.get(given.shared)
             settings = replace(given.settings, drawings=drawings)
-            state = State.new(prepare_model(_network(given.spec, settings.seed, initial)), settings)
+            state = State.new(prepare_model(new_network(given.spec, settings.seed, initial)), settings)
             if checkpoint := ray.get(actor.last.remote()):
                 state.load_checkpoint(checkpoint)
             report = _ProgressReporter(actor, worker, len(state.epochs))
@@ -183,15 +184,6 @@ def _train_on_worker(config: dict[str, _WorkerInput]) -> None:
     except CrackvaeError as error:
         if worker.rank == 0:
             ray.get(actor.fail.remote(error.cause if isinstance(error, RayTaskError) else error))
-
-
-def _network(spec: ModelSpec, seed: int, initial: dict[str, Tensor] | None) -> Network:
-    torch.manual_seed(seed)
-    network = Network(spec)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if initial is not None:
-        network.load_state_dict(initial)
-    return network
 
 
 def _true_on_all_workers(value: bool, worker: Worker) -> bool:

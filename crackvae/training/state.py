@@ -4,17 +4,18 @@ Shape letters: T tiles, P side of a tile at the input [px].
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
-from crackvae.model.network import Network
+from crackvae.model.network import ModelSpec, Network
 from crackvae.training.synthetic_cracks.drawings import Drawings
 
 # Changes whenever an older checkpoint could be misread.
@@ -129,6 +130,16 @@ class TrainingTiles:
     def in_memory(cls, tiles_TPP: np.ndarray) -> "TrainingTiles":
         """All tiles in a single window."""
         return cls(len(tiles_TPP), lambda epoch: (tiles_TPP,))
+
+
+def new_network(spec: ModelSpec, seed: int, initial: Mapping[str, Tensor] | None) -> Network:
+    """The network before a training, from random weights of the seed or from the initial ones."""
+    torch.manual_seed(seed)
+    network = Network(spec)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if initial is not None:
+        network.load_state_dict(initial)
+    return network
 
 
 @dataclass
