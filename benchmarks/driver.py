@@ -35,7 +35,7 @@ from crackvae.scoring import run_table
 from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage.listing import list_images, list_paths
 from crackvae.storage.names.shards import Shard
-from crackvae.storage.tables import MEASURED_SCHEMA, MEASURES_SCHEMA, SCORES_SCHEMA
+from crackvae.storage.tables import MEASURED_SCHEMA, MEASURES_SCHEMA
 
 PER_FOLDER = 1_000
 
@@ -60,7 +60,7 @@ def main() -> None:
         blocks = [rows_of(images.slice(start, 128), start) for start in range(0, given.images, 128)]
         with timed(costs, "t_write", given.images), table:
             for rows in blocks:
-                table.add(rows.select(SCORES_SCHEMA.names))
+                table.add(rows)
         reference = reference_of(pa.concat_tables(blocks[:50]), calibration())
         with timed(costs, "t_count", given.images), RunHistograms(str(out), "run", reference) as counted:
             for rows in blocks:

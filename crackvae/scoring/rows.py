@@ -41,8 +41,11 @@ def score_decoded(
     tiles_N = decoded["rows"].to_numpy() * decoded["cols"].to_numpy()
     starts_N = np.cumsum([0, *tiles_N[:-1]])
     is_exact_T = np.full(len(tiles_TPP), precision == FLOAT32)
+    screened_N = again_N = np.zeros_like(tiles_N)
     if screen:
         scores_TS, is_exact_T = screen.scores(tiles_TPP, tiles_N, score)
+        image_T = np.repeat(np.arange(len(tiles_N)), tiles_N)
+        screened_N, again_N = tiles_N, np.bincount(image_T[is_exact_T], minlength=len(tiles_N))
     else:
         scores_TS = score(tiles_TPP)
     n_blank_N = pc.list_value_length(decoded["blank"]).to_numpy()
@@ -75,6 +78,8 @@ def score_decoded(
         "latent_norm": pa.array(
             np.full(n, np.nan, np.float32) if latent_norm is None else found.mean_NS[:, latent_norm]
         ),
+        "screened": pa.array(screened_N, pa.int32()),
+        "again": pa.array(again_N, pa.int32()),
     }
     rows = pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
     for number, name in enumerate(extra_heads, start=1):

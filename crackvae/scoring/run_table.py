@@ -33,9 +33,8 @@ class RunTable:
     The findings of a part are written before it, so that no row is ever without its findings.
     """
 
-    def __init__(self, out: str, run: str, screen_level: float = 0.0) -> None:
-        """With the level of a screen, count the tiles that score above it."""
-        self.out, self.run, self._screen_level = out, run, screen_level
+    def __init__(self, out: str, run: str) -> None:
+        self.out, self.run = out, run
         self.screened = {"tiles": 0, "again": 0}
         self.n = self.flagged = self.parts = 0
         self._n_findings, self._has_windows = 0, False  # of windows, the rows are parts of findings
@@ -54,7 +53,7 @@ class RunTable:
         self.write()
 
     def add(self, rows: pa.Table) -> None:
-        """Take rows of SCORES_SCHEMA, perhaps with FINDINGS_COLUMN and others, which are not written."""
+        """Take rows of MEASURED_SCHEMA, perhaps with FINDINGS_COLUMN and others; those of SCORES_SCHEMA are written."""
         found = FINDINGS_SCHEMA.empty_table()
         if FINDINGS_COLUMN in rows.column_names:
             found = rows_of(rows[FINDINGS_COLUMN])
@@ -64,6 +63,8 @@ class RunTable:
             )
             self._findings.append(found)
             self._bytes += found.nbytes
+        for name, column in (("tiles", "screened"), ("again", "again")):
+            self.screened[name] += pc.sum(rows[column]).as_py() or 0
         rows = rows.select(tables.SCORES_SCHEMA.names)
         self.n += rows.num_rows
         self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
@@ -76,10 +77,6 @@ class RunTable:
         self._worst = _most_suspicious(
             pa.concat_tables([self._worst, _with_longest_crack(_most_suspicious(scored), found)])
         )
-        if self._screen_level:
-            scores = pc.list_flatten(scored["tile_scores"]).to_numpy()
-            self.screened["tiles"] += len(scores)
-            self.screened["again"] += int((scores > self._screen_level).sum())
         self._waiting.append(rows)
         self._rows += rows.num_rows
         self._bytes += rows.nbytes

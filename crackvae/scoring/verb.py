@@ -21,7 +21,7 @@ from crackvae.metrics import false_discovery_rates, fewest_discoveries
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.runtime import release_memory
-from crackvae.model.screen import MAX_AGAIN, level_of
+from crackvae.model.screen import MAX_AGAIN
 from crackvae.monitoring.histograms import load_reference
 from crackvae.monitoring.telemetry import RunHistograms, RunMetrics
 from crackvae.reports.night_page.nights import has_rows
@@ -101,8 +101,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
     with ExitStack() as stack:
         config = _without_useless_screen(config, out, scorer)
         work = _start(config, out, scorer, stack)
-        level = level_of(scorer.calibration) if screens(config, scorer) else 0.0
-        table, check = RunTable(out, work.run, level), ThresholdCheck(scorer.calibration, model_dir)
+        table, check = RunTable(out, work.run), ThresholdCheck(scorer.calibration, model_dir)
         if work.to_score:
             histograms = RunHistograms(out, work.run, load_reference(model_dir, scorer.model.digest), night)
             _write_rows(work, table, histograms, check, quiet=config.quiet)
@@ -133,7 +132,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
             model_dir=model_dir,
             threshold_images=valid_on if valid_on >= ENOUGH_IMAGES else check.images,
-            screened=table.screened if level else None,
+            screened=table.screened if table.screened["tiles"] else None,
             csv=csv,
             report=_page_of(config, out, work.run),
             seconds=round(seconds, 1),

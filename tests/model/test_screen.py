@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from conftest import small_spec, write_model
@@ -113,6 +114,9 @@ def test_the_built_in_model_flags_the_same_and_the_rows_say_their_precision(draw
     assert rough["precision"].to_pylist() == [BFLOAT16] * 12 + [""]
     is_exact = np.array([one == FLOAT32 for one in screened["precision"].to_pylist()])
     assert 0 < is_exact.sum() < 12
+    tiles = pc.sum(pc.multiply(screened["rows"], screened["cols"])).as_py()
+    assert pc.sum(screened["screened"]).as_py() == tiles > pc.sum(screened["again"]).as_py() >= is_exact.sum()
+    assert pc.sum(exact["screened"]).as_py() == pc.sum(rough["screened"]).as_py() == 0
     found, wanted = screened["score"].to_numpy(), exact["score"].to_numpy()
     assert (found[is_exact] == wanted[is_exact]).all()
     assert np.allclose(found[:12], wanted[:12], rtol=MAX_ERROR, atol=MAX_ERROR * level_of(scorer.calibration))
@@ -130,7 +134,8 @@ def test_a_model_whose_errors_are_too_large_in_bfloat16_falls_back(
     made = replace(scorer.calibration, scores_N=np.full(99, scores_T.mean(), np.float32), sample=None)
     poisoned = Scorer(poisoned.model, replace(made, threshold=float(scores_T.mean())))
     assert may_screen(poisoned, "screen", (), "cpu")
-    assert set(rows_of(drawings, poisoned, "screen")["precision"].to_pylist()) == {FLOAT32, ""}
+    rows = rows_of(drawings, poisoned, "screen")
+    assert set(rows["precision"].to_pylist()) == {FLOAT32, ""} and pc.sum(rows["screened"]).as_py() == 0
     assert "precision: bfloat16 errs by" in capsys.readouterr().err
 
 

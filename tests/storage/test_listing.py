@@ -372,6 +372,17 @@ def test_filters_that_leave_nothing_are_told_to_every_shard(tmp_path, filters):
             list_paths([str(tmp_path)], **filters, shard=Shard(number, 2))
 
 
+@pytest.mark.parametrize("filters", [{"since": datetime(2999, 1, 1, tzinfo=UTC)}, {"prefix": "brigde"}])
+def test_filters_that_leave_nothing_of_an_inventory_are_told_to_every_shard(tmp_path, filters):
+    names = [f"s3://bucket/bridge-{number}.jpg" for number in range(20)]
+    modified = pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 20, pa.timestamp("us", tz="UTC"))
+    pq.write_table(pa.table({"image": names, "bytes": [5] * 20, "modified": modified}), tmp_path / "list.parquet")
+    for number in (1, 2):
+        with pytest.raises(StorageError, match=r"--(since|prefix) .* matches no"):
+            list_paths([f"@{tmp_path}/list.parquet"], **filters, shard=Shard(number, 2))
+    assert list_paths([f"@{tmp_path}/list.parquet"], shard=Shard(1, 2)).elsewhere > 0
+
+
 def test_a_shard_without_images_of_a_small_night_is_no_error(tmp_path):
     put(tmp_path, "1.jpg")
     found = [list_paths([str(tmp_path)], prefix="1", shard=Shard(number, 50)) for number in range(1, 51)]

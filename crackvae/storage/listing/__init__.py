@@ -47,7 +47,7 @@ class Listing:
         excluded: number of other files, and of folders that were not entered, by kind.
         examples: the first name of each of these kinds.
         passed_over: images that --since or --prefix filtered out.
-        elsewhere: images of other shards; of a list with filters, also those that these would leave out.
+        elsewhere: images of other shards that the filters leave; of a list also those whose time it does not say.
     """
 
     root: str
@@ -143,12 +143,12 @@ def _listed(
     if path.startswith("@") and not os.path.lexists(path):
         source = "@" + existing_form(absolute(path[1:]))
         root = parent(source[1:])
-        images, elsewhere = _table(listed_files(source[1:], shard))
+        images, elsewhere = _table(listed_files(source[1:], shard, _Filters(root, since, prefix).leave))
     else:
         source = absolute(path)
         root, found = _found(source, prefix)
         every = _images(found, root, [below(pattern, root) for pattern in exclude], left_out)
-        images, elsewhere = _table(_of_shard(every, root, since, prefix, shard) if shard else every)
+        images, elsewhere = _table(_of_shard(every, _Filters(root, since, prefix), shard) if shard else every)
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
     passed_over = images.num_rows - kept.num_rows
@@ -218,15 +218,26 @@ def _images(
             yield file
 
 
-def _of_shard(
-    every: Iterable[File], root: str, since: datetime | None, prefix: str, shard: Shard
-) -> Iterator[File | None]:
-    """The files of a shard, and None for each of another one that the filters leave: a filter that is wrong is told."""
-    since_us = 0 if since is None else since.timestamp() * 1e6
+@dataclass(frozen=True)
+class _Filters:
+    """--since and --prefix, for files of other shards: a filter that leaves no file of any shard is told."""
+
+    root: str
+    since: datetime | None
+    prefix: str
+
+    def leave(self, image: str, modified_us: int) -> bool:
+        """Whether they leave a file; one whose time is not known, 0, stays."""
+        since_us = 0 if self.since is None else self.since.timestamp() * 1e6
+        return not 0 < modified_us < since_us and (not self.prefix or _has_prefix(image, self.root, self.prefix))
+
+
+def _of_shard(every: Iterable[File], filters: _Filters, shard: Shard) -> Iterator[File | None]:
+    """The files of a shard, and None for each of another one that the filters leave."""
     for file in every:
         if is_in_shard(file.image, shard):
             yield file
-        elif not 0 < file.modified_us < since_us and (not prefix or _has_prefix(file.image, root, prefix)):
+        elif filters.leave(file.image, file.modified_us):
             yield None
 
 

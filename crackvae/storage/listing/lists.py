@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -39,10 +39,16 @@ class Named(NamedTuple):
         return self.n_bytes is not None and self.modified_us is not None and not is_local(self.image)
 
 
-def listed_files(path: str, shard: Shard | None = None) -> Iterator[File | None]:
+def listed_files(
+    path: str, shard: Shard | None = None, is_left: Callable[[str, int], bool] = lambda image, modified_us: True
+) -> Iterator[File | None]:
     """The images that a list names, each with its size and time; a relative name is relative to the list's folder.
 
-    Objects whose size and time the list says are not looked up. None stands for an image of another shard.
+    Objects whose size and time the list says are not looked up.
+
+    Args:
+        shard: None stands for an image of another shard that `is_left`.
+        is_left: by name and time [us]; the time is 0 where the list does not say it.
 
     Raises:
         StorageError: the list cannot be read; ConfigError: it contains something that is not a path.
@@ -70,8 +76,13 @@ def listed_files(path: str, shard: Shard | None = None) -> Iterator[File | None]
                 whole = [one if _PLAIN_URI.fullmatch(one.image) else _whole(one, folder) for one in chunk]
             except ConfigError as error:
                 raise ConfigError(f"@{path}, from line {number * CHUNK_ROWS + 1} on: {error}") from error
-            own = [one for one in whole if not shard or is_in_shard(one.image, shard)]
-            yield from itertools.repeat(None, len(whole) - len(own))
+            own, n_left = list[Named](), 0
+            for one in whole:
+                if not shard or is_in_shard(one.image, shard):
+                    own.append(one)
+                else:
+                    n_left += is_left(one.image, one.modified_us or 0)
+            yield from itertools.repeat(None, n_left)
             entries = map(archive.split_entry, (one.image for one in own))
             for found in {entry[0] for entry in entries if entry} - archives.keys():
                 archives[found] = {nfc(file.image): file for file in archive.entries(found)}
