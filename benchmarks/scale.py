@@ -30,7 +30,8 @@ from crackvae.images.synthetic import write_images
 from crackvae.model import calibration
 from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
+from crackvae.model.spec import ModelSpec
 from crackvae.storage import fileio
 
 N_DRAWN, SIDE_PX = 1_000, 32

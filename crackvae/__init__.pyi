@@ -140,6 +140,7 @@ def train(
     input_px: int = 256,
     tile_px: int = 256,
     stride_px: int = 192,
+    mirrors: int = 1,
     percentile: float = 95.0,
     seed: int = 0,
     workers: Sequence[int] = (1,),
@@ -174,6 +175,8 @@ def train(
         input_px: side of a tile at the network's input [px].
         tile_px: side of a tile in the image [px].
         stride_px: distance between neighbouring tiles in a large image [px], at most tile_px.
+        mirrors: mirror images of each tile, itself among them, over which the network's answer is averaged, 1 to
+            4: more cracks at the same false-alarm rate, for the time of as many tiles.
         percentile: percentile of the val non_crack scores used as threshold.
         seed: random seed of weights, shuffling and sampling.
         workers: data-parallel workers: N, or MIN,MAX to continue with fewer when a node leaves and with more when
@@ -278,6 +281,7 @@ def calibrate(
     percentile: float = 95.0,
     max_false_alarm: float | None = None,
     confidence: float | None = None,
+    mirrors: int | None = None,
     one_per_group: bool = False,
     seed: int = 0,
     verdicts: str | os.PathLike[str] = "",
@@ -304,6 +308,9 @@ def calibrate(
         percentile: percentile of the sound scores used as threshold.
         max_false_alarm: instead of percentile: the maximum share of sound images flagged, such as 0.01.
         confidence: confidence with which max_false_alarm holds, such as 0.95; default: it holds on average.
+        mirrors: mirror images of each tile, itself among them, over which the network's answer is averaged, 1 to
+            4: more cracks at the same false-alarm rate, for the time of as many tiles; default: those of the
+            model; needs out.
         one_per_group: use one random image per group; the guarantee assumes independence.
         seed: random seed of one_per_group.
         verdicts: CSV downloaded from a page, or folder of scores with a log of verdicts; images labelled crack by

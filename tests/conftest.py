@@ -25,8 +25,9 @@ from crackvae.images.synthetic import draw_image, write_images
 from crackvae.model import builtin, calibration
 from crackvae.model.artifact import model_digest, model_files
 from crackvae.model.calibration import Calibration
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
 from crackvae.model.runtime import graph_cache
+from crackvae.model.spec import ModelSpec
 from crackvae.nights import nightly
 from crackvae.scoring import actors, verb
 from crackvae.storage import fileio, filesystems, tables

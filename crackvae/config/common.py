@@ -11,6 +11,11 @@ from crackvae.errors import ConfigError
 BUILTIN = "builtin"
 # Help text of the model that a verb uses.
 MODEL = "model directory written by train or adapt, or builtin: the model that comes with crackvae"
+# Help text of --mirrors.
+MIRRORS = (
+    "mirror images of each tile, itself among them, over which the network's answer is averaged, 1 to 4: more cracks "
+    "at the same false-alarm rate, for the time of as many tiles"
+)
 # Help text of --gps-precision.
 GPS_PRECISION = "round places to squares of this size, 100m; off leaves them out; default: exact"
 # Help text of --exclude; storage/listing/exclusions.py has all that is always excluded.

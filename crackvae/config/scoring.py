@@ -12,6 +12,7 @@ from crackvae.config.common import (
     BUILTIN,
     EXCLUDE,
     GPS_PRECISION,
+    MIRRORS,
     MODEL,
     PERCENTILE,
     ScoringConfig,
@@ -79,6 +80,7 @@ class CalibrateConfig(ScoringConfig):
     confidence: float | None = setting(
         "confidence with which --max-false-alarm holds, such as 0.95; default: it holds on average", None, **RATE
     )
+    mirrors: int | None = setting(f"{MIRRORS}; default: those of the model; needs --out", None, ge=1, le=4)
     one_per_group: bool = setting("use one random image per group; the guarantee assumes independence", False)
     seed: int = setting("random seed of --one-per-group", 0, ge=0)
     verdicts: Location = setting(
@@ -93,6 +95,8 @@ class CalibrateConfig(ScoringConfig):
             yield "calibrate needs either --manifest or --images, and not both."
         if self.model == BUILTIN and not self.out:
             yield "the built-in model stays as it is: give --out for a copy of it with the new threshold."
+        if self.mirrors is not None and not self.out:
+            yield "--mirrors makes another model of the same weights: give --out for it."
         yield from new_model_problem(self.out)
         if self.confidence is not None and self.max_false_alarm is None:
             yield "--confidence needs --max-false-alarm: a percentile guarantees no rate."

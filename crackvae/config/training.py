@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from crackvae.config.common import BUILTIN, EXCLUDE, MODEL, PERCENTILE, ClusterConfig, VerbConfig, new_model_problem
+from crackvae.config.common import (
+    BUILTIN,
+    EXCLUDE,
+    MIRRORS,
+    MODEL,
+    PERCENTILE,
+    ClusterConfig,
+    VerbConfig,
+    new_model_problem,
+)
 from crackvae.config.settings import Location, Locations, flag_text, group_by_problem, setting
 
 Head = Literal["mse", "evidence"]
@@ -172,6 +181,7 @@ class TrainConfig(DataParallelConfig):
     input_px: int = setting("side of a tile at the network's input [px]", 256)
     tile_px: int = setting("side of a tile in the image [px]", 256, gt=0)
     stride_px: int = setting("distance between neighbouring tiles in a large image [px], at most tile_px", 192, gt=0)
+    mirrors: int = setting(MIRRORS, 1, ge=1, le=4)
     percentile: float = setting("percentile of the val non_crack scores used as threshold", 95.0, **PERCENTILE)
     seed: int = setting("random seed of weights, shuffling and sampling", 0, ge=0)
 
@@ -204,6 +214,8 @@ class TrainConfig(DataParallelConfig):
         if self.head in SEGMENTER_HEADS and not self.segmenter:
             channels = flag_text(SEGMENTER_CHANNELS)
             yield f"head={self.head} needs a segmenter: use --segmenter {channels}, or --head mse."
+        if self.mirrors > 1 and not self.segmenter:
+            yield f"mirrors={self.mirrors} needs a segmenter: leave out --mirrors, or use --segmenter."
         if self.segmenter and self.recipe != "repair":
             yield "a segmenter learns from synthetic cracks: use --recipe repair, or no --segmenter."
 

@@ -5,7 +5,7 @@ import io
 import json
 import pickle
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from crackvae.config import BUILTIN
 from crackvae.errors import ModelError, StorageError
 from crackvae.model import builtin
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
+from crackvae.model.spec import ModelSpec
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import problems
 
@@ -56,7 +57,7 @@ class Model:
 
 def model_digest(spec: ModelSpec, weights: dict[str, Tensor]) -> str:
     """SHA-256 of everything that changes a score; of the numbers, as the file's bytes depend on the torch version."""
-    sha256 = hashlib.sha256(json.dumps({"format": FORMAT, **asdict(spec)}, sort_keys=True).encode())
+    sha256 = hashlib.sha256(json.dumps({"format": FORMAT, **spec.as_json()}, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -64,11 +65,18 @@ def model_digest(spec: ModelSpec, weights: dict[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
+def assembled(spec: ModelSpec, weights: dict[str, Tensor]) -> Model:
+    """The model of a specification and weights, which it copies."""
+    network = Network(spec)
+    network.load_state_dict(weights)
+    return Model(spec, network.eval(), model_digest(spec, weights))
+
+
 def model_files(spec: ModelSpec, weights: dict[str, Tensor], training: dict[str, Any]) -> dict[str, bytes]:
     """Content of the files of a model directory by name, without its calibration."""
     file = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, file)
-    description = {"format": FORMAT, **asdict(spec), "digest": model_digest(spec, weights)}
+    description = {"format": FORMAT, **spec.as_json(), "digest": model_digest(spec, weights)}
     return {
         WEIGHTS_FILE: file.getvalue(),
         TRAINING_FILE: json.dumps(training, indent=1).encode(),

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.config import SEGMENTER_HEADS
-from crackvae.model.network import BLACK, ModelSpec, Output, Yardstick, darker_than, enlarged, is_exporting, largest
+from crackvae.model.network import BLACK, Output, darker_than, enlarged, is_exporting, largest
+from crackvae.model.spec import ModelSpec, Yardstick
 
 # Share of the pixels, those with the highest logits, that the head `evidence` averages over.
 CRACK_SHARE = 0.02

@@ -1,21 +1,19 @@
-"""The network, its specification and its losses.
+"""The network and its losses.
 
 Shape letters: B tiles of a batch, P side of a tile at the input [px], Q side of the ConvVAE's input [px], C channels,
 Z latent dimensions.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crackvae.config import SEGMENTER_COARSE
+from crackvae.model.spec import MIRRORS, ModelSpec
 
 # Side of one cell of the segmenter's finest maps [px]; two stride-2 convolutions fold the pixels of a cell into
 # channels.
@@ -32,68 +30,6 @@ FAINTEST_TEXTURE = 0.012
 # Weight of the logits at half scale, where grain is averaged out and a wide crack is an ordinary one. It is that which
 # ranked best on val; the pass at half scale costs a quarter.
 HALF_SCALE_WEIGHT = 1 / 3
-
-Count = Annotated[int, Field(gt=0)]
-Recipe = Literal["repair", "plain"]
-HeadName = Literal["mse", "evidence"]
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """What the evidence of a tile is divided by, as a function of its texture: a line between knots.
-
-    Sound gravel has more evidence of a crack than a smooth sound wall. Scores are relative to it, so that one threshold
-    has about the same false-alarm rate on both.
-
-    Attributes:
-        log_textures: of the knots, ascending.
-        log_evidences: of the knots, natural logarithm of nats.
-    """
-
-    log_textures: tuple[float, ...]
-    log_evidences: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Everything that changes a score, apart from the weights: the content of model.json.
-
-    Attributes:
-        input_px: side P of a tile at the network's input [px].
-        channels: output channels of the ConvVAE's stride-2 convolutions.
-        latent_dim: Z.
-        segmenter: output channels of the segmenter at 1/2, 1/4, 1/8 and 1/16 of the tile's side; empty for a model
-            without one.
-        recipe: training recipe.
-        tile_px, stride_px: side of a tile and distance between tile origins in the image [px].
-        head: score head.
-        beta: weight of the KL divergence in training [squared grey level per nat].
-        seed: of the training.
-        manifest: digest of the manifest of the training.
-        leaky: whether that manifest allows copies of an image on both sides of its splits.
-        darkness_weight: log-odds of a crack that a black pixel adds in a light tile, in the head `evidence`.
-        yardstick: what the evidence of a tile is divided by; None for the evidence itself.
-    """
-
-    input_px: Count
-    channels: tuple[Count, ...]
-    latent_dim: Count
-    segmenter: tuple[Count, ...]
-    recipe: Recipe
-    tile_px: Count
-    stride_px: Count
-    head: HeadName
-    beta: int | float  # kept as written: a digest of 0 is not that of 0.0
-    seed: int
-    manifest: str
-    leaky: bool
-    darkness_weight: float = 1.0
-    yardstick: Yardstick | None = None
-
-    @property
-    def vae_px(self) -> int:
-        """Side Q of the ConvVAE's input [px]."""
-        return self.input_px // SEGMENTER_COARSE if self.segmenter else self.input_px
 
 
 class ConvVAE(nn.Module):
@@ -255,9 +191,12 @@ class Network(nn.Module):
         self.vae_px = spec.vae_px
         self.vae = ConvVAE(spec)
         self.segmenter = Segmenter(spec.segmenter) if spec.segmenter else None
+        self.mirrors = MIRRORS[: spec.mirrors]
 
     def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> Output:
         """Everything that training and the score heads need. No gradient flows from the segmenter to the ConvVAE.
+
+        While it is trained, the network looks at each tile once.
 
         Args:
             tiles_B1PP: float in [0, 1].
@@ -266,7 +205,14 @@ class Network(nn.Module):
         reconstruction, mu, logvar = self.vae(reduced(tiles_B1PP, self.vae_px), noise_BZ)
         if self.segmenter is None:
             return Output(reconstruction, mu, logvar, None)
-        return Output(reconstruction, mu, logvar, self._logits(self.segmenter, tiles_B1PP, reconstruction.detach()))
+        seen = (tiles_B1PP, reconstruction.detach())
+        if self.training or len(self.mirrors) == 1:
+            return Output(reconstruction, mu, logvar, self._logits(self.segmenter, *seen))
+        looks = [
+            mirrored(self._logits(self.segmenter, *(mirrored(maps, axes) for maps in seen)), axes)
+            for axes in self.mirrors
+        ]
+        return Output(reconstruction, mu, logvar, torch.stack(looks).mean(dim=0))
 
     @staticmethod
     def _logits(segmenter: Segmenter, tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
@@ -274,6 +220,11 @@ class Network(nn.Module):
         fine = segmenter(views(tiles_B1PP, reconstruction_B1QQ))
         coarse = segmenter(views(functional.avg_pool2d(tiles_B1PP, 2), reconstruction_B1QQ))
         return torch.lerp(fine, functional.interpolate(coarse, scale_factor=2.0, mode="bilinear"), HALF_SCALE_WEIGHT)
+
+
+def mirrored(maps: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The maps, mirrored along some axes, perhaps along none, which an export of flip() does not allow."""
+    return maps.flip(axes) if axes else maps
 
 
 # Number of channels of views().

@@ -18,9 +18,9 @@ from crackvae.errors import ManifestError
 from crackvae.images.decoded import decode_images
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.inference import Scorer, crack_probabilities, one_thread, score_tiles
-from crackvae.model.network import ModelSpec
 from crackvae.model.runtime import runtime_of
 from crackvae.model.screen import BFLOAT16, FLOAT32, may_screen, screen_of
+from crackvae.model.spec import ModelSpec
 from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
 from crackvae.scoring.findings import Tracing, with_findings
 from crackvae.scoring.rows import score_decoded

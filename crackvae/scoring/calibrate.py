@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from crackvae import metrics
 from crackvae.config import CalibrateConfig
 from crackvae.console import say
-from crackvae.errors import StorageError
+from crackvae.errors import ModelError, StorageError
 from crackvae.images.groups import with_groups
 from crackvae.images.manifest import listing_of, load_manifest
 from crackvae.model import builtin, calibration
-from crackvae.model.artifact import TRAINING_FILE, Model, load_model, model_files
+from crackvae.model.artifact import TRAINING_FILE, Model, assembled, load_model, model_files
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
 from crackvae.model.registry import model_folder
@@ -42,7 +42,7 @@ def calibrate(config: CalibrateConfig) -> Result:
     model_dir = uris.absolute(config.out) if config.out else source_dir
     if config.out:
         fileio.require_new(model_dir, "--out")
-    model = load_model(source_dir)
+    model = _with_mirrors(load_model(source_dir), config.mirrors)
     sound = _sound_images(config)
     calibration.require_enough(sound.images.num_rows)
     cracks = find_cracks(sound.images["image"], config.verdicts) if config.verdicts else set()
@@ -73,6 +73,15 @@ def calibrate(config: CalibrateConfig) -> Result:
         "leaky": sound.leaky or model.spec.leaky,
     }
     return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
+
+
+def _with_mirrors(model: Model, mirrors: int | None) -> Model:
+    """The model, or another one of its weights that looks at so many mirror images of a tile."""
+    if mirrors is None or mirrors == model.spec.mirrors:
+        return model
+    if not model.spec.segmenter:
+        raise ModelError("--mirrors needs a model with a segmenter, and this one has none: leave it out.")
+    return assembled(replace(model.spec, mirrors=mirrors), model.network.state_dict())
 
 
 def _write(

@@ -12,7 +12,7 @@ from crackvae.console import say
 from crackvae.errors import ManifestError
 from crackvae.images.manifest import Manifest, load_manifest
 from crackvae.model import calibration
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crackvae.console import TrainingProgress, WorkersStarted, say
 from crackvae.errors import ClusterError, CrackvaeError
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.session import log_folder, on_this_node
 from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import CheckpointActor, Checkpoints

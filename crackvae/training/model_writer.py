@@ -14,12 +14,12 @@ from crackvae.config import VerbConfig
 from crackvae.console import say
 from crackvae.metrics import RANKING_NAMES, ranking
 from crackvae.model import calibration
-from crackvae.model.artifact import Model, model_digest, model_files
+from crackvae.model.artifact import Model, assembled, model_files
 from crackvae.model.calibration import Calibration, Sample, percentile_threshold
 from crackvae.model.heads import DARKNESS_WEIGHTS, LATENT_NORM, MAX_DARKNESS_RISE, TEXTURE, fit_yardstick
 from crackvae.model.image_scores import ImageScores, image_scores
 from crackvae.model.inference import evidence_by_weight, score_tiles
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.spec import ModelSpec
 from crackvae.monitoring import histograms
 from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.storage import fileio, uris
@@ -55,9 +55,7 @@ class TrainedModel:
     @property
     def model(self) -> Model:
         """The network, ready to score."""
-        network = Network(self.spec)
-        network.load_state_dict(self.weights)
-        return Model(self.spec, network.eval(), model_digest(self.spec, self.weights))
+        return assembled(self.spec, self.weights)
 
     @property
     def table(self) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
+from crackvae.model.spec import ModelSpec
 from crackvae.training.synthetic_cracks.drawings import Drawings
 
 # Changes whenever an older checkpoint could be misread.

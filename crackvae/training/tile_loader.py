@@ -20,7 +20,7 @@ from crackvae.errors import ManifestError, UnreadableImage
 from crackvae.images.decoded import decode_images, tiles_of
 from crackvae.images.manifest import listing_of
 from crackvae.images.tiles import grid_of
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.session import dataset_of, on_this_node, tables_of
 from crackvae.storage import fileio
 from crackvae.training.state import TrainingTiles

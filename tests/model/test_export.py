@@ -14,8 +14,8 @@ from crackvae.config import ExportConfig
 from crackvae.images.decoding import decode
 from crackvae.images.tiles import resized
 from crackvae.model.inference import explain, load_scorer, score_tiles
-from crackvae.model.network import Yardstick
 from crackvae.model.runtime.export import export
+from crackvae.model.spec import Yardstick
 
 
 def session_of(model: Path, out: Path) -> onnxruntime.InferenceSession:

@@ -21,7 +21,8 @@ from crackvae.images.tiles import cut
 from crackvae.model import heads
 from crackvae.model.heads import fit_yardstick, heads_of, one_line, scores_of
 from crackvae.model.inference import Scorer, explain, load_scorer, score_tiles
-from crackvae.model.network import Output, Yardstick, enlarged, to_input
+from crackvae.model.network import Output, enlarged, to_input
+from crackvae.model.spec import Yardstick
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import tables
 from crackvae.storage.listing import LISTING_SCHEMA
@@ -276,7 +277,8 @@ from crackvae.images.decoded import decode_images
 from crackvae.images.groups import with_groups
 from crackvae.model.artifact import Model, model_digest
 from crackvae.model.inference import score_tiles
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
+from crackvae.model.spec import ModelSpec
 from crackvae.model.runtime import runtime_of
 from crackvae.storage.listing import list_images
 

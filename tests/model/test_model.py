@@ -17,17 +17,8 @@ from crackvae.config import TrainConfig, with_preset
 from crackvae.errors import ModelError
 from crackvae.model.artifact import FORMAT, MODEL_FILE, WEIGHTS_FILE, load_model, model_digest
 from crackvae.model.heads import HEADS
-from crackvae.model.network import (
-    HALF_SCALE_WEIGHT,
-    ConvVAE,
-    HeadName,
-    ModelSpec,
-    Network,
-    reduced,
-    squared_error,
-    to_input,
-    views,
-)
+from crackvae.model.network import HALF_SCALE_WEIGHT, ConvVAE, Network, reduced, squared_error, to_input, views
+from crackvae.model.spec import HeadName, ModelSpec
 from crackvae.training.loop import kl_to_prior
 
 

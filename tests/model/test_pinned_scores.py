@@ -13,8 +13,9 @@ from crackvae.images.tiles import resized
 from crackvae.model.artifact import Model, model_digest
 from crackvae.model.heads import BASELINE, LATENT_NORM, heads_of
 from crackvae.model.inference import score_tiles
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
 from crackvae.model.runtime import runtime_of
+from crackvae.model.spec import ModelSpec
 
 PRECISIONS = ("onnx", "fp32")
 BOUND = 4e-6

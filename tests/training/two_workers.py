@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from crackvae.model.network import ModelSpec, Network
+from crackvae.model.network import Network
+from crackvae.model.spec import ModelSpec
 from crackvae.training.loop import training_steps
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks.drawings import draw

@@ -32,6 +32,7 @@ class Bfloat16Network(nn.Module):
         self.vae_px = original.vae_px
         self.vae = _converted(original.vae)
         self.segmenter = None if original.segmenter is None else _converted(original.segmenter)
+        self.mirrors = original.mirrors
 
     def forward(self, tiles_B1PP: Tensor) -> Output:
         """As Network.forward(), without noise."""
@@ -42,10 +43,18 @@ class Bfloat16Network(nn.Module):
         squares_B1QQ = network.reduced(half, self.vae_px)
         local = network.reduced(squares_B1QQ, raised.shape[-1] // LOCAL_PX)
         reconstruction, mu, logvar = self._reconstructed(squares_B1QQ - BLACK)
+        seen = (raised, half, local, reconstruction)
+        looks = [
+            network.mirrored(self._both_scales(*(network.mirrored(maps, axes) for maps in seen)), axes)
+            for axes in self.mirrors
+        ]
+        return Output(reconstruction, mu, logvar, looks[0] if len(looks) == 1 else torch.stack(looks).mean(dim=0))
+
+    def _both_scales(self, raised: Tensor, half: Tensor, local: Tensor, reconstruction: Tensor) -> Tensor:
         fine = self._logits(views(raised, local, reconstruction))
         coarse = self._logits(views(half, functional.avg_pool2d(local, 2), reconstruction))
         coarse = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
-        return Output(reconstruction, mu, logvar, torch.lerp(fine, coarse, HALF_SCALE_WEIGHT))
+        return torch.lerp(fine, coarse, HALF_SCALE_WEIGHT)
 
     def _reconstructed(self, squares_B1QQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reconstruction, mu, logvar = self.vae(squares_B1QQ.bfloat16())

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from crackvae.model.heads import HEADS, model_scores
-from crackvae.model.network import ModelSpec, Network, enlarged
+from crackvae.model.network import Network, enlarged
+from crackvae.model.spec import ModelSpec
 
 # Supported by every ONNX runtime since 2023.
 OPSET = 17

@@ -15,8 +15,8 @@ from crackvae.console import say
 from crackvae.errors import CalibrationError
 from crackvae.model.artifact import Model
 from crackvae.model.inference import load_scorer
-from crackvae.model.network import ModelSpec
 from crackvae.model.registry import model_folder
+from crackvae.model.spec import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris

@@ -13,7 +13,7 @@ from crackvae.console import say
 from crackvae.errors import CalibrationError
 from crackvae.images.groups import group_of
 from crackvae.images.manifest.duplicates import fingerprints_of, same_picture
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.storage import listing, uris
 from crackvae.training.tile_loader import tile_counts
 

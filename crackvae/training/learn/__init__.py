@@ -15,7 +15,7 @@ from crackvae.console import say
 from crackvae.errors import CalibrationError, ModelError
 from crackvae.model.artifact import Model
 from crackvae.model.inference import Scorer, load_scorer
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session
 from crackvae.storage import fileio, filesystems, uris

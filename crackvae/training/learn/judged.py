@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from crackvae.errors import CalibrationError, ManifestError
 from crackvae.images.decoded import tiles_of
-from crackvae.model.network import ModelSpec
+from crackvae.model.spec import ModelSpec
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.verdicts import logged_verdicts
 from crackvae.training.adapt.site import MIN_GROUPS, sides_of
