@@ -54,6 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
     shared.add_argument("--work", type=Path, required=True, help="folder for images, manifests and models")
     shared.add_argument("--epochs", type=int, help="of each training (default: that of crackvae train)")
+    shared.add_argument("--mirrors", type=int, default=1, help="of the models that are trained (default: %(default)s)")
     shared.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     protocols = parser.add_subparsers(dest="protocol", required=True)
@@ -139,7 +140,8 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
     """Train on the rows and evaluate; returns the scored test images, and what the figures belong to."""
     manifest = written(rows, folder)
     if not (folder / "model").exists():
-        crackvae.train(manifest=manifest, model=folder / "model", epochs=options.epochs, seed=options.seed)
+        settings = {"epochs": options.epochs, "seed": options.seed, "mirrors": options.mirrors}
+        crackvae.train(manifest=manifest, model=folder / "model", **settings)
     if not (folder / "evaluation").exists():
         one = options.protocol == "metu"
         crackvae.evaluate(
@@ -149,8 +151,14 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
     counts = rows.groupby(["split", "label"]).size()
     names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "continued")
     about = {name: training[name] for name in names if name in training}
+    about["mirrors"] = facts_of(folder / "model")["mirrors"]
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
     return pd.read_parquet(folder / "evaluation" / "evaluation.parquet"), about
+
+
+def facts_of(model: Path) -> dict[str, Any]:
+    """What `crackvae info` says of a model: `digest`, `mirrors` and more."""
+    return dict(crackvae.info(path=model, quiet=True).summary)
 
 
 def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:
@@ -271,9 +279,9 @@ def main() -> None:
     options = parse()
     rows = all_images(options.data, options.work)
     if options.protocol == "new-site":
-        digest = json.loads((options.model / "training.json").read_text())["digest"]
-        figures = {"protocol": options.protocol, "model": digest, "test": new_site(rows, options)}
-        print(write_result("concrete-new-site", figures))
+        facts = facts_of(options.model)
+        figures = {"protocol": options.protocol, "model": facts["digest"], "mirrors": facts["mirrors"]}
+        print(write_result("concrete-new-site", figures | {"test": new_site(rows, options)}))
         return
     if options.protocol == "own-site":
         runs = {f"fold-{fold}": divided(rows, "own-site", fold=fold) for fold in options.folds}

@@ -95,7 +95,7 @@ def _write(
     }
     if config.out:
         training = fileio.read_bytes(uris.join(builtin.folder_of(model_folder(config.model)), TRAINING_FILE))
-        copy = model_files(model.spec, model.network.state_dict(), json.loads(training))
+        copy = model_files(model.spec, model.network.state_dict(), json.loads(training) | {"digest": model.digest})
         fileio.write_folder(model_dir, files | copy)
         return
     for name, data in files.items():
