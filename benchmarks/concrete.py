@@ -158,7 +158,7 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
 
 def facts_of(model: Path) -> dict[str, Any]:
     """What `crackvae info` says of a model: `digest`, `mirrors` and more."""
-    return dict(crackvae.info(path=model, quiet=True).summary)
+    return {"mirrors": 1} | crackvae.info(path=model, quiet=True).summary
 
 
 def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:

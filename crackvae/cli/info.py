@@ -79,8 +79,9 @@ def _model(path: str) -> dict[str, Any]:
         "leaky": spec.leaky,
     }
     if spec.head == "evidence":
-        facts["mirrors"] = spec.mirrors
         facts["darkness_weight"] = _darkness(spec.darkness_weight, training.get("val_cracks", 0))
+    if spec.mirrors > 1:
+        facts["mirrors"] = spec.mirrors
     try:
         calibration = load_calibration(path, model.digest)
     except ModelError as error:

@@ -9,7 +9,8 @@ import torch
 from conftest import small_spec, write_model
 from torch.nn import functional
 
-from crackvae.config import CalibrateConfig, ExportConfig, TrainConfig
+from crackvae.cli.info import info
+from crackvae.config import CalibrateConfig, ExportConfig, InfoConfig, TrainConfig
 from crackvae.errors import ConfigError, ModelError
 from crackvae.images.synthetic import write_images
 from crackvae.model import builtin
@@ -94,6 +95,8 @@ def test_calibrate_makes_a_model_of_the_same_weights_that_looks_at_them(tmp_path
     made, before = load_model(str(tmp_path / "four")), load_model(str(source))
     assert made.spec == replace(before.spec, mirrors=4) and made.digest != before.digest
     assert result.summary["threshold"] > 0
+    described = [info(InfoConfig(path=path)).summary for path in (str(tmp_path / "four"), str(source))]
+    assert described[0]["mirrors"] == 4 and "mirrors" not in described[1]
     summary = export(ExportConfig(model=str(tmp_path / "four"), out=str(tmp_path / "four.onnx"))).summary
     assert summary["flags_that_differ"] == 0
     again = calibrate(CalibrateConfig(images=common["images"], model=str(tmp_path / "four"), percentile=90))
