@@ -214,8 +214,8 @@ class TrainConfig(DataParallelConfig):
         if self.head in SEGMENTER_HEADS and not self.segmenter:
             channels = flag_text(SEGMENTER_CHANNELS)
             yield f"head={self.head} needs a segmenter: use --segmenter {channels}, or --head mse."
-        if self.mirrors > 1 and not self.segmenter:
-            yield f"mirrors={self.mirrors} needs a segmenter: leave out --mirrors, or use --segmenter."
+        if self.mirrors > 1 and self.head not in SEGMENTER_HEADS:
+            yield f"mirrors={self.mirrors} has no effect on head={self.head}: leave out one of them."
         if self.segmenter and self.recipe != "repair":
             yield "a segmenter learns from synthetic cracks: use --recipe repair, or no --segmenter."
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import CalibrateConfig
+from crackvae.config import SEGMENTER_HEADS, CalibrateConfig
 from crackvae.console import say
 from crackvae.errors import ModelError, StorageError
 from crackvae.images.groups import with_groups
@@ -79,8 +79,8 @@ def _with_mirrors(model: Model, mirrors: int | None) -> Model:
     """The model, or another one of its weights that looks at so many mirror images of a tile."""
     if mirrors is None or mirrors == model.spec.mirrors:
         return model
-    if not model.spec.segmenter:
-        raise ModelError("--mirrors needs a model with a segmenter, and this one has none: leave it out.")
+    if model.spec.head not in SEGMENTER_HEADS:
+        raise ModelError(f"--mirrors has no effect on this model, whose head is {model.spec.head}: leave it out.")
     return assembled(replace(model.spec, mirrors=mirrors), model.network.state_dict())
 
 

@@ -103,14 +103,14 @@ def test_calibrate_makes_a_model_of_the_same_weights_that_looks_at_them(tmp_path
     assert again.summary["threshold"] == result.summary["threshold"]
 
 
-def test_mirrors_need_a_segmenter_and_a_new_directory(tmp_path: Path):
+def test_mirrors_need_the_head_evidence_and_a_new_directory(tmp_path: Path):
     with pytest.raises(ConfigError, match="--mirrors makes another model"):
         CalibrateConfig(images="sound", model="model", mirrors=2)
-    with pytest.raises(ConfigError, match="mirrors=2 needs a segmenter"):
-        TrainConfig(manifest="m", model="m", mirrors=2, segmenter=(), head="mse", recipe="plain")
+    with pytest.raises(ConfigError, match="mirrors=2 has no effect on head=mse"):
+        TrainConfig(manifest="m", model="m", mirrors=2, head="mse")
     with pytest.raises(ConfigError, match="mirrors=5"):
         TrainConfig(manifest="m", model="m", mirrors=5)
     write_images(tmp_path / "drawn", 25, 1, side_px=64)
     plain = write_model(tmp_path / "model", small_spec(segmenter=(), head="mse", recipe="plain"))
-    with pytest.raises(ModelError, match="--mirrors needs a model with a segmenter"):
+    with pytest.raises(ModelError, match="--mirrors has no effect"):
         calibrate(CalibrateConfig(images=str(tmp_path), model=str(plain), mirrors=2, out=str(tmp_path / "out")))
