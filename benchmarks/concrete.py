@@ -140,8 +140,13 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
     """Train on the rows and evaluate; returns the scored test images, and what the figures belong to."""
     manifest = written(rows, folder)
     if not (folder / "model").exists():
-        settings = {"epochs": options.epochs, "seed": options.seed, "mirrors": options.mirrors}
-        crackvae.train(manifest=manifest, model=folder / "model", **settings)
+        crackvae.train(
+            manifest=manifest,
+            model=folder / "model",
+            epochs=options.epochs,
+            seed=options.seed,
+            mirrors=options.mirrors,
+        )
     if not (folder / "evaluation").exists():
         one = options.protocol == "metu"
         crackvae.evaluate(

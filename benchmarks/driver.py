@@ -35,7 +35,7 @@ from crackvae.scoring import run_table
 from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage.listing import list_images, list_paths
 from crackvae.storage.names.shards import Shard
-from crackvae.storage.tables import MEASURED_SCHEMA, MEASURES_SCHEMA
+from crackvae.storage.tables.measures import MEASURED_SCHEMA, MEASURES_SCHEMA
 
 PER_FOLDER = 1_000
 

@@ -26,6 +26,7 @@ from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import list_images
+from crackvae.storage.tables.measures import MEASURES_SCHEMA
 
 # Images of each label whose anomaly maps are compared with masks: 500 of METU's size are 100 MB of maps.
 MAX_MAPS = 500
@@ -52,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> Result:
         for name, mask in _masks_of(images, config.masks).items():
             masks.require_size(name, masks.read_mask(mask), pictures.pixels_if_readable(name))
     extra_heads = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
-    scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(tables.MEASURES_SCHEMA.names)
+    scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(MEASURES_SCHEMA.names)
     require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])

@@ -17,6 +17,7 @@ from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
 from crackvae.storage.content import content_key
 from crackvae.storage.names.parts import part_of
+from crackvae.storage.tables.measures import MEASURED_SCHEMA
 
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
 WAITING_TILES = 1024
@@ -46,7 +47,7 @@ DECODED_SCHEMA = pa.schema(
         ("blank", pa.list_(pa.int32())),  # numbers of the tiles that show no surface and get no score
         ("hidden", pa.large_binary()),  # surface.packed(): parts that show no surface
         ("tiles", pa.large_binary()),  # uint8 (rows * cols, P, P)
-        *(tables.MEASURED_SCHEMA.field(name) for name in (*MEASURED, *METADATA)),
+        *(MEASURED_SCHEMA.field(name) for name in (*MEASURED, *METADATA)),
         *((name, pa.float64()) for name in OPTICS),
     ]
 )

@@ -66,10 +66,10 @@ def model_digest(spec: ModelSpec, weights: dict[str, Tensor]) -> str:
 
 
 def assembled(spec: ModelSpec, weights: dict[str, Tensor]) -> Model:
-    """The model of a specification and weights, which it copies."""
+    """The model of a specification and weights, which it copies. Raises RuntimeError if they do not fit each other."""
     network = Network(spec)
     network.load_state_dict(weights)
-    return Model(spec, network.eval(), model_digest(spec, weights))
+    return Model(spec, network.eval(), model_digest(spec, network.state_dict()))
 
 
 def model_files(spec: ModelSpec, weights: dict[str, Tensor], training: dict[str, Any]) -> dict[str, bytes]:
@@ -128,14 +128,11 @@ def load_model(model_dir: str) -> Model:
             f"{FORMAT}. Train it again, or install the version that wrote it."
         )
     try:
-        spec = _SPEC.validate_json(description)
-        network = Network(spec)
-        network.load_state_dict(load(data) if is_safetensors else numbers_in(data))
+        model = assembled(_SPEC.validate_json(description), load(data) if is_safetensors else numbers_in(data))
     except ValidationError as error:
         raise ModelError(f"{model_dir} is damaged: {problems(error)}. {again}") from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise ModelError(f"{model_dir} is damaged: {uris.reason(error)}. {again}") from error
-    digest = model_digest(spec, network.state_dict())
-    if digest != header.digest:
+    if model.digest != header.digest:
         raise ModelError(f"{model_dir} was altered since it was written: its digest does not match. {again}")
-    return Model(spec, network.eval(), digest)
+    return model

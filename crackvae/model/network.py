@@ -5,6 +5,8 @@ Z latent dimensions.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -205,21 +207,36 @@ class Network(nn.Module):
         reconstruction, mu, logvar = self.vae(reduced(tiles_B1PP, self.vae_px), noise_BZ)
         if self.segmenter is None:
             return Output(reconstruction, mu, logvar, None)
+        mirrors = self.mirrors[:1] if self.training else self.mirrors
+        logits = partial(self._logits, self.segmenter)
         seen = (tiles_B1PP, reconstruction.detach())
-        if self.training or len(self.mirrors) == 1:
-            return Output(reconstruction, mu, logvar, self._logits(self.segmenter, *seen))
-        looks = [
-            mirrored(self._logits(self.segmenter, *(mirrored(maps, axes) for maps in seen)), axes)
-            for axes in self.mirrors
-        ]
-        return Output(reconstruction, mu, logvar, torch.stack(looks).mean(dim=0))
+        return Output(reconstruction, mu, logvar, mean_over_mirrors(mirrors, logits, seen))
 
     @staticmethod
     def _logits(segmenter: Segmenter, tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
         """Weighted mean of the segmenter's logits for the tile and for the tile at half its side, (B, 1, P, P)."""
         fine = segmenter(views(tiles_B1PP, reconstruction_B1QQ))
         coarse = segmenter(views(functional.avg_pool2d(tiles_B1PP, 2), reconstruction_B1QQ))
-        return torch.lerp(fine, functional.interpolate(coarse, scale_factor=2.0, mode="bilinear"), HALF_SCALE_WEIGHT)
+        return mean_of_scales(fine, coarse)
+
+
+def mean_of_scales(fine_BCPP: Tensor, coarse: Tensor) -> Tensor:
+    """Weighted mean of maps at the tile's scale and of maps of half their side, (B, C, P, P)."""
+    enlarged = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+    return torch.lerp(fine_BCPP, enlarged, HALF_SCALE_WEIGHT)
+
+
+def mean_over_mirrors(
+    mirrors: Sequence[tuple[int, ...]], answer: Callable[..., Tensor], maps: Sequence[Tensor]
+) -> Tensor:
+    """Mean of the answers for mirror images of the maps, each mirrored back.
+
+    Args:
+        mirrors: axes of each image, of MIRRORS.
+        answer: from the maps of an image to maps of the same shape.
+    """
+    looks = [mirrored(answer(*(mirrored(one, axes) for one in maps)), axes) for axes in mirrors]
+    return looks[0] if len(looks) == 1 else torch.stack(looks).mean(dim=0)
 
 
 def mirrored(maps: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,7 @@ from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
 from crackvae.model.inference import Scorer
 from crackvae.model.screen import BFLOAT16, FLOAT32, Screen
-from crackvae.storage import tables
+from crackvae.storage.tables.measures import MEASURED_SCHEMA
 
 
 def score_decoded(
@@ -63,7 +63,7 @@ def score_decoded(
     precisions_N[tiles_N > 0] = np.where(is_exact_T[worst_T], FLOAT32, BFLOAT16)
     n = decoded.num_rows
     latent_norm = 1 + extra_heads.index(LATENT_NORM) if LATENT_NORM in extra_heads else None
-    columns = {name: decoded[name] for name in decoded.column_names if name in tables.MEASURED_SCHEMA.names} | {
+    columns = {name: decoded[name] for name in decoded.column_names if name in MEASURED_SCHEMA.names} | {
         "score": pa.array(scores_N),
         "p_value": pa.array(p_values_N),
         "threshold": pa.array(np.full(n, scorer.calibration.threshold, np.float32)),
@@ -81,7 +81,7 @@ def score_decoded(
         "screened": pa.array(screened_N, pa.int32()),
         "again": pa.array(again_N, pa.int32()),
     }
-    rows = pa.table({name: columns[name] for name in tables.MEASURED_SCHEMA.names}, schema=tables.MEASURED_SCHEMA)
+    rows = pa.table({name: columns[name] for name in MEASURED_SCHEMA.names}, schema=MEASURED_SCHEMA)
     for number, name in enumerate(extra_heads, start=1):
         if name != LATENT_NORM:
             rows = rows.append_column(f"score_{name}", pa.array(found.max_NS[:, number]))

@@ -63,8 +63,8 @@ class RunTable:
             )
             self._findings.append(found)
             self._bytes += found.nbytes
-        for name, column in (("tiles", "screened"), ("again", "again")):
-            self.screened[name] += pc.sum(rows[column]).as_py() or 0
+        self.screened["tiles"] += pc.sum(rows["screened"]).as_py()
+        self.screened["again"] += pc.sum(rows["again"]).as_py()
         rows = rows.select(tables.SCORES_SCHEMA.names)
         self.n += rows.num_rows
         self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})

@@ -24,8 +24,8 @@ from crackvae.model.inference import Scorer, explain, load_scorer, score_tiles
 from crackvae.model.network import Output, enlarged, to_input
 from crackvae.model.spec import Yardstick
 from crackvae.scoring.rows import score_decoded
-from crackvae.storage import tables
 from crackvae.storage.listing import LISTING_SCHEMA
+from crackvae.storage.tables.measures import MEASURED_SCHEMA
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -171,7 +171,7 @@ def test_every_image_is_a_row_whatever_happens_to_it(scorer: Scorer) -> None:
 def test_rows_have_every_column_in_one_type_and_no_null_but_an_unknown_time(scorer: Scorer) -> None:
     decoded = pa.concat_tables(decode_images(listing("empty"), scorer.model.spec, lambda _: b""))
     rows = score_decoded(decoded, scorer, "run", darkest_pixel)
-    assert rows.schema == tables.MEASURED_SCHEMA
+    assert rows.schema == MEASURED_SCHEMA
     assert all(column.null_count == 0 for column in rows.drop_columns(["taken"]).columns)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crackvae.model import network
-from crackvae.model.network import BLACK, FAINTEST_TEXTURE, HALF_SCALE_WEIGHT, LOCAL_PX, Network, Output
+from crackvae.model.network import BLACK, FAINTEST_TEXTURE, LOCAL_PX, Network, Output
 
 
 class _Relu(nn.Module):
@@ -44,17 +44,12 @@ class Bfloat16Network(nn.Module):
         local = network.reduced(squares_B1QQ, raised.shape[-1] // LOCAL_PX)
         reconstruction, mu, logvar = self._reconstructed(squares_B1QQ - BLACK)
         seen = (raised, half, local, reconstruction)
-        looks = [
-            network.mirrored(self._both_scales(*(network.mirrored(maps, axes) for maps in seen)), axes)
-            for axes in self.mirrors
-        ]
-        return Output(reconstruction, mu, logvar, looks[0] if len(looks) == 1 else torch.stack(looks).mean(dim=0))
+        return Output(reconstruction, mu, logvar, network.mean_over_mirrors(self.mirrors, self._both_scales, seen))
 
     def _both_scales(self, raised: Tensor, half: Tensor, local: Tensor, reconstruction: Tensor) -> Tensor:
         fine = self._logits(views(raised, local, reconstruction))
         coarse = self._logits(views(half, functional.avg_pool2d(local, 2), reconstruction))
-        coarse = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
-        return torch.lerp(fine, coarse, HALF_SCALE_WEIGHT)
+        return network.mean_of_scales(fine, coarse)
 
     def _reconstructed(self, squares_B1QQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reconstruction, mu, logvar = self.vae(squares_B1QQ.bfloat16())

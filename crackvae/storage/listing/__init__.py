@@ -7,7 +7,7 @@ its name and some 30 more, where a Python object for each would cost 400.
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -143,12 +143,12 @@ def _listed(
     if path.startswith("@") and not os.path.lexists(path):
         source = "@" + existing_form(absolute(path[1:]))
         root = parent(source[1:])
-        images, elsewhere = _table(listed_files(source[1:], shard, _Filters(root, since, prefix).leave))
+        images, elsewhere = _table(listed_files(source[1:], shard, _left_by(root, since, prefix)))
     else:
         source = absolute(path)
         root, found = _found(source, prefix)
         every = _images(found, root, [below(pattern, root) for pattern in exclude], left_out)
-        images, elsewhere = _table(_of_shard(every, _Filters(root, since, prefix), shard) if shard else every)
+        images, elsewhere = _table(_of_shard(every, shard, _left_by(root, since, prefix)) if shard else every)
     kept = _kept(images, root, since, prefix)
     excluded = dict(sorted(left_out.counts.items()))
     passed_over = images.num_rows - kept.num_rows
@@ -218,26 +218,25 @@ def _images(
             yield file
 
 
-@dataclass(frozen=True)
-class _Filters:
-    """--since and --prefix, for files of other shards: a filter that leaves no file of any shard is told."""
+def _left_by(root: str, since: datetime | None, prefix: str) -> Callable[[str, int], bool]:
+    """Whether --since and --prefix leave a file, by name and time [us]; one whose time is not known, 0, stays.
 
-    root: str
-    since: datetime | None
-    prefix: str
+    For files of other shards, so that a filter that leaves no file of any shard is told.
+    """
+    since_us = 0 if since is None else since.timestamp() * 1e6
 
-    def leave(self, image: str, modified_us: int) -> bool:
-        """Whether they leave a file; one whose time is not known, 0, stays."""
-        since_us = 0 if self.since is None else self.since.timestamp() * 1e6
-        return not 0 < modified_us < since_us and (not self.prefix or _has_prefix(image, self.root, self.prefix))
+    def is_left(image: str, modified_us: int) -> bool:
+        return not 0 < modified_us < since_us and (not prefix or _has_prefix(image, root, prefix))
+
+    return is_left
 
 
-def _of_shard(every: Iterable[File], filters: _Filters, shard: Shard) -> Iterator[File | None]:
+def _of_shard(every: Iterable[File], shard: Shard, is_left: Callable[[str, int], bool]) -> Iterator[File | None]:
     """The files of a shard, and None for each of another one that the filters leave."""
     for file in every:
         if is_in_shard(file.image, shard):
             yield file
-        elif filters.leave(file.image, file.modified_us):
+        elif is_left(file.image, file.modified_us):
             yield None
 
 

@@ -39,9 +39,7 @@ class Named(NamedTuple):
         return self.n_bytes is not None and self.modified_us is not None and not is_local(self.image)
 
 
-def listed_files(
-    path: str, shard: Shard | None = None, is_left: Callable[[str, int], bool] = lambda image, modified_us: True
-) -> Iterator[File | None]:
+def listed_files(path: str, shard: Shard | None, is_left: Callable[[str, int], bool]) -> Iterator[File | None]:
     """The images that a list names, each with its size and time; a relative name is relative to the list's folder.
 
     Objects whose size and time the list says are not looked up.

@@ -86,19 +86,8 @@ ADDED_COLUMNS = {
     "precision": "",
 }
 
-# What scoring measures on each image besides its score; counted on the driver, and not in any table.
-MEASURES_SCHEMA = pa.schema(
-    [
-        ("contrast", pa.float32()),  # NaN where an image is not scored
-        ("sharpness", pa.float32()),
-        ("latent_norm", pa.float32()),  # also NaN where it was not computed
-        *((name, pa.int32()) for name in ("screened", "again")),  # tiles that bfloat16 scored, and float32 again
-    ]
-)
-
-MEASURED_SCHEMA = pa.schema([*SCORES_SCHEMA, *MEASURES_SCHEMA])
-
 RUN_TIME = "%Y%m%dT%H%M%S_%f"
+
 _PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
 
 # Says which parts a compaction replaces by which; deleted when the replacement is complete.

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from crackvae.model.artifact import Model
 from crackvae.model.heads import CRACK_SHARE, EVIDENCE_OFFSET, crack_logits, log_typical
-from crackvae.model.network import FOLD, HALF_SCALE_WEIGHT, mirrored, to_input
+from crackvae.model.network import FOLD, mean_of_scales, mirrored, to_input
 
 # Of half the squared length of the direction, in standard deviations of the features. Chosen on one fold of SDNET2018
 # (docs/log.md).
@@ -84,7 +84,7 @@ def cells_of(model: Model, tiles_TPP: np.ndarray) -> Cells:
         logits_B1PP = crack_logits(model.spec, input_B1PP, model.network(input_B1PP))
         logits_BFL = functional.pixel_unshuffle(logits_B1PP, FOLD).flatten(2)
         looks = [
-            mirrored(torch.lerp(fine, _enlarged(coarse), HALF_SCALE_WEIGHT), axes)
+            mirrored(mean_of_scales(fine, coarse), axes)
             for fine, coarse, axes in zip(inputs[::2], inputs[1::2], model.network.mirrors, strict=True)
         ]
         features_BCL = torch.stack(looks).mean(dim=0).flatten(2)
@@ -95,10 +95,6 @@ def cells_of(model: Model, tiles_TPP: np.ndarray) -> Cells:
     hook.remove()
     logits_TFL, features_TCL, log_typical_T = (torch.cat(part) for part in zip(*parts, strict=True))
     return Cells(logits_TFL, features_TCL, log_typical_T, max(1, round(CRACK_SHARE * tiles_TPP[0].size)))
-
-
-def _enlarged(maps: Tensor) -> Tensor:
-    return functional.interpolate(maps, scale_factor=2.0, mode="bilinear")
 
 
 @dataclass(frozen=True)
