@@ -14,6 +14,7 @@ import pyarrow as pa
 from crackvae.changes import curve
 from crackvae.errors import UnreadableImage
 from crackvae.images.registration import cut_out, transformed
+from crackvae.model.inference import threads
 from crackvae.reports import page, views
 from crackvae.reports.page import Thumbnail, Thumbnails
 from crackvae.storage.tables import changes as table
@@ -147,7 +148,7 @@ def _crops(
                 trace_K2 = transformed(matrices[pair], trace_K2)
             crops[number] = _crop(before_HW, after_HW, matrices[pair], trace_K2)
 
-    with page.threads() as executor:
+    with threads() as executor:
         list(executor.map(cut, wanted))
     return crops
 

@@ -1,6 +1,8 @@
 """Scores and explanations of tiles by a model. No Ray."""
 
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -154,6 +156,22 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+# Threads that score or explain images: each holds one decoded photograph.
+MAX_THREADS = 8
+
+
+def thread_count() -> int:
+    """Threads of threads(): one for each core that this process may use."""
+    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """An executor in which torch uses one thread for each task."""
+    with one_thread(), ThreadPoolExecutor(thread_count()) as executor:
+        yield executor
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from crackvae import metrics
 from crackvae.model.heads import BASELINE
-from crackvae.model.inference import find_recorded_model
+from crackvae.model.inference import find_recorded_model, threads
 from crackvae.reports import charts, page, views
 from crackvae.reports.charts import curves
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
@@ -49,7 +49,7 @@ def evaluation_page(scored: pa.Table, summary: dict[str, Any], settings: PageSet
     recorded = find_recorded_model(settings.model_dir, str(summary.get("model_dir", "")), digest, threshold)
     chosen = {name: _galleries(scored.filter(pc.field("set") == name), settings.n_worst) for name in summary["sets"]}
     rows = [row for galleries in chosen.values() for gallery in galleries for row in gallery["rows"]]
-    with page.threads() as executor:
+    with threads() as executor:
         image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), rows))
     vmax = views.shared_vmax([one.closest for one in image_views if one.closest is not None])
     thumbnails = Thumbnails(3 * len(image_views), vmax)

@@ -3,11 +3,7 @@
 import base64
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,7 +16,7 @@ import crackvae
 from crackvae.console import visible
 from crackvae.model.artifact import Model
 from crackvae.model.heads import BASELINE, HEADS
-from crackvae.model.inference import RecordedModel, one_thread
+from crackvae.model.inference import RecordedModel
 from crackvae.reports import charts, views
 from crackvae.reports.views import Box, ImageView, View
 
@@ -150,18 +146,6 @@ class Rendered:
     images: list[str]
     model: Model | None
     vmax: float
-
-
-# Threads that explain images: each holds one decoded photograph.
-MAX_THREADS = 8
-
-
-@contextmanager
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """An executor with a thread per core, in which torch uses one thread per task."""
-    n = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    with one_thread(), ThreadPoolExecutor(n) as executor:
-        yield executor
 
 
 # Full-size pictures are numbered: the name of an image may not be a valid file name on every file system.

@@ -2,7 +2,9 @@
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +19,7 @@ from crackvae.console import progress, say
 from crackvae.errors import ManifestError
 from crackvae.images.decoded import decode_images
 from crackvae.model.heads import LATENT_NORM
-from crackvae.model.inference import Scorer, crack_probabilities, one_thread, score_tiles
+from crackvae.model.inference import Scorer, crack_probabilities, score_tiles, thread_count, threads
 from crackvae.model.runtime import runtime_of
 from crackvae.model.screen import BFLOAT16, FLOAT32, may_screen, screen_of
 from crackvae.model.spec import ModelSpec
@@ -41,7 +43,7 @@ GPU_DEVICE = "cuda"
 CPU_BATCH, GPU_BATCH = 8, 256
 
 # Up to this many images, of no more bytes in total, are scored in the driver: starting Ray would take longer.
-FEW_IMAGES, FEW_BYTES = 1_000, 32_000_000
+FEW_IMAGES, FEW_BYTES = 1_000, 128_000_000
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,21 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float], tota
     """
     cpus = max(1, int(resources.get("CPU", 1)))
     workers = config.workers or max(1, int(resources.get("GPU", 1)) if config.gpu else cpus)
-    in_bytes = BLOCK_BYTES * n_images // max(1, total_bytes)
-    block_images = max(1, min(BLOCK_IMAGES, in_bytes, -(-n_images // (2 * workers))))
+    block_images = min(_block_limit(n_images, total_bytes), -(-n_images // (2 * workers)))
     actors = min(workers, -(-n_images // block_images))
     share = 1.0 if actors < cpus else max(0.5, int(1e4 * (cpus - 1) / cpus) / 1e4)  # Ray counts in steps of 0.0001
     batch = config.batch or (GPU_BATCH if config.gpu else CPU_BATCH)
     return Plan(actors, 0 if config.gpu else share, int(config.gpu), batch, block_images)
+
+
+def _block_limit(n_images: int, total_bytes: int) -> int:
+    """Most images of a block, given how many there are and their bytes together."""
+    return max(1, min(BLOCK_IMAGES, BLOCK_BYTES * n_images // max(1, total_bytes)))
+
+
+def _total_bytes(images: pa.Table) -> int:
+    """Bytes of all images, each size once: all frames of a video have its bytes."""
+    return pc.sum(pc.unique(images["bytes"])).as_py() or 0
 
 
 def needs_ray(images: pa.Table, config: ScoringConfig) -> bool:
@@ -221,9 +232,7 @@ def score_rows(
 
         from crackvae.session import dataset_of, require_resources, tables_of
 
-        # Each size once: all frames of a video have its bytes.
-        total_bytes = pc.sum(pc.unique(images["bytes"])).as_py() or 0
-        work = plan(images.num_rows, config, ray.cluster_resources(), total_bytes)
+        work = plan(images.num_rows, config, ray.cluster_resources(), _total_bytes(images))
         require_resources(config.workers or work.actors, gpu=config.gpu)
         say(f"plan: {work}; {_precision_of(scorer, config, heads)}", quiet=config.quiet)
         device = GPU_DEVICE if work.gpus else "cpu"
@@ -249,13 +258,24 @@ def _precision_of(scorer: Scorer, config: ScoringConfig, heads: tuple[str, ...])
 
 
 def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSettings) -> Generator[pa.Table]:
-    """What an actor does, in this process; equal to the last bit."""
+    """What actors do, on the threads of this process; equal to the last bit. This thread decodes."""
     rows_of, spec, read = settings.row_function(scorer), scorer.model.spec, fileio.image_reader()
-    for start in range(0, images.num_rows, BLOCK_IMAGES):
-        for decoded in decode_images(images.slice(start, BLOCK_IMAGES), spec, read, settings.max_px):
-            with one_thread():
-                rows = rows_of(decoded)
-            yield rows
+    # Blocks of whole batches, because a pass is padded to one: enough of them that all threads end together.
+    even = math.ceil(images.num_rows / (2 * thread_count() * settings.batch)) * settings.batch
+    size = min(max(1, even), _block_limit(images.num_rows, _total_bytes(images)))
+    blocks = (images.slice(start, size) for start in range(0, images.num_rows, size))
+    decoded = (some for block in blocks for some in decode_images(block, spec, read, settings.max_px))
+    waiting: deque[Future[pa.Table]] = deque()
+    with threads() as pool:
+        try:
+            for some in decoded:
+                waiting.append(pool.submit(rows_of, some))
+                if len(waiting) > thread_count():  # decoded images need memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _score_on_ray(images: "Dataset", scorer: Scorer, settings: ScoringSettings, work: Plan) -> "Dataset":

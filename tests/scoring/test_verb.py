@@ -156,9 +156,9 @@ def test_a_screen_that_left_most_tiles_to_float32_is_left_out_the_next_time(
 @pytest.mark.parametrize(
     ("n", "mb", "settings", "address", "needed"),
     [
-        (1_000, 32, {}, "", False),
+        (1_000, 128, {}, "", False),
         (1_001, 1, {}, "", True),
-        (2, 33, {}, "", True),
+        (2, 129, {}, "", True),
         (1, 1, {"workers": 1}, "", True),
         (1, 1, {"gpu": True}, "", True),
         (1, 1, {"address": "auto"}, "", True),
@@ -342,6 +342,32 @@ def test_a_few_images_are_spread_over_all_actors() -> None:
 def test_large_photographs_are_spread_in_small_blocks() -> None:
     of_bytes = {each: plan(1_000, ScoringConfig(), {"CPU": 4.0}, 1_000 * each) for each in (10_000, 500_000, 9_000_000)}
     assert [found.block_images for found in of_bytes.values()] == [125, 8, 1]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_threads_of_one_process_give_the_rows_of_one_in_their_order(
+    night: Path, model_dir: Path, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, scorer = with_groups(list_images(str(night)), "none"), load_scorer(str(model_dir))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(n_threads))
+    rows = pa.concat_tables(score_rows(images, scorer, ScoringConfig(quiet=True, batch=2), "run"))
+    assert rows["image"].equals(images["image"])
+    alone = [
+        pa.concat_tables(score_rows(images.slice(at, 1), scorer, ScoringConfig(quiet=True), "run")) for at in (0, 9, 30)
+    ]
+    assert same_scores(pa.concat_tables(alone), rows.take([0, 9, 30]))
+
+
+def test_a_bug_on_a_thread_ends_scoring_in_a_process(
+    night: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Any, scorer: object) -> Any:
+        return lambda decoded: 1 / 0
+
+    monkeypatch.setattr(actors.ScoringSettings, "row_function", failing)
+    images, scorer = with_groups(list_images(str(night)), "none"), load_scorer(str(model_dir))
+    with pytest.raises(ZeroDivisionError):
+        list(score_rows(images, scorer, ScoringConfig(quiet=True), "run"))
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.model.inference import RecordedModel, find_recorded_model
+from crackvae.model.inference import RecordedModel, find_recorded_model, threads
 from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import findings, night_figures
 from crackvae.reports.night_page.findings import NightFindings
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
 from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, page_name, tile_scores, total
 from crackvae.reports.night_page.run_summary import RunSummary
-from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
+from crackvae.reports.page import PageSettings, Rendered, Thumbnail, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
 
@@ -126,7 +126,7 @@ def _recorded_model_dir(night: NightResults, digest: str) -> str:
 def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, settings: PageSettings) -> _Gallery:
     """Read and explain the images of the page."""
     rows, mm_per_px = night.rows, settings.mm_per_px
-    with page.threads() as executor:
+    with threads() as executor:
         queue = _queue(night, scored, recorded, settings.n_worst, executor)
         unflagged = rows.take(_random_unflagged(scored, settings.n_unflagged, night.run)).to_pylist()
         shown = [row for row, _ in queue] + unflagged
@@ -142,11 +142,15 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
     large = Thumbnails(2 * len(explained), vmax, large=True)
     folder = settings.full_size_folder
     known = [one for _, one in queue] + [None] * len(unflagged)
-    cards = [
-        _card(row, view, small, found.get(row["image"], []), mm_per_px)
-        | {"files": full_size_links(folder, number, view, recorded), "known": _known_card(one, settings)}
-        for number, (row, view, one) in enumerate(zip(shown, image_views, known, strict=True), start=1)
-    ]
+    with threads() as executor:
+        pictures = executor.map(lambda view: _pictures(view, small), image_views)
+        cards = [
+            _card(row, view, thumbnails, found.get(row["image"], []), mm_per_px)
+            | {"files": full_size_links(folder, number, view, recorded), "known": _known_card(one, settings)}
+            for number, (row, view, thumbnails, one) in enumerate(
+                zip(shown, image_views, pictures, known, strict=True), start=1
+            )
+        ]
     highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
     photograph_cards = [
         _photograph_card(row, one, small, large, found.get(row["image"], []))
@@ -211,13 +215,11 @@ def _random_unflagged(scored: pa.Table, n: int, salt: str) -> pa.Array:
 def _card(
     row: dict[str, Any],
     view: ImageView,
-    thumbnails: Thumbnails,
+    pictures: list[Thumbnail],
     found: list[dict[str, Any]],
     mm_per_px: float | None,
 ) -> dict[str, Any]:
     """One image of the page: its numbers, its pictures, and its row for the verdicts."""
-    pictures = thumbnails.pair(view.whole, "picture") if view.whole is not None else []
-    pictures += thumbnails.pair(view.near, "around the worst tile") if view.near is not None else []
     verdict_columns = ("image", "group", "score", "p_value", "flagged", "run", "model")
     return row | {
         "anchor": _anchor(row["image"]),
@@ -228,6 +230,12 @@ def _card(
         "is_photograph": row["rows"] * row["cols"] > 1,
         "p_text": _p_text(row),
     }
+
+
+def _pictures(view: ImageView, thumbnails: Thumbnails) -> list[Thumbnail]:
+    """The image and, where it is larger than a tile, what is around its worst tile, each with its anomaly map."""
+    pictures = thumbnails.pair(view.whole, "picture") if view.whole is not None else []
+    return pictures + (thumbnails.pair(view.near, "around the worst tile") if view.near is not None else [])
 
 
 def _p_text(row: dict[str, Any]) -> str:
@@ -255,7 +263,7 @@ def _explained(
         return []
     scores = tile_scores(night, rows)
     explain = partial(photographs.view_photograph, model=recorded.model, n_worst=WORST_TILES)
-    with page.threads() as tile_executor:  # another one: a task that waits for tasks of its own executor may block it
+    with threads() as tile_executor:  # another one: a task that waits for tasks of its own executor may block it
         with_map = [row["image"] not in found for row in rows]
         explained = list(executor.map(partial(explain, executor=tile_executor), rows, scores, with_map))
     return [(row, one) for row, one in zip(rows, explained, strict=True) if one is not None]
