@@ -1,9 +1,10 @@
 """How long the first commands of a user take: wall-clock and processor seconds of the whole process.
 
-    python benchmarks/startup.py [--photographs FOLDER]
+    python benchmarks/startup.py [--images FOLDER] [--photographs FOLDER]
 
-`crackvae --help`, `score` of one drawn image and of a hundred with their page, `demo`, and with --photographs `score`
-of that folder. Each runs in a process of its own, the short ones several times; the processor seconds include children.
+`crackvae --help`, `score` of one drawn image and of a hundred with their page, `demo`, with --images `score` of a
+hundred of that folder, evenly spread, and with --photographs of that folder. Each runs in a process of its own, the
+short ones several times; the processor seconds include children.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def timed(arguments: list[str], folder: str, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", help="folder of small images")
     parser.add_argument("--photographs", help="folder of complete photographs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,6 +55,11 @@ def main() -> None:
         runs["one_image"] = timed(["score", one], folder, REPEATS)
         runs["hundred_images"] = timed(["score", str(Path(folder, "hundred"))], folder, REPEATS)
         runs["demo"] = timed(["demo"], folder, 1)
+        if arguments.images:
+            found = sorted(Path(arguments.images).resolve().rglob("*.jpg"))
+            few = Path(folder, "images.txt")
+            few.write_text("\n".join(map(str, found[:: len(found) // 100][:100])))
+            runs["hundred_of_these_images"] = timed(["score", f"@{few}"], folder, REPEATS)
         if arguments.photographs:
             runs["photographs"] = timed(["score", str(Path(arguments.photographs).resolve())], folder, 1)
     print(write_result("startup", {"load": os.getloadavg()[0], "runs": runs}))
