@@ -173,7 +173,7 @@ def plan(n_images: int, config: ScoringConfig, resources: dict[str, float], tota
     """
     cpus = max(1, int(resources.get("CPU", 1)))
     workers = config.workers or max(1, int(resources.get("GPU", 1)) if config.gpu else cpus)
-    block_images = min(_block_limit(n_images, total_bytes), -(-n_images // (2 * workers)))
+    block_images = min(_block_limit(n_images, total_bytes), max(1, -(-n_images // (2 * workers))))
     actors = min(workers, -(-n_images // block_images))
     share = 1.0 if actors < cpus else max(0.5, int(1e4 * (cpus - 1) / cpus) / 1e4)  # Ray counts in steps of 0.0001
     batch = config.batch or (GPU_BATCH if config.gpu else CPU_BATCH)
