@@ -42,7 +42,8 @@ GPU_DEVICE = "cuda"
 # Tiles of one forward pass: on a CPU more bring no speed and cost memory, a GPU needs many to be busy.
 CPU_BATCH, GPU_BATCH = 8, 256
 
-# Up to this many images, of no more bytes in total, are scored in the driver: starting Ray would take longer.
+# Up to this many images, of no more bytes in total, are scored on threads of the driver: on a machine of a few cores
+# Ray takes longer to start than it saves.
 FEW_IMAGES, FEW_BYTES = 1_000, 128_000_000
 
 
