@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from record import write_result
+from samples import every_nth
 
 import crackvae
 from crackvae.model import builtin, screen
@@ -42,12 +43,6 @@ def main() -> None:
     about = {"model": scorer.model.digest, "level": level / threshold}
     print(figures)
     print(write_result("screen", about | {"near": NEAR, "sets": figures}))
-
-
-def every_nth(folder: Path, n: int) -> list[str]:
-    """`n` of the JPEGs below a folder, spread over all of them."""
-    paths = sorted(map(str, folder.rglob("*.jpg")))
-    return [paths[number * len(paths) // n] for number in range(n)]
 
 
 def compared(paths: list[str], model: str, threshold: float, level: float) -> dict[str, Any]:

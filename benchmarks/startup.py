@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from record import write_result
+from samples import every_nth
 
 from crackvae.images.synthetic import write_images
 
@@ -56,9 +57,8 @@ def main() -> None:
         runs["hundred_images"] = timed(["score", str(Path(folder, "hundred"))], folder, REPEATS)
         runs["demo"] = timed(["demo"], folder, 1)
         if arguments.images:
-            found = sorted(Path(arguments.images).resolve().rglob("*.jpg"))
             few = Path(folder, "images.txt")
-            few.write_text("\n".join(map(str, found[:: len(found) // 100][:100])))
+            few.write_text("\n".join(every_nth(Path(arguments.images).resolve(), N_SOUND + N_CRACKED)))
             runs["hundred_of_these_images"] = timed(["score", f"@{few}"], folder, REPEATS)
         if arguments.photographs:
             runs["photographs"] = timed(["score", str(Path(arguments.photographs).resolve())], folder, 1)

@@ -39,6 +39,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from record import write_result
+from samples import every_nth
 
 from crackvae.images import decoding, surface
 from crackvae.images.decoded import decode_images
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        paths = every_nth(sorted(map(str, Path(arguments.images).rglob("*.jpg"))), arguments.count)
+        paths = every_nth(Path(arguments.images), arguments.count)
         print(json.dumps(PARTS[arguments.part](paths, arguments.model, arguments.precision)))
         return
     digest = load_scorer(arguments.model).model.digest
@@ -81,11 +82,6 @@ def main() -> None:
     figures = {"what": __doc__, "model_digest": digest, "precision": arguments.precision, **summed_up(rounds)}
     print(json.dumps({name: value for name, value in figures.items() if name not in ("what", "rounds")}, indent=1))
     print(write_result("throughput", figures))
-
-
-def every_nth(paths: list[str], count: int) -> list[str]:
-    """About `count` of the paths, spread over all of them."""
-    return paths[:: max(1, len(paths) // count)][:count]
 
 
 def taken(part: str, arguments: argparse.Namespace, number: int) -> dict[str, float]:
