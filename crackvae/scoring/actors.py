@@ -261,8 +261,9 @@ def _precision_of(scorer: Scorer, config: ScoringConfig, heads: tuple[str, ...])
 def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSettings) -> Generator[pa.Table]:
     """What actors do, on the threads of this process; equal to the last bit. This thread decodes."""
     rows_of, spec, read = settings.row_function(scorer), scorer.model.spec, fileio.image_reader()
+    n_threads = thread_count()
     # Blocks of whole batches, because a pass is padded to one: enough of them that all threads end together.
-    even = math.ceil(images.num_rows / (2 * thread_count() * settings.batch)) * settings.batch
+    even = math.ceil(images.num_rows / (2 * n_threads * settings.batch)) * settings.batch
     size = min(max(1, even), _block_limit(images.num_rows, _total_bytes(images)))
     blocks = (images.slice(start, size) for start in range(0, images.num_rows, size))
     decoded = (some for block in blocks for some in decode_images(block, spec, read, settings.max_px))
@@ -271,7 +272,7 @@ def _score_in_process(images: pa.Table, scorer: Scorer, settings: ScoringSetting
         try:
             for some in decoded:
                 waiting.append(pool.submit(rows_of, some))
-                if len(waiting) > thread_count():  # decoded images need memory
+                if len(waiting) > n_threads:  # decoded images need memory
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

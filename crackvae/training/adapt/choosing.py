@@ -22,9 +22,8 @@ from crackvae.training.validation import some_tiles, with_and_without_cracks
 
 # Tiles to compare on: each model scores them, and some of them with a crack, in half a minute of processor time.
 MAX_TILES = 2_000
-# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images. On a few
-# photographs either model can come out ahead by chance, and on labelled cracks the fine-tuned one did worse
-# (docs/log.md).
+# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images. A few
+# photographs cannot tell which model is better, and the fine-tuned one was worse on labelled cracks (docs/log.md).
 MIN_BETTER, RESAMPLES = 0.95, 200
 
 
