@@ -1,7 +1,7 @@
 """Train with the package on sound concrete and evaluate on other concrete: one command a protocol.
 
-    python benchmarks/concrete.py own-site --folds 0 1 2 3 --work FOLDER
-    python benchmarks/concrete.py unseen-site --surface decks --work FOLDER
+    python benchmarks/concrete.py own-site --folds 0 1 2 3 --work FOLDER [--from MODEL --hard 8]
+    python benchmarks/concrete.py unseen-site --surface decks --work FOLDER [--from MODEL --hard 8]
     python benchmarks/concrete.py metu --work FOLDER
     python benchmarks/concrete.py new-site --model MODEL --work FOLDER
 
@@ -14,9 +14,9 @@ on, or a share of METU, sets the threshold. `new-site` takes a model that has se
 sound tiles that is flagged lies in the interval that the calibration states.
 
 Data, and how they are unpacked: see builtin.py. Steps whose results are in the work folder are left out, so a command
-that was interrupted goes on, and the protocols may share a work folder; a model that continued.py has written to the
-folder of a run is evaluated like any other. A training takes about as long as 120,000 tiles do. The result is
-benchmarks/results/concrete-PROTOCOL-...-DATE.json.
+that was interrupted goes on, and the protocols may share a work folder; runs with --from have their own. A model to
+start from must not have seen what is evaluated, such as that of `metu`. A training takes about as long as 120,000 tiles
+do, or 40,000 with --from. The result is benchmarks/results/concrete-PROTOCOL-...-DATE.json.
 """
 
 import argparse
@@ -54,7 +54,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
     shared.add_argument("--work", type=Path, required=True, help="folder for images, manifests and models")
     shared.add_argument("--epochs", type=int, help="of each training (default: that of crackvae train)")
+    shared.add_argument("--workers", type=int, default=1, help="of each training (default: %(default)s)")
     shared.add_argument("--mirrors", type=int, default=1, help="of the models that are trained (default: %(default)s)")
+    shared.add_argument("--from", dest="start", default="", help="model to start from (default: random weights)")
+    shared.add_argument("--hard", type=int, default=1, help="times that hard tiles are shown (default: %(default)s)")
     shared.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     protocols = parser.add_subparsers(dest="protocol", required=True)
@@ -146,6 +149,9 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
             epochs=options.epochs,
             seed=options.seed,
             mirrors=options.mirrors,
+            from_=options.start,
+            hard=options.hard,
+            workers=[options.workers],
         )
     if not (folder / "evaluation").exists():
         one = options.protocol == "metu"
@@ -154,7 +160,7 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
         )
     training = json.loads((folder / "model" / "training.json").read_text())
     counts = rows.groupby(["split", "label"]).size()
-    names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "continued")
+    names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "from", "continued")
     about = {name: training[name] for name in names if name in training}
     about["mirrors"] = facts_of(folder / "model")["mirrors"]
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
@@ -294,9 +300,10 @@ def main() -> None:
         runs = {options.surface: divided(rows, "unseen-site", surface=options.surface)}
     else:
         runs = {"clean": divided(rows, "metu")}
+    started = "-started" if options.start else ""
     scored, about = zip(
         *(
-            run(one, options.work / f"{options.protocol}-{name}-seed-{options.seed}", options)
+            run(one, options.work / f"{options.protocol}-{name}{started}-seed-{options.seed}", options)
             for name, one in runs.items()
         ),
         strict=True,
@@ -311,7 +318,7 @@ def main() -> None:
     if options.protocol == "own-site":
         result["mean of the surfaces"] = mean_of(figures)
         result["one threshold for the surfaces"] = mixtures(list(scored))
-    name = "-".join(["concrete", options.protocol, *runs])
+    name = "-".join(["concrete", options.protocol + started, *runs])
     print(write_result(name, result))
 
 

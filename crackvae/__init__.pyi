@@ -121,6 +121,8 @@ def train(
     *,
     manifest: str | os.PathLike[str],
     model: str | os.PathLike[str],
+    from_: str | os.PathLike[str] = "",
+    hard: int = 1,
     preset: Literal["", "published"] = "",
     head: Literal["mse", "evidence"] = "evidence",
     recipe: Literal["repair", "plain"] = "repair",
@@ -155,14 +157,20 @@ def train(
     Args:
         manifest: manifest.parquet written by partition.
         model: directory to write the model to; must not exist yet.
+        from_: model directory written by train or adapt, or builtin: the model that comes with crackvae; to start
+            from, with its kind of network, tiles and score head; default: random weights.
+        hard: times that each of the hardest 5 % of the tiles is shown in an epoch: those in which the model of
+            from sees most of a crack. Only for images that somebody has looked at: a crack among them would be
+            unlearned.
         preset: published: the recipe of the published ConvVAE; other settings override it.
         head: score head: evidence (of a crack, by the segmenter) or mse (mean squared residual of the
             reconstruction).
         recipe: repair (reconstruct tiles without the synthetic cracks drawn on them) or plain.
-        epochs: passes over the sound images of train; default: as many as show 120,000 tiles.
+        epochs: passes over the sound images of train; default: as many as show 120,000 tiles, or 40,000 with
+            from.
         resume: folder of an interrupted run to continue (MODEL.training); needs no other settings.
         batch: tiles per step, over all workers.
-        learning_rate: peak learning rate of Adam.
+        learning_rate: peak learning rate of Adam; with from by default 0.001.
         schedule: learning-rate schedule: cosine (warm-up, then decay to 0) or constant.
         clip_norm: maximum gradient norm; none: no clipping.
         patience: stop after this many epochs without a lower validation loss; default: never stop early.

@@ -206,10 +206,14 @@ def run(name: str, settings: config.VerbConfig) -> results.Result:
 
 
 def settings_of(name: str, values: dict[str, Any]) -> config.VerbConfig:
-    """The settings of a verb: the given values, over those of a preset or of the run that is resumed."""
+    """The settings of a verb: the given values, over those of a preset, of a starting model or of a resumed run."""
     values = config.with_preset(values)
-    if values.get("resume"):
+    values |= {key: os.fspath(value) for key, value in values.items() if isinstance(value, os.PathLike)}
+    named = {key for key, value in values.items() if value and isinstance(value, str)}
+    if "resume" in named:
         values = importlib.import_module("crackvae.training.checkpoints").with_run(values)
+    elif name == "train" and "from_" in named:
+        values = importlib.import_module("crackvae.training.starting").with_start(values)
     return VERBS[name].config(**values)
 
 

@@ -31,7 +31,7 @@ from crackvae.model.spec import ModelSpec
 from crackvae.nights import nightly
 from crackvae.scoring import actors, verb
 from crackvae.storage import fileio, filesystems, tables
-from crackvae.training import adapt, driver, fit, learn, run, tile_loader
+from crackvae.training import adapt, driver, fit, learn, run, starting, tile_loader
 
 # The networks of tests are small: on a busy machine two threads wait for each other longer than one thread computes.
 torch.set_num_threads(1)
@@ -216,7 +216,7 @@ def train_in_process(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
         remote=lambda *made, **_: _Here(made[0]) if made else _Here,
         train=fit.ray.train,
     )
-    for module in (fit, run, tile_loader):
+    for module in (fit, run, starting, tile_loader):
         monkeypatch.setattr(module, "ray", here)
     for module in (fit, tile_loader):
         monkeypatch.setattr(module, "on_this_node", dict)

@@ -133,6 +133,16 @@ class TrainConfig(DataParallelConfig):
 
     manifest: Location = setting("manifest.parquet written by partition")
     model: Location = setting("directory to write the model to; must not exist yet")
+    from_: Location = setting(
+        f"{MODEL}; to start from, with its kind of network, tiles and score head; default: random weights", ""
+    )
+    hard: int = setting(
+        "times that each of the hardest 5 % of the tiles is shown in an epoch: those in which the model of --from sees "
+        "most of a crack. Only for images that somebody has looked at: a crack among them would be unlearned",
+        1,
+        ge=1,
+        le=20,
+    )
     preset: Literal["", "published"] = setting(
         "published: the recipe of the published ConvVAE; other settings override it", ""
     )
@@ -144,11 +154,13 @@ class TrainConfig(DataParallelConfig):
         "repair (reconstruct tiles without the synthetic cracks drawn on them) or plain", "repair"
     )
     epochs: int | None = setting(
-        "passes over the sound images of train; default: as many as show 120,000 tiles", None, gt=0
+        "passes over the sound images of train; default: as many as show 120,000 tiles, or 40,000 with --from",
+        None,
+        gt=0,
     )
     resume: Location = setting("folder of an interrupted run to continue (MODEL.training); needs no other settings", "")
     batch: int = setting("tiles per step, over all workers", 16, gt=0)
-    learning_rate: float = setting("peak learning rate of Adam", 2e-3, gt=0)
+    learning_rate: float = setting("peak learning rate of Adam; with --from by default 0.001", 2e-3, gt=0)
     schedule: Literal["cosine", "constant"] = setting(
         "learning-rate schedule: cosine (warm-up, then decay to 0) or constant", "cosine"
     )
@@ -188,6 +200,8 @@ class TrainConfig(DataParallelConfig):
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         yield from new_model_problem(self.model)
+        if self.hard > 1 and not self.from_:
+            yield f"hard={self.hard} needs a model that says which tiles are hard: give --from, such as --from builtin."
         if self.workers[-1] > self.batch:
             yield f"workers={flag_text(self.workers)} is more than batch={self.batch} tiles: use fewer workers."
         if self.augment and self.recipe == "repair":

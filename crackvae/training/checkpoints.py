@@ -194,7 +194,8 @@ class RunFolder:
             if name not in (*FREE_ON_RESUME, *self.changeable) and earlier.settings.get(name) != value
         ]
         if earlier.spec != record.spec and not changed:
-            changed = ["another manifest"]
+            is_other_start = earlier.spec.get("from") != record.spec.get("from")
+            changed = ["another model to start from" if is_other_start else "another manifest"]
         if changed:
             raise ConfigError(
                 f"a run with other settings was interrupted in {self.folder} after epoch {epoch} "

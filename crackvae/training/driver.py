@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from crackvae.console import say
 from crackvae.errors import ManifestError
 from crackvae.images.manifest import Manifest, load_manifest
 from crackvae.model import calibration
+from crackvae.model.artifact import Model
 from crackvae.model.spec import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
+from crackvae.training import starting
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
-from crackvae.training.loop import default_epochs
+from crackvae.training.loop import DEFAULT_TILES, default_epochs
 from crackvae.training.model_writer import (
     calibrated_on,
     fitted_to_site,
@@ -28,6 +31,7 @@ from crackvae.training.model_writer import (
     write_model,
 )
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
+from crackvae.training.starting import repeats, shown_tiles, starting_model
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -56,18 +60,20 @@ def train(config: TrainConfig) -> Result:
     require_unfinished(model_dir, config.resume)
     require_writable_beside(model_dir)
     manifest = load_manifest(config.manifest)
+    base = starting_model(config)
     spec = _spec(config, manifest)
     images, val = (manifest.images(split, "non_crack") for split in ("train", "val"))
     settings = _settings(config, _require_enough(images, val, spec, config))
     folder = uris.absolute(config.resume) if config.resume else run_folder(model_dir)
+    start = {"from": base.digest} if base else {}
     with locked_run(folder, quiet=config.quiet) as checkpoints:
-        done = run_of(config, folder, asdict(spec)).open()
+        done = run_of(config, folder, asdict(spec) | start).open()
         with ray_session(config):
             require_resources(config.workers[0], gpu=config.gpu)
             val_TPP, val_images = decoded_tiles(val, "val", spec, quiet=config.quiet)
             cracked = _cracked_tiles(manifest, spec, quiet=config.quiet)
             with resume_advice(checkpoints, f"go on with crackvae train --resume {folder}"):
-                _fit(images, val_TPP, spec, settings, config, checkpoints)
+                _fit(images, val_TPP, spec, settings, base, config, checkpoints)
             trained_on = hardware(gpu=config.gpu)
         trained = fitted_to_site(trained_model(spec, checkpoints), val_TPP, cracked)
         calibrated = calibrated_on(trained.model, val_TPP, val_images, config.percentile)
@@ -75,6 +81,7 @@ def train(config: TrainConfig) -> Result:
         summary = {
             "verb": "train",
             "model": model_dir,
+            **start,
             "images": images.num_rows,
             **training_summary(trained, calibrated),
             "darkness_weight": trained.spec.darkness_weight,
@@ -122,8 +129,9 @@ def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
 
 
 def _settings(config: TrainConfig, n_tiles: int) -> TrainSettings:
+    in_total = starting.DEFAULT_TILES if config.from_ else DEFAULT_TILES
     return TrainSettings(
-        epochs=config.epochs or default_epochs(n_tiles),
+        epochs=config.epochs or default_epochs(shown_tiles(n_tiles, config.hard), in_total),
         batch=config.batch,
         learning_rate=config.learning_rate,
         schedule=config.schedule == "cosine",
@@ -141,16 +149,19 @@ def _fit(
     val_TPP: np.ndarray,
     spec: ModelSpec,
     settings: TrainSettings,
+    base: Model | None,
     config: TrainConfig,
     checkpoints: Checkpoints,
 ) -> None:
     """Load the training tiles, draw the synthetic cracks, and train; nothing is left to do for a completed run."""
     if is_completed(checkpoints, settings, quiet=config.quiet):
         return
-    tiles = training_tiles(images, spec, settings.batch, settings.seed, quiet=config.quiet)
-    n_tiles = int(tile_counts(images, spec).sum())
+    repeated = partial(repeats, base, config.hard, quiet=config.quiet) if base and config.hard > 1 else None
+    tiles = training_tiles(images, spec, settings.batch, settings.seed, repeated, quiet=config.quiet)
+    n_tiles = shown_tiles(int(tile_counts(images, spec).sum()), config.hard)
     if config.recipe == "repair":
         say("drawing synthetic cracks", quiet=config.quiet)
         settings = replace(settings, drawings=draw(settings.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
-    fit(FitJob(spec, settings, tiles, n_tiles, val_TPP), plan, checkpoints, quiet=config.quiet)
+    initial = base.network.state_dict() if base else None
+    fit(FitJob(spec, settings, tiles, n_tiles, val_TPP, initial), plan, checkpoints, quiet=config.quiet)

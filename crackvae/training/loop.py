@@ -39,9 +39,9 @@ PIXEL_WEIGHT, CELL_WEIGHT, TOP_WEIGHT, TOP_CELLS = 0.5, 1.0, 0.2, 0.01
 VAL_SEED = 7
 
 
-def default_epochs(n_tiles: int) -> int:
-    """Number of epochs with about DEFAULT_TILES tiles in total, from 1 to MAX_EPOCHS."""
-    return min(MAX_EPOCHS, max(1, round(DEFAULT_TILES / n_tiles)))
+def default_epochs(n_tiles: int, in_total: int = DEFAULT_TILES) -> int:
+    """Number of epochs of `n_tiles` with about so many tiles in total, from 1 to MAX_EPOCHS."""
+    return min(MAX_EPOCHS, max(1, round(in_total / n_tiles)))
 
 
 def train_epochs(
@@ -94,7 +94,8 @@ def training_steps(
     state.network.train()
     for window_TPP in tiles.windows(epoch):
         window = torch.from_numpy(window_TPP)
-        order = torch.randperm(len(window), generator=generator)
+        shown = torch.tensor([*range(len(window)), *tiles.repeats])
+        order = shown[torch.randperm(len(shown), generator=generator)]
         for chosen in order.split(settings.batch):
             if len(chosen) < settings.batch:
                 break

@@ -120,17 +120,19 @@ class TrainingTiles:
     """The tiles of an epoch, in windows of which each fits into memory.
 
     Attributes:
-        n: number of tiles per epoch.
+        n: number of tiles that an epoch shows.
         windows: epoch number to arrays of uint8 (T, P, P); the same for every worker.
+        repeats: numbers of the tiles of each window that an epoch shows once more, as often as they are named.
     """
 
     n: int
     windows: Callable[[int], Iterable[np.ndarray]]
+    repeats: Sequence[int] = ()
 
     @classmethod
-    def in_memory(cls, tiles_TPP: np.ndarray) -> "TrainingTiles":
+    def in_memory(cls, tiles_TPP: np.ndarray, repeats: Sequence[int] = ()) -> "TrainingTiles":
         """All tiles in a single window."""
-        return cls(len(tiles_TPP), lambda epoch: (tiles_TPP,))
+        return cls(len(tiles_TPP) + len(repeats), lambda epoch: (tiles_TPP,), repeats)
 
 
 def new_network(spec: ModelSpec, seed: int, initial: Mapping[str, Tensor] | None) -> Network:

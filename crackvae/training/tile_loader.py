@@ -6,7 +6,7 @@ windows that are prepared ahead of the workers.
 Shape letters: N images, T tiles, P side of a tile at the input [px].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,15 +75,22 @@ def decoded_tiles(images: pa.Table, split: str, spec: ModelSpec, *, quiet: bool)
 
 
 def training_tiles(
-    images: pa.Table, spec: ModelSpec, batch: int, seed: int, *, quiet: bool
+    images: pa.Table,
+    spec: ModelSpec,
+    batch: int,
+    seed: int,
+    repeated: Callable[[Any, int], list[int]] | None = None,
+    *,
+    quiet: bool,
 ) -> Callable[[], TrainingTiles]:
     """A function that loads the training tiles on a worker. Decodes every image once, so that none fails later.
 
     Args:
         batch, seed: of the training.
+        repeated: from the tiles in the object store and their number to those that an epoch shows once more.
 
     Raises:
-        ManifestError: images that cannot be read (named).
+        ManifestError: images that cannot be read (named), or too many of them to repeat any.
     """
     counts_N = tile_counts(images, spec)
     n_tiles, tile_bytes = int(counts_N.sum()), spec.input_px**2
@@ -98,7 +105,9 @@ def training_tiles(
             raise ManifestError(
                 f"{len(tiles_TPP)} training tiles show a surface, fewer than a batch of {batch}: add images."
             )
-        return in_object_store(tiles_TPP)
+        return in_object_store(tiles_TPP, repeated)
+    if repeated:
+        raise ManifestError(f"{size}, which --hard needs: use nodes with more memory, or leave out --hard.")
     window_tiles = max(batch, available // CACHED_WINDOWS // tile_bytes)
     say(f"{size}: decoded again in every epoch, {window_tiles} tiles at a time", quiet=quiet)
     decode_images_of(images, "train", spec, lambda decoded: None, quiet=quiet)
@@ -107,13 +116,16 @@ def training_tiles(
     return partial(_streamed, actor.remote(images, counts_N, window_tiles, spec, seed, read), n_tiles)
 
 
-def in_object_store(tiles_TPP: np.ndarray) -> Callable[[], TrainingTiles]:
+def in_object_store(
+    tiles_TPP: np.ndarray, repeated: Callable[[Any, int], list[int]] | None = None
+) -> Callable[[], TrainingTiles]:
     """A function that loads tiles that lie in this process on a worker; on a list, Ray does not resolve a reference."""
-    return partial(_in_memory, [ray.put(tiles_TPP)])
+    tiles = ray.put(tiles_TPP)
+    return partial(_in_memory, [tiles], repeated(tiles, len(tiles_TPP)) if repeated else ())
 
 
-def _in_memory(reference: list[Any]) -> TrainingTiles:
-    return TrainingTiles.in_memory(ray.get(reference[0]))
+def _in_memory(reference: list[Any], repeats: Sequence[int]) -> TrainingTiles:
+    return TrainingTiles.in_memory(ray.get(reference[0]), repeats)
 
 
 def _streamed(window_cache: Any, n: int) -> TrainingTiles:
