@@ -15,7 +15,7 @@ from crackvae.config import DoctorConfig
 from crackvae.errors import ConfigError, LimitBroken, StorageError
 from crackvae.results import Result
 from crackvae.storage import fileio, uris
-from crackvae.storage.filesystems import endpoint_options, s3_endpoint
+from crackvae.storage.filesystems import endpoint_options, s3_endpoint, with_s3_endpoint
 
 GB = 1e9
 # The smallest machine that the package is made for has two cores and 4 GB; a limit of 4 GB leaves a little less.
@@ -33,6 +33,7 @@ RAY_SOCKET = "/ray/session_2026-11-23_18-00-00_000000_1234567/sockets/plasma_sto
 Found = tuple[str, str]  # what was found, and one line of advice, or ""
 
 
+@with_s3_endpoint
 def doctor(config: DoctorConfig) -> Result:
     """Check this machine. No network connection is opened, except to the storage of `out` if that is a URI.
 
@@ -172,7 +173,7 @@ def _credentials(config: DoctorConfig) -> Found:
     if key_file and not Path(key_file).is_file():
         return ", ".join(names), "the file of GOOGLE_APPLICATION_CREDENTIALS does not exist."
     try:
-        endpoint_options(config.s3_endpoint or s3_endpoint())
+        endpoint_options(s3_endpoint())
     except ConfigError as error:
         return ", ".join(names), str(error)
     return ", ".join(names) or "none, local files only", ""

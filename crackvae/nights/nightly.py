@@ -30,11 +30,12 @@ from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.summaries import ScoreSummary, write_summary
 from crackvae.scoring.verb import score_images
 from crackvae.session import ray_session
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, filesystems, uris
 
 LOGGED = ("listed", "scored", "unreadable", "unreachable", "flagged", "seconds", "images_per_s")
 
 
+@filesystems.with_s3_endpoint
 def nightly(config: NightlyConfig) -> Result:
     """Score what is new, then compare all images of this night, over all its runs, with the calibration.
 

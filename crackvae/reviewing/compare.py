@@ -130,9 +130,9 @@ def _labelled_images(config: JudgedConfig) -> tuple[pa.Table, np.ndarray]:
         rows = load_manifest(config.manifest).images(config.split)
         images, is_crack_N = listing_of(rows), np.asarray(rows["label"].to_pylist()) == "crack"
     else:
-        parts = [_judged_images(uris.absolute(folder)) for folder in config.scores]
-        images = pa.concat_tables([listing for listing, _ in parts])
-        is_crack_N = np.concatenate([is_crack for _, is_crack in parts])
+        images = pa.concat_tables([_judged_images(uris.absolute(folder)) for folder in config.scores])
+        images = tables.last_of_each(images)
+        is_crack_N = np.asarray(images["verdict"].to_pylist()) == "crack"
     if not 0 < is_crack_N.sum() < len(is_crack_N):
         raise ManifestError(
             f"a comparison needs images with and without cracks, and these are {len(is_crack_N)} images with "
@@ -141,16 +141,17 @@ def _labelled_images(config: JudgedConfig) -> tuple[pa.Table, np.ndarray]:
     return images, is_crack_N
 
 
-def _judged_images(scores: str) -> tuple[pa.Table, np.ndarray]:
-    """Images on which reviewers agree; joint counts as sound."""
+def _judged_images(scores: str) -> pa.Table:
+    """The images of a folder of scores on which reviewers agree, with `verdict`; joint counts as sound."""
     verdicts = {image: verdict for image, verdict in logged_verdicts(scores).items() if verdict != "unsure"}
-    rows = tables.read_scores(scores, ["image", "group", "bytes", "modified"])
+    rows = tables.read_scores(scores, ["image", "group", "bytes", "modified", "run"])
     rows = rows.filter(pc.is_in(rows["image"], pa.array(list(verdicts), pa.string())))
-    names = rows["image"].to_pylist()
-    firsts = [number for number, name in enumerate(names) if number == 0 or names[number - 1] != name]
-    rows = rows.take(pa.array(firsts, pa.int64()))
-    rows = rows.append_column("error", pa.array([""] * rows.num_rows, pa.string()))
-    return rows, np.array([verdicts[name] == "crack" for name in rows["image"].to_pylist()], bool)
+    rows = tables.last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))
+    of_images = [verdicts[name] for name in rows["image"].to_pylist()]
+    columns = {"error": [""] * rows.num_rows, "verdict": of_images}
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(values, pa.string()))
+    return rows.drop_columns(["run"])
 
 
 def _by_group(

@@ -27,6 +27,7 @@ from crackvae.monitoring.telemetry import StageClock, StorageRetries, is_on_ray
 from crackvae.scoring.findings import Tracing, with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage import fileio
+from crackvae.storage.archive import file_of
 from crackvae.storage.tables import new_run
 
 if TYPE_CHECKING:  # Ray takes a second to import, and a few images are scored without it
@@ -187,14 +188,18 @@ def _block_limit(n_images: int, total_bytes: int) -> int:
 
 
 def _total_bytes(images: pa.Table) -> int:
-    """Bytes of all images, each size once: all frames of a video have its bytes."""
-    return pc.sum(pc.unique(images["bytes"])).as_py() or 0
+    """Bytes of all files: the frames of a video, and the windows of a large TIFF, are of one."""
+    is_inside = pc.match_substring(images["image"], "!/")
+    inside = images.filter(is_inside).select(["image", "bytes"]).to_pydict()
+    files = dict(zip(map(file_of, inside["image"]), inside["bytes"], strict=True))
+    whole = pc.sum(images.filter(pc.invert(is_inside))["bytes"]).as_py() or 0
+    return int(whole + sum(files.values()))
 
 
 def needs_ray(images: pa.Table, config: ScoringConfig) -> bool:
     """Whether a cluster is requested or running, or the images are so many that starting one saves time."""
     is_requested = config.address or config.workers or config.gpu or os.environ.get("RAY_ADDRESS")
-    is_large = images.num_rows > FEW_IMAGES or (pc.sum(images["bytes"]).as_py() or 0) > FEW_BYTES
+    is_large = images.num_rows > FEW_IMAGES or _total_bytes(images) > FEW_BYTES
     return bool(is_requested or is_large or is_on_ray())
 
 
@@ -298,7 +303,7 @@ def _score_on_ray(images: "Dataset", scorer: Scorer, settings: ScoringSettings, 
         compute=ActorPoolStrategy(size=work.actors),
         num_cpus=work.cpus,
         num_gpus=work.gpus,
-        batch_size=work.batch if work.gpus else None,  # with GPUs, Ray accepts no None
+        batch_size=work.block_images if work.gpus else None,  # images, not tiles; with GPUs, Ray accepts no None
         batch_format="pyarrow",
     )
 

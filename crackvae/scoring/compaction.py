@@ -119,14 +119,15 @@ def kept_rows(rows: pa.Table) -> pa.Table:
     same bytes. Rows of earlier versions have no key and are compared by the other two.
 
     Returns:
-        rows by image and model, the latest of each first.
+        rows by image and model, the latest of each last, as still_to_score() needs them.
     """
     keys = [("image", "ascending"), ("model", "ascending"), ("run", "descending")]
     table = rows.take(pc.sort_indices(rows, sort_keys=keys))
     frame = table.select(["image", "model", "bytes", "score", "content", "flagged"]).to_pandas()
     is_latest = ~frame.duplicated(["image", "model"])
     is_other_finding = frame["flagged"] & ~frame.duplicated(["image", "model", "bytes", "score", "content"])
-    return table.filter(pa.array(is_latest | is_other_finding))
+    kept = table.filter(pa.array(is_latest | is_other_finding))
+    return kept.take(pc.sort_indices(kept, sort_keys=[(name, "ascending") for name in ("image", "model", "run")]))
 
 
 def _distribute(paths: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:

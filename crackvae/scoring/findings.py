@@ -112,6 +112,7 @@ def with_findings(
             row_without = _without_joints(image, found[number], calibration)
             if row_without["score"] <= exact_above:
                 row_without["precision"] = BFLOAT16
+            found[number] = [one | {"p_value": row_without["p_value"]} for one in found[number]]
             again = pa.Table.from_pylist([row_without], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))

@@ -34,7 +34,7 @@ class RunTable:
     """
 
     def __init__(self, out: str, run: str) -> None:
-        self.out, self.run = out, run
+        self.out, self.run, self._runs = out, run, [run]
         self.screened = {"tiles": 0, "again": 0}
         self.n = self.flagged = self.parts = 0
         self._n_findings, self._has_windows = 0, False  # of windows, the rows are parts of findings
@@ -51,6 +51,12 @@ class RunTable:
 
     def __exit__(self, *_: object) -> None:
         self.write()
+
+    def begin(self, run: str) -> None:
+        """Go on as a further run: of two rows of an image that of the later run counts. Counts go on."""
+        self.write()
+        self.run, self.parts = run, 0
+        self._runs.append(run)
 
     def add(self, rows: pa.Table) -> None:
         """Take rows of MEASURED_SCHEMA, perhaps with FINDINGS_COLUMN and others; those of SCORES_SCHEMA are written."""
@@ -89,10 +95,10 @@ class RunTable:
             self.write()
 
     def count_findings(self) -> int:
-        """Findings of this run, as a reader of the written table counts them: windows join their traces."""
+        """Findings of these rows, as a reader of the written table counts them: windows join their traces."""
         if not self._has_windows:
             return self._n_findings
-        return len(read_findings(self.out, ["finding"], [self.run]))
+        return len(read_findings(self.out, ["finding"], self._runs))
 
     @property
     def worst(self) -> pd.DataFrame:
@@ -100,13 +106,14 @@ class RunTable:
         return pd.DataFrame(self._worst.to_pandas())
 
     def write(self) -> None:
-        """Write the rows that are waiting as a part, if there are any."""
+        """Write the rows that are waiting as a part, if there are any; after an error, the same call goes on."""
         if any(found.num_rows for found in self._findings):
             tables.write_part(folder_of(self.out), pa.concat_tables(self._findings), self.run, self.parts)
+        self._findings = []
         if self._waiting:
             tables.write_part(self.out, pa.concat_tables(self._waiting), self.run, self.parts)
             self.parts += 1
-        self._waiting, self._findings = [], []
+        self._waiting = []
         self._rows, self._bytes, self._since = 0, 0, time.monotonic()
 
 

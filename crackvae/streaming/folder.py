@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from crackvae.console import say
 from crackvae.errors import StorageError
@@ -74,6 +73,7 @@ class Folder:
         found = list_paths([source])
         model, threshold = scorer.model.digest, scorer.calibration.threshold
         todo, _ = still_to_score(found.images, finished_rows(out, found.images["image"]), model, threshold)
+        self._seen = set[str]()  # names of the files that have a row of this run
         self._resting = Resting(found.images.join(todo.select(KEY), KEY, join_type="left anti"))
 
     def counts(self) -> dict[str, Any]:
@@ -107,9 +107,10 @@ class Folder:
 
     def _complete(self, found: Listing, now_s: float, tiling: Tiling) -> Iterator[Arrival]:
         """What is complete and new of a listing."""
-        before = self._resting.done
         ready = self._resting.ready(found.images, now_s)
-        is_again = bool(pc.any(pc.is_in(ready["image"], value_set=before["image"].combine_chunks())).as_py())
+        names = set(ready["image"].to_pylist())
+        is_again = not names.isdisjoint(self._seen)
+        self._seen |= names
         images = with_groups(replace(found, images=with_windows(ready, MAX_IMAGE_PX)), "parent")
         for number, name in enumerate(images["image"].to_pylist()):
             decoded = decode_images(images.slice(number, 1), tiling)

@@ -89,8 +89,7 @@ class LiveRun:
     """One run of live scoring.
 
     Attributes:
-        table: the rows; when a file is replaced by another of its name, those of a further run.
-        findings: number of findings of the runs before.
+        table: the rows; from when a file is replaced by another of its name, as those of a further run.
     """
 
     def __init__(self, source: Camera | Folder, scorer: Scorer, lock: Lock, run: str) -> None:
@@ -103,7 +102,7 @@ class LiveRun:
         self.out, self.stop = lock.folder, threading.Event()
         self.live_scorer = LiveScorer(scorer, run, self.out, source.shown)
         self.status = Status(source, float(np.median(tiles)), calibration.threshold)
-        self.table, self.findings = RunTable(self.out, run), 0
+        self.table = RunTable(self.out, run)
 
     def serve(self, config: LiveConfig) -> None:
         """Score in a thread, while the main thread waits for a signal; no image that was begun is left without a row.
@@ -136,10 +135,8 @@ class LiveRun:
             self.table.write()
 
     def _score(self, arrival: Arrival) -> None:
-        if arrival.is_again:  # of two rows of an image the later run counts
-            self.table.write()
-            self.findings += self.table.count_findings()
-            self.table = RunTable(self.out, tables.new_run([self.table.run]))
+        if arrival.is_again:
+            self.table.begin(tables.new_run([self.table.run]))
             self.live_scorer.begin(self.table.run)
         decoded = pa.concat_tables(arrival.decoded)
         rows = self.live_scorer.rows(decoded)
@@ -168,7 +165,7 @@ class LiveRun:
             unreadable=statuses["unreadable"],
             unreachable=statuses["unreachable"],
             flagged=self.status.flagged,
-            findings=self.findings + self.table.count_findings(),
+            findings=self.table.count_findings(),
             skipped_files=0,
             **self.source.counts(),
             latency_ms=figures["latency_ms"],

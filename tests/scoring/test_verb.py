@@ -170,8 +170,23 @@ def test_a_few_small_images_on_this_machine_alone_start_no_ray(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(actors, "is_on_ray", lambda: False)
-    images = pa.table({"bytes": pa.array([mb * 1_000_000 // n] * n, pa.int64())})
+    names = [f"/night/{number}.jpg" for number in range(n)]
+    images = pa.table({"image": names, "bytes": pa.array([mb * 1_000_000 // n] * n, pa.int64())})
     assert actors.needs_ray(images, ScoringConfig(**settings)) is needed
+
+
+def test_a_file_of_many_images_counts_once_and_files_of_one_size_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(actors, "is_on_ray", lambda: False)
+    parts = ["a.mp4!/t=0000.000", "a.mp4!/t=0001.000", "b.tif!/page=2", "b.tif!/x=0,y=0,w=8,h=8", "c.tif", "d.tif"]
+    for names, needed in (
+        (parts[:2], False),
+        (parts[:4], True),
+        (parts[3:5], True),
+        (["x.zip!/a.tif", "x.zip!/b.tif"], True),
+    ):
+        images = pa.table({"image": names, "bytes": pa.array([70_000_000] * len(names), pa.int64())})
+        assert actors.needs_ray(images, ScoringConfig()) is needed, names
 
 
 @pytest.mark.usefixtures("ray_session")

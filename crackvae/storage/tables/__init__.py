@@ -318,6 +318,12 @@ def latest(rows: pa.Table) -> pa.Table:
     return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
 
 
+def last_of_each(rows: pa.Table) -> pa.Table:
+    """The last row of each image, in the order of the rows."""
+    last = {name: number for number, name in enumerate(rows["image"].to_pylist())}
+    return rows.take(pa.array(sorted(last.values()), pa.int64()))
+
+
 def write_csv(path: str, parts: Sequence[str], columns: Sequence[str]) -> None:
     """Write some parts as a CSV, atomically; only one part at a time is in memory."""
     with writing(path) as file:

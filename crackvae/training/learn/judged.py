@@ -69,9 +69,7 @@ def read_nights(folders: tuple[str, ...], spec: ModelSpec, group_by: str, seed: 
         CalibrationError: too few groups.
     """
     table = pa.concat_tables([_images_of(uris.absolute(folder)) for folder in folders])
-    names = table["image"].to_pylist()
-    last = {name: number for number, name in enumerate(names)}
-    table = table.take(pa.array(sorted(last.values()), pa.int64()))
+    table = tables.last_of_each(table)
     if not pc.any(pc.not_equal(table["verdict"], "")).as_py():
         raise ManifestError(f"no verdict on the images of {', '.join(folders)}: judge some with crackvae review.")
     if group_by == "none":
@@ -92,8 +90,7 @@ def _images_of(scores: str) -> pa.Table:
     """The scored images in a folder of scores, each once, with their verdicts."""
     rows = tables.read_scores(scores, COLUMNS)
     rows = rows.filter(pc.equal(rows["status"], "scored")).sort_by([("run", "ascending"), ("image", "ascending")])
-    last = {name: number for number, name in enumerate(rows["image"].to_pylist())}
-    rows = rows.take(pa.array(sorted(last.values()), pa.int64()))
+    rows = tables.last_of_each(rows)
     known = {"crack": "crack", "sound": "sound", "joint": "sound"}
     verdicts = {image: known.get(verdict, "") for image, verdict in logged_verdicts(scores).items()}
     judged = [verdicts.get(image, "") for image in rows["image"].to_pylist()]
