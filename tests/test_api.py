@@ -1,5 +1,6 @@
 """The public face: functions with the signature and documentation of their settings, typed results, typed errors."""
 
+import importlib
 import importlib.util
 import inspect
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -76,6 +78,13 @@ def test_a_docstring_has_all_sections_and_names_arguments_instead_of_flags(name:
         "Example:",
     ]
     assert "--" not in doc and "%%" not in doc and f"crackvae.{name}(" in doc
+
+
+@pytest.mark.parametrize("name", api.VERBS)
+def test_every_verb_uses_the_s3_server_of_its_settings(name: str) -> None:
+    verb = getattr(importlib.import_module(api.VERBS[name].module), name)
+    with pytest.raises(crackvae.ConfigError, match="host:9000"):
+        verb(SimpleNamespace(s3_endpoint="host:9000"))
 
 
 def test_a_call_returns_a_typed_frozen_result(drawn: Path, tmp_path: Path) -> None:

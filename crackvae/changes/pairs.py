@@ -5,6 +5,7 @@ Shape letters: N earlier and M later photographs; 2 = metres east and north.
 """
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 
@@ -84,27 +85,31 @@ def by_place(before: pa.Table, after: pa.Table, within_m: float) -> dict[str, st
     return pairs
 
 
-def by_csv(text: str, source: str, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
+def by_csv(content: bytes, source: str, before: Sequence[str], after: Sequence[str]) -> dict[str, str]:
     """The earlier photograph of each later one as a CSV with the columns `before` and `after` names them.
 
     A photograph is named by its whole path, or by the end of it from a folder on, as far as that is unambiguous.
 
     Args:
-        text: content of the CSV.
+        content: of the CSV, in UTF-8.
         source: its path, named in errors.
         before, after: URIs or absolute paths of the photographs of both visits.
 
     Raises:
-        ManifestError: a column is missing, or a row names no photograph, several, or one a second time.
+        ManifestError: it is no CSV, a column is missing, or a row names no photograph, several, or one a second time.
     """
-    rows = csv.DictReader(text.lstrip("\ufeff").splitlines())
+    try:
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        numbered = [(rows.line_num, row) for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{source} is no CSV in UTF-8 ({error}): save it as one, with commas.") from error
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise ManifestError(f"{source} has no column {missing[0]}: its first line must be before,after.")
     ends = {"before": _by_end(before), "after": _by_end(after)}
     pairs: dict[str, str] = {}
-    for row in rows:
-        where = f"{source}, line {rows.line_num}"
+    for line, row in numbered:
+        where = f"{source}, line {line}"
         earlier, later = (_named(ends[column], row[column] or "", column, where) for column in COLUMNS)
         if pairs.setdefault(later, earlier) != earlier:
             raise ManifestError(f"{where}: {later} has a second earlier photograph: keep one row for it.")

@@ -61,8 +61,7 @@ def _visits(config: ChangeConfig, folder: str) -> tuple[Visit, Visit]:
 def _partners(before: Visit, after: Visit, config: ChangeConfig) -> dict[str, str]:
     """The earlier photograph of each later one that has one."""
     if config.pairs:
-        text = fileio.read_bytes(config.pairs).decode("utf-8", errors="replace")
-        return by_csv(text, config.pairs, before.images, after.images)
+        return by_csv(fileio.read_bytes(config.pairs), config.pairs, before.images, after.images)
     is_one_root = uris.absolute(config.before) == uris.absolute(config.after)
     partners = by_path(before.images, after.images, same_root=is_one_root)
     if config.within:

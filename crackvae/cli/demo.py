@@ -12,6 +12,7 @@ from crackvae.images.synthetic import write_images
 from crackvae.results import Result
 from crackvae.scoring.verb import score
 from crackvae.storage.fileio import require_writable
+from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.tables import new_run
 from crackvae.storage.uris import absolute
 
@@ -23,6 +24,7 @@ NIGHT_SOUND, NIGHT_CRACKS = 90, 10
 DEMO_BATCH = 32
 
 
+@with_s3_endpoint
 def demo(config: DemoConfig) -> Result:
     """Score drawn photographs with the built-in model, or with config.train run every verb, in a new folder.
 

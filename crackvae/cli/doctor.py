@@ -13,6 +13,7 @@ import pandas as pd
 
 from crackvae.config import DoctorConfig
 from crackvae.errors import ConfigError, LimitBroken, StorageError
+from crackvae.ray_environment import is_too_long, local_environment
 from crackvae.results import Result
 from crackvae.storage import fileio, uris
 from crackvae.storage.filesystems import endpoint_options, s3_endpoint, with_s3_endpoint
@@ -26,9 +27,6 @@ OBJECT_STORE = 0.3
 MAX_DISK_USE = 0.95
 # Room for the scores table of a million images (0.6 GB), its page, and Ray's logs.
 MIN_DISK = 2 * GB
-# Longest path of a Unix socket on Linux, and what Ray adds to its temporary folder for one.
-MAX_SOCKET_PATH = 107
-RAY_SOCKET = "/ray/session_2026-11-23_18-00-00_000000_1234567/sockets/plasma_store"
 
 Found = tuple[str, str]  # what was found, and one line of advice, or ""
 
@@ -152,10 +150,10 @@ def _output_disk(config: DoctorConfig) -> Found:
 
 def _temporary_disk(_: DoctorConfig) -> Found:
     """The folder of Ray's sockets, logs and spilled objects."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = os.environ.get("RAY_TMPDIR") or local_environment().get("RAY_TMPDIR") or tempfile.gettempdir()
     usage = shutil.disk_usage(folder)
     found = f"{folder}, {usage.free / GB:.1f} GB free"
-    if len(folder + RAY_SOCKET) > MAX_SOCKET_PATH:
+    if is_too_long(folder):
         return found, "the path is too long for Ray's sockets: set RAY_TMPDIR to a short folder, such as /tmp."
     if usage.used / usage.total > MAX_DISK_USE:
         return found, f"the disk is over {MAX_DISK_USE:.0%} full, and Ray stops: free some space, or set RAY_TMPDIR."

@@ -49,8 +49,9 @@ def calibrate(config: CalibrateConfig) -> Result:
     blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=sound.leaky)
     scored, left_out = _scored(sound, Scorer(model, blank), config)
     source = f"{sound.source} (one per group)" if config.one_per_group else sound.source
-    threshold_before, _ = _threshold(np.sort(scored["score"].to_numpy()), config, source)
+    threshold_before, _ = _threshold(np.sort(_chosen(scored, config)["score"].to_numpy()), config, source)
     scored, excluded = without_cracks(scored, cracks, sound.images["image"])
+    scored = _chosen(scored, config)
     scores_N = np.sort(scored["score"].to_numpy())
     threshold, level = _threshold(scores_N, config, source)
     if excluded.dropped:
@@ -145,16 +146,20 @@ def _sound_images(config: CalibrateConfig) -> _SoundImages:
 
 
 def _scored(sound: _SoundImages, scorer: Scorer, config: CalibrateConfig) -> tuple[pa.Table, int]:
-    """Rows of the images that could be scored, or of one per group; and the number of those that could not."""
+    """Rows of the images that could be scored, and the number of those that could not."""
     scored = score_all(sound.images, scorer, config)
     left_out = scored.filter(pc.field("status") != "scored").num_rows
     if sound.all_needed or left_out == scored.num_rows:
         require_scored(scored)
-    scored = scored.filter(pc.field("status") == "scored")
+    return scored.filter(pc.field("status") == "scored"), left_out
+
+
+def _chosen(scored: pa.Table, config: CalibrateConfig) -> pa.Table:
+    """The rows, or one per group."""
     if config.one_per_group:
         scored = scored.take(metrics.one_per_group(scored["group"].to_numpy(), config.seed))
         calibration.require_enough(scored.num_rows)
-    return scored, left_out
+    return scored
 
 
 def _tile_scores(scored: pa.Table) -> list[np.ndarray]:

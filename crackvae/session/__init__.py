@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from crackvae.config import ClusterConfig
 from crackvae.console import SILENCE_S, say
 from crackvae.errors import ClusterError, ConfigError, CrackvaeError
-from crackvae.session.environment import RAY_LOGGERS, log_levels, session_environment
+from crackvae.ray_environment import RAY_LOGGERS, log_levels, session_environment
 from crackvae.session.waits import announced
 
 # Without a finished block for this long [s] the cluster is stuck; the slowest block, 128 photographs, takes minutes.

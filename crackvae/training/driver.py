@@ -61,7 +61,9 @@ def train(config: TrainConfig) -> Result:
     require_writable_beside(model_dir)
     manifest = load_manifest(config.manifest)
     base = starting_model(config)
-    spec = _spec(config, manifest)
+    if base and base.spec.manifest != manifest.digest:
+        say(f"no image of val may be one that {config.from_} was trained on: it would score too low", quiet=False)
+    spec = _spec(config, manifest, base)
     images, val = (manifest.images(split, "non_crack") for split in ("train", "val"))
     settings = _settings(config, _require_enough(images, val, spec, config))
     folder = uris.absolute(config.resume) if config.resume else run_folder(model_dir)
@@ -119,8 +121,9 @@ def _cracked_tiles(manifest: Manifest, spec: ModelSpec, *, quiet: bool) -> tuple
     return decoded_tiles(cracked, "val", spec, quiet=quiet) if enough else None
 
 
-def _spec(config: TrainConfig, manifest: Manifest) -> ModelSpec:
-    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": manifest.leaky}
+def _spec(config: TrainConfig, manifest: Manifest, base: Model | None) -> ModelSpec:
+    is_leaky = manifest.leaky or (base is not None and base.spec.leaky)
+    values: dict[str, Any] = {"manifest": manifest.digest, "leaky": is_leaky}
     others = {"darkness_weight", "yardstick"}  # fitted after the training
     values |= {
         spec.name: getattr(config, spec.name) for spec in fields(ModelSpec) if spec.name not in others | values.keys()

@@ -27,7 +27,7 @@ def test_dates_in_a_path_do_not_count_and_the_last_visit_before_is_taken() -> No
 
 def test_a_csv_names_photographs_by_whole_paths_or_unambiguous_ends() -> None:
     text = "\ufeffafter,before\nc/9.jpg,2.jpg\ns3://site/may/a/1.jpg,b/1.jpg\n"
-    assert by_csv(text, "pairs.csv", BEFORE, AFTER) == {AFTER[2]: BEFORE[2], AFTER[0]: BEFORE[1]}
+    assert by_csv(text.encode(), "pairs.csv", BEFORE, AFTER) == {AFTER[2]: BEFORE[2], AFTER[0]: BEFORE[1]}
 
 
 def places(**images: tuple[float, float, float]) -> pa.Table:
@@ -54,6 +54,8 @@ def test_the_nearest_earlier_photograph_with_about_the_same_heading_is_the_partn
     ("text", "message"),
     [
         ("old,after\n", "has no column before"),
+        ('before,after\n"' + 200_000 * "x", r"pairs.csv is no CSV in UTF-8 .field larger"),
+        ("before,after\n2.jpg,\udc80.jpg\n", "pairs.csv is no CSV in UTF-8"),
         ("before,after\n1.jpg,c/9.jpg\n", r"line 2: before=1.jpg is the name of 2 photographs"),
         ("before,after\n2.jpg,8.jpg\n", r"line 2: after=8.jpg is no photograph"),
         ("before,after\n2.jpg,9.jpg\na/1.jpg,9.jpg\n", r"line 3: .*9.jpg has a second earlier photograph"),
@@ -61,4 +63,4 @@ def test_the_nearest_earlier_photograph_with_about_the_same_heading_is_the_partn
 )
 def test_a_wrong_row_is_named(text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
-        by_csv(text, "pairs.csv", BEFORE, AFTER)
+        by_csv(text.encode(errors="surrogateescape"), "pairs.csv", BEFORE, AFTER)

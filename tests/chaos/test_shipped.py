@@ -10,8 +10,7 @@ import ray
 import rounds
 from conftest import HOUSE
 
-from crackvae import session
-from crackvae.session import environment
+from crackvae import ray_environment, session
 
 TRACKED = subprocess.run(["git", "ls-files"], cwd=HOUSE, capture_output=True, text=True).stdout.splitlines()
 SHIPPED = [
@@ -46,7 +45,7 @@ def test_a_cluster_that_a_run_starts_for_itself_has_no_dashboard(monkeypatch: py
     monkeypatch.setattr(session, "_resources", lambda: "none")
     for name in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.delenv(name, raising=False)
-    with environment.session_environment("local"):
+    with ray_environment.session_environment("local"):
         session._connect("local", quiet=True)
         assert "runtime_env" not in started[0] and os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert started[0]["include_dashboard"] is False and started[0]["address"] == "local"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -71,6 +72,10 @@ def test_the_folder_of_ray_is_short_and_on_a_disk_with_space(tmp_path: Path, mon
     assert "over 95% full" in advice("temporary folder")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
     assert "set RAY_TMPDIR to a short folder" in advice("temporary folder")
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 1 * GB, 99 * GB))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    assert advice("temporary folder") == "", "a session takes a short folder by itself"
 
 
 def test_shared_memory_that_is_smaller_than_the_object_store_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:

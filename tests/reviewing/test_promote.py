@@ -98,3 +98,15 @@ def test_the_interval_of_a_difference_is_that_of_pairs() -> None:
     assert tuple(table.loc["false_alarm_rate", ["difference", "low", "high"]]) == (0, 0, 0)
     same = paired_intervals(is_crack_N, groups_N, one, one, 200, 0)
     assert (same[["difference", "low", "high"]] == 0).all(axis=None)
+
+
+def test_an_image_that_was_judged_on_two_nights_counts_once(
+    site: Path, judged: Path, champion: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    later = tmp_path / "later"
+    crackvae.score(images=pictures[:5], model=champion, out=later, no_report=True, quiet=True)
+    (tmp_path / "again.csv").write_text("image,verdict\n" + "\n".join(f'"{one}",crack' for one in pictures[:5]))
+    crackvae.review(scores=later, import_=tmp_path / "again.csv", reviewer="ben")
+    n_sound = sum(one.parent.name != "crack" for one in pictures[:5])
+    both = crackvae.compare(champion=site, challenger=champion, scores=[judged, later], resamples=100, quiet=True)
+    assert (both.images, both.cracks) == (90, 30 + n_sound), "the last verdict counts"

@@ -16,6 +16,7 @@ from crackvae.config import CompactConfig
 from crackvae.errors import FolderInUse, StorageError
 from crackvae.scoring import compaction
 from crackvae.scoring.compaction import compact, finish_compaction
+from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage import fileio, tables
 from crackvae.storage.lock import locked
 
@@ -89,7 +90,7 @@ def test_a_finding_under_a_name_that_was_used_again_stays(tmp_path: Path) -> Non
     for _ in range(2):
         compact(merged(tmp_path))
         kept = pq.read_table(tmp_path).select(["run", "flagged"]).to_pylist()
-        assert [(row["run"], row["flagged"]) for row in kept] == [("5", False), ("4", True), ("2", True)]
+        assert [(row["run"], row["flagged"]) for row in kept] == [("2", True), ("4", True), ("5", False)]
         (latest,) = tables.read_scores(str(tmp_path), ["run"])["run"].to_pylist()
         assert latest == "5"
 
@@ -102,7 +103,23 @@ def test_a_finding_of_other_bytes_stays_though_size_and_score_are_the_same(tmp_p
             row = row.set_column(number, row.schema.field(name), pa.array([value], row.schema.field(name).type))
         tables.write_part(str(tmp_path), row, run, 0)
     compact(merged(tmp_path))
-    assert pq.read_table(tmp_path)["run"].to_pylist() == ["3", "1"]
+    assert pq.read_table(tmp_path)["run"].to_pylist() == ["1", "3"]
+
+
+def test_a_replaced_image_is_finished_before_and_after_compaction(tmp_path: Path) -> None:
+    for run, n_bytes, flagged in (("1", 100, True), ("2", 120, False)):
+        row = rows(run, {"/night/a.jpg": "scored"})
+        for name, value in (("bytes", n_bytes), ("flagged", flagged)):
+            number = row.schema.get_field_index(name)
+            row = row.set_column(number, row.schema.field(name), pa.array([value], row.schema.field(name).type))
+        tables.write_part(str(tmp_path), row, run, 0)
+    listed = row.select(["image", "bytes", "modified"])
+    for _ in range(2):
+        finished = finished_rows(str(tmp_path), listed["image"])
+        todo, _ = still_to_score(listed, finished, "m", 0.0)
+        assert todo.num_rows == 0
+        compact(merged(tmp_path))
+    assert pq.read_table(tmp_path).num_rows == 2
 
 
 @settings(derandomize=True, deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -169,6 +169,8 @@ def test_an_image_is_not_flagged_for_a_joint_alone_where_joints_are_ignored(tmp_
     assert apart["flagged"] and ignored["flagged"] == with_crack
     assert ignored["score"] == np.nanmax(ignored["tile_scores"])
     assert ignored["flagged"] == (ignored["p_value"] <= CALIBRATION.rate)
+    for row in (apart, ignored):
+        assert {one["p_value"] for one in row["findings"]} == {row["p_value"]}
     screened = with_findings(rows, decoded, CALIBRATION, SPEC, dark, Tracing(ignore_joints=True), apart["score"] - 0.01)
     assert screened["precision"].to_pylist() == ["float32" if with_crack else "bfloat16"]
 

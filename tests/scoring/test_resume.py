@@ -1,14 +1,20 @@
 """A rerun takes what this model has not finished, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
+from findings_made import blank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crackvae.scoring.run_table import still_to_score
+from crackvae.errors import StorageError
+from crackvae.scoring.run_table import RunTable, still_to_score
+from crackvae.storage import tables
 from crackvae.storage.content import content_key
 from crackvae.storage.listing import LISTING_SCHEMA, list_images
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA
 
 
 def listing(**columns) -> pa.Table:
@@ -109,3 +115,25 @@ def test_another_photograph_of_the_same_name_size_and_time_is_scored(tmp_path):
     Path(names[2]).unlink()
     Path(names[3]).write_bytes(bytes([9]) * 200_000)  # its row is of a version that kept no key
     assert left_of(listing(image=names), [done], "m")["image"].to_pylist() == names[1:3]
+
+
+def test_rows_whose_write_failed_are_written_by_the_next_one_and_the_error_is_that_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_part, full = tables.write_part, [True]
+
+    def no_space(folder: str, *rest: Any) -> None:
+        if full and folder == str(tmp_path):
+            raise StorageError("no space left")
+        write_part(folder, *rest)
+
+    monkeypatch.setattr(tables, "write_part", no_space)
+    table = RunTable(str(tmp_path), "20261122T010000")
+    table._findings, table._waiting = (
+        [pa.Table.from_pylist([blank(schema)], schema)] for schema in (FINDINGS_SCHEMA, tables.SCORES_SCHEMA)
+    )
+    with pytest.raises(StorageError, match="no space left"), table:
+        table.write()
+    full.clear()
+    table.write()
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2

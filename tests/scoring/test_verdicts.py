@@ -1,10 +1,13 @@
 """What verdicts change in a calibration."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+import crackvae
 from crackvae.errors import ManifestError
 from crackvae.scoring.verdicts import find_cracks, without_cracks
 from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
@@ -39,3 +42,19 @@ def test_a_log_excludes_what_its_reviewers_agree_is_cracked(tmp_path: Path) -> N
     log.append("by-ben-01", "ben", [Judgement(Subject("a"), "unsure"), Judgement(Subject("d"), "crack")])
     log.append("by-anna-2", "anna", [Judgement(Subject("d"), "sound")])
     assert find_cracks(pa.chunked_array([["a", "b", "c", "d"]]), str(tmp_path)) == {"a", "c"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_group_keeps_its_sound_images_though_others_of_it_are_called_cracks(
+    drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    lines = ["image,verdict"]
+    for number, image in enumerate(sorted((drawn / "non_crack").iterdir())[:90]):
+        folder = tmp_path / "sound" / f"wall-{number // 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / image.name).symlink_to(image)
+        lines += [f'"{folder / image.name}",crack'] if number % 3 else []
+    (tmp_path / "v.csv").write_text("\n".join(lines))
+    given: dict[str, Any] = {"model": model, "images": tmp_path / "sound", "one_per_group": True, "quiet": True}
+    assert crackvae.calibrate(**given, verdicts=tmp_path / "v.csv").summary["n"] == 30

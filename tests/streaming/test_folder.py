@@ -87,3 +87,26 @@ def test_what_is_finished_has_the_columns_of_its_key():
 )
 def test_scores_in_the_source_are_recognised(out, source, inside):
     assert is_inside(out, source) == inside
+
+
+def test_a_file_that_is_replaced_or_put_back_begins_a_further_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "REST_S", 0.0)
+    (tmp_path / "in").mkdir()
+    scorer = SimpleNamespace(model=SimpleNamespace(digest="m"), calibration=SimpleNamespace(threshold=1.0))
+    source = Folder(str(tmp_path / "in"), str(tmp_path / "out"), scorer, quiet=True)
+    stop, file = threading.Event(), tmp_path / "in" / "a.png"
+    monkeypatch.setattr(stop, "wait", lambda _: None)
+    arrivals, again = source.arrivals(SPEC, stop), []
+
+    def next_image():
+        return next(arrival for arrival in arrivals if arrival)
+
+    for side in (300, 310, 320):
+        Image.new("L", (side, side), 99).save(file)
+        again.append(next_image().is_again)
+    file.unlink()
+    assert next(arrivals) is None
+    Image.new("L", (320, 320), 99).save(file)
+    Image.new("L", (300, 300), 99).save(tmp_path / "in" / "b.png")
+    again += [next_image().is_again for _ in range(2)]
+    assert again == [False, True, True, True, False]

@@ -24,7 +24,7 @@ from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog, log
 from crackvae.training import learn as learning
 from crackvae.training.learn import learn
 from crackvae.training.learn.held_out import HeldOutCracks, cross_validated
-from crackvae.training.learn.judged import worst_tiles
+from crackvae.training.learn.judged import read_nights, worst_tiles
 from crackvae.training.learn.last_layer import Cells, cells_of, fitted_change
 
 pytestmark = pytest.mark.usefixtures("train_in_process", "in_process")
@@ -198,3 +198,18 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_trained(
     with pytest.raises(OutputExists):
         learn(config(scores, model_dir, scores))
     assert not (tmp_path / "learned").exists()
+
+
+def test_a_night_that_nobody_judged_withdraws_no_verdict(
+    scores: Path, drawn: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    judge(scores, 10, 5)
+    images = tuple(map(str, sorted((drawn / "crack").iterdir())[:30]))
+    later = tmp_path / "later"
+    score(ScoreConfig(images=images, model=str(model_dir), out=str(later), no_report=True, quiet=True))
+    spec, counted = load_model(str(model_dir)).spec, []
+    for folders in ((scores, later), (later, scores)):
+        nights = read_nights(tuple(map(str, folders)), spec, "none", 0)
+        counted.append(sum(one["crack"] for one in nights.counts().values()))
+        assert nights.table.num_rows == 230
+    assert counted == [5, 5]

@@ -91,7 +91,7 @@ def adapt(config: AdaptConfig) -> Result:
     needed = tiles_needed(config.max_false_alarm, config.max_cracked)
     site.require_enough(groups, images.tiles_N, sides_N, needed, quick=config.quick)
     chosen = Site(images.table, sides_N, images.tiles_N)
-    spec = replace(base.spec, manifest=images.digest, seed=config.seed, leaky=False)
+    spec = replace(base.spec, manifest=images.digest, seed=config.seed)
     with locked_run(run_folder(model_dir), quiet=config.quiet) as checkpoints:
         done = _run_folder(config, checkpoints.folder, spec, base).open()
         with ray_session(config):

@@ -66,7 +66,7 @@ def calibrated_on_site(
         f"{is_judged_T.sum()} of them judged",
         threshold=found.threshold,
         model=model.digest,
-        leaky=False,
+        leaky=model.spec.leaky,
         sample=Sample(np.ones(len(found.sound), np.int32), groups_N, found.sound_scores, groups_N),
     )
     reference = reference_on(images, image_scores(scores_TS, tiles_N), calibration)

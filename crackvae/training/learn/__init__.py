@@ -63,7 +63,7 @@ def learn(config: LearnConfig) -> Result:
         judged_images, _ = nights.chosen("train", "crack", "sound")
         judged_TPP, judged_images = worst_tiles(judged_images, "judged", base.spec, quiet=config.quiet)
         measured_on = hardware(gpu=False)
-    spec = replace(base.spec, manifest=nights.digest, seed=config.seed, leaky=False)
+    spec = replace(base.spec, manifest=nights.digest, seed=config.seed)
     learned, held_out = learned_weights(base, spec, judged_TPP, judged_images, tiles_TPP, config.seed)
     judged = frozenset(nights.chosen("calibration", "sound")[0]["image"].to_pylist())
     calibrated, threshold, validation = calibrated_on_site(learned.model, tiles_TPP, images, rule, config, judged)

@@ -68,8 +68,8 @@ def read_nights(folders: tuple[str, ...], spec: ModelSpec, group_by: str, seed: 
         ManifestError: nobody has judged any of them.
         CalibrationError: too few groups.
     """
-    table = pa.concat_tables([_images_of(uris.absolute(folder)) for folder in folders])
-    table = tables.last_of_each(table)
+    nights = pa.concat_tables([_images_of(uris.absolute(folder)) for folder in folders])
+    table = _with_verdicts(tables.last_of_each(nights), nights)
     if not pc.any(pc.not_equal(table["verdict"], "")).as_py():
         raise ManifestError(f"no verdict on the images of {', '.join(folders)}: judge some with crackvae review.")
     if group_by == "none":
@@ -84,6 +84,14 @@ def read_nights(folders: tuple[str, ...], spec: ModelSpec, group_by: str, seed: 
     tiles_N = tile_counts(table, spec)
     sides_N = sides_of(groups, tiles_N, quick=False, salt=str(seed), calibration=CALIBRATION_SHARE)
     return JudgedNights(table, np.where(sides_N == "calibration", sides_N, "train"), tiles_N)
+
+
+def _with_verdicts(images: pa.Table, nights: pa.Table) -> pa.Table:
+    """The images with the last verdict that a night has on each: a night that nobody judged withdraws none."""
+    judged = nights.filter(pc.not_equal(nights["verdict"], ""))
+    verdicts = dict(zip(*judged.select(["image", "verdict"]).to_pydict().values(), strict=True))
+    column = pa.array([verdicts.get(image, "") for image in images["image"].to_pylist()], pa.string())
+    return images.set_column(images.schema.get_field_index("verdict"), "verdict", column)
 
 
 def _images_of(scores: str) -> pa.Table:

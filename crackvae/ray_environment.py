@@ -1,4 +1,4 @@
-"""What a Ray session needs of the process around it, for the time of the session."""
+"""What a Ray session needs of the process around it, for the time of the session. Imports no Ray."""
 
 import logging
 import os
@@ -41,9 +41,14 @@ def local_environment() -> dict[str, str]:
     is_home_writable = os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)
     if not is_home_writable and not any(name in os.environ for name in TOKEN_VARIABLES):
         needed["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray would write one to ~/.ray/auth_token
-    if len(tempfile.gettempdir() + RAY_SOCKET) > MAX_SOCKET_PATH and os.access(SHORT_FOLDER, os.W_OK | os.X_OK):
+    if is_too_long(tempfile.gettempdir()) and os.access(SHORT_FOLDER, os.W_OK | os.X_OK):
         needed["RAY_TMPDIR"] = SHORT_FOLDER
     return needed
+
+
+def is_too_long(folder: str) -> bool:
+    """Whether the path of a temporary folder leaves too little room for those of Ray's sockets."""
+    return len(folder + RAY_SOCKET) > MAX_SOCKET_PATH
 
 
 @contextmanager
