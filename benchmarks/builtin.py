@@ -44,7 +44,7 @@ README_NAMES = {"metu": "METU, close-ups"} | {surface: f"SDNET2018 {surface}¹" 
 CARD_METRICS = ("roc_auc", *(f"recall_at_{rate}%_false_alarms" for rate in ("5", "1", "0.1")))
 # What happened to the weights after the run that training.json describes; the script trains in one go.
 CONTINUED = (
-    "The training was then continued five times with a peak learning rate of at most 0.0015: on 52,800 tiles after "
+    "The training was then continued five times with a peak learning rate of at most 0.0015: on 52,830 tiles after "
     "gaping cracks had been made darker in the drawings; on 49,056 tiles after the second scale, wider cracks and "
     "close-ups were added; on 113,200 tiles with new drawings; on 48,000 tiles after edges of surfaces, gaps "
     "between slabs, tie holes, popouts and shadows were added to what is drawn as sound; and on 48,000 tiles of which "

@@ -4,7 +4,7 @@
 
 FOLDER holds the labelled images, sdnet/{crack,sound} and metu/{crack,sound}. The first ones of each calibrate the
 quantisers (sound tiles, half of them again with drawn cracks), `--each` others are measured. Times are of the
-processor, one thread, the least of the rounds, which are interleaved. Needs `pip install onnx openvino`, which
+processor, one thread, the least of the rounds, which are interleaved. Needs `pip install openvino`, which
 crackvae does not depend on.
 """
 

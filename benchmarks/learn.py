@@ -2,10 +2,10 @@
 
     python benchmarks/learn.py --work FOLDER [--model MODEL] [--name learn] [--seeds 1 2 3] [--parts all decks ...]
 
-The labels stand in for a reviewer who judges the 100 most suspicious images of a night, by the model in use, night by
-night. A part is all surfaces together, or one of them alone: its nights and its held-out blocks are of that surface.
-Blocks of neighbouring photographs are held out, one of four folds by seed; of these a sample of sound and of cracked
-images is scored. The group of an image is its photograph.
+The labels stand in for a reviewer who judges the 100 most suspicious images of a night, by the model to start from,
+night by night. A part is all surfaces together, or one of them alone: its nights and its held-out blocks are of that
+surface. Blocks of neighbouring photographs are held out, one of four folds by seed; of these a sample of sound and of
+cracked images is scored. The group of an image is its photograph.
 
 The steps of the verb are taken in one process. All images are scored once by the model to start from, which is kept in
 the work folder; a challenger scores the held-out ones, with the whole network. SDNET2018: Maguire, Dorafshan & Thomas,

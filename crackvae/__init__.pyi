@@ -667,7 +667,6 @@ def nightly(
     since: str = "",
     prefix: str = "",
     exclude: Sequence[str] = (),
-    shard: str = "",
     format: Sequence[Literal["parquet", "csv"]] = ("parquet",),
     every: float | None = None,
     group_by: str = "parent",
@@ -721,7 +720,6 @@ def nightly(
         exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
             images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
             $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
-        shard: only part I of N of the images, such as 3/8, so that N jobs share one out; then run report once.
         format: parquet, or parquet,csv.
         every: also score videos (mp4, mov, mkv, ...): one frame every so many seconds, such as 0.5.
         group_by: group of each row: parent (folder), none, or a regular expression on the path.

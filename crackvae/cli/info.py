@@ -79,7 +79,7 @@ def _model(path: str) -> dict[str, Any]:
         "leaky": spec.leaky,
     }
     if spec.head == "evidence":
-        facts["darkness_weight"] = _darkness(spec.darkness_weight, training.get("val_cracks", 0))
+        facts["darkness_weight"] = _darkness(spec.darkness_weight, training)
     if spec.mirrors > 1:
         facts["mirrors"] = spec.mirrors
     try:
@@ -111,9 +111,11 @@ def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _darkness(weight: float, val_cracks: int) -> str:
-    by = f", chosen on {val_cracks} labelled cracked images of val, none of them trained on" if val_cracks else ""
-    return f"{weight:g}{by}"
+def _darkness(weight: float, training: dict[str, Any]) -> str:
+    """The weight of the darkness, and which images of val chose it if the record of `train` says so."""
+    if val_cracks := training.get("val_cracks", 0):
+        return f"{weight:g}, chosen on {val_cracks} labelled cracked images of val, none of them trained on"
+    return f"{weight:g}, chosen on sound tiles of val" if "darkness_weight" in training else f"{weight:g}"
 
 
 def _manifest(path: str) -> dict[str, Any]:

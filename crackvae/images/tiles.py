@@ -20,8 +20,8 @@ from crackvae.errors import UnreadableImage
 # would show the model mostly the same pixels four times.
 MIN_TILES_TO_CUT = 1.5
 
-# 100 Mpx in tiles of 227 px with stride 170 are 3,460 tiles; more are a very narrow image or a wrong setting, and would
-# fill a worker's memory (16 KiB per tile).
+# 160 Mpx in tiles of 256 px with stride 192 are 4,356 tiles; more are a very narrow image or a wrong setting, and would
+# fill a worker's memory: 20,000 tiles of input_px squared bytes are 1.3 GB with the default of 256 px.
 MAX_TILES = 20_000
 
 # Images of one size that are resized together as the channels of one image: four at once take half the time, because

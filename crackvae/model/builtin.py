@@ -27,5 +27,5 @@ def advice(model_dir: str, otherwise: str) -> str:
 def calibrate_advice(model_dir: str) -> str:
     """How to set the threshold of a model again, for the images at hand."""
     if model_dir == BUILTIN:
-        return "run crackvae adapt --images PHOTOGRAPHS --model NEW with photographs of this site"
+        return "run crackvae adapt --images PHOTOGRAPHS --model NEW --quick with photographs of this site"
     return f"run crackvae calibrate --model {model_dir} with sound images of this site, or crackvae adapt"

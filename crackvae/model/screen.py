@@ -30,7 +30,7 @@ DRAWN_TILES = 4
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 # A screened score may differ from that of float32 by this share of the larger of that and the level. Of 16,000 images
-# none differed by half as much (docs/log.md).
+# none differed by more than .053 (benchmarks/results/screen-vectors-2026-11-30.json).
 MAX_ERROR = 0.1
 # A crack is followed into neighbouring tiles whose score exceeds this share of the threshold; below it nothing is
 # decided.

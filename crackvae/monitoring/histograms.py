@@ -46,7 +46,7 @@ class Tally:
 
     Attributes:
         statuses: number of images by status.
-        flagged: number of images above the threshold.
+        flagged: number of flagged images: score above the threshold and p-value low enough.
         counts: histogram of each measure, int (K + 1,), over the scored images that have this measure.
     """
 

@@ -93,7 +93,9 @@ class RunMetrics:
             from ray.util.metrics import Counter, Gauge
 
             self._images = Counter("crackvae_images", "Images with a row in the table.", ("status",))
-            self._flagged = Counter("crackvae_flagged", "Images above the threshold.")
+            self._flagged = Counter(
+                "crackvae_flagged", "Flagged images: score above the threshold and p-value low enough."
+            )
             self._bytes = Counter("crackvae_bytes", "Bytes of the image files.")
             self._left = Gauge("crackvae_images_left", "Images of this run without a row yet.")
             self._rate = Gauge("crackvae_images_per_second", "Images per second since the start of the run.")

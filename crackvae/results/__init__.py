@@ -67,7 +67,7 @@ class TrainResult(Result):
         images: number of sound images in the training split.
         best_epoch: epoch whose weights were kept, the one with the lowest validation loss.
         val_loss: its validation loss.
-        threshold: score above which an image is flagged.
+        threshold: score that an image must exceed to be flagged.
         level: what the threshold guarantees, in words.
         leaky: whether the manifest allowed leaks.
     """
@@ -111,7 +111,7 @@ class CalibrateResult(Result):
 
     Attributes:
         model: the model directory.
-        threshold: score above which an image is flagged.
+        threshold: score that an image must exceed to be flagged.
         level: what the threshold guarantees, in words.
         images: number of sound images that set it.
         groups: number of their groups.
@@ -134,7 +134,7 @@ class EvaluateResult(Result):
         out: folder of the metrics, the predictions and the page.
         split: the internal split that was evaluated.
         head: the score head of the model.
-        threshold: score above which an image is flagged.
+        threshold: score that an image must exceed to be flagged.
         sets: metrics with 95 % intervals of the internal split and of the external set, by name.
         leaky: whether the manifest or the model's own allowed leaks.
     """

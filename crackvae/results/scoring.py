@@ -16,11 +16,11 @@ class ScoreResult(Result):
         images: number of images listed.
         finished_before: number of those that this model had finished before.
         scored: number of images scored in this run.
-        flagged: number of those with a score above the threshold.
+        flagged: number of those that are flagged: score above the threshold and p-value low enough.
         findings: number of cracks and joints traced in flagged images.
         unreadable: number of images whose bytes are damaged.
         unreachable: number of images that could not be fetched from storage; the next run tries them again.
-        threshold: score above which an image is flagged.
+        threshold: score that an image must exceed to be flagged.
         model: digest of the model.
         page: path or URI of the page of this run; "" if none was written.
     """
@@ -48,7 +48,7 @@ class LiveResult(Result):
         out: folder of the scores table; `crackvae.read_scores(out)` reads it.
         received: number of frames or files that came.
         scored: number of those that were scored.
-        flagged: number of those with a score above the threshold.
+        flagged: number of those that are flagged: score above the threshold and p-value low enough.
         dropped: number of frames that came while another one was scored.
         passed_over: number of frames left out because of `every`.
         reconnects: number of times that the connection was made again.

@@ -208,7 +208,10 @@ def _cross_entropy(logits: Tensor, mask: Tensor, is_known: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(network: torch.nn.Module, tiles_TPP: np.ndarray, settings: TrainSettings, worker: Worker) -> Losses:
-    """Losses with z = mu over the tiles of all workers, with the same synthetic cracks at every call."""
+    """Losses without sampling over the tiles of all workers, with the same synthetic cracks at every call.
+
+    z is mu; the recipe `plain` reconstructs from the average over the posterior.
+    """
     network.eval()
     bare, sums, settings = unwrapped(network), torch.zeros(4), replace(settings, augment=False)
     generator = torch.Generator().manual_seed(VAL_SEED)

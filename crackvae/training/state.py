@@ -47,7 +47,7 @@ class Epoch:
     Attributes:
         epoch: counted from 1.
         train: mean losses of the steps of this epoch, with sampled z.
-        val: validation losses after the epoch, with z = mu.
+        val: validation losses after the epoch, with z = mu, or for the recipe `plain` the average over the posterior.
         seconds: duration of the training steps alone.
         images_per_s: training tiles per second, over all workers.
     """

@@ -25,6 +25,14 @@ def test_a_model_is_described_with_its_calibration(model_dir: Path, capsys: pyte
     assert summary["calibration_images"] == 99 and summary["trained"] == "unknown" and len(summary["digest"]) == 64
 
 
+def test_a_model_whose_darkness_no_labelled_crack_chose_says_that_sound_tiles_did(
+    model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, summary = described(capsys, Path("builtin"))
+    assert summary["darkness_weight"] == "1, chosen on sound tiles of val" and len(lines) <= 13
+    assert "chosen" not in crackvae.info(path=model_dir).summary["darkness_weight"]  # it has no record of its training
+
+
 def test_a_model_without_a_calibration_says_how_to_make_one(tmp_path: Path, model_dir: Path) -> None:
     for file in model_dir.iterdir():
         if file.name != calibration.FILE:

@@ -194,8 +194,8 @@ def _nearest(scores_A: np.ndarray, wanted_K: np.ndarray) -> np.ndarray:
 def _interval(scores_T: np.ndarray, groups_T: np.ndarray, rule: ThresholdRule, seed: int) -> tuple[float, float]:
     """Interval of the false-alarm rate: threshold and rate each from their own resample of the groups.
 
-    Of the flagged share of a resample, none or up to `max_cracked` of all tiles may be cracked; other photographs have
-    that rate times a factor, see RATE_SPREAD.
+    A share `max_cracked` of all tiles is taken to be cracked: at the lower end all of them are flagged, at the upper
+    end none. Other photographs have that rate times a factor, see RATE_SPREAD.
     """
     rng, (_, group_T) = np.random.default_rng(seed), np.unique(groups_T, return_inverse=True)
     by_group = [scores_T[group_T == group] for group in range(group_T.max() + 1)]
