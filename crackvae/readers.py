@@ -122,12 +122,13 @@ def read_changes(
 
 def _known(columns: Sequence[str] | None, names: list[str], table: str) -> list[str]:
     """The columns, or all; raises ConfigError for one that the table does not have."""
-    for name in columns or ():
+    wanted = names if columns is None else list(columns)
+    for name in wanted:
         if name not in names:
             raise ConfigError(
                 f"columns: {table} has no column {name!r}{suggestion(name, names)}. Known: {', '.join(names)}."
             )
-    return list(names if columns is None else columns)
+    return list(wanted)
 
 
 def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_endpoint: str = "") -> "pa.Table":

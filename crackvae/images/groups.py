@@ -34,7 +34,7 @@ def group_of(name: str, group_by: str, labels: Iterable[str] = ()) -> str:
     if match is None:
         raise ManifestError(
             f"--group-by {group_by} matches nothing in {name}: every image needs a group. "
-            "Widen the expression, or list the groups in a CSV: --groups."
+            "Widen the expression, or group by folder: --group-by parent."
         )
     return match[1] if match.re.groups and match[1] is not None else match[0]
 

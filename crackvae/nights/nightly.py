@@ -53,6 +53,7 @@ def nightly(config: NightlyConfig) -> Result:
     started = time.perf_counter()
     now = datetime.now(ZoneInfo(config.time_zone))
     out, model_dir = uris.absolute(config.out), model_folder(config.model)
+    config = replace(config, model=model_dir)  # of a registry the version that is current now, for the whole night
     scorer = load_scorer(model_dir)
     reference = load_reference(model_dir, scorer.model.digest)
     if reference is None:

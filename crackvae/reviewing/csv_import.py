@@ -48,7 +48,8 @@ def _judgement(row: dict[str, str]) -> Judgement:
     score = None
     with suppress(ValueError):
         score = float(row.get("score") or "")
-    return Judgement(Subject(row["image"]), row["verdict"], row.get("model") or "", score)  # type: ignore[arg-type]
+    subject = Subject(row["image"], row.get("finding") or "")
+    return Judgement(subject, row["verdict"], row.get("model") or "", score)  # type: ignore[arg-type]
 
 
 def counts_by_reviewer(log: VerdictLog) -> dict[str, pd.DataFrame]:

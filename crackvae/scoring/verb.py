@@ -210,7 +210,8 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     if todo.num_rows:
         connection.enter_context(scoring_session(todo, config))
         rows = connection.enter_context(closing(_scored_rows(todo, scorer, config, run, scales)))
-        unused = scales.unused(images["image"].to_pylist(), images["group"].to_pylist()) if scales.of_name else []
+        names_known = scales.of_name and not shard  # names of other shards are not listed here
+        unused = scales.unused(images["image"].to_pylist(), images["group"].to_pylist()) if names_known else []
         if unused:
             n_names = f"{len(unused)} of its {len(scales.of_name)} names"
             say(f"--mm-table: {n_names} belong to no image or group, such as {unused[0]!r}", quiet=config.quiet)

@@ -125,6 +125,8 @@ def _degrees(values: tuple[Any, ...], reference: Any, signs: str) -> float:
     letter = text(reference).upper()[:1]
     if not values or not letter or letter not in signs or not all(0 <= part <= 60 for part in parts[1:]):
         return NAN
+    if parts[0] < 0:  # a sign beside the letter: one of them is wrong, or both say the same
+        return NAN
     return (parts[0] + parts[1] / 60 + parts[2] / 3600) * (1 if letter == signs[0] else -1)
 
 

@@ -12,17 +12,23 @@ VERDICTS = tuple(verdict for verdict in get_args(AnyVerdict) if verdict != WITHD
 
 
 def read_verdict_csv(path: str) -> dict[str, str]:
-    """The verdict on each image: one of VERDICTS.
+    """The verdict on each image, one of VERDICTS; an image with a cracked finding is cracked.
+
+    That one finding is none says nothing about the rest of its image.
 
     Raises:
         StorageError: the file does not exist.
         ManifestError: not a file of verdicts, an unknown verdict, or two verdicts on one image.
     """
-    return {row["image"]: row["verdict"] for row in verdict_rows(path)}
+    found: dict[str, str] = {}
+    for row in verdict_rows(path):
+        if found.get(row["image"]) != "crack" and (not row.get("finding") or row["verdict"] == "crack"):
+            found[row["image"]] = row["verdict"]
+    return found
 
 
 def verdict_rows(path: str) -> list[dict[str, str]]:
-    """The rows with a verdict, one per image; raises the same errors.
+    """The rows with a verdict, one per image or finding of an image; raises the same errors.
 
     Other columns than image and verdict may be missing and rows without a verdict are skipped, so the file may have
     been edited in a spreadsheet.
@@ -35,7 +41,7 @@ def verdict_rows(path: str) -> list[dict[str, str]]:
         raise ManifestError(f"{path} is not a CSV file in UTF-8 ({error}): download it from the page again.") from error
     if not rows and not text.startswith("image,"):
         raise ManifestError(f"{path} holds no verdicts: download verdicts.csv from a page of crackvae.")
-    found: dict[str, dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         if row.get("image") is None or row.get("verdict") is None:
             raise ManifestError(
@@ -47,7 +53,8 @@ def verdict_rows(path: str) -> list[dict[str, str]]:
             raise ManifestError(
                 f"{path}: {verdict!r} on {image} is not one of {', '.join(VERDICTS)}: correct the file."
             )
-        before = found.setdefault(image, row | {"verdict": verdict})["verdict"] if verdict else ""
+        subject = (image, row.get("finding") or "")
+        before = found.setdefault(subject, row | {"verdict": verdict})["verdict"] if verdict else ""
         if verdict != before:
             raise ManifestError(f"{path}: {image} is called {before} and {verdict}: keep one of the two rows.")
     return list(found.values())

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from crackvae.errors import ConfigError
 from crackvae.storage import fileio, uris
@@ -53,7 +53,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
-    time: datetime
+    time: AwareDatetime
     reviewer: str
     image: str
     finding: str = ""
