@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from crackvae import metrics
 from crackvae.config import EvaluateConfig
 from crackvae.console import progress, say
-from crackvae.errors import ManifestError
+from crackvae.errors import CrackvaeError, ManifestError
 from crackvae.images import pictures
 from crackvae.images.decoding import masks
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
@@ -162,7 +162,7 @@ def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> 
 
             html = evaluation_page(scored, summary, PageSettings(model_dir=config.model)).html
             bar.update(1)
-    except OSError as error:
+    except (OSError, CrackvaeError) as error:
         say(f"no page: {uris.reason(error)} Tables and figures of {summary['out']} are written.", quiet=False)
         return {}
     return {PAGE_FILE: html}

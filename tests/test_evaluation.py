@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_spec, write_model
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae import evaluation
 from crackvae.config import CalibrateConfig, EvaluateConfig, PartitionConfig
-from crackvae.errors import CalibrationError, ManifestError, OutputExists
+from crackvae.errors import CalibrationError, ManifestError, ModelError, OutputExists
 from crackvae.evaluation import evaluate
 from crackvae.images.manifest import load_manifest, partition
 from crackvae.images.synthetic import write_images
@@ -59,6 +60,18 @@ def test_an_evaluation_writes_what_it_prints(manifest: Path, model_dir: Path, tm
     assert {"roc_auc", "recall_at_1%_false_alarms", "recall_at_0.1%_false_alarms", "precision", "recall", "f1"} <= set(
         figures.index
     )
+
+
+def test_a_page_that_cannot_be_made_costs_an_evaluation_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise ModelError("/models/site was altered.")
+
+    monkeypatch.setattr("crackvae.reports.evaluation_page.evaluation_page", failing)
+    settings = config(tmp_path / "manifest.parquet", tmp_path / "model", tmp_path / "out", no_report=False)
+    assert evaluation._page(pa.table({}), {"out": str(tmp_path / "out")}, settings) == {}
+    assert "no page: /models/site was altered." in capsys.readouterr().err
 
 
 def test_predictions_name_each_external_image_with_its_decision(

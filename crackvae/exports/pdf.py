@@ -36,7 +36,7 @@ def pdf_bytes(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) 
 
     Args:
         rows: EXPORT_SCHEMA.
-        images: of all images of the table: group, status, flagged, taken, run.
+        images: one row for each image of the table: group, status, flagged, taken.
         gps_precision: as it was asked for.
     """
     pdf_text.register_fonts()
@@ -44,7 +44,8 @@ def pdf_bytes(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) 
     others: dict[str, list[str]] = {}
     for row in every:
         others.setdefault(row["view_of"], []).append(row["name"])
-    listed = [row | {"also_on": others.get(row["finding"], [])} for row in _chosen(rows.to_pylist())]
+    main = [row for row in every if not row["view_of"]]
+    listed = [row | {"also_on": others.get(row["finding"], [])} for row in _chosen(main)]
     file = io.BytesIO()
     document = BaseDocTemplate(file, pagesize=A4, title=title, author="crackvae", invariant=1)
     frame = Frame(MARGIN, MARGIN, A4[0] - 2 * MARGIN, A4[1] - 2 * MARGIN, 0, 0, 0, 0)
@@ -56,7 +57,7 @@ def pdf_bytes(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) 
         canvas.drawRightString(A4[0] - MARGIN, 9 * mm, str(canvas.getPageNumber()))
 
     document.addPageTemplates(PageTemplate("page", [frame], onPage=footer))
-    document.build([*_cover(rows, images, title, gps_precision), *_summary(listed, images), *_findings(listed)])
+    document.build([*_cover(rows, images, title, gps_precision), *_summary(main, images), *_findings(listed)])
     return file.getvalue()
 
 
@@ -97,7 +98,7 @@ def _cover(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) -> 
 
 
 def _summary(rows: list[dict[str, Any]], images: pa.Table) -> Iterator[Flowable]:
-    """A line for each structure, and where the findings are."""
+    """A line for each structure, and where the findings are: all of them, not only those that are shown."""
     yield paragraph("Summary by structure", HEADING)
     photographs = Counter(images["group"].to_pylist())
     by_group: dict[str, list[dict[str, Any]]] = {group: [] for group in photographs}

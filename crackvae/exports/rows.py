@@ -1,7 +1,7 @@
 """The findings that are exported: chosen, with what their images say, and with places as precise as wanted."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from crackvae.images.metadata.places import coarsened
 from crackvae.reports.overlaps import views_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
-from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
+from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings, with_key
 from crackvae.storage.tables.verdicts import Subject, VerdictLog, agreed, standing_of
 
 # What the scores table knows of the image of a finding.
@@ -52,12 +52,15 @@ class Choice:
 def rows_to_export(out: str, choice: Choice) -> pa.Table:
     """EXPORT_SCHEMA rows of a folder of scores. What reviewers agree to be no crack is left out unless it is a joint.
 
+    Of each image only the findings of the latest run that scored it are among them, whatever the model.
+
     Raises:
         StorageError: no scores there, or a damaged part.
     """
     if not tables.list_parts(out):
         raise StorageError(f"{out} holds no scores table: check --scores.")
-    rows = with_status(read_findings(out), out)
+    images = latest_images(out, [*tables.VERSION_KEY, *OF_IMAGE])
+    rows = with_key(with_status(read_findings(out), out), images.select(list(tables.VERSION_KEY)))
     verdicts = agreed(standing_of(VerdictLog(out).history())) if rows.num_rows else {}
     subjects = zip(rows["image"].to_pylist(), rows["finding"].to_pylist(), strict=True)
     judged = [verdicts.get(Subject(*one), "") for one in subjects]
@@ -73,7 +76,19 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     same = views_of(rows).view_of if choice.views else [""] * rows.num_rows
     rows = rows.append_column("view_of", pa.array(same, pa.string()))
     rows = _coarsened(with_lines(rows), choice.precision_m)
-    return _with_names(_with_image(rows, out)).select(EXPORT_SCHEMA.names)
+    return _with_names(_with_image(rows, images)).select(EXPORT_SCHEMA.names)
+
+
+def latest_images(out: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a scores table: for each image the row of the latest run that scored it, whatever the model.
+
+    A run that found no surface has scored an image too; of an image that no run could read, the latest row counts.
+    """
+    rows = tables.read_scores(out, [*columns, *(name for name in ("image", "run", "status") if name not in columns)])
+    is_scored = pc.is_in(rows["status"], value_set=pa.array(["scored", "no_surface"]))
+    ordered = rows.append_column("is_scored", is_scored.cast(pa.int8()))
+    ordered = ordered.sort_by([("is_scored", "ascending"), ("run", "ascending"), ("image", "ascending")])
+    return tables.last_of_each(ordered).select(list(columns))
 
 
 def _replaced(rows: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -93,12 +108,12 @@ def _coarsened(rows: pa.Table, precision_m: float) -> pa.Table:
     return rows
 
 
-def _with_image(rows: pa.Table, out: str) -> pa.Table:
+def _with_image(rows: pa.Table, images: pa.Table) -> pa.Table:
     """Rows with OF_IMAGE; the height above sea level is as good as a place, so it goes where that is left out."""
     key = list(tables.VERSION_KEY)
     number = pa.array(range(rows.num_rows), pa.int64())
     asked = rows.select(key).append_column("number", number)
-    found = asked.join(tables.read_scores(out, [*key, *OF_IMAGE]), key).sort_by("number")
+    found = asked.join(images, key).sort_by("number")
     for name in OF_IMAGE:
         rows = rows.append_column(tables.SCORES_SCHEMA.field(name), found[name])
     return _replaced(

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.exports import geojson, kml
 from crackvae.exports.annotations import coco, cvat, label_studio
-from crackvae.exports.rows import Choice, cells, rows_to_export
+from crackvae.exports.rows import Choice, cells, latest_images, rows_to_export
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, tables, uris
 
@@ -62,7 +62,7 @@ def findings(config: FindingsConfig) -> Result:
 def _pdf(rows: pa.Table, folder: str, config: FindingsConfig) -> bytes:
     from crackvae.exports.pdf import pdf_bytes  # imported here: it imports reportlab
 
-    images = tables.read_scores(folder, ["image", "group", "status", "flagged", "taken", "run"])
+    images = latest_images(folder, ["group", "status", "flagged", "taken"])
     return pdf_bytes(rows, images, config.title, config.gps_precision)
 
 

@@ -46,25 +46,25 @@ def find_recorded_model(named: str, recorded: str, digest: str, threshold: float
         digest, threshold: of the scores.
 
     Raises:
-        ModelError: --model names another model than that of the scores.
+        ModelError: --model names another model than that of the scores, or a damaged one.
     """
     model_dir = model_folder(named, digest) if named else recorded
     if not model_dir:
         return RecordedModel(None, "these scores do not say which model directory they come from: give --model", None)
     try:
         model = load_model(model_dir)
+        if model.digest == digest:
+            return RecordedModel(model, "", replace(load_calibration(model_dir, digest), threshold=threshold))
     except ModelError as error:
         if named:
             raise
         return RecordedModel(None, str(error), None)
-    if model.digest != digest:
-        if named:
-            raise ModelError(
-                f"{model_dir} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
-                "name the one that computed them."
-            )
-        return RecordedModel(None, f"{model_dir} now holds another model (digest {model.digest[:12]})", None)
-    return RecordedModel(model, "", replace(load_calibration(model_dir, digest), threshold=threshold))
+    if named:
+        raise ModelError(
+            f"{model_dir} is not the model of these scores (digest {model.digest[:12]}, scores {digest[:12]}): "
+            "name the one that computed them."
+        )
+    return RecordedModel(None, f"{model_dir} now holds another model (digest {model.digest[:12]})", None)
 
 
 # Tiles of one forward pass when an image is explained.

@@ -105,23 +105,35 @@ def promote_model(registry: str, model_dir: str, who: str, why: str, figures: di
 
 
 def roll_back(registry: str, who: str, why: str) -> Change:
-    """Make the version current that the current one replaced.
+    """Make the version current that the current one replaced; after a rollback, the one before that.
 
     Raises:
         ModelError: there is none.
     """
     if not is_registry(registry):
         raise ModelError(f"{registry} is no registry of models: make one with crackvae promote.")
-    now = current(registry)
-    # After a rollback the next one goes further back: to what the version that is current again had replaced.
-    promotions = [one for one in history(registry) if one.action == "promote" and one.model == now.model]
-    before = promotions[-1].before if promotions else ""
+    now, versions = current(registry), _versions_in_use(history(registry))
+    before = versions[-2] if len(versions) > 1 else ""
     if not before:
         raise ModelError(f"{registry} had no model before {now.model[:12]}: there is nothing to go back to.")
     load_model(version_folder(registry, before))
     change = Change(time=datetime.now(UTC), action="rollback", model=before, before=now.model, who=who, why=why)
     _make_current(registry, change)
     return change
+
+
+def _versions_in_use(changes: list[Change]) -> list[str]:
+    """Digests of the versions that rollbacks go through, the current one last.
+
+    A promotion adds one, a rollback drops one. The first is "" unless the history lacks its beginning.
+    """
+    versions = [changes[0].before]
+    for one in changes:
+        if one.action == "promote":
+            versions.append(one.model)
+        else:
+            versions[-2:] = [one.model]
+    return versions
 
 
 def _make_current(registry: str, change: Change) -> None:

@@ -40,7 +40,7 @@ class Drift:
     Attributes:
         level: ok, watch or alarm: the worst of the comparisons; `few` with too few images for any comparison.
         causes: likely causes, largest first: darker, brighter, blurred, new texture, more cracks, fewer flagged,
-            unreadable files; before them, for the whole night, new camera.
+            images without a surface, unreadable files; before them, for the whole night, new camera.
         images: number of images of any status.
         own_reference: whether the calibration has images of this group; if not, all calibration images were used.
         comparisons: the comparisons behind the level.

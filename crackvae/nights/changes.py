@@ -24,14 +24,14 @@ def changes_of_night(out: str, runs: Sequence[str], config: NightlyConfig) -> di
     Returns:
         the summary of the comparison with the page, or the reason for having none; empty where nothing was seen before.
     """
-    whole = read_visit(out)
-    after, before = whole.of_runs(runs), whole.of_runs(runs, are_others=True)
-    partners = by_path(before.images, after.images, same_root=True)
-    if not partners:
-        return {}
-    visits = before.of_images(partners.values()), after.of_images(partners)
-    folder = table.folder_of(out)
     try:
+        whole = read_visit(out)
+        after, before = whole.of_runs(runs), whole.of_runs(runs, are_others=True)
+        partners = by_path(before.images, after.images, same_root=True)
+        if not partners:
+            return {}
+        visits = before.of_images(partners.values()), after.of_images(partners)
+        folder = table.folder_of(out)
         compared = compare_visits(*visits, partners, folder, config, model_dir=config.model, unpaired=False)
         summary = {"before": out, "after": out, **compared.summary}
         page = "" if config.no_report else write_page(compared, summary, SHOWN)

@@ -24,11 +24,10 @@ from crackvae.nights.changes import changes_of_night
 from crackvae.nights.runs import Nights, default_night, nightly_name
 from crackvae.nights.shadow import score_beside
 from crackvae.nights.verdict import severity, verdict_on
-from crackvae.reports.night_page import nights as pages
 from crackvae.results import Result
-from crackvae.scoring.pages import page_path, write_page
-from crackvae.scoring.summaries import ScoreSummary, write_summary
-from crackvae.scoring.verb import score_images
+from crackvae.scoring.pages import write_page
+from crackvae.scoring.summaries import write_summary
+from crackvae.scoring.verb import ScoredRun, score_images
 from crackvae.session import ray_session
 from crackvae.storage import fileio, filesystems, uris
 
@@ -76,6 +75,8 @@ def nightly(config: NightlyConfig) -> Result:
         nights = Nights(out, reference, ZoneInfo(config.time_zone))
         late = [_evaluate(nights, one, now, scorer, config) for one in nights.without_verdict() if one != night]
         tonight = _evaluate(nights, night, now, scorer, config)
+        if scored.summary.report:
+            scored = _with_page(scored, tonight.verdict, config)
         void = scored.summary.threshold_void
         broken = [line for line in (void.reason if void else "", scored.broken_limit) if line]
         broken += [line for one in (*late, tonight) if (line := _broken_by_drift(one, night, config.fail_on))]
@@ -84,12 +85,12 @@ def nightly(config: NightlyConfig) -> Result:
             ({"threshold_void": void.model_dump()} if void else {})
             | tonight.as_json()
             | {
-                "report": "" if config.no_report else _page(scored.summary, tonight.verdict, config),
+                "report": scored.summary.report,
                 "changes": {} if config.no_changes else changes_of_night(out, tonight.runs, config),
                 "out": out,
                 "model": scorer.model.digest,
                 "nights_evaluated_late": [one.night for one in late],
-                "score": counts,
+                "score": scored.summary.model_copy(update={"drift": None}).as_json(),
                 "broken": broken,
                 "seconds": round(time.perf_counter() - started, 1),
             }
@@ -187,20 +188,18 @@ def _too_few(evaluated: _EvaluatedNight, min_images: int) -> list[str]:
     return [f"{scored}, fewer than --min-images {min_images}."]
 
 
-def _page(summary: ScoreSummary, verdict: dict[str, Any], config: NightlyConfig) -> str:
-    """Add the verdict to the run's summary and write its page; "" if the run has no row to show."""
-    if not pages.has_rows(summary.out, summary.run):
-        return ""
+def _with_page(scored: ScoredRun, verdict: dict[str, Any], config: NightlyConfig) -> ScoredRun:
+    """The run with the verdict in its summary, which is written, and with the page of both, if that can be written."""
     rows = [
         {"group": one["group"], "measure": one["what"], "value": one["tonight"], "usual": one["usual"]}
         | {"verdict": one["level"]}
         for one in verdict["findings"]
     ]
     drift = {"verdict": verdict["level"], "causes": verdict["causes"], "where": verdict["where"], "rows": rows}
-    write_summary(summary.model_copy(update={"drift": drift}))
-    page = page_path(summary.out, summary.run)
-    why_not = write_page(summary.model_copy(update={"report": page}), replace(config, quiet=True))
-    return "" if why_not else page
+    scored = replace(scored, summary=scored.summary.model_copy(update={"drift": drift}))
+    write_summary(scored.summary)
+    why_not = write_page(scored.summary, replace(config, quiet=True))
+    return scored.without_page(why_not) if why_not else scored
 
 
 def _write(out: str, night: str, summary: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Photograph:
 
     Attributes:
         view: the whole photograph at PHOTOGRAPH_PX; its anomaly map, if any, fades to 0 outside the explained tiles.
-        tile_scores: float (rows, cols).
+        tile_scores: float (rows, cols), NaN for a tile without a surface.
         worst: left edge, top edge [px], score and thumbnail (uint8) of the worst tiles, worst first.
         n_flagged: number of tiles above the threshold.
         n_explained: number of tiles with a map.
@@ -61,7 +61,7 @@ def view_photograph(
 
     Args:
         row: row of the scores table: image, width, height, rows, cols, threshold.
-        tile_scores_T: scores of its tiles, row by row, from the same table.
+        tile_scores_T: scores of its tiles, row by row, from the same table; NaN for tiles without a surface, not all.
         with_map: whether to compute an anomaly map, which takes seconds.
         executor: of threads, each with one torch thread.
     """
@@ -81,7 +81,7 @@ def view_photograph(
         map_hw = max_pooled(stitch_some(maps_KPP, explained_K, grid, *pixels_HW.shape), PHOTOGRAPH_PX)
         n_explained = len(explained_K)
     return Photograph(
-        View(picture_hw, None, map_hw, _box(grid, int(scores.argmax()), pixels_HW.shape)),
+        View(picture_hw, None, map_hw, _box(grid, int(np.nanargmax(scores)), pixels_HW.shape)),
         scores,
         _worst(scores, grid, pixels_HW, n_worst),
         int((scores > row["threshold"]).sum()),
@@ -132,9 +132,10 @@ def _box(grid: Grid, tile: int, shape: tuple[int, int]) -> Box:
 def _worst(
     scores: np.ndarray, grid: Grid, pixels_HW: np.ndarray, n_worst: int
 ) -> list[tuple[int, int, float, np.ndarray]]:
-    """Left edge, top edge [px], score and thumbnail of the worst tiles, worst first."""
+    """Left edge, top edge [px], score and thumbnail of the worst tiles that have a score, worst first."""
     squares = grid.squares(pixels_HW)
-    order = np.argsort(-scores, axis=None, kind="stable")[:n_worst]
+    n_scored = int(np.isfinite(scores).sum())
+    order = np.argsort(-scores, axis=None, kind="stable")[: min(n_worst, n_scored)]  # NaN is sorted last
     return [
         (
             *_corner(grid, int(tile)),

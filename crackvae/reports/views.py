@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import pictures
+from crackvae.images.tiles import grid_of
 from crackvae.model.artifact import Model
 from crackvae.model.inference import explain
 from crackvae.reports import charts
@@ -108,7 +109,7 @@ def view_image(row: dict[str, Any], model: Model | None) -> ImageView:
         return ImageView("", View(reduced(pixels_HW, THUMBNAIL_PX), None, None, None), None)
     if row["rows"] * row["cols"] == 1:
         return ImageView("", _explained(pixels_HW, model), None)
-    side = min(model.spec.tile_px, height, width)
+    side = grid_of(height, width, model.spec.tile_px, model.spec.stride_px).tile_w
     x, y = row["worst_x"], row["worst_y"]
     box = Box(x / width, y / height, side / width, side / height)
     margin = round((NEIGHBOURHOOD_TILES - 1) / 2 * side)

@@ -2,7 +2,7 @@
 
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.console import progress, say
-from crackvae.errors import StorageError
+from crackvae.errors import CrackvaeError
 from crackvae.reports.night_page.nights import page_name
 from crackvae.reports.verb import report
 from crackvae.scoring.summaries import ScoreSummary
@@ -28,7 +28,7 @@ def write_page(summary: ScoreSummary, config: ScoreConfig) -> str:
         with progress("report", 1, "page", quiet=config.quiet) as bar:
             report(settings)
             bar.update(1)
-    except (OSError, StorageError) as error:
+    except (OSError, CrackvaeError) as error:
         why = uris.reason(error)
         say(f"no page: {why} Rows and summary are written: run crackvae report --scores {summary.out}.", quiet=False)
         return why

@@ -11,6 +11,10 @@ from crackvae.scoring.threshold_check import ThresholdVoid
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import read_record
 
+# Summaries in which a screened run is looked for; a folder may hold those of years. As the runs after one whose screen
+# was of no use go without, this is also how long the screen is left out.
+MAX_SUMMARIES = 60
+
 
 class ScoreSummary(BaseModel):
     """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written.
@@ -112,8 +116,11 @@ class _Screened(BaseModel):
 
 
 def share_scored_again(out: str, model: str, threshold: float) -> float:
-    """Share of the tiles that float32 scored again in the last run that this model screened; 0 if there is none."""
-    for path in _summaries(out):
+    """Share of the tiles that float32 scored again in the last run that this model screened.
+
+    0 if none of the latest MAX_SUMMARIES runs was one.
+    """
+    for path in _summaries(out)[:MAX_SUMMARIES]:
         with suppress(ValidationError):  # damaged, or of another version
             run = _Screened.model_validate_json(fileio.read_bytes(path))
             if run.screened and (run.model, run.threshold) == (model, threshold):

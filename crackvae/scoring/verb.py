@@ -155,8 +155,10 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
 
 def _without_useless_screen(config: ScoreConfig, out: str, scorer: Scorer) -> ScoreConfig:
     """The settings without a screen that left most tiles of the last night to float32, unless it is asked for."""
+    if config.precision != "auto" or not screens(config, scorer):
+        return config
     share = share_scored_again(out, scorer.model.digest, scorer.calibration.threshold)
-    if config.precision != "auto" or share <= MAX_AGAIN or not screens(config, scorer):
+    if share <= MAX_AGAIN:
         return config
     say(
         f"precision: {share:.0%} of the last run's tiles were scored twice: float32 scores all of them once now",

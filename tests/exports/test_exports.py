@@ -21,9 +21,10 @@ from PIL import Image
 
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
+from crackvae.exports import pdf
 from crackvae.exports.annotations.outlines import area_of, outlines
 from crackvae.exports.pdf_pictures import ASPECT, _part
-from crackvae.exports.pdf_text import length_text
+from crackvae.exports.pdf_text import length_text, paragraph
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
 from crackvae.images.metadata.places import METRES_PER_DEGREE, coarsened
@@ -128,6 +129,32 @@ def test_what_reviewers_say_counts(out: Path) -> None:
     }
 
 
+def test_after_a_change_of_the_model_only_the_latest_run_of_an_image_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, c, d = (f"/photographs/{name}.jpg" for name in "abcd")
+    later = {"run": "20261102T000000_000000", "model": "n"}
+    found = [finding(f"old-{image[-5]}", image) for image in (a, b, c, d)]
+    write_scores(tmp_path / "scores", found, {image: {"camera": "old"} for image in (a, b, c, d)})
+    images = {
+        a: {"camera": "new"},
+        b: {"status": "no_surface", "flagged": False},
+        c: {"status": "unreachable", "flagged": False},
+    }
+    write_scores(
+        tmp_path / "later", [finding("new-a", a, **later)], {name: one | later for name, one in images.items()}
+    )
+    for folder in ("_findings", "."):
+        (part,) = (tmp_path / "later" / folder).glob("*.parquet")
+        part.rename(tmp_path / "scores" / folder / f"{later['run']}-00000.parquet")
+    rows = list(csv.DictReader(io.StringIO(exported(tmp_path / "scores", "f.csv").decode())))
+    assert [(row["finding"], row["camera"]) for row in rows] == [("new-a", "new"), ("old-c", "old"), ("old-d", "old")]
+    given: list[Any] = []
+    monkeypatch.setattr(pdf, "pdf_bytes", lambda rows, images, *_: given.append(images) or b"")
+    exported(tmp_path / "scores", "f.pdf")
+    assert sorted(given[0]["status"].to_pylist()) == ["no_surface", "scored", "scored", "scored"]
+
+
 # ------------------------------------------------------------------------------------------------------ PDF
 
 
@@ -176,6 +203,24 @@ def test_one_crack_in_two_photographs_is_one_row_of_the_pdf(tmp_path: Path, monk
     assert "2 findings: 1 crack, 1 unclear." in text and "Also on =1+1 <&" in text
     rows = list(csv.DictReader(io.StringIO(exported(out, "f.csv", views=True).decode())))
     assert [row["view_of"] for row in rows] == ["f3", "", ""], "all views are in the table"
+
+
+def test_the_summary_of_the_pdf_counts_the_findings_that_it_does_not_show(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+
+    def noted(text: Any, *style: Any) -> Any:
+        texts.append(str(text))
+        return paragraph(text, *style)
+
+    monkeypatch.setattr(pdf, "paragraph", noted)
+    monkeypatch.setattr(pdf, "MAX_FINDINGS", 1)
+    exported(out, "f.pdf", kind=ALL_KINDS)
+    assert "This document shows the 1 longest findings; the CSV has all." in texts
+    cells = texts[texts.index("widest crack") + 1 :]
+    assert cells[:7] == ["pier", "2", "1", "1", "1", "52 mm", "–"]
+    assert cells[7:14] == ["deck & <rail>", "1", "1", "0", "0", "104 px", "3.4 px"]
 
 
 def test_the_same_table_gives_the_same_pdf(out: Path) -> None:

@@ -50,6 +50,35 @@ def test_rollbacks_go_back_one_promotion_each(site: str, models: list[str]) -> N
     assert [one.action for one in registry.history(site)] == ["promote"] * 3 + ["rollback"] * 2 + ["promote"]
 
 
+def test_rollbacks_end_though_a_model_was_promoted_twice(site: str, models: list[str]) -> None:
+    first, second, _ = [promote(site, models[number]) for number in (0, 1, 0)]
+    assert [registry.roll_back(site, "ben", "too many alarms").model for _ in range(2)] == [second, first]
+    with pytest.raises(ModelError, match="nothing to go back to") as refused:
+        registry.roll_back(site, "ben", "again")
+    assert "\n" not in str(refused.value) and registry.current(site).model == first
+    promote(site, models[2])
+    assert registry.roll_back(site, "ben", "worse").model == first
+
+
+def test_a_rollback_needs_no_more_of_the_history_than_the_current_change(site: str, models: list[str]) -> None:
+    first, _ = [promote(site, model) for model in models[:2]]
+    (Path(site) / "history.jsonl").unlink()
+    assert registry.roll_back(site, "ben", "too many alarms").model == first
+
+
+def test_a_history_whose_rollbacks_went_to_and_fro_comes_to_an_end(site: str, models: list[str]) -> None:
+    first, second, _ = [promote(site, models[number]) for number in (0, 1, 0)]
+    changes = registry.history(site)
+    for model, before in ((second, first), (first, second), (second, first)):
+        changes.append(changes[-1].model_copy(update={"action": "rollback", "model": model, "before": before}))
+    (Path(site) / "history.jsonl").write_text("".join(f"{one.model_dump_json()}\n" for one in changes))
+    (Path(site) / "current.json").write_text(changes[-1].model_dump_json())
+    with pytest.raises(ModelError, match="nothing to go back to"):
+        registry.roll_back(site, "ben", "again")
+    promote(site, models[2])
+    assert registry.roll_back(site, "ben", "worse").model == second
+
+
 @pytest.mark.parametrize("writes", range(6))
 def test_killed_between_any_two_writes_the_current_model_is_one_of_the_two_and_the_history_is_complete(
     site: str, models: list[str], writes: int, monkeypatch: pytest.MonkeyPatch

@@ -5,18 +5,28 @@ from pathlib import Path
 
 import pytest
 from conftest import small_spec, write_model
+from findings_made import RUN, bridge
 from visits import Line, photograph
 
 from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.monitoring.notifications import message_of
+from crackvae.nights.changes import changes_of_night
 from crackvae.nights.nightly import nightly
 from crackvae.scoring.calibrate import calibrate
-
-pytestmark = pytest.mark.slow
 
 A: Line = ("a", 100, 60, 120, 3.0)
 
 
+def test_a_damaged_table_costs_a_night_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = bridge(tmp_path / "out")
+    (part,) = out.glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-9])
+    found = changes_of_night(str(out), [RUN], NightlyConfig(images=str(tmp_path), model="m", out=str(out)))
+    assert list(found) == ["error"] and f"{part} is not a whole part" in str(found["error"])
+    assert "no changes: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_a_night_is_compared_with_the_visit_before(drawn: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", small_spec(head="mse"))

@@ -19,6 +19,7 @@ from crackvae.nights import nightly as module
 from crackvae.nights import shadow
 from crackvae.nights.nightly import nightly
 from crackvae.results import Result
+from crackvae.scoring import pages as scoring_pages
 from crackvae.scoring.calibrate import calibrate
 
 pytestmark = pytest.mark.slow
@@ -224,6 +225,24 @@ def test_people_are_told_of_a_night_that_broke_a_limit_and_a_failure_to_tell_the
         nightly(settings)
     assert told[0].startswith("crackvae, night of 2026-11-23: ") and "limit exceeded: 60 images were" in told[0]
     assert "webhook: the outcome of the night was not delivered: Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_process")
+def test_where_the_page_cannot_be_written_nothing_names_it_and_the_night_has_its_verdict(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: object) -> None:
+        raise ModelError("/models/site was altered.")
+
+    monkeypatch.setattr(scoring_pages, "report", failing)
+    images, out = night_of(drawn, tmp_path / "night", 120, 160), tmp_path / "out"
+    summary = nightly(config(images, calibrated, out)).summary
+    assert summary["report"] == summary["score"]["report"] == "" and "drift" not in summary["score"]
+    assert json.loads((out / "_nightly-2026-11-23.json").read_text()) == summary
+    (run,) = summary["runs"]
+    of_run = json.loads((out / f"_summary-{run}.json").read_text())
+    assert (of_run["report"], of_run["page_error"]) == ("", "/models/site was altered.")
+    assert of_run["drift"]["verdict"] == summary["drift"]["level"]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -40,6 +40,9 @@ def test_tile_grids_of_one_page_share_their_scale() -> None:
 
     scores = np.array([[0.05, 0.06], [0.04, 0.05]])
     assert brightest(scores) < 40 and brightest(scores * 15) > 150
+    below_zero = np.array([[-1.0, 0.5], [0.1, 0.2]])
+    with_blank = np.array([[-1.0, 0.5], [0.1, np.nan]])
+    assert brightest(with_blank) == brightest(below_zero), "a tile without a surface leaves the scale as it is"
 
 
 def test_a_map_has_clusters_a_scale_bar_and_a_north_arrow() -> None:

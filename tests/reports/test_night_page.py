@@ -158,6 +158,22 @@ def test_photographs_are_shown_whole_with_their_tiles(scored_night: Path) -> Non
     assert "Cracks by group" not in text
 
 
+def test_tiles_without_a_surface_leave_the_colour_scale_of_the_grids(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(copied)
+    tiles = [[math.nan, *scores[1:]] if len(scores) > 1 else scores for scores in rows["tile_scores"].to_pylist()]
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    rows = read_rows_with(rows, tile_scores=pa.array(tiles, pa.list_(pa.float32())))
+    tables.write_part(str(copied), rows, rows["run"][0].as_py(), 0)
+    highest = []
+    monkeypatch.setattr("crackvae.reports.charts.tile_grid", lambda *given: highest.append(given[2]) or "")
+    page_of(copied, n_photographs=2)
+    scored = [score for scores in tiles if len(scores) > 1 for score in scores if not math.isnan(score)]
+    assert highest == [pytest.approx(max(scored))] * 2
+
+
 def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> None:
     """A crack of 120 px and a longer joint in the first photograph, or a crack in each at these places."""
     row = next(one for one in read_rows(scores).to_pylist() if one["image"] == photographs(scores)[0])
@@ -292,6 +308,21 @@ def test_without_its_model_the_page_has_pictures_but_no_maps_and_says_why(copied
     assert 'alt="picture of' in html and 'alt="anomaly map of' not in html
 
 
+@pytest.mark.parametrize("content", [None, b"{half"], ids=["missing", "damaged"])
+def test_without_the_calibration_of_its_model_the_page_says_why_it_has_no_maps(
+    content: bytes | None, scored_night: Path, copied: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(scored_night.parent / "model", tmp_path / "model"))
+    (model / "calibration.json").unlink()
+    if content:
+        (model / "calibration.json").write_bytes(content)
+    (summary,) = copied.glob("_summary-*.json")
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"model_dir": str(model)}))
+    assert f"No anomaly maps: {model}/calibration.json is missing or damaged" in page_of(copied)
+    with pytest.raises(ModelError, match="is missing or damaged"):
+        page_of(copied, model_dir=str(model))
+
+
 def test_another_model_is_refused(scored_night: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", small_spec(seed=4))
     with pytest.raises(ModelError, match="is not the model of these scores"):
@@ -303,6 +334,14 @@ def test_a_folder_without_scores_and_a_run_that_is_not_there_are_refused(scored_
         read_night(str(tmp_path), "")
     with pytest.raises(StorageError, match="holds no run 1999: it has"):
         read_night(str(scored_night), "1999")
+
+
+def test_a_run_that_scored_no_image_is_refused_in_one_line(copied: Path) -> None:
+    (run,) = tables.list_parts(str(copied))
+    (copied / f"_summary-{run}9.json").write_text(json.dumps(EMPTY | {"run": f"{run}9"}))
+    with pytest.raises(StorageError, match=f"scored no image.* has {run} and 1 in all.*--run all") as refused:
+        read_night(str(copied), f"{run}9")
+    assert "\n" not in str(refused.value)
 
 
 def split_into_runs(scores: Path, *names: str) -> pa.Table:

@@ -58,6 +58,19 @@ def test_scores_boxes_and_map_of_a_photograph_are_those_of_its_tiles(tmp_path: P
     assert found.n_flagged == int((explanation.tile_scores > 0.02).sum())
 
 
+def test_a_tile_without_a_surface_is_neither_boxed_nor_among_the_worst(tmp_path: Path) -> None:
+    model = load_model(str(write_model(tmp_path / "model", small_spec(head="mse"))))
+    Image.fromarray(np.full((112, 160), 128, np.uint8)).save(tmp_path / "p.png")
+    row = {"image": str(tmp_path / "p.png"), "height": 112, "width": 160, "threshold": 0.25}
+    scores_T = np.array([np.nan, 0.1, np.nan, 0.2, 0.3, np.nan])
+    with ThreadPoolExecutor(1) as executor:
+        found = view_photograph(row, scores_T, False, model, executor, n_worst=6)
+    assert found is not None and [one[2] for one in found.worst] == [0.3, 0.2, 0.1]
+    x, y = found.worst[0][:2]
+    assert found.view.box is not None and (found.view.box.left, found.view.box.top) == (x / 160, y / 112) != (0, 0)
+    assert found.n_flagged == 1
+
+
 def test_a_photograph_that_was_replaced_is_not_explained(tmp_path: Path) -> None:
     model = load_model(str(write_model(tmp_path / "model", small_spec(head="mse"))))
     Image.fromarray(np.zeros((200, 200), np.uint8)).save(tmp_path / "p.png")

@@ -25,7 +25,7 @@ from crackvae.images.groups import with_groups
 from crackvae.images.synthetic import draw_image
 from crackvae.model.inference import load_scorer
 from crackvae.reports import matplotlib_folder
-from crackvae.scoring import actors, compaction, pages, run_table, verb
+from crackvae.scoring import actors, compaction, pages, run_table, summaries, verb
 from crackvae.scoring.actors import Plan, plan, score_rows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
@@ -151,6 +151,30 @@ def test_a_screen_that_left_most_tiles_to_float32_is_left_out_the_next_time(
     assert "100% of the last run's tiles were scored twice" in capsys.readouterr().err
     wanted = score(config(night, model, tmp_path / "asked", precision="screen", prefix="bridge-7/")).summary
     assert wanted["screened"] == first["screened"]
+
+
+def test_earlier_summaries_are_not_read_where_no_screen_could_be_left_out(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb, "share_scored_again", lambda *_: pytest.fail("summaries were read"))
+    scorer, out = load_scorer(str(model_dir)), str(tmp_path)
+    asked = config(tmp_path, model_dir, tmp_path, precision="screen")
+    assert verb._without_useless_screen(asked, out, scorer) is asked
+    monkeypatch.setattr(verb, "screens", lambda *_: False)
+    auto = config(tmp_path, model_dir, tmp_path)
+    assert verb._without_useless_screen(auto, out, scorer) is auto
+
+
+def test_a_screened_run_is_looked_for_in_the_latest_summaries_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summaries, "MAX_SUMMARIES", 3)
+    run = {"model": "m", "threshold": 1.0, "screened": {"tiles": 10, "again": 9}}
+    for number in range(4):
+        (tmp_path / f"_summary-{number}.json").write_text(json.dumps(run if number == 1 else run | {"screened": None}))
+    assert summaries.share_scored_again(str(tmp_path), "m", 1.0) == 0.9
+    (tmp_path / "_summary-4.json").write_text("{half")
+    assert summaries.share_scored_again(str(tmp_path), "m", 1.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -496,16 +520,30 @@ def test_the_discoveries_of_a_night_are_listed_beside_its_table(night: Path, tmp
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(30, "Read-only file system", "/home/inspector/.cache/matplotlib"), "Read-only file system"),
+        (ModelError("/models/site was altered."), "/models/site was altered."),
+    ],
+    ids=["storage", "model"],
+)
 def test_a_page_that_cannot_be_written_costs_neither_rows_nor_summary(
-    night: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    why: str,
+    night: Path,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def read_only(config: ReportConfig) -> object:
-        raise OSError(30, "Read-only file system", "/home/inspector/.cache/matplotlib")
+    def failing(config: ReportConfig) -> object:
+        raise error
 
-    monkeypatch.setattr(pages, "report", read_only)
+    monkeypatch.setattr(pages, "report", failing)
     summary = score(config(night, model_dir, tmp_path / "out", no_report=False)).summary
-    assert (summary["scored"], summary["report"], summary["page_error"]) == (33, "", "Read-only file system")
-    assert "no page: Read-only file system" in capsys.readouterr().err
+    assert (summary["scored"], summary["report"], summary["page_error"]) == (33, "", why)
+    assert f"no page: {why}" in capsys.readouterr().err
     (written,) = (tmp_path / "out").glob("_summary-*.json")
     assert json.loads(written.read_text()) == summary
 

@@ -207,14 +207,14 @@ def tile_grid(tile_scores: np.ndarray, threshold: float, highest: float, name: s
     """Tile scores of one photograph as a grid; tiles above the threshold are circled.
 
     Args:
-        tile_scores: float (rows, cols).
+        tile_scores: float (rows, cols); NaN, left blank, for a tile without a surface, which not all are.
         highest: highest tile score of the page, so that all grids share one colour scale.
     """
     rows, cols = tile_scores.shape
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.9 * min(1.3, rows / cols) + 0.7))
         axes = figure.add_subplot()
-        scale = Normalize(min(0.0, float(tile_scores.min())), max(highest, 1.25 * threshold))
+        scale = Normalize(min(0.0, float(np.nanmin(tile_scores))), max(highest, 1.25 * threshold))
         picture = axes.imshow(tile_scores, cmap=ANOMALY_COLOURS, norm=scale, interpolation="nearest")
         ys, xs = np.nonzero(tile_scores > threshold)
         axes.scatter(xs, ys, s=min(60.0, 3000 / max(rows, cols)), facecolors="none", edgecolors="white", linewidths=1.2)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from crackvae.images import pictures
 from crackvae.images.places import outline, shows_again
+from crackvae.images.tiles import Tiling, grid_of
 from crackvae.reports.night_page.nights import NightResults
 from crackvae.storage import tables
 from crackvae.storage.tables.verdicts import Verdict, VerdictLog, agreed, standing_of
@@ -50,12 +51,12 @@ class KnownPlaces:
     Args:
         night: verdicts on the very rows of the night make nothing known.
         groups: structures of the images that the page may show.
-        tile_px: side of a tile in the image.
+        tiling: of the model of the night; None if it is not available.
         executor: for reading photographs.
     """
 
-    def __init__(self, night: NightResults, groups: Iterable[str], tile_px: int, executor: Executor) -> None:
-        self._tile_px, self._executor = tile_px, executor
+    def __init__(self, night: NightResults, groups: Iterable[str], tiling: Tiling | None, executor: Executor) -> None:
+        self._tiling, self._executor = tiling, executor
         self._by_group: dict[str, list[_Judged]] = {}
         alarms = false_alarms(night)
         rows = _judged_rows(night.folder, alarms) if alarms else {}
@@ -88,7 +89,7 @@ class KnownPlaces:
             return None
         outline_K = outline(pixels_HW)
         judged.sort(key=lambda one: -float(one.outline_K @ outline_K))
-        point_2 = _middle_of_worst_tile(row, self._tile_px)
+        point_2 = _middle_of_worst_tile(row, self._tiling)
         for one in judged[:MAX_COMPARED]:
             before_HW = pictures.pixels_if_readable(one.verdict.image)
             if before_HW is not None and shows_again(before_HW, pixels_HW, point_2):
@@ -132,8 +133,11 @@ def _outline_of(image: str) -> np.ndarray | None:
     return None if pixels_HW is None else outline(pixels_HW)
 
 
-def _middle_of_worst_tile(row: dict[str, Any], tile_px: int) -> tuple[float, float]:
-    """(x, y) of the middle of the worst tile [px]; of an image of one tile, its own middle."""
+def _middle_of_worst_tile(row: dict[str, Any], tiling: Tiling | None) -> tuple[float, float]:
+    """(x, y) of the middle of the worst tile [px]; without a tiling its corner, as the size of a tile is not known."""
     if row["rows"] * row["cols"] == 1:
         return row["width"] / 2, row["height"] / 2
-    return row["worst_x"] + min(tile_px, row["width"]) / 2, row["worst_y"] + min(tile_px, row["height"]) / 2
+    if tiling is None:
+        return row["worst_x"], row["worst_y"]
+    grid = grid_of(row["height"], row["width"], tiling.tile_px, tiling.stride_px)
+    return row["worst_x"] + grid.tile_w / 2, row["worst_y"] + grid.tile_h / 2

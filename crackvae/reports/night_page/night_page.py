@@ -151,7 +151,7 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
                 zip(shown, image_views, pictures, known, strict=True), start=1
             )
         ]
-    highest = max((float(one.tile_scores.max()) for _, one in explained), default=0.0)
+    highest = max((float(np.nanmax(one.tile_scores)) for _, one in explained), default=0.0)
     photograph_cards = [
         _photograph_card(row, one, small, large, found.get(row["image"], []))
         | _listed(found.get(row["image"], []), lines.also_on, mm_per_px)
@@ -169,8 +169,8 @@ def _queue(
     and after them the known ones that are as suspicious.
     """
     rows = night.rows.take(_worst(scored, min(2 * n, scored.num_rows))).to_pylist()
-    tile_px = recorded.model.spec.tile_px if recorded.model else 0
-    places = KnownPlaces(night, (row["group"] for row in rows), tile_px, executor)
+    tiling = recorded.model.spec if recorded.model else None
+    places = KnownPlaces(night, (row["group"] for row in rows), tiling, executor)
     known = places.of_all(rows[:n])
     n_more = sum(one is not None for one in known)
     known += places.of_all(rows[n : n + n_more])

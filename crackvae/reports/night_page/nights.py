@@ -67,21 +67,24 @@ def read_night(scores: str, run: str) -> NightResults:
         run: name of a run, "" for the latest run with rows, or "all" for the latest row of every image.
 
     Raises:
-        StorageError: no rows, no such run, or a damaged part.
+        StorageError: no rows, no such run, a run that scored no image, or a damaged part.
     """
     parts = tables.list_parts(scores)
     if not parts:
         raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
-    ended = _ended_runs(scores)
+    ended, held = _ended_runs(scores), f"has {', '.join(list(parts)[-3:])} and {len(parts)} in all"
     if run not in ("", ALL_RUNS, *ended, *parts):
-        raise StorageError(
-            f"{scores} holds no run {run}: it has {', '.join(list(parts)[-3:])} and {len(parts)} in all."
-        )
+        raise StorageError(f"{scores} holds no run {run}: it {held}.")
     chosen = run or max(parts)
     included = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
+    part_uris = [uri for name in included for uri in parts.get(name, [])]
+    if not part_uris:
+        raise StorageError(
+            f"run {run} scored no image, so it has no page: of runs with rows {scores} {held}. Name one of them, or "
+            "give --run all for the latest row of every image."
+        )
     last = max([chosen, *ended] if run == ALL_RUNS else [chosen, *included])
     summaries, damaged = _summaries(scores, parts, [name for name in ended if name <= last])
-    part_uris = [uri for name in included for uri in parts.get(name, [])]
     rows = pa.concat_tables(map(_dictionary_encoded, tables.each_part(part_uris, COLUMNS))).unify_dictionaries()
     n_other = 0
     if len(included) > 1:
@@ -137,7 +140,8 @@ def page_name(run: str) -> str:
 
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
-    return bool(_runs_of_night(tables.list_parts(scores), run, _ended_runs(scores)))
+    parts = tables.list_parts(scores)
+    return not parts.keys().isdisjoint(_runs_of_night(parts, run, _ended_runs(scores)))
 
 
 def _ended_runs(scores: str) -> list[str]:

@@ -98,7 +98,7 @@ def read_findings(
         found = [rows.filter(pc.is_in(rows["image"], value_set=images)) for rows in found]
     rows = pa.concat_tables(found) if found else FINDINGS_SCHEMA.empty_table()
     if rows.num_rows:
-        rows = joined(_with_key(rows, _last_rows(out, rows["image"].unique())))
+        rows = joined(with_key(rows, _last_rows(out, rows["image"].unique())))
         rows = rows.sort_by([("image", "ascending"), ("length_px", "descending"), ("finding", "ascending")])
     return rows.select(list(columns or FINDINGS_SCHEMA.names))
 
@@ -111,7 +111,7 @@ def _last_rows(out: str, images: pa.Array) -> pa.Table:
     return tables.latest(pa.concat_tables(found)) if found else tables.read_parts([], tables.VERSION_KEY)
 
 
-def _with_key(rows: pa.Table, keys: pa.Table) -> pa.Table:
+def with_key(rows: pa.Table, keys: pa.Table) -> pa.Table:
     """The rows whose VERSION_KEY is among `keys`."""
     number = pa.array(range(rows.num_rows), pa.int64())
     key = rows.select(list(tables.VERSION_KEY)).append_column("number", number)
