@@ -30,8 +30,8 @@ VAL_BATCH = 64
 WARM_UP = 0.05
 # A missed crack pixel costs as much as this many false ones: cracks are 2 % of the pixels.
 CRACK_PIXEL_WEIGHT = 3.0
-# A pixel that a crack covers by a share from here to MASK_COVERAGE is neither sound nor cracked, and does not count as a
-# pixel. Its cell is sound unless a pixel of it is cracked.
+# A pixel that a crack covers by a share from here to MASK_COVERAGE is neither sound nor cracked, and does not count by
+# itself. Its cell is sound unless a pixel of it is cracked.
 SOUND_COVERAGE = 0.04
 # Weights of the losses of the pixels, of cells of FOLD px (which tolerate a shift by a pixel), and of the mean of the
 # tile's highest cells, TOP_CELLS of all.

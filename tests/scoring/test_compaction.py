@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from crackvae.config import CompactConfig
 from crackvae.errors import FolderInUse, StorageError
+from crackvae.reports.night_page.nights import has_rows, read_night
 from crackvae.scoring import compaction
 from crackvae.scoring.compaction import compact, finish_compaction
 from crackvae.scoring.run_table import finished_rows, still_to_score
@@ -242,3 +243,16 @@ def test_a_damaged_part_or_no_table_is_named_and_nothing_is_merged(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 10
     finish_compaction(str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 10
+
+
+def test_the_page_of_the_run_after_a_compaction_shows_that_run_alone(tmp_path: Path) -> None:
+    scores = str(tmp_path)
+    for run, image in (("20261121T000000", "a"), ("20261122T000000", "b"), ("20991123T000000", "c")):
+        table = rows("1", {f"/night/{image}.jpg": "scored"})
+        number = table.schema.get_field_index("run")
+        table = table.set_column(number, table.schema.field("run"), pa.array([run]))
+        tables.write_part(scores, table, run, 0)
+        if image == "b":
+            compact(merged(tmp_path))
+    assert has_rows(scores, "20991123T000000")
+    assert read_night(scores, "20991123T000000").rows["image"].to_pylist() == ["/night/c.jpg"]

@@ -1,6 +1,6 @@
 """The rows of one night: those of its run, and of earlier runs that were killed before they had a page."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,13 +111,20 @@ def _dictionary_encoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _runs_of_night(parts: Collection[str], chosen: str, ended: list[str]) -> list[str]:
+def _runs_of_night(parts: Mapping[str, list[str]], chosen: str, ended: list[str]) -> list[str]:
     """The chosen run and the runs directly before it that never ended, as no page has shown them; or its round."""
     if shard_of(chosen):
         return next(runs for runs in rounds_of({*parts, *ended}, parts, ended) if chosen in runs)
     earlier = [name for name in sorted(parts) if name < chosen]
     n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
-    return [*earlier[n_ended:], *([chosen] if chosen in parts else [])]
+    never_ended = [name for name in earlier[n_ended:] if not _is_compaction(name, parts[name])]
+    return [*never_ended, *([chosen] if chosen in parts else [])]
+
+
+def _is_compaction(name: str, paths: list[str]) -> bool:
+    """Whether the parts of a name hold rows of other runs, which a compaction has merged, and pages have shown."""
+    (run,) = set(next(tables.each_part(paths[:1], ["run"]))["run"][:1].to_pylist())
+    return bool(run != name)
 
 
 def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndarray]:
