@@ -1,8 +1,8 @@
 """The verb `evaluate`: score a labelled split, then compute metrics and write predictions."""
 
+import itertools
 import json
 import time
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from crackvae.images import pictures
 from crackvae.images.decoding import masks
 from crackvae.images.manifest import Manifest, listing_of, load_manifest
 from crackvae.model import builtin
+from crackvae.model.artifact import Model
 from crackvae.model.heads import BASELINE, heads_of
+from crackvae.model.image_scores import images_by_tiles
 from crackvae.model.inference import Scorer, explain, load_scorer
 from crackvae.reports.evaluation_files import METRICS_FILE, PAGE_FILE, TABLE_FILE
 from crackvae.reports.matplotlib_folder import matplotlib_folder
@@ -49,9 +51,7 @@ def evaluate(config: EvaluateConfig) -> Result:
     fileio.require_new(out, "--out")
     manifest, scorer = load_manifest(config.manifest), load_scorer(config.model)
     images = _images(manifest, config)
-    if config.masks:  # before the work, not after it
-        for name, mask in _masks_of(images, config.masks).items():
-            masks.require_size(name, masks.read_mask(mask), pictures.pixels_if_readable(name))
+    masks_of_set = _masks_of_sets(images, config.masks)  # before the work, not after it
     extra_heads = tuple(head for head in (*heads_of(scorer.model.spec), BASELINE) if head != scorer.model.spec.head)
     scored = score_all(listing_of(images), scorer, config, extra_heads).drop_columns(MEASURES_SCHEMA.names)
     require_scored(scored)
@@ -60,9 +60,13 @@ def evaluate(config: EvaluateConfig) -> Result:
     leaky = scorer.model.spec.leaky or manifest.leaky
     sets: dict[str, Any] = {}
     shown: dict[str, pd.DataFrame] = {}
-    for name in dict.fromkeys(images["set"].to_pylist()):
-        title = f"{name} {config.split if name == 'internal' else 'set'}{' (leaky)' if leaky else ''}"
-        sets[name], figures = _evaluate_set(scored.filter(pc.field("set") == name), scorer, extra_heads, config)
+    for name, mask_of in masks_of_set.items():
+        title = f"{_title(name, config)}{' (leaky)' if leaky else ''}"
+        rows = scored.filter(pc.field("set") == name)
+        sets[name], figures = _evaluate_set(rows, scorer, extra_heads, config)
+        if mask_of:
+            pixels = _evaluate_pixels(rows, mask_of, scorer.model, config.quiet)
+            sets[name]["pixels"], figures["anomaly maps against the masks"] = pixels["value"].to_dict(), pixels
         shown |= {f"{title}: {what}": table for what, table in figures.items()}
     summary = {
         "verb": "evaluate",
@@ -84,32 +88,50 @@ def evaluate(config: EvaluateConfig) -> Result:
 
 
 def _images(manifest: Manifest, config: EvaluateConfig) -> pa.Table:
-    """Rows of the manifest to evaluate: the internal split, then the external set if there is one."""
+    """Rows of the manifest to evaluate: the internal split, then the external set if there is one.
+
+    Raises:
+        ManifestError: a set has no image of one of the labels, or none is left with one image of each group.
+    """
     sets = [manifest.images(config.split), manifest.images("test", image_set="external")]
-    sets = [images for images in sets if images.num_rows]
-    for images in sets:
-        missing = {"non_crack", "crack"} - set(images["label"].to_pylist())
-        if missing:
-            raise ManifestError(
-                f"{config.manifest}: {images['set'][0]} {config.split} has no {missing.pop()} image, and an evaluation "
-                "needs images of both labels: add some, and partition again."
-            )
-    images = pa.concat_tables(sets)
+    images = chosen = pa.concat_tables(sets)
     if config.one_per_group:
-        images = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
-    return images
+        chosen = images.take(metrics.one_per_group(images["group"].to_numpy(), config.seed))
+    for name, label in itertools.product(_sets_of(images) or ["internal"], PREDICTIONS):
+        wanted = (pc.field("set") == name) & (pc.field("label") == label)
+        if chosen.filter(wanted).num_rows:
+            continue
+        lacks, advice = f"has no {label} image", "add some, and partition again"
+        if images.filter(wanted).num_rows:
+            lacks += " left with --one-per-group"
+            advice = "try another --seed, or evaluate without --one-per-group"
+        raise ManifestError(
+            f"{config.manifest}: {_title(name, config)} {lacks}, and an evaluation needs images of both "
+            f"labels: {advice}."
+        )
+    return chosen
+
+
+def _sets_of(images: pa.Table) -> list[str]:
+    return list(dict.fromkeys(images["set"].to_pylist()))
+
+
+def _title(name: str, config: EvaluateConfig) -> str:
+    return f"{name} {config.split if name == 'internal' else 'set'}"
 
 
 def _evaluate_set(
     rows: pa.Table, scorer: Scorer, extra_heads: tuple[str, ...], config: EvaluateConfig
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """The entry of one set in metrics.json, and its tables for people."""
-    figures, counts = _metrics(rows, scorer.calibration.threshold, config)
+    figures, counts = _metrics(rows, config)
     sound = rows.filter(pc.field("label") == "non_crack")
     ranked = _heads(rows, scorer.model.spec.head, figures, extra_heads, config)
     result = {
         "images": rows.num_rows,
-        "promised_false_alarm_rate": scorer.calibration.promise(sound.num_rows, 1, len(sound["group"].unique())),
+        "promised_false_alarm_rate": scorer.calibration.promise_of(
+            images_by_tiles(sound), len(sound["group"].unique())
+        ),
         "figures": figures.to_dict(orient="index"),
         "confusion": counts.to_dict(orient="index"),
         "heads": {head: table.to_dict(orient="index") for head, table in ranked.items()},
@@ -119,33 +141,39 @@ def _evaluate_set(
         "confusion matrix": counts,
         "each head, and one line of numpy": _side_by_side(ranked),
     }
-    if config.masks:
-        pixels = _evaluate_pixels(rows, scorer, config)
-        result["pixels"] = pixels["value"].to_dict()
-        shown["anomaly maps against the masks"] = pixels
     return result, shown
 
 
-def _masks_of(images: pa.Table, folder: str) -> dict[str, str]:
-    """The mask of each cracked image that has one of its name, up to MAX_MAPS."""
-    cracks = images.filter(pc.field("label") == "crack")["image"].to_pylist()
-    found = masks.masks_of(cracks, list_images(folder).images["image"].to_pylist())
-    if not found:
+def _masks_of_sets(images: pa.Table, folder: str) -> dict[str, dict[str, str]]:
+    """The masks of each set by cracked image, for up to MAX_MAPS images that have one; none without a folder.
+
+    Raises:
+        ManifestError: no image of any set has a mask, or one has another size than its image.
+    """
+    found: dict[str, dict[str, str]] = {name: {} for name in _sets_of(images)}
+    if not folder:
+        return found
+    cracks = images.filter(pc.field("label") == "crack")
+    mask_of = masks.masks_of(cracks["image"].to_pylist(), list_images(folder).images["image"].to_pylist())
+    if not mask_of:
         raise ManifestError(f"--masks {folder} holds no mask named like a cracked image: check the folder.")
-    return dict(list(found.items())[:MAX_MAPS])
+    for name, image in zip(cracks["set"].to_pylist(), cracks["image"].to_pylist(), strict=True):
+        if image in mask_of and len(found[name]) < MAX_MAPS:
+            masks.require_size(image, masks.read_mask(mask_of[image]), pictures.pixels_if_readable(image))
+            found[name][image] = mask_of[image]
+    return found
 
 
-def _evaluate_pixels(rows: pa.Table, scorer: Scorer, config: EvaluateConfig) -> pd.DataFrame:
-    """Pixel metrics of the cracked images that have a mask and of as many sound ones, up to MAX_MAPS of each."""
-    mask_of = _masks_of(rows, config.masks)
+def _evaluate_pixels(rows: pa.Table, mask_of: dict[str, str], model: Model, quiet: bool) -> pd.DataFrame:
+    """Pixel metrics of the cracked images that have a mask and of as many sound ones."""
     sound = rows.filter(pc.field("label") == "non_crack")["image"].to_pylist()
     chosen = [*mask_of, *sound[: len(mask_of)]]
     maps, truth = [], []
-    with progress("maps", len(chosen), "images", quiet=config.quiet) as bar:
+    with progress("maps", len(chosen), "images", quiet=quiet) as bar:
         for name in chosen:
             pixels_HW = pictures.read_pixels(name)
             mask_HW = masks.read_mask(mask_of[name]) if name in mask_of else np.zeros(pixels_HW.shape, bool)
-            maps.append(explain(scorer.model, pixels_HW).anomaly_HW)
+            maps.append(explain(model, pixels_HW).anomaly_HW)
             truth.append(mask_HW)
             bar.update(1)
     return metrics.pixel_figures(maps, truth)
@@ -168,15 +196,15 @@ def _page(scored: pa.Table, summary: dict[str, Any], config: EvaluateConfig) -> 
     return {PAGE_FILE: html}
 
 
-def _metrics(rows: pa.Table, threshold: float, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _metrics(rows: pa.Table, config: EvaluateConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     scored = metrics.Scored(
         is_crack_N=rows["label"].to_numpy() == "crack",
         scores_N=rows["score"].to_numpy(),
         groups_N=rows["group"].to_numpy(),
-        threshold=threshold,
+        flagged_N=rows["flagged"].to_numpy(),
     )
     figures = metrics.with_intervals(scored, config.resamples, config.seed)
-    return figures, metrics.confusion(scored.is_crack_N, rows["flagged"].to_numpy())
+    return figures, metrics.confusion(scored.is_crack_N, scored.flagged_N)
 
 
 def _heads(
@@ -214,11 +242,12 @@ def _files(scored: pa.Table, sets: list[str], summary: dict[str, object]) -> dic
 
 
 def _predictions(rows: pa.Table) -> pa.Table:
-    paths = [PurePosixPath(image) for image in rows["image"].to_pylist()]
+    images = rows["image"].to_pylist()
+    folders = [uris.parent(image) for image in images]
     return pa.table(
         {
-            "folder": [str(path.parent) for path in paths],
-            "file_name": [path.name for path in paths],
+            "folder": folders,
+            "file_name": [uris.relative(image, folder) for image, folder in zip(images, folders, strict=True)],
             "prediction": pc.if_else(rows["flagged"], "crack", "non_crack"),
             "error": rows["score"],
             "p_value": rows["p_value"],

@@ -1,7 +1,8 @@
 """Metrics of scores on labelled images: ranking, rates at a threshold, bootstrap intervals over groups.
 
 Shape letters: N images, K operating points, R resamples.
-A crack is the positive class. An image is flagged when score > threshold.
+A crack is the positive class. Whether an image is flagged is an input, because the score alone does not decide it for a
+photograph of many tiles (Calibration.flags).
 """
 
 import math
@@ -23,13 +24,8 @@ MIN_GROUP_CRACKS = 10
 # Upper limit of the pixels' false-positive rate in the area under the per-region overlap (Bergmann et al. 2021).
 MAX_PIXEL_RATE = 0.3
 
-RANKING_NAMES = (
-    "roc_auc",
-    "recall_at_5%_false_alarms",
-    "recall_at_1%_false_alarms",
-    "recall_at_0.1%_false_alarms",
-    "average_precision_at_1%_prevalence",
-)
+RECALL_NAMES = ("recall_at_5%_false_alarms", "recall_at_1%_false_alarms", "recall_at_0.1%_false_alarms")
+RANKING_NAMES = ("roc_auc", *RECALL_NAMES, "average_precision_at_1%_prevalence")
 THRESHOLD_NAMES = ("precision", "recall", "f1", "false_alarm_rate")
 
 
@@ -41,13 +37,13 @@ class Scored:
         is_crack_N: bool (N,).
         scores_N: float (N,), larger is more crack-like.
         groups_N: (N,), the unit of resampling.
-        threshold: an image is flagged when its score is greater.
+        flagged_N: bool (N,), the decisions of the model.
     """
 
     is_crack_N: np.ndarray
     scores_N: np.ndarray
     groups_N: np.ndarray
-    threshold: float
+    flagged_N: np.ndarray
 
     def __post_init__(self) -> None:
         assert np.isfinite(self.scores_N).all(), "unreadable images have no score; callers refuse them"
@@ -98,9 +94,8 @@ def at_threshold(is_crack_N: np.ndarray, flagged_N: np.ndarray, weights_N: np.nd
 
 def figures(scored: Scored, weights_N: np.ndarray) -> np.ndarray:
     """All metrics, in the order of RANKING_NAMES and THRESHOLD_NAMES."""
-    flagged_N = scored.scores_N > scored.threshold
     ranks = ranking(scored.is_crack_N, scored.scores_N, weights_N)
-    return np.concatenate([ranks, at_threshold(scored.is_crack_N, flagged_N, weights_N)])
+    return np.concatenate([ranks, at_threshold(scored.is_crack_N, scored.flagged_N, weights_N)])
 
 
 def worst_group_recall(is_crack_N: np.ndarray, flagged_N: np.ndarray, group_N: np.ndarray) -> float:
@@ -122,7 +117,7 @@ def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     has MIN_GROUP_CRACKS cracks.
 
     Groups, not images, are resampled, because the images of one wall are correlated. A resample without both labels is
-    drawn again.
+    drawn again. For proportions of exactly 0 or 1, of which resamples have the same value, see _with_exact_ends().
 
     Returns:
         one row per metric: value, low, high.
@@ -132,7 +127,10 @@ def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     group_N = np.unique(scored.groups_N, return_inverse=True)[1]
     table = _with_interval(partial(figures, scored), scored.is_crack_N, group_N, resamples, seed)
     table.index = pd.Index([*RANKING_NAMES, *THRESHOLD_NAMES])
-    worst = worst_group_recall(scored.is_crack_N, scored.scores_N > scored.threshold, group_N)
+    table = _with_exact_ends(table, (*RECALL_NAMES, "recall"), group_N[scored.is_crack_N])
+    table = _with_exact_ends(table, ("false_alarm_rate",), group_N[~scored.is_crack_N])
+    table = _with_exact_ends(table, ("precision",), group_N[scored.flagged_N])
+    worst = worst_group_recall(scored.is_crack_N, scored.flagged_N, group_N)
     if not np.isnan(worst):
         table.loc["worst_group_recall"] = worst
     return table
@@ -145,7 +143,7 @@ def ranking_with_intervals(
     group_N = np.unique(groups_N, return_inverse=True)[1]
     table = _with_interval(partial(ranking, is_crack_N, scores_N), is_crack_N, group_N, resamples, seed)
     table.index = pd.Index(RANKING_NAMES)
-    return table
+    return _with_exact_ends(table, RECALL_NAMES, group_N[is_crack_N])
 
 
 @dataclass(frozen=True)
@@ -198,6 +196,27 @@ def _with_interval(
             draws.append(measure(weights_N))
     low, high = np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
     return pd.DataFrame({"value": measure(np.ones(len(is_crack_N))), "low": low, "high": high})
+
+
+def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], counted_N: np.ndarray) -> pd.DataFrame:
+    """The table with the intervals of proportions that are 0 or 1 extended to those of Clopper and Pearson.
+
+    The images of one group count as one trial. Without any, as for precision where nothing is flagged, the interval is
+    that from 0 to 1.
+
+    Args:
+        names: rows that are proportions of the same images.
+        counted_N: int (N,), number of the group of each of these images.
+
+    Source: Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial (1934).
+    """
+    n_groups = len(np.unique(counted_N))
+    lowest = ((1 - INTERVAL) / 2) ** (1 / n_groups) if n_groups else 0.0
+    is_one, is_zero = (table.index.isin(names) & (table["value"] == end) for end in (1, 0))
+    return table.assign(
+        low=table["low"].mask(is_one, table["low"].clip(upper=lowest)),
+        high=table["high"].mask(is_zero, table["high"].clip(lower=1 - lowest)),
+    )
 
 
 def one_per_group(groups_N: np.ndarray, seed: int) -> np.ndarray:

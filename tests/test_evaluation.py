@@ -232,6 +232,95 @@ def test_anomaly_maps_are_judged_where_there_are_masks(tmp_path: Path, monkeypat
         evaluate(replace(chosen, masks=str(tmp_path / "others"), out=str(tmp_path / "other")))
 
 
+def test_photographs_are_counted_by_their_flags_not_by_their_scores(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 60, 60, side_px=160, workers=1)
+    partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), external=(0, 0), quiet=True))
+    model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.7)
+    judged = evaluate(config(tmp_path / "manifest.parquet", model, tmp_path / "out")).summary["sets"]["internal"]
+    rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
+    calibration, is_crack = load_scorer(str(model)).calibration, rows["label"] == "crack"
+    assert set(rows["rows"] * rows["cols"]) == {9}
+    assert ((rows["score"] > calibration.threshold) & ~rows["flagged"]).any(), "above the threshold of one tile"
+    figures = {name: one["value"] for name, one in judged["figures"].items()}
+    assert figures["recall"] == pytest.approx(rows["flagged"][is_crack].mean())
+    assert figures["false_alarm_rate"] == pytest.approx(rows["flagged"][~is_crack].mean())
+    assert judged["confusion"]["is crack"]["flagged"] == rows["flagged"][is_crack].sum()
+    n_sound, n_groups = int((~is_crack).sum()), rows["group"][~is_crack].nunique()
+    assert judged["promised_false_alarm_rate"] == calibration.promise(n_sound, 9, n_groups)
+
+
+def regrouped(manifest: Path, folder: Path, groups: list[str]) -> Path:
+    """The manifest with other groups."""
+    table = load_manifest(str(manifest)).table
+    column = table.column_names.index("group")
+    tables.write_table(str(folder / "m.parquet"), table.set_column(column, "group", [groups]))
+    return folder / "m.parquet"
+
+
+@pytest.mark.parametrize("image_set", ["internal test", "external set"])
+def test_a_label_that_one_image_of_each_group_leaves_out_is_named(
+    manifest: Path, model_dir: Path, tmp_path: Path, image_set: str
+) -> None:
+    rows = load_manifest(str(manifest)).table.to_pylist()
+    is_one = [f"{row['set']} {'set' if row['set'] == 'external' else row['split']}" == image_set for row in rows]
+    groups = ["one wall" if one else row["group"] for one, row in zip(is_one, rows, strict=True)]
+    chosen = config(regrouped(manifest, tmp_path, groups), model_dir, tmp_path / "out", one_per_group=True)
+    with pytest.raises(ManifestError, match=f"{image_set} has no .* image left with --one-per-group.*another --seed"):
+        evaluate(chosen)
+    evaluate(replace(chosen, one_per_group=False))
+
+
+def masked(folder: Path) -> tuple[Path, Path, dict[str, list[str]]]:
+    """A manifest with an external set, the folder of its masks, and the names of the masks of each set."""
+    write_images(folder / "images", 60, 30, side_px=64, masks=True, workers=1)
+    partition(PartitionConfig(images=str(folder / "images"), out=str(folder), external=(10, 10), quiet=True))
+    loaded = load_manifest(str(folder / "manifest.parquet"))
+    cracks = {name: loaded.images("test", "crack", name)["image"].to_pylist() for name in ("internal", "external")}
+    names = {name: [f"{Path(image).stem}.png" for image in images] for name, images in cracks.items()}
+    return folder / "manifest.parquet", folder / "images-masks", names
+
+
+def test_a_set_without_masks_has_no_figures_of_anomaly_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, folder, names = masked(tmp_path)
+    for mask in folder.iterdir():
+        if mask.name not in names["external"]:
+            mask.unlink()
+    listed = []
+    listing = evaluation.list_images
+    monkeypatch.setattr(evaluation, "list_images", lambda path: listed.append(path) or listing(path))
+    model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.8)
+    judged = evaluate(config(manifest, model, tmp_path / "out", masks=str(folder))).summary["sets"]
+    assert "pixels" not in judged["internal"] and judged["external"]["pixels"]["pixel_roc_auc"] > 0.8
+    assert listed == [str(folder)]
+
+
+def test_the_masks_that_each_set_uses_are_checked_before_the_work(
+    tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, folder, names = masked(tmp_path)
+    monkeypatch.setattr(evaluation, "MAX_MAPS", 1)
+    monkeypatch.setattr(evaluation, "score_all", None)
+    first = folder / names["external"][0]
+    Image.open(first).resize((32, 32)).point(lambda level: 255 * (level > 0)).save(first)
+    with pytest.raises(ManifestError, match="has another size than the image"):
+        evaluate(config(manifest, model_dir, tmp_path / "out", masks=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("image", "folder", "name"),
+    [
+        ("/data/night/1.jpg", "/data/night", "1.jpg"),
+        ("/data/night.zip!/1.jpg", "/data/night.zip!", "1.jpg"),
+        ("s3://bucket/night//a/1.jpg", "s3://bucket/night//a", "1.jpg"),
+        ("s3://bucket/1.jpg?region=eu-central-1", "s3://bucket?region=eu-central-1", "1.jpg"),
+    ],
+)
+def test_the_folder_of_a_prediction_is_that_of_the_image(image: str, folder: str, name: str) -> None:
+    rows = pa.table({"image": [image], "flagged": [True], "score": [1.0], "p_value": [0.1]})
+    (row,) = evaluation._predictions(rows).to_pylist()
+    assert (row["folder"], row["file_name"], row["prediction"]) == (folder, name, "crack")
+
+
 def test_a_manifest_of_sound_images_alone_cannot_be_evaluated(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "non_crack").symlink_to(drawn / "non_crack")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from crackvae import metrics
@@ -171,10 +172,10 @@ def test_where_nothing_is_flagged_precision_and_f1_are_zero():
     assert at_threshold(np.array([True, False]), np.array([False, False]), np.ones(2)).tolist() == [0, 0, 0, 0]
 
 
-def test_a_score_equal_to_the_threshold_is_not_flagged():
-    scored = Scored(np.array([False, True]), np.array([1.0, 2.0]), np.array(["a", "b"]), threshold=2.0)
+def test_the_rates_are_those_of_the_flags_whatever_the_scores():
+    scored = Scored(np.array([False, True]), np.array([1.0, 2.0]), np.array(["a", "b"]), np.array([True, False]))
     found = dict(zip([*RANKING_NAMES, *THRESHOLD_NAMES], figures(scored, np.ones(2)), strict=True))
-    assert (found["recall"], found["false_alarm_rate"], found["roc_auc"]) == (0, 0, 1)
+    assert (found["recall"], found["false_alarm_rate"], found["roc_auc"]) == (0, 1, 1)
 
 
 @settings(derandomize=True, deadline=None)
@@ -184,8 +185,8 @@ def test_a_weight_counts_an_image_that_often(rows, data):
     weights = data.draw(st.lists(st.integers(0, 3), min_size=len(scores_N) - 2, max_size=len(scores_N) - 2))
     weights_N = np.array([1, 1, *weights])
     repeated = np.repeat(np.arange(len(scores_N)), weights_N)
-    weighted = Scored(is_crack_N, scores_N, np.arange(len(scores_N)), threshold=2.5)
-    written_out = Scored(is_crack_N[repeated], scores_N[repeated], repeated, threshold=2.5)
+    weighted = Scored(is_crack_N, scores_N, np.arange(len(scores_N)), scores_N > 2.5)
+    written_out = Scored(is_crack_N[repeated], scores_N[repeated], repeated, scores_N[repeated] > 2.5)
     assert figures(weighted, weights_N.astype(float)) == pytest.approx(figures(written_out, np.ones(len(repeated))))
 
 
@@ -194,7 +195,7 @@ def test_a_weight_counts_an_image_that_often(rows, data):
 
 def scored_of(n_sound: int = 150, n_crack: int = 80, seed: int = 0) -> Scored:
     is_crack_N, scores_N = overlapping(n_sound, n_crack, seed)
-    return Scored(is_crack_N, scores_N, np.arange(n_sound + n_crack), threshold=1.0)
+    return Scored(is_crack_N, scores_N, np.arange(n_sound + n_crack), scores_N > 1.0)
 
 
 def test_each_figure_has_its_value_and_an_interval_that_contains_it():
@@ -218,7 +219,8 @@ def test_the_worst_group_is_that_with_the_fewest_cracks_found_among_large_ones()
     is_crack_N = np.ones(22, bool)
     assert worst_group_recall(is_crack_N, flagged_N, group_N) == 0.4
     assert np.isnan(worst_group_recall(is_crack_N[20:], flagged_N[20:], group_N[20:]))
-    scored = Scored(np.r_[is_crack_N, False], np.r_[flagged_N, False] * 1.0, np.r_[group_N, 3], threshold=0.5)
+    flagged_N = np.r_[flagged_N, False]
+    scored = Scored(np.r_[is_crack_N, False], flagged_N * 1.0, np.r_[group_N, 3], flagged_N)
     assert with_intervals(scored, resamples=100, seed=0).loc["worst_group_recall", "value"] == 0.4
 
 
@@ -266,7 +268,8 @@ def test_the_interval_of_recall_is_as_wide_as_the_binomial_distribution_makes_it
 
 def test_copies_in_a_group_widen_the_intervals_by_the_square_root_of_their_number():
     one = scored_of(60, 40)
-    nine = Scored(*(np.repeat(column, 9) for column in (one.is_crack_N, one.scores_N, one.groups_N)), one.threshold)
+    columns = (one.is_crack_N, one.scores_N, one.groups_N, one.flagged_N)
+    nine = Scored(*(np.repeat(column, 9) for column in columns))
     grouped = with_intervals(nine, resamples=300, seed=0)
     ungrouped = with_intervals(replace(nine, groups_N=np.arange(900)), resamples=300, seed=0)
     names = ["roc_auc", "recall", "precision", "false_alarm_rate"]
@@ -279,15 +282,49 @@ def test_groups_may_be_named_in_any_order_of_the_images():
     scored = scored_of(40, 30)
     names_N = np.array([f"bridge-{number % 9}" for number in range(70)])
     order = np.random.default_rng(1).permutation(70)
-    shuffled = Scored(scored.is_crack_N[order], scored.scores_N[order], names_N[order], 1.0)
+    shuffled = Scored(scored.is_crack_N[order], scored.scores_N[order], names_N[order], scored.flagged_N[order])
     whole = with_intervals(replace(scored, groups_N=names_N), resamples=100, seed=3)
     assert np.allclose(whole, with_intervals(shuffled, resamples=100, seed=3))
 
 
 def test_a_resample_without_cracks_is_drawn_again():
-    scored = Scored(np.array([True, False, False]), np.array([2.0, 1.0, 3.0]), np.arange(3), threshold=0.5)
+    scored = Scored(np.array([True, False, False]), np.array([2.0, 1.0, 3.0]), np.arange(3), np.ones(3, bool))
     table = with_intervals(scored, resamples=100, seed=0)
-    assert np.isfinite(table.to_numpy()).all() and table.loc["recall"].tolist() == [1, 1, 1]
+    assert np.isfinite(table.to_numpy()).all() and table.loc["recall", "value"] == table.loc["recall", "high"] == 1
+
+
+@pytest.mark.parametrize("n", [1, 20, 150])
+def test_all_or_none_of_a_few_groups_is_no_certainty(n):
+    """Twenty cracks of twenty found are a recall of .83 to 1."""
+    is_crack_N, groups_N = np.arange(2 * n) < n, np.arange(2 * n)
+    lowest = binomtest(n, n).proportion_ci(0.95, method="exact").low
+    perfect = with_intervals(Scored(is_crack_N, is_crack_N * 1.0, groups_N, is_crack_N), resamples=100, seed=0)
+    for name in ("recall", "precision", "recall_at_5%_false_alarms", "recall_at_0.1%_false_alarms"):
+        assert perfect.loc[name].tolist() == pytest.approx([1, lowest, 1])
+    assert perfect.loc["false_alarm_rate"].tolist() == pytest.approx([0, 0, 1 - lowest])
+    assert perfect.loc["roc_auc"].tolist() == [1, 1, 1]
+    wrong = with_intervals(Scored(is_crack_N, ~is_crack_N * 1.0, groups_N, ~is_crack_N), resamples=100, seed=0)
+    for name in ("recall", "precision", "recall_at_5%_false_alarms"):
+        assert wrong.loc[name].tolist() == pytest.approx([0, 0, 1 - lowest])
+    assert wrong.loc["false_alarm_rate"].tolist() == pytest.approx([1, lowest, 1])
+
+
+def test_images_of_one_group_count_as_one_trial_of_an_exact_interval():
+    is_crack_N, groups_N = np.arange(80) < 40, np.arange(80) // 2
+    table = with_intervals(Scored(is_crack_N, is_crack_N * 1.0, groups_N, is_crack_N), resamples=100, seed=0)
+    assert table.loc["recall", "low"] == pytest.approx(binomtest(20, 20).proportion_ci(0.95, method="exact").low)
+
+
+def test_the_precision_of_no_flags_is_unknown():
+    scored = replace(scored_of(), flagged_N=np.zeros(230, bool))
+    assert with_intervals(scored, resamples=100, seed=0).loc["precision"].tolist() == [0, 0, 1]
+
+
+def test_an_exact_interval_does_not_narrow_that_of_the_resamples():
+    """Half of the cracks lie below one of 100 sound images: where it is drawn twice, they are not found at 1 %."""
+    is_crack_N, scores_N = np.arange(500) < 400, np.r_[np.full(200, 3.0), np.full(200, 1.0), 2.0, np.zeros(99)]
+    recall = ranking_with_intervals(is_crack_N, scores_N, np.arange(500), resamples=200, seed=0).loc[RANKING_NAMES[2]]
+    assert recall["value"] == recall["high"] == 1 and recall["low"] < 0.6
 
 
 def test_one_group_has_no_width():
@@ -299,12 +336,12 @@ def test_one_group_has_no_width():
 @pytest.mark.parametrize("is_crack", [True, False])
 def test_one_label_alone_is_a_mistake_of_the_caller(is_crack):
     with pytest.raises(AssertionError, match="both labels"):
-        Scored(np.full(3, is_crack), np.arange(3.0), np.arange(3), 1.0)
+        Scored(np.full(3, is_crack), np.arange(3.0), np.arange(3), np.ones(3, bool))
 
 
 def test_an_image_without_a_score_is_a_mistake_of_the_caller():
     with pytest.raises(AssertionError, match="no score"):
-        Scored(np.array([True, False]), np.array([1.0, np.nan]), np.arange(2), 1.0)
+        Scored(np.array([True, False]), np.array([1.0, np.nan]), np.arange(2), np.ones(2, bool))
 
 
 # -------------------------------------------------------------------------------------------------------- confusion

@@ -109,6 +109,11 @@ class Calibration:
         n = len(self.scores_N)
         return (n + 1 - int(np.searchsorted(self.scores_N, np.float32(self.threshold), side="right"))) / (n + 1)
 
+    @property
+    def _highest_rate(self) -> float:
+        """The rate with a tolerance for rounding, to compare with: (n + 1) * (1 / (n + 1)) is below 1 for some n."""
+        return self.rate * (1 + 1e-9)
+
     @cached_property
     def _tail(self) -> "Tail | None":
         from crackvae.model.tail import fit_tail  # imported here: images of one tile need neither it nor scipy.stats
@@ -116,12 +121,6 @@ class Calibration:
         if self.sample:
             return fit_tail(self.sample.tile_scores_M, self.sample.tile_groups_M)
         return fit_tail(self.scores_N, np.arange(len(self.scores_N)))
-
-    @property
-    def _image_groups_N(self) -> np.ndarray:
-        if self.sample and len(self.sample.groups_N):
-            return self.sample.groups_N
-        return np.arange(len(self.scores_N))
 
     def _comparable(self, n_tiles: int) -> np.ndarray:
         """Whether each calibration image has `n_tiles` tiles or more, bool (N,)."""
@@ -131,11 +130,11 @@ class Calibration:
 
     def kind(self, n_tiles: int) -> str:
         """What the p-value of an image of `n_tiles` tiles rests on: one of P_KINDS."""
-        if n_tiles <= 1 or (int(self._comparable(n_tiles).sum()) + 1) * self.rate >= 1:
+        if n_tiles <= 1 or (int(self._comparable(n_tiles).sum()) + 1) * self._highest_rate >= 1:
             return "photographs"
         if self._tail:
             return "tiles+tail"
-        return "tiles" if (len(self.scores_N) + 1) * self.rate >= n_tiles else "none"
+        return "tiles" if (len(self.scores_N) + 1) * self._highest_rate >= n_tiles else "none"
 
     def _compared(self, n_tiles: int) -> tuple[np.ndarray, int]:
         """Calibration images that an image is compared with, bool (N,), and how many chances to score high it has."""
@@ -179,7 +178,7 @@ class Calibration:
         For an image of one tile the first implies the second.
         """
         with np.errstate(invalid="ignore"):
-            return (scores_B > np.float32(self.threshold)) & (p_values_B <= self.rate * (1 + 1e-9))
+            return (scores_B > np.float32(self.threshold)) & (p_values_B <= self._highest_rate)
 
     def promise(self, n_images: int, n_tiles: int = 1, n_groups: int | None = None) -> dict[str, float]:
         """Expected share of `n_images` sound images of `n_tiles` tiles that will be flagged, and its 95 % interval.
@@ -202,9 +201,10 @@ class Calibration:
         if kind == "none":
             return {"expected": 0.0, "low": 0.0, "high": 0.0}
         is_used_N, chances = self._compared(n_tiles)
-        sound_N, groups_N = self.scores_N[is_used_N], self._image_groups_N[is_used_N]
+        groups_N = self.sample.groups_N if self.sample and len(self.sample.groups_N) else np.arange(len(self.scores_N))
+        sound_N, groups_N = self.scores_N[is_used_N], groups_N[is_used_N]
         n = len(sound_N)
-        at_least = n + 1 - math.floor(self.rate / chances * (n + 1) + 1e-9)
+        at_least = n + 1 - math.floor(self._highest_rate / chances * (n + 1))
         rank = max(at_least, int(np.searchsorted(sound_N, np.float32(self.threshold), side="right")))
         if rank == 0:
             return {"expected": 1.0, "low": 1.0, "high": 1.0}

@@ -1,4 +1,4 @@
-"""From the scores of tiles to the score of their image.
+"""From the scores of tiles to the score of their image, and how many tiles images have.
 
 Shape letters: N images, T tiles of all of them in order, S scores of each tile.
 """
@@ -6,6 +6,8 @@ Shape letters: N images, T tiles of all of them in order, S scores of each tile.
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,13 @@ def image_scores(scores_TS: np.ndarray, tiles_N: np.ndarray) -> ImageScores:
         ),
         worst_N=np.array([int(np.nanargmax(scores[:, 0])) if len(scores) else 0 for scores in per_image]),
     )
+
+
+def images_by_tiles(rows: pa.Table) -> dict[int, int]:
+    """Number of images of each number of tiles.
+
+    Args:
+        rows: images with a score, with the columns rows and cols of SCORES_SCHEMA.
+    """
+    counts = pc.multiply(rows["rows"], rows["cols"]).value_counts()
+    return {one["values"]: one["counts"] for one in counts.to_pylist()}

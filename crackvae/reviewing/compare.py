@@ -12,6 +12,7 @@ from crackvae import metrics
 from crackvae.config import CompareConfig, JudgedConfig
 from crackvae.errors import ManifestError
 from crackvae.images.manifest import listing_of, load_manifest
+from crackvae.model.image_scores import images_by_tiles
 from crackvae.model.inference import Scorer, load_scorer
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
@@ -107,8 +108,7 @@ def compared(champion: Scorer, challenger: Scorer, config: JudgedConfig) -> Comp
     groups_N = np.asarray(images["group"].to_pylist())
     before, after = (metrics.Decisions(one["score"].to_numpy(), np.asarray(one["flagged"].to_pylist())) for one in rows)
     figures = metrics.paired_intervals(is_crack_N, groups_N, before, after, config.resamples, config.seed)
-    tiles = pc.multiply(rows[1]["rows"], rows[1]["cols"]).to_numpy()[~is_crack_N]
-    counts = dict(zip(*map(np.ndarray.tolist, np.unique(tiles, return_counts=True)), strict=True))
+    counts = images_by_tiles(rows[1].filter(pa.array(~is_crack_N)))
     groups = len(np.unique(groups_N[~is_crack_N]))
     changed = _changed(images, is_crack_N, before, after)
     return Comparison(

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from crackvae.model.image_scores import images_by_tiles
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
 from crackvae.storage.names.parts import WINDOW_NAME
@@ -76,8 +77,7 @@ class RunTable:
         self.statuses.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
         self.flagged += pc.sum(rows["flagged"]).as_py()
         scored = rows.filter(pc.field("status") == "scored")
-        n_tiles = pc.multiply(scored["rows"], scored["cols"])
-        self.tiles.update({one["values"]: one["counts"] for one in n_tiles.value_counts().to_pylist()})
+        self.tiles.update(images_by_tiles(scored))
         if len(self.groups) < COUNTED_GROUPS:
             self.groups.update(scored["group"].unique().to_pylist())
         self._worst = _most_suspicious(

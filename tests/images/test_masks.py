@@ -12,6 +12,9 @@ from PIL import Image, ImageFilter
 from crackvae.errors import ManifestError, UnreadableImage
 from crackvae.images.decoding.masks import masks_of, read_mask
 
+# Options of a URI, which are no part of the name of a file.
+SERVER = "?endpoint_override=http://127.0.0.1:9000"
+
 CRACKED_HW = np.zeros((64, 96), bool)
 CRACKED_HW[30:34, 5:90] = True
 
@@ -111,6 +114,7 @@ def test_a_mask_that_marks_the_surface_or_nothing_is_refused_by_name(
         ("d/crack/a/1.jpg", "m/b/1.png m/a/1.png", "m/a/1.png"),
         ("d/a/x/1.jpg d/b/x/1.jpg", "m/a/x/1.png m/b/x/1.png", "m/a/x/1.png m/b/x/1.png"),
         ("d.zip!/crack/a/1.jpg d.zip!/crack/1.jpg", "m.zip!/a/1.png", "m.zip!/a/1.png -"),
+        ("s3://b/a/1.jpg s3://b/c/1.jpg", f"s3://m/a/1.png{SERVER}", f"s3://m/a/1.png{SERVER} -"),
     ],
 )
 def test_a_mask_belongs_to_the_image_of_its_name_in_folders_of_its_names(images: str, masks: str, pairs: str) -> None:

@@ -20,6 +20,7 @@ from crackvae.model.calibration import (
     FILE,
     MIN_IMAGES,
     Calibration,
+    Sample,
     calibration_file,
     conformal_threshold,
     load_calibration,
@@ -184,6 +185,21 @@ def test_p_values_follow_the_formula_and_are_never_0_nor_above_1(sound, judged):
 def test_an_image_of_many_tiles_has_as_many_chances():
     calibration = calibrated(np.arange(99))
     assert calibration.p_values(np.full(4, 98.0), np.array([1, 2, 10, 60])) == pytest.approx([0.02, 0.04, 0.2, 1])
+
+
+@pytest.mark.parametrize("n_above", [0, 1, 2, 3, 4])
+def test_what_a_p_value_rests_on_is_not_lost_to_rounding(n_above):
+    """(n + 1) * (1 / (n + 1)) is less than 1 for n = 48, 97, 102, ..."""
+    for n in range(MIN_IMAGES, 401):
+        scores_N = np.r_[np.zeros(n - n_above), np.arange(1.0, n_above + 1)]  # too few above 0 for a tail
+        enough = -(-(n + 1) // (n_above + 1)) - 1
+        kinds = []
+        for n_comparable in (0, enough - 1, enough):
+            tiles_N = np.where(np.arange(n) < n_comparable, 9, 1)
+            sample = Sample(tiles_N, np.arange(n), scores_N, np.arange(n))
+            kinds.append([calibrated(scores_N, 0.0, sample=sample).kind(n_tiles) for n_tiles in (n_above + 1, 9)])
+        few = "tiles" if n_above else "photographs"
+        assert kinds == [[few, "none"], [few, "none"], ["photographs", "photographs"]], n
 
 
 def test_an_image_without_a_score_has_no_p_value():

@@ -11,6 +11,7 @@ import pytest
 
 from crackvae.config import ReportConfig
 from crackvae.errors import StorageError
+from crackvae.reports.charts import curves
 from crackvae.reports.evaluation_files import EVALUATION_SCHEMA
 from crackvae.reports.evaluation_page import evaluation_page
 from crackvae.reports.page import PageSettings
@@ -98,6 +99,24 @@ def test_groups_with_errors_are_listed_and_single_images_are_not(judged: Path) -
     )
     wrong = [int(missed) + int(alarms) for _, _, missed, _, alarms in rows]
     assert len(rows) == 3 and wrong == sorted(wrong, reverse=True)
+
+
+def test_the_curves_mark_the_flags_of_photographs_and_the_page_says_what_decides(
+    judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, summary = read(judged)
+    rule = "The p-value of a photograph must also be"
+    assert rule not in page_of(scored, summary, n_worst=0)
+    columns = {"flagged": pa.array(np.arange(scored.num_rows) % 4 == 0), "rows": pa.array([3] * scored.num_rows)}
+    for name, values in columns.items():
+        field = scored.schema.field(name)
+        scored = scored.set_column(scored.schema.get_field_index(name), field, values.cast(field.type))
+    marked = []
+    monkeypatch.setattr(curves, "roc", lambda points, at, *_: marked.append(at) or "")
+    assert rule in page_of(scored, summary, n_worst=0)
+    rows = scored.to_pandas()
+    rates = rows.groupby(["set", "label"])["flagged"].mean()
+    assert marked == [(rates[name, "non_crack"], rates[name, "crack"]) for name in summary["sets"]]
 
 
 def test_report_reproduces_the_page_from_the_folder(judged: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from crackvae.errors import ManifestError, UnreadableImage
 from crackvae.images import decoding
 from crackvae.storage import fileio
+from crackvae.storage.uris import without_options
 
 # A mask of so few grey levels holds labels, of which 0 is the surface; one of more was resampled or compressed.
 MAX_LABELS = 8
@@ -27,19 +28,23 @@ def masks_of(images: Iterable[str], masks: Iterable[str]) -> dict[str, str]:
     """
     masks_of_name, images_of_mask = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for mask in masks:
-        masks_of_name[PurePosixPath(mask).stem].append(mask)
+        masks_of_name[_path(mask).stem].append(mask)
     for image in images:
-        if same_name := masks_of_name.get(PurePosixPath(image).stem):
+        if same_name := masks_of_name.get(_path(image).stem):
             images_of_mask[_closest(image, same_name)].append(image)
     return {_closest(mask, same_mask): mask for mask, same_mask in images_of_mask.items()}
 
 
+def _path(name: str) -> PurePosixPath:
+    return PurePosixPath(without_options(name)[0])
+
+
 def _closest(path: str, others: Sequence[str]) -> str:
     """The one of several paths of the same name whose folders have most names in common, from the last one up."""
-    folders = PurePosixPath(path).parts[-2::-1]
+    folders = _path(path).parts[-2::-1]
 
     def in_common(other: str) -> int:
-        pairs = zip(folders, PurePosixPath(other).parts[-2::-1], strict=False)
+        pairs = zip(folders, _path(other).parts[-2::-1], strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     ranked = sorted(others, key=in_common, reverse=True)
