@@ -1,9 +1,10 @@
-"""A registry of the models of a site: versions by digest, which of them is current, and who decided so.
+"""A registry of the models of a site: versions, which of them is current, and who decided so.
 
-`site/versions/<digest>/` are model directories, `site/current.json` is the promotion that made one of them current, and
-`site/history.jsonl` has all promotions and rollbacks, oldest first. Files are replaced one at a time, each atomically.
-A process that is killed between two of them leaves one of the two models current; what its history then lacks is the
-content of current.json, which the next change adds.
+`site/versions/<digest>-<calibration>/` are model directories: the same weights with another threshold are another
+version. `site/current.json` is the promotion that made one of them current, and `site/history.jsonl` has all promotions
+and rollbacks, oldest first. Files are replaced one at a time, each atomically. A process that is killed between two of
+them leaves one of the two models current; what its history then lacks is the content of current.json, which the next
+change adds.
 """
 
 from datetime import UTC, datetime
@@ -15,10 +16,13 @@ from crackvae.config import BUILTIN
 from crackvae.errors import ModelError
 from crackvae.model import builtin
 from crackvae.model.artifact import MODEL_FILE, load_model
+from crackvae.model.calibration import load_calibration
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import read_lines, read_record, write_lines
 
 CURRENT_FILE, HISTORY_FILE, VERSIONS = "current.json", "history.jsonl", "versions"
+# Of the digest of the calibration, in the name of a version: two of one model do not meet by chance.
+CALIBRATION_DIGITS = 16
 
 
 class Change(BaseModel):
@@ -26,6 +30,8 @@ class Change(BaseModel):
 
     Attributes:
         model, before: digest of the model that became current, and of the one that it replaced; "" for none.
+        version, before_version: their folders in `versions`; "" in a registry of an earlier crackvae, where a folder is
+            named by its digest.
         who, why: the person who decided, and the reason in words.
         figures: what the decision rests on; empty without a comparison.
     """
@@ -39,19 +45,28 @@ class Change(BaseModel):
     who: str
     why: str
     figures: dict[str, Any] = {}
+    version: str = ""
+    before_version: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of the model directory in `versions`."""
+        return self.version or self.model
 
 
 def model_folder(path: str, digest: str = "") -> str:
     """A model directory as summaries name it: `builtin`, or its absolute path; of a registry, that of a version.
 
     Args:
-        digest: of the version; "" for the current one, which is also returned if there is no such version.
+        digest: of the model of the version, the latest of them; "" for the current one, which is also returned if there
+            is no such version.
     """
     path = builtin.name_of(path)
     if path == BUILTIN or fileio.exists(uris.join(path, MODEL_FILE)) or not is_registry(path):
         return path
-    has_version = digest and fileio.exists(uris.join(version_folder(path, digest), MODEL_FILE))
-    return version_folder(path, digest if has_version else current(path).model)
+    now = current(path)
+    of_digest = [one for one in history(path) if one.model == digest] if digest not in ("", now.model) else []
+    return version_folder(path, (of_digest or [now])[-1].folder)
 
 
 def is_registry(path: str) -> bool:
@@ -59,9 +74,9 @@ def is_registry(path: str) -> bool:
     return fileio.exists(uris.join(path, CURRENT_FILE))
 
 
-def version_folder(registry: str, digest: str) -> str:
+def version_folder(registry: str, version: str) -> str:
     """The model directory of a version."""
-    return uris.join(uris.join(registry, VERSIONS), digest)
+    return uris.join(uris.join(registry, VERSIONS), version)
 
 
 def current(registry: str) -> Change:
@@ -88,17 +103,26 @@ def promote_model(registry: str, model_dir: str, who: str, why: str, figures: di
         ModelError: not a model directory, or it is current already.
     """
     digest = load_model(model_dir).digest
-    before = current(registry).model if is_registry(registry) else ""
-    if digest == before:
+    version = f"{digest}-{load_calibration(model_dir, digest).digest[:CALIBRATION_DIGITS]}"
+    now = current(registry) if is_registry(registry) else None
+    if now and version == now.version:
         raise ModelError(f"{model_dir} is already the current model of {registry} (digest {digest[:12]}).")
-    folder = version_folder(registry, digest)
+    folder = version_folder(registry, version)
     if not fileio.exists(uris.join(folder, MODEL_FILE)):
         source = builtin.folder_of(model_dir)
         names = [name for name in fileio.list_files(source) if name != MODEL_FILE]
         files = {name: fileio.read_bytes(uris.join(source, name)) for name in (*names, MODEL_FILE)}
         fileio.write_folder(folder, files)
     change = Change(
-        time=datetime.now(UTC), action="promote", model=digest, before=before, who=who, why=why, figures=figures
+        time=datetime.now(UTC),
+        action="promote",
+        model=digest,
+        before=now.model if now else "",
+        who=who,
+        why=why,
+        figures=figures,
+        version=version,
+        before_version=now.folder if now else "",
     )
     _make_current(registry, change)
     return change
@@ -116,23 +140,32 @@ def roll_back(registry: str, who: str, why: str) -> Change:
     before = versions[-2] if len(versions) > 1 else ""
     if not before:
         raise ModelError(f"{registry} had no model before {now.model[:12]}: there is nothing to go back to.")
-    load_model(version_folder(registry, before))
-    change = Change(time=datetime.now(UTC), action="rollback", model=before, before=now.model, who=who, why=why)
+    digest = load_model(version_folder(registry, before)).digest
+    change = Change(
+        time=datetime.now(UTC),
+        action="rollback",
+        model=digest,
+        before=now.model,
+        who=who,
+        why=why,
+        version=before,
+        before_version=now.folder,
+    )
     _make_current(registry, change)
     return change
 
 
 def _versions_in_use(changes: list[Change]) -> list[str]:
-    """Digests of the versions that rollbacks go through, the current one last.
+    """Folders of the versions that rollbacks go through, the current one last.
 
     A promotion adds one, a rollback drops one. The first is "" unless the history lacks its beginning.
     """
-    versions = [changes[0].before]
+    versions = [changes[0].before_version or changes[0].before]
     for one in changes:
         if one.action == "promote":
-            versions.append(one.model)
+            versions.append(one.folder)
         else:
-            versions[-2:] = [one.model]
+            versions[-2:] = [one.folder]
     return versions
 
 

@@ -18,7 +18,7 @@ from crackvae.model import builtin, calibration
 from crackvae.model.artifact import TRAINING_FILE, Model, assembled, load_model, model_files
 from crackvae.model.calibration import Calibration, Sample, conformal_threshold, percentile_threshold
 from crackvae.model.inference import Scorer
-from crackvae.model.registry import model_folder
+from crackvae.model.registry import is_registry, model_folder
 from crackvae.monitoring import histograms
 from crackvae.results import Result
 from crackvae.scoring.actors import require_scored, score_all
@@ -42,6 +42,8 @@ def calibrate(config: CalibrateConfig) -> Result:
     model_dir = uris.absolute(config.out) if config.out else source_dir
     if config.out:
         fileio.require_new(model_dir, "--out")
+    elif is_registry(uris.absolute(config.model)):
+        raise ModelError(f"{config.model} is a registry, which keeps what was promoted: give --out, and promote that.")
     model = _with_mirrors(load_model(source_dir), config.mirrors)
     sound = _sound_images(config)
     calibration.require_enough(sound.images.num_rows)

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 from conftest import small_spec, write_model
 
+from crackvae.config import CalibrateConfig
 from crackvae.errors import ModelError, StorageError
 from crackvae.model import registry
 from crackvae.model.artifact import load_model
+from crackvae.model.inference import load_scorer
+from crackvae.scoring.calibrate import calibrate
 from crackvae.storage import fileio
 
 
@@ -41,6 +44,41 @@ def test_a_registry_stands_for_its_current_version(site: str, models: list[str])
         promote(site, models[1])
 
 
+def test_the_same_weights_with_another_threshold_are_another_version(
+    site: str, models: list[str], tmp_path: Path
+) -> None:
+    lower = str(write_model(tmp_path / "lower", small_spec(seed=0), threshold=0.01))
+    digest = promote(site, models[0])
+    assert promote(site, models[1]) != digest and promote(site, lower) == digest
+    assert load_scorer(site).calibration.threshold == pytest.approx(0.01)
+    assert load_scorer(registry.model_folder(site, digest)).calibration.threshold == pytest.approx(0.01), "the latest"
+    with pytest.raises(ModelError, match="already the current model"):
+        promote(site, lower)
+    promote(site, models[0])
+    assert load_scorer(site).calibration.threshold == pytest.approx(0.02)
+    registry.roll_back(site, "ben", "too many alarms")
+    assert load_scorer(site).calibration.threshold == pytest.approx(0.01)
+    with pytest.raises(ModelError, match="is a registry, which keeps what was promoted: give --out"):
+        calibrate(CalibrateConfig(model=site, images=str(tmp_path), quiet=True))
+
+
+def test_a_registry_of_an_earlier_version_goes_on(site: str, models: list[str]) -> None:
+    """Its folders are named by the digest, and its changes have no version."""
+    digests = [promote(site, model) for model in models[:2]]
+    changes = registry.history(site)
+    for one in changes:
+        folder = Path(site) / "versions" / one.version
+        folder.rename(folder.with_name(one.model))
+    lines = [one.model_dump_json(exclude={"version", "before_version"}) for one in changes]
+    (Path(site) / "history.jsonl").write_text("\n".join(lines) + "\n")
+    (Path(site) / "current.json").write_text(lines[-1])
+    assert load_scorer(site).model.digest == digests[1]
+    assert load_model(registry.model_folder(site, digests[0])).digest == digests[0]
+    assert registry.roll_back(site, "ben", "too many alarms").model == digests[0]
+    promote(site, models[2])
+    assert registry.roll_back(site, "ben", "worse").model == digests[0]
+
+
 def test_rollbacks_go_back_one_promotion_each(site: str, models: list[str]) -> None:
     digests = [promote(site, model) for model in models]
     assert [registry.roll_back(site, "ben", "too many alarms").model for _ in range(2)] == digests[1::-1]
@@ -69,8 +107,10 @@ def test_a_rollback_needs_no_more_of_the_history_than_the_current_change(site: s
 def test_a_history_whose_rollbacks_went_to_and_fro_comes_to_an_end(site: str, models: list[str]) -> None:
     first, second, _ = [promote(site, models[number]) for number in (0, 1, 0)]
     changes = registry.history(site)
+    versions = {one.model: one.version for one in changes}
     for model, before in ((second, first), (first, second), (second, first)):
-        changes.append(changes[-1].model_copy(update={"action": "rollback", "model": model, "before": before}))
+        update = {"action": "rollback", "model": model, "before": before, "version": versions[model]}
+        changes.append(changes[-1].model_copy(update=update))
     (Path(site) / "history.jsonl").write_text("".join(f"{one.model_dump_json()}\n" for one in changes))
     (Path(site) / "current.json").write_text(changes[-1].model_dump_json())
     with pytest.raises(ModelError, match="nothing to go back to"):
