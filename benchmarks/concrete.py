@@ -235,9 +235,13 @@ def _kept(sound: pd.DataFrame, cracked_C: np.ndarray, whole: bool, groups: str, 
     }
 
 
-def new_site(rows: pd.DataFrame, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of the model as it is, and after calibrations on draws of each surface."""
-    folder, visible = options.work / "new-site", visible_cracks(options.data)
+def new_site(rows: pd.DataFrame, options: argparse.Namespace, digest: str) -> dict[str, Any]:
+    """Figures of the model as it is, and after calibrations on draws of each surface.
+
+    Args:
+        digest: of the model, by which its results in the work folder are found again.
+    """
+    folder, visible = options.work / f"new-site-{digest[:12]}", visible_cracks(options.data)
     if not (folder / "evaluation").exists():
         manifest = written(site_tiles(rows, visible), folder)
         crackvae.evaluate(manifest=manifest, model=options.model, split="test", out=folder / "evaluation")
@@ -292,7 +296,7 @@ def main() -> None:
     if options.protocol == "new-site":
         facts = facts_of(options.model)
         figures = {"protocol": options.protocol, "model": facts["digest"], "mirrors": facts["mirrors"]}
-        print(write_result("concrete-new-site", figures | {"test": new_site(rows, options)}))
+        print(write_result("concrete-new-site", figures | {"test": new_site(rows, options, facts["digest"])}))
         return
     if options.protocol == "own-site":
         runs = {f"fold-{fold}": divided(rows, "own-site", fold=fold) for fold in options.folds}

@@ -3,13 +3,13 @@
 python benchmarks/drawing.py
 """
 
-import os
 import tempfile
 import time
 from pathlib import Path
 
 from record import write_result
 
+from crackvae.cores import usable_cores
 from crackvae.images.synthetic import write_images
 
 N_NON_CRACK, N_CRACK = 15_000, 5_000
@@ -19,7 +19,7 @@ def main() -> None:
     """Draw the published sizes into a temporary folder and write the rate."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        write_images(Path(folder, "images"), N_NON_CRACK, N_CRACK, workers=os.cpu_count() or 1)
+        write_images(Path(folder, "images"), N_NON_CRACK, N_CRACK, workers=usable_cores())
         seconds = time.perf_counter() - started
         n_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*.jpg"))
     n = N_NON_CRACK + N_CRACK

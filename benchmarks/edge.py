@@ -25,7 +25,7 @@ from record import write_result
 import crackvae
 
 PACKAGES = ("numpy", "pillow", "onnxruntime")
-SIDE_PX, PHOTOGRAPH = 227, (4000, 3000)
+PHOTOGRAPH = (4000, 3000)
 
 
 def unpacked(archive: Path, folder: Path, n: int, below: str = "") -> list[Path]:
@@ -33,6 +33,15 @@ def unpacked(archive: Path, folder: Path, n: int, below: str = "") -> list[Path]
     with zipfile.ZipFile(archive) as whole:
         names = [name for name in whole.namelist() if name.lower().endswith(".jpg") and below in name]
         return [Path(whole.extract(names[k * len(names) // n], folder)) for k in range(n)]
+
+
+def megapixels(images: list[Path]) -> float:
+    """Of all images together."""
+    pixels = 0
+    for path in images:
+        with Image.open(path) as image:
+            pixels += image.width * image.height
+    return pixels / 1e6
 
 
 def empty_environment(folder: Path) -> Path:
@@ -112,7 +121,7 @@ def main() -> None:
             "largest_difference_of_scores": round(float(np.max(differences)), 6),
             "bytes": {path.name: path.stat().st_size for path in (folder / "edge").iterdir()},
             "loading_s": round(loading_s, 2),
-            "megapixels_per_s": round(len(images) * SIDE_PX**2 / 1e6 / (seconds - loading_s), 2),
+            "megapixels_per_s": round(megapixels(images) / (seconds - loading_s), 2),
             "calibrate": calibrating(unpacked(arguments.metu, folder / "unpacked", 300, "Negative/"), folder),
             "photograph": {
                 "megapixels": PHOTOGRAPH[0] * PHOTOGRAPH[1] / 1e6,

@@ -100,7 +100,7 @@ def write_rows(scores: Path, number: int, start: int, n: int, total: int, pictur
     is_photograph_N = (np.arange(n) % 10 == 9) & (score_N < 1)
     side_N = np.where(is_photograph_N, 20, 1).astype(np.int32)
     tiles = [np.full(tiles, value, np.float32) for tiles, value in zip(side_N**2, score_N, strict=True)]
-    columns = {
+    columns = {name: [value] * n for name, value in tables.ADDED_COLUMNS.items()} | {
         "image": images,
         "group": [f"bridge-{(start + k) % 500:03d}" for k in range(n)],
         "status": ["scored"] * n,

@@ -12,6 +12,7 @@ labelled cracked.
 
 import argparse
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,18 @@ def put_together(units: list[np.ndarray], size: int, photographs: int, rng: np.r
     return np.asarray(rng.permutation(np.concatenate(cut).max(axis=1))[:photographs])
 
 
-def calibrated(sound: pd.DataFrame, groups: str) -> Calibration:
-    """A calibration on single tiles, grouped by photograph or by block."""
+def conformal(scores_N: np.ndarray) -> float:
+    """The threshold that flags LEVEL of sound tiles."""
+    return conformal_threshold(np.sort(scores_N), LEVEL, None)
+
+
+def calibrated(
+    sound: pd.DataFrame, groups: str, threshold_of: Callable[[np.ndarray], float] = conformal
+) -> Calibration:
+    """A calibration on single tiles, grouped by a column, with the threshold of their scores, float (N,)."""
     scores_N, groups_N = sound.score.to_numpy(), pd.factorize(sound[groups])[0]
-    threshold = conformal_threshold(np.sort(scores_N), LEVEL, None)
     sample = Sample.of(scores_N, groups_N, list(scores_N[:, None]))
-    return Calibration(np.sort(scores_N), int(groups_N.max()) + 1, "", threshold, "", False, sample)
+    return Calibration(np.sort(scores_N), int(groups_N.max()) + 1, "", threshold_of(scores_N), "", False, sample)
 
 
 def flagged(made: Calibration, worst_B: np.ndarray, size: int) -> float:

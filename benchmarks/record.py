@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def write_result(name: str, figures: dict[str, Any]) -> Path:
     """Write results/NAME-DATE.json and return its path."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS)
     now = datetime.now(UTC)
     result = {"name": name, "date": now.isoformat(timespec="seconds"), "commit": commit.stdout.strip()}
     path = RESULTS / f"{name}-{now:%Y-%m-%d}.json"

@@ -26,6 +26,7 @@ import psutil
 import torch
 from record import write_result
 
+from crackvae.cores import usable_cores
 from crackvae.images.synthetic import write_images
 from crackvae.model import calibration
 from crackvae.model.artifact import model_digest, model_files
@@ -51,7 +52,7 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory(prefix="crackvae-scale-") as scratch:
         folder = Path(scratch)
-        write_images(folder / "drawn", N_DRAWN, 1, side_px=SIDE_PX, workers=os.cpu_count() or 1)
+        write_images(folder / "drawn", N_DRAWN, 1, side_px=SIDE_PX, workers=usable_cores())
         drawn = sorted((folder / "drawn").rglob("*.jpg"))
         model = write_model(folder / "model")
         counts = [int(count) for count in arguments.counts.split(",")]

@@ -22,6 +22,7 @@ from record import write_result
 from scale import N_DRAWN, SIDE_PX, link, write_model
 
 import crackvae
+from crackvae.cores import usable_cores
 from crackvae.images.synthetic import write_images
 from crackvae.storage import tables
 
@@ -39,7 +40,7 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="crackvae-shards-") as scratch:
         folder = Path(scratch)
-        write_images(folder / "drawn", N_DRAWN, 1, side_px=SIDE_PX, workers=os.cpu_count() or 1)
+        write_images(folder / "drawn", N_DRAWN, 1, side_px=SIDE_PX, workers=usable_cores())
         night = link(sorted((folder / "drawn").rglob("*.jpg")), folder / "night", flags.images)
         command = ["score", str(night), "--model", str(write_model(folder / "model")), "--quiet"]
         env = os.environ | {"CRACKVAE_CLUSTER": "/tmp/crackvae-shards", "RAY": str(Path(sys.executable).parent / "ray")}

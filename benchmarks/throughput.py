@@ -41,16 +41,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from record import write_result
 from samples import every_nth
 
+from crackvae.cores import usable_cores
 from crackvae.images import decoding, surface
 from crackvae.images.decoded import decode_images
 from crackvae.images.tiles import resized
-from crackvae.model.heads import LATENT_NORM, scores_of
+from crackvae.model.heads import LATENT_NORM, model_scores, scores_of
 from crackvae.model.inference import load_scorer, score_tiles
 from crackvae.model.screen import FLOAT32
 
 BATCH = 32
 MAX_PX = 10_000_000
-CPUS = os.cpu_count() or 1
+CPUS = usable_cores()
 PEERS = ("DataLoader", "Ray Data", "Daft")
 
 
@@ -143,7 +144,7 @@ def limit(paths: list[str], model_dir: str, precision: str) -> dict[str, float]:
     from crackvae.scoring.actors import CPU_BATCH, ScoringSettings
     from crackvae.storage.listing import list_images
 
-    os.sched_setaffinity(0, {CPUS - 1})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     scorer = load_scorer(model_dir)
     model = scorer.model
@@ -323,14 +324,13 @@ def fidelity(paths: list[str], model_dir: str, _: str) -> dict[str, Any]:
     from crackvae.model.runtime import has_fast_bf16, runtime_of
 
     scorer = load_scorer(model_dir)
-    threshold, head = scorer.calibration.threshold, scorer.model.spec.head
-    tiles_TPP = resized([decoding.decode(Path(path).read_bytes()) for path in paths], scorer.model.spec.input_px)
+    threshold, spec = scorer.calibration.threshold, scorer.model.spec
+    tiles_TPP = resized([decoding.decode(Path(path).read_bytes()) for path in paths], spec.input_px)
     network = copy.deepcopy(scorer.model.network).double()
     with torch.inference_mode():
-        inputs = [
-            torch.from_numpy(some).unsqueeze(1).double() / 255 for some in np.array_split(tiles_TPP, len(paths) // 16)
-        ]
-        exact_T = np.concatenate([scores_of(scorer.model.spec, head, one, network(one)).numpy() for one in inputs])
+        parts = np.array_split(tiles_TPP, -(-len(paths) // 16))
+        inputs = [torch.from_numpy(some).unsqueeze(1).double() / 255 for some in parts]
+        exact_T = np.concatenate([model_scores(spec, one, network(one)).numpy() for one in inputs])
     found: dict[str, Any] = {"images": len(paths)}
     for precision in ("fp32", "onnx", "bf16"):
         model = replace(scorer.model, network=copy.deepcopy(scorer.model.network))

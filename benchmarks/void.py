@@ -14,10 +14,10 @@ import argparse
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from put_together import read
+from put_together import calibrated, read
 from record import write_result
 
-from crackvae.model.calibration import Calibration, Sample
+from crackvae.model.calibration import Calibration
 from crackvae.scoring.threshold_check import ThresholdCheck
 
 GROUPS = ("block", "photograph", "none")
@@ -53,7 +53,7 @@ def played(site: pd.DataFrame, others: pd.DataFrame, groups: str, given: argpars
     rng, found = np.random.default_rng(0), []
     for _ in range(given.rounds):
         calibrates = site.block.isin(rng.permutation(site.block.unique())[::2])
-        made = calibrated(site[calibrates & (site.label == "non_crack")], groups)
+        made = calibrated(site[calibrates & (site.label == "non_crack")], groups, percentile_95)
         rest = site[~calibrates]
         nights = {"same site, one block": (rest[rest.block == rng.choice(rest.block.unique())], 1.0)}
         nights |= {"same site": (rest, 1.0)} | {f"same site, scores x {scale}": (rest, scale) for scale in SCALES}
@@ -77,12 +77,9 @@ def drawn(tiles: pd.DataFrame, n_images: int, n_tiles: int, rng: np.random.Gener
     return pd.concat([tiles[:0], *(by_photograph[number].sample(n_tiles, random_state=rng) for number in chosen)])
 
 
-def calibrated(sound: pd.DataFrame, groups: str) -> Calibration:
-    """A calibration on single tiles at the 95th percentile."""
-    scores_N, groups_N = sound.score.to_numpy(np.float32), pd.factorize(sound[groups])[0]
-    sample = Sample.of(scores_N, groups_N, list(scores_N[:, None]))
-    n_groups, threshold = int(groups_N.max()) + 1, float(np.quantile(scores_N, 0.95))
-    return Calibration(np.sort(scores_N), n_groups, "", threshold, "", False, sample)
+def percentile_95(scores_N: np.ndarray) -> float:
+    """The 95th percentile of the scores of sound tiles."""
+    return float(np.quantile(scores_N, 0.95))
 
 
 def is_void(made: Calibration, scores_NT: np.ndarray) -> bool:

@@ -393,7 +393,9 @@ def test_a_submitted_job_may_not_write_into_its_own_temporary_folder(
     monkeypatch.chdir(folder)
     assert "--out scores is relative" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "scores")
     assert "--model m is relative" in fails(capsys, "train", "--manifest", "/x", "--model", "m")
-    assert "is no model directory" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "/x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out in ("/x", "~/scores"):
+        assert "is no model directory" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", out)
 
 
 @pytest.mark.usefixtures("in_process", "builtin_model")

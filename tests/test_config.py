@@ -14,6 +14,7 @@ from crackvae.config import (
     CalibrateConfig,
     DemoConfig,
     EvaluateConfig,
+    NightlyConfig,
     PartitionConfig,
     ScoreConfig,
     TrainConfig,
@@ -329,8 +330,18 @@ def test_lists_and_tables_may_be_written_as_their_flags_are(tmp_path):
 def test_several_paths_are_a_list_and_their_commas_do_not_separate(tmp_path):
     assert read(tmp_path, 'images = "a,b.jpg"', ScoreConfig) == {"images": ("a,b.jpg",)}
     assert read(tmp_path, 'images = ["a,b.jpg", "c/"]', ScoreConfig) == {"images": ("a,b.jpg", "c/")}
-    with pytest.raises(ConfigError, match="images = 3 is wrong: a list"):
+    with pytest.raises(ConfigError, match="images = 3 must be a list"):
         read(tmp_path, "images = 3", ScoreConfig)
+
+
+def test_the_commas_of_texts_in_a_list_or_a_table_do_not_separate(tmp_path):
+    assert read(tmp_path, 'exclude = ["Bridge, north", "b"]', ScoreConfig) == {"exclude": ("Bridge, north", "b")}
+    assert read(tmp_path, 'exclude = "c,d"', ScoreConfig) == {"exclude": ("c", "d")}
+    labels = {"Riss, fein": "crack", "a=b": "non_crack"}
+    text = "[labels]\n" + "\n".join(f'"{folder}" = "{label}"' for folder, label in labels.items())
+    assert read(tmp_path, text, PartitionConfig) == {"labels": labels}
+    found = read(tmp_path, "drift_psi = [0.1, 1]", NightlyConfig)
+    assert found == {"drift_psi": (0.1, 1.0)} and isinstance(found["drift_psi"][1], float)
 
 
 def test_keys_may_have_dashes_like_flags(tmp_path):
@@ -359,7 +370,10 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path):
         (TrainConfig, 'epochs = "many"', "epochs = 'many' is wrong"),
         (TrainConfig, "epochs = true", "epochs = True is wrong: true and false are for switches"),
         (TrainConfig, "epochs = [3]", r"epochs = \[3\] is wrong: expected a single value"),
-        (TrainConfig, "channels = [32, 6.5]", r"channels = \[32, 6.5\] is wrong"),
+        (TrainConfig, "channels = [32, 6.5]", r"channels = \[32, 6.5\] must be a whole number"),
+        (TrainConfig, "channels = [32, true]", r"channels = \[32, True\] must be a whole number"),
+        (PartitionConfig, "exclude = [3]", r"exclude = \[3\] must be text"),
+        (PartitionConfig, "[labels.a]\nb = 'crack'", "labels = .* must be text"),
         (TrainConfig, 'gpu = "yes"', "gpu = 'yes' is wrong: must be true or false"),
         (TrainConfig, "gpu = 1", "gpu = 1 is wrong: must be true or false"),
         (TrainConfig, "learning_rate = 2026-01-01", "learning_rate = .* is wrong"),

@@ -15,10 +15,10 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import OutOfDiskError, RayTaskError
 
-from crackvae import session
+from crackvae import ray_environment, session
 from crackvae.config import ClusterConfig
 from crackvae.errors import ClusterError, ConfigError
-from crackvae.session import dataset_of, environment, log_folder, ray_session, tables_of, waits
+from crackvae.session import dataset_of, log_folder, ray_session, tables_of, waits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 CONFIG = ClusterConfig(quiet=True)
@@ -119,12 +119,11 @@ SESSION_IN_A_NOTEBOOK = """
 import json, logging, os, signal, sys
 import pyarrow as pa
 from ray.data import DataContext
-from crackvae import session
+from crackvae import ray_environment, session
 from crackvae.config import ClusterConfig
-from crackvae.session import environment
 
 def state():
-    levels = {name: logging.getLogger(name).level for name in environment.RAY_LOGGERS}
+    levels = {name: logging.getLogger(name).level for name in ray_environment.RAY_LOGGERS}
     handlers = [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     return [dict(os.environ), levels, handlers, repr(DataContext.get_current()), id(sys.stdout), id(sys.stderr)]
 
@@ -191,17 +190,17 @@ def test_the_head_of_a_ray_cluster_is_taken_for_one() -> None:
 def test_a_user_without_a_home_gets_a_token_and_a_long_temporary_folder_a_short_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in environment.TOKEN_VARIABLES:
+    for name in ray_environment.TOKEN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "RAY_AUTH_TOKEN" not in environment.local_environment()
+    assert "RAY_AUTH_TOKEN" not in ray_environment.local_environment()
     monkeypatch.setenv("HOME", str(tmp_path / "missing"))
-    assert len(environment.local_environment()["RAY_AUTH_TOKEN"]) == 64
+    assert len(ray_environment.local_environment()["RAY_AUTH_TOKEN"]) == 64
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert "RAY_AUTH_TOKEN" not in environment.local_environment()
-    for folder, found in (("/scratch", None), ("/scratch/" + "of-the-batch-system" * 4, environment.SHORT_FOLDER)):
-        monkeypatch.setattr(environment.tempfile, "gettempdir", lambda folder=folder: folder)
-        assert environment.local_environment().get("RAY_TMPDIR") == found
+    assert "RAY_AUTH_TOKEN" not in ray_environment.local_environment()
+    for folder, found in (("/scratch", None), ("/scratch/" + "of-the-batch-system" * 4, ray_environment.SHORT_FOLDER)):
+        monkeypatch.setattr(ray_environment.tempfile, "gettempdir", lambda folder=folder: folder)
+        assert ray_environment.local_environment().get("RAY_TMPDIR") == found
 
 
 def test_of_a_local_cluster_that_does_not_start_the_cause_and_its_own_fix_are_named() -> None:

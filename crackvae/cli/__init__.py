@@ -163,7 +163,7 @@ def _is_relative(settings: VerbConfig, name: str) -> bool:
     value = getattr(settings, name, "") if is_location(type(settings), name) else ""
     paths = value if isinstance(value, tuple) else (value,)
     local = [path for path in paths if path not in ("", BUILTIN) and "://" not in path]
-    return any(not os.path.isabs(path.removeprefix("@")) for path in local)
+    return any(not os.path.isabs(os.path.expanduser(path.removeprefix("@"))) for path in local)
 
 
 def _announce_output(verb: str, settings: VerbConfig) -> None:

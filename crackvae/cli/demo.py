@@ -1,12 +1,12 @@
 """Demonstration of the verbs on drawn concrete; its figures say nothing about real concrete."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from crackvae.config import ClusterConfig, DemoConfig, EvaluateConfig, PartitionConfig, ScoreConfig, TrainConfig
 from crackvae.console import say
+from crackvae.cores import usable_cores
 from crackvae.images.drawing import SIDE_PX
 from crackvae.images.synthetic import write_images
 from crackvae.results import Result
@@ -63,7 +63,7 @@ def _every_verb(config: DemoConfig, folder: Path) -> Result:
     labelled, night, data, model = folder / "images", folder / "night", folder / "data", folder / "model"
     evaluation, scores, manifest = folder / "evaluation", folder / "scores", str(data / "manifest.parquet")
     say(f"draw {config.images} sound and {config.images // 3} cracked images", quiet=config.quiet)
-    write_images(labelled, config.images, config.images // 3, seed=config.seed, workers=os.cpu_count() or 1)
+    write_images(labelled, config.images, config.images // 3, seed=config.seed, workers=usable_cores())
     _draw_night(night, config.seed + 1)
     quiet = config.quiet
     with ray_session(ClusterConfig(quiet=quiet)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from crackvae.config import DoctorConfig
+from crackvae.cores import usable_cores
 from crackvae.errors import ConfigError, LimitBroken, StorageError
 from crackvae.ray_environment import is_too_long, local_environment
 from crackvae.results import Result
@@ -76,10 +77,9 @@ def _package(name: str) -> Found:
 
 def _processor(_: DoctorConfig) -> Found:
     """Cores that this process may use, and the instructions that make a difference to the network."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _first_number("/sys/fs/cgroup/cpu.max")
     period = _first_number("/sys/fs/cgroup/cpu.max", 1) or 1
-    cores = f"{allowed} cores" if quota is None else f"{allowed} cores, limited to {quota / period:g}"
+    cores = f"{usable_cores()} cores{'' if quota is None else f', limited to {quota / period:g}'}"
     try:
         flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
     except OSError:  # not Linux

@@ -138,7 +138,7 @@ def _converted(annotation: Any, value: Any) -> Any:
     if origin is tuple and isinstance(value, tuple | list):
         return tuple(_converted(typing.get_args(annotation)[0], item) for item in value)
     if origin is dict and isinstance(value, Mapping):
-        return dict(value)
+        return {key: _converted(typing.get_args(annotation)[1], item) for key, item in value.items()}
     if origin in (str, typing.Literal) and isinstance(value, str | os.PathLike):
         return os.fspath(value)
     if (origin is bool) == isinstance(value, bool) and isinstance(value, _PYTHON_TYPES.get(origin, ())):
@@ -296,8 +296,10 @@ def read_settings(file: str, config_class: type) -> dict[str, Any]:
                 settings[name] = _converted(annotation, value)
             else:
                 settings[name] = _toml_value(annotation, value)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ConfigError(f"--config {file}: {name} = {value!r} is wrong: {error}.") from error
+        except TypeError as error:
+            raise ConfigError(f"--config {file}: {name} = {value!r} must be {error}.") from error
     return settings
 
 
@@ -309,19 +311,15 @@ def _read_toml(file: str) -> dict[str, Any]:
 
 
 def _toml_value(annotation: Any, value: Any) -> Any:
-    """TOML's own type where it fits (lists, tables, numbers); a text is read as the flag's text would be."""
+    """A list or table by its items, in which commas do not separate; any other value as the text of the flag."""
     shape = typing.get_origin(annotation) or annotation
     if isinstance(value, bool) != (shape is bool):
         raise ValueError("must be true or false" if shape is bool else "true and false are for switches")
     if (isinstance(value, list) and shape is not tuple) or (isinstance(value, Mapping) and shape is not dict):
         raise ValueError("expected a single value")
-    return value if isinstance(value, bool) else parse_value(annotation, _exact_text(value))
-
-
-def _exact_text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={item}" for key, item in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list | Mapping):
+        return _converted(annotation, value)
+    return value if isinstance(value, bool) else parse_value(annotation, str(value))
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

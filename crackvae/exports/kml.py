@@ -9,9 +9,7 @@ import pyarrow as pa
 from crackvae.exports.georeferenced import lines_of
 from crackvae.exports.rows import known, taken_text
 from crackvae.exports.xml_text import Element, add, element, xml_bytes
-
-# Alpha, blue, green and red of the kinds, as KML has them; those of the page.
-COLOURS = {"crack": "ff005ed5", "joint": "ffe9b456", "unclear": "ff009fe6"}
+from crackvae.reports.colours import KIND_COLOURS
 
 LINE_WIDTH_PX = 3
 
@@ -25,9 +23,10 @@ def kml_bytes(rows: pa.Table) -> bytes:
     document = add(root, "Document")
     add(document, "name", "Findings")
     add(document, "description", f"{len(placed)} of {rows.num_rows} findings have a place: {PLACES}.")
-    for kind, colour in COLOURS.items():
+    for kind, colour in KIND_COLOURS.items():
         line = add(add(document, "Style", id=kind), "LineStyle")
-        add(line, "color", colour)
+        red, green, blue = colour[1:3], colour[3:5], colour[5:7]
+        add(line, "color", f"ff{blue}{green}{red}")  # opaque
         add(line, "width", LINE_WIDTH_PX)
     placed.sort(key=lambda row: str(row["group"]))
     for group, of_group in itertools.groupby(placed, key=lambda row: str(row["group"])):

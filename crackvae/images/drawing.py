@@ -223,10 +223,19 @@ def widths(
 
 def strip(rng: np.random.Generator, points_N2: Points, widths_N: Points, thinnest_px: float) -> Points:
     """Outline of a crack with rough edges as quadrilaterals (N - 1, 4, 2), one for each step of its centre line."""
+    halves_N2 = widths_N[:, None] / 2 * rng.normal(1, 0.22, (len(points_N2), 2))
+    return outline(points_N2, np.maximum(halves_N2, thinnest_px / 2))
+
+
+def outline(points_N2: Points, halves_N2: Points) -> Points:
+    """Quadrilaterals (N - 1, 4, 2), one for each step of a line.
+
+    Args:
+        points_N2: centre line [px].
+        halves_N2: distances of the two edges from it at each point [px].
+    """
     along_N2 = np.gradient(points_N2, axis=0)
     across_N2 = along_N2[:, ::-1] * (-1, 1) / np.hypot(along_N2[:, :1], along_N2[:, 1:])
-    halves_N2 = widths_N[:, None] / 2 * rng.normal(1, 0.22, (len(points_N2), 2))
-    halves_N2 = np.maximum(halves_N2, thinnest_px / 2)
     left_N2, right_N2 = points_N2 + across_N2 * halves_N2[:, :1], points_N2 - across_N2 * halves_N2[:, 1:]
     return np.stack([left_N2[:-1], left_N2[1:], right_N2[1:], right_N2[:-1]], axis=1)
 

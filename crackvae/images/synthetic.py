@@ -11,7 +11,6 @@ covers 0 <= x, y < 1; 3 = red, green, blue.
 """
 
 import io
-import math
 import multiprocessing
 import os
 import tempfile
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from crackvae.images import drawing
-from crackvae.images.drawing import SIDE_PX, Bytes, Floats
+from crackvae.images.drawing import SIDE_PX, Bytes
 
 Mask = NDArray[np.bool_]
 
@@ -117,38 +116,6 @@ def draw_crack(rng: np.random.Generator, surface_HW3: Bytes) -> tuple[Bytes, Mas
     # Where the crack runs just outside the image its rim would show without a mask.
     factor_HW[drawing.blurred(mask_HW.astype(np.float32), ImageFilter.BoxBlur(RIM_PX)) == 0] = 1
     return drawing.shade(surface_HW3, factor_HW), mask_HW
-
-
-def draw_line_crack(
-    surface_HW3: Bytes, start_xy: tuple[float, float], end_xy: tuple[float, float], width_px: float
-) -> tuple[Bytes, Mask]:
-    """Draw a straight crack of known size, with square ends; nothing is random.
-
-    Args:
-        surface_HW3: uint8 (H, W, 3); left as it is.
-        start_xy, end_xy: ends of the centre line [px]; a part outside the image is cut off.
-        width_px: full width [px], above 0; below 1 px the crack is fainter and its mask has gaps or is empty.
-
-    Returns:
-        image uint8 (H, W, 3), at 0.3 of its brightness inside the crack, and mask bool (H, W): True where a pixel's
-        middle lies in the crack. Outside the mask only antialiased pixels that touch it change.
-
-    Raises:
-        ValueError: the line has no width or no length.
-    """
-    length_px = math.dist(start_xy, end_xy)
-    if not (width_px > 0 and length_px > 0):
-        raise ValueError(
-            f"a crack from {start_xy} to {end_xy} of width {width_px} px covers nothing. "
-            "Give two different points and a width above 0."
-        )
-    height, width, _ = surface_HW3.shape
-    along_x, along_y = (end_xy[0] - start_xy[0]) / length_px, (end_xy[1] - start_xy[1]) / length_px
-    x_W = np.arange(width, dtype=np.float32) + np.float32(0.5 - (start_xy[0] + end_xy[0]) / 2)
-    y_H1 = (np.arange(height, dtype=np.float32) + np.float32(0.5 - (start_xy[1] + end_xy[1]) / 2))[:, None]
-    coverage_HW: Floats = np.clip((width_px + 1) / 2 - np.abs(y_H1 * along_x - x_W * along_y), 0, min(1, width_px))
-    coverage_HW *= np.clip((length_px + 1) / 2 - np.abs(y_H1 * along_y + x_W * along_x), 0, 1)
-    return drawing.shade(surface_HW3, 1 - np.float32(0.7) * coverage_HW), coverage_HW >= 0.5
 
 
 def draw_image(seed: int, number: int, is_crack: bool, side_px: int = SIDE_PX) -> tuple[Bytes, Mask]:

@@ -1,7 +1,7 @@
 """Cutting photographs into model-sized tiles, and stitching maps of tiles into a map of the photograph.
 
 Shape letters: H, W rows and columns of an image; T tiles; K images packed as channels; P side of a tile at the model's
-input [px].
+input [px]; t, L pixels along a side of a tile and of an image.
 """
 
 from collections import defaultdict
@@ -91,7 +91,7 @@ def tile_origins(length_px: int, tile_px: int, stride_px: int) -> tuple[int, ...
     Every pixel is covered. The last tile is moved back to the edge of the image instead of padded, because a padded
     border is reconstructed badly and looks like a crack.
     """
-    assert tile_px <= length_px, "grid_of() never asks for a tile larger than the image"
+    assert tile_px <= length_px, "no caller asks for a tile larger than the image"
     last = length_px - tile_px
     return tuple(sorted({*range(0, last, stride_px), last}))
 
@@ -178,12 +178,9 @@ def stitch(maps_TPP: np.ndarray, grid: Grid, height: int, width: int) -> np.ndar
     Returns:
         float32 (H, W).
     """
-    rising_h, rising_w = _tent(grid.tile_h), _tent(grid.tile_w)
-    sum_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
-    for y in grid.ys:
-        sum_H[y : y + grid.tile_h] += rising_h
-    for x in grid.xs:
-        sum_W[x : x + grid.tile_w] += rising_w
+    rising_h, sum_H = _weights(grid.ys, grid.tile_h, height)
+    rising_w, sum_W = _weights(grid.xs, grid.tile_w, width)
+    sum_HW = np.zeros((height, width), np.float32)
     weight_hw = np.outer(rising_h, rising_w).astype(np.float32)
     size = (grid.tile_w, grid.tile_h)
     for map_PP, part_hw in zip(maps_TPP, grid.squares(sum_HW), strict=True):
@@ -205,12 +202,9 @@ def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: i
     Returns:
         float32 (H, W).
     """
-    rising_h, rising_w = _tent(grid.tile_h), _tent(grid.tile_w)
-    map_HW, sum_H, sum_W = np.zeros((height, width), np.float32), np.zeros(height), np.zeros(width)
-    for y in grid.ys:
-        sum_H[y : y + grid.tile_h] += rising_h
-    for x in grid.xs:
-        sum_W[x : x + grid.tile_w] += rising_w
+    rising_h, sum_H = _weights(grid.ys, grid.tile_h, height)
+    rising_w, sum_W = _weights(grid.xs, grid.tile_w, width)
+    map_HW = np.zeros((height, width), np.float32)
     for map_PP, tile in zip(maps_KPP, tiles_K, strict=True):
         y, x = grid.ys[tile // grid.cols], grid.xs[tile % grid.cols]
         rows, columns = slice(y, y + grid.tile_h), slice(x, x + grid.tile_w)
@@ -220,7 +214,14 @@ def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: i
     return map_HW
 
 
-def _tent(length_px: int) -> np.ndarray:
-    """Weights that rise linearly from the edges of a tile to its middle, float (length_px,), above 0."""
-    steps = np.arange(length_px)
-    return np.minimum(steps + 1, length_px - steps) / ((length_px + 1) / 2)
+def _weights(origins: tuple[int, ...], tile_px: int, length_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights along one side of a tile, which rise linearly from its edges to its middle, and their sum over all tiles.
+
+    Returns:
+        float (tile_px,), above 0, and float (length_px,).
+    """
+    steps, sum_L = np.arange(tile_px), np.zeros(length_px)
+    rising_t = np.minimum(steps + 1, tile_px - steps) / ((tile_px + 1) / 2)
+    for origin in origins:
+        sum_L[origin : origin + tile_px] += rising_t
+    return rising_t, sum_L

@@ -1,6 +1,5 @@
 """Scores and explanations of tiles by a model. No Ray."""
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crackvae.cores import thread_count
 from crackvae.errors import ModelError
 from crackvae.images.tiles import cut, stitch
 from crackvae.model.artifact import Model, load_model
@@ -158,18 +158,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# Threads that score or explain images: each holds one decoded photograph.
-MAX_THREADS = 8
-
-
-def thread_count() -> int:
-    """Threads of threads(): one for each core that this process may use."""
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
-
-
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """An executor in which torch uses one thread for each task."""
+    """An executor of thread_count() threads, in which torch uses one thread for each task."""
     with one_thread(), ThreadPoolExecutor(thread_count()) as executor:
         yield executor
 

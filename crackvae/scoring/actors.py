@@ -16,10 +16,11 @@ import torch
 
 from crackvae.config import SEGMENTER_HEADS, ScoringConfig
 from crackvae.console import progress, say
+from crackvae.cores import thread_count
 from crackvae.errors import ManifestError
 from crackvae.images.decoded import decode_images
 from crackvae.model.heads import LATENT_NORM
-from crackvae.model.inference import Scorer, crack_probabilities, score_tiles, thread_count, threads
+from crackvae.model.inference import Scorer, crack_probabilities, score_tiles, threads
 from crackvae.model.runtime import runtime_of
 from crackvae.model.screen import BFLOAT16, FLOAT32, may_screen, screen_of
 from crackvae.model.spec import ModelSpec

@@ -53,7 +53,7 @@ class Camera:
 
     Attributes:
         state: what it is doing, in words.
-        reconnects: number of times that the connection was made again.
+        connections: number of times that a connection was made.
         damaged: number of packets that could not be decoded, and of frames above the limit of pixels.
     """
 
@@ -61,7 +61,12 @@ class Camera:
         library()
         self.source, self.shown, self.out, self.quiet = source, without_secrets(source), out, quiet
         self.newest = Newest(every_s)
-        self.state, self.reconnects, self.damaged = "connecting", 0, 0
+        self.state, self.connections, self.damaged = "connecting", 0, 0
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return max(0, self.connections - 1)
 
     def counts(self) -> dict[str, Any]:
         """What became of the frames, apart from their rows."""
@@ -101,17 +106,19 @@ class Camera:
             why = self._receive_once(stop)
             if stop.is_set():
                 return
-            pause_s = FIRST_PAUSE_S if self.newest.received > before else min(2 * pause_s, LONGEST_PAUSE_S)
+            if self.newest.received > before:
+                pause_s = FIRST_PAUSE_S
             self.state = f"not connected ({why}), next attempt in {pause_s:g} s"
             say(f"{self.shown}: {why}; next attempt in {pause_s:g} s", quiet=self.quiet)
             stop.wait(pause_s)
-            self.reconnects += 1
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _receive_once(self, stop: threading.Event) -> str:
         """Receive while a connection lasts; returns why it ended."""
         av = library()
         try:
             with av.open(self.source, timeout=(OPEN_S, READ_S), **_options(self.source)) as container:
+                self.connections += 1
                 if not container.streams.video:
                     return "the stream has no picture"
                 video = container.streams.video[0]

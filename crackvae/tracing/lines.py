@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from crackvae.tracing.following import end_of
 from crackvae.tracing.skeleton import Chain
@@ -135,7 +135,7 @@ def _meetings(lines: list[Line]) -> list[np.ndarray]:
     traces = [line.sections.points_K2[::MEETING_STEP] for line in lines]
     number_N = np.repeat(np.arange(len(lines)), [len(trace) for trace in traces])
     half_N = np.nan_to_num([line.sections.full_px / 2 for line in lines])[number_N] if lines else np.empty(0)
-    tree = cKDTree(np.concatenate([*traces, np.empty((0, 2))]))
+    tree = KDTree(np.concatenate([*traces, np.empty((0, 2))]))
     found = []
     for number, (line, trace_K2) in enumerate(zip(lines, traces, strict=True)):
         own_px = np.nan_to_num(line.sections.full_px / 2) + MEETING_PX

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components, depth_first_order
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage.morphology import skeletonize
 
 # Length of the end of a segment whose direction decides which other one continues it [px]; the last pixels before a
@@ -148,7 +148,7 @@ def _touching(found: list[Chain]) -> list[Chain]:
     points = [chain.points_K2 for chain in found]
     if len(points) < 2:
         return found
-    tree, lengths = cKDTree(np.concatenate(points)), [len(one) for one in points]
+    tree, lengths = KDTree(np.concatenate(points)), [len(one) for one in points]
     number_N, at_N = np.repeat(np.arange(len(points)), lengths), np.concatenate([np.arange(n) for n in lengths])
     forks = [dict(chain.forks) for chain in found]
     for number, chain in enumerate(found):
@@ -278,7 +278,7 @@ def _over_gaps(
     """Free ends that face each other over a small gap, each pair with its turn plus its gap."""
     places_N2 = np.array([segments[k].points_K2[-end] for k, end in free]).reshape(-1, 2)
     pairs = []
-    for i, j in cKDTree(places_N2).query_pairs(MAX_GAP_PX) if len(free) else ():
+    for i, j in KDTree(places_N2).query_pairs(MAX_GAP_PX) if len(free) else ():
         one, other = free[i], free[j]
         gap_px = float(np.hypot(*(places_N2[j] - places_N2[i])))
         if one[0] == other[0] or gap_px > MAX_GAP_SHARE * min(len(segments[k].points_K2) for k in (one[0], other[0])):

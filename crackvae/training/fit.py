@@ -29,7 +29,6 @@ from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import CheckpointActor, Checkpoints
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import (
-    Epoch,
     State,
     TrainingTiles,
     TrainSettings,
@@ -87,30 +86,23 @@ class FitJob:
     initial: dict[str, Tensor] | None = None
 
 
-def completed_epochs(checkpoints: Checkpoints) -> list[Epoch]:
-    """The epochs of an interrupted run; none of a new one."""
-    last = checkpoints.last()
-    return read_checkpoint(last)[1] if last else []
-
-
 def is_completed(checkpoints: Checkpoints, settings: TrainSettings, *, quiet: bool) -> bool:
     """Whether a run has no epoch left to train; tells the user where it resumes."""
-    epochs = completed_epochs(checkpoints)
+    last = checkpoints.last()
+    epochs = read_checkpoint(last)[1] if last else []
     if epochs:
         say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=quiet)
     return is_over(epochs, settings)
 
 
 def fit(job: FitJob, plan: WorkerPlan, checkpoints: Checkpoints, *, quiet: bool) -> None:
-    """Train from the last checkpoint, if there is one, until the last epoch has its checkpoint.
+    """Train from the last checkpoint, if there is one, until the last epoch has its checkpoint; not if is_completed().
 
     Raises:
         CrackvaeError: the first error that a restart would only repeat, or too many worker failures. The checkpoints
             stay.
     """
     settings = job.settings
-    if is_over(completed_epochs(checkpoints), settings):
-        return
     actor: Any = ray.remote(CheckpointActor).options(max_restarts=3, **on_this_node()).remote(checkpoints)
     worker_input = _WorkerInput(
         spec=job.spec,

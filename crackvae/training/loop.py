@@ -131,9 +131,10 @@ def _training_batch(
     """This worker's share of a batch; everything random is drawn for the whole batch."""
     if settings.drawings is not None:
         return add_synthetic_cracks(tiles_BPP.to(worker.device), settings.drawings, generator, worker.share)
-    clean = to_input(tiles_BPP[worker.share].to(worker.device))
     if settings.augment:
         clean = augment(tiles_BPP, generator, worker.share).to(worker.device)
+    else:
+        clean = to_input(tiles_BPP[worker.share].to(worker.device))
     return TrainingBatch(clean, clean, torch.zeros_like(clean), torch.zeros(len(clean), device=clean.device))
 
 

@@ -141,15 +141,12 @@ class CalibratedModel:
     reference: histograms.NightHistograms
 
 
-def calibrated_on(
-    model: Model, val_TPP: np.ndarray, val_images: pa.Table, percentile: float, source: str = "val non_crack scores"
-) -> CalibratedModel:
+def calibrated_on(model: Model, val_TPP: np.ndarray, val_images: pa.Table, percentile: float) -> CalibratedModel:
     """Set the threshold to a percentile of the scores of sound images.
 
     Args:
         val_TPP: uint8 (T, P, P), the tiles of all images in order.
         val_images: the decoded images, as decoded_tiles() returns them.
-        source: what the scores belong to, for the description of the threshold.
     """
     calibration.require_enough(val_images.num_rows)
     scores_TS = score_tiles(model, val_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,))
@@ -158,7 +155,7 @@ def calibrated_on(
     calibrated = Calibration(
         scores_N=np.sort(scores_N),
         groups=len(set(val_images["group"].to_pylist())),
-        level=f"{percentile:g}th percentile of {len(scores_N)} {source}",
+        level=f"{percentile:g}th percentile of {len(scores_N)} val non_crack scores",
         threshold=percentile_threshold(scores_N, percentile),
         model=model.digest,
         leaky=model.spec.leaky,

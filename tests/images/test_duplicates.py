@@ -1,8 +1,12 @@
 """S = 32 side of a thumbnail, N images; H, W rows and columns of an image."""
 
 import io
+import os
+import threading
+import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +69,23 @@ def test_a_fingerprint_knows_the_file_its_size_and_its_thumbnail():
     assert (found.width, found.height) == (150, 100)
     assert found.thumb_SS.shape == (32, 32) and found.thumb_SS.dtype == np.uint8
     assert len(found.sha256) == 64 and found.sha256 != fingerprint(data + b"\0").sha256
+
+
+def test_only_the_cores_of_this_process_read_images(monkeypatch):
+    seen = set()
+
+    def one(image):
+        seen.add(threading.get_ident())
+        time.sleep(0.001)  # so that another thread would take the next image
+        return image
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(duplicates.fileio, "read_image", one)
+    monkeypatch.setattr(duplicates, "fingerprint", lambda data, page: len(data))
+    names = [f"{number}.png" for number in range(20)]
+    found, left_out = duplicates.fingerprints_of(pa.table({"image": names, "error": [""] * 20}), quiet=True)
+    assert not left_out and len(found) == 20 and len(seen) == 1
 
 
 def test_bytes_that_are_no_image_have_no_fingerprint():

@@ -48,10 +48,21 @@ def test_an_absurd_place_is_none(line):
 
 
 @settings(derandomize=True, deadline=None)
-@given(text=st.text(st.sampled_from("0123456789:,.->-[] latitude\nGPS()"), max_size=300))
-def test_any_text_is_subtitles_or_none(text):
-    starts_s = [one.start_s for one in parsed(text)]
+@given(
+    texts=st.lists(st.text("0123456789:,.->[] latude\nGPS()", max_size=100), min_size=1, max_size=5),
+    times=st.lists(st.tuples(*[st.integers(0, 59)] * 3, st.integers(0, 999)), min_size=4, max_size=4),
+)
+def test_any_text_between_heads_of_subtitles_is_read(texts, times):
+    heads = [f"\n{h:02}:{m:02}:{s:02},{ms:03} --> {h:02}:{m:02}:59,999\n" for h, m, s, ms in times]
+    text = texts[0] + "".join(head + after for head, after in zip(heads, texts[1:], strict=False))
+    found = parsed(text)
+    starts_s = [one.start_s for one in found]
     assert starts_s == sorted(starts_s)
+    for h, m, s, ms in times[: len(texts) - 1]:
+        assert any(abs(start_s - (3600 * h + 60 * m + s + ms / 1000)) < 1e-6 for start_s in starts_s)
+    for one in found:
+        lat, lon, _ = one.place
+        assert math.isnan(lat) == math.isnan(lon) and not abs(lat) > 90 and not abs(lon) > 180
 
 
 def test_a_subtitle_holds_until_the_next_and_for_two_seconds_at_the_end():

@@ -53,6 +53,10 @@ def camera(**tags: Any) -> Photograph:
         ({17: 123.5}, b"", 123.5),
         ({17: 360.0}, b"", 0.0),
         ({17: 400.0}, b"", NAN),
+        ({16: "T", 17: 123.5}, b"", 123.5),
+        ({16: "M", 17: 123.5}, b"", NAN),
+        ({16: "m\0", 17: 123.5}, b"", NAN),
+        ({16: "M", 17: 10.0}, b'drone-dji:GimbalYawDegree="-45.0"', 315.0),
         ({}, b"", NAN),
         ({17: 10.0}, b'drone-dji:GimbalYawDegree="-45.0" drone-dji:GimbalPitchDegree="-10.0"', 315.0),
         ({17: 10.0}, b'drone-dji:GimbalYawDegree="-45.0" drone-dji:GimbalPitchDegree="-89.9"', NAN),
@@ -63,6 +67,14 @@ def test_a_heading_is_that_of_the_camera_unless_it_looks_straight_down(
 ) -> None:
     found = read_metadata(camera(gps=gps, xmp=xmp).file()).heading_deg
     assert found == pytest.approx(heading_deg, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("reference", "alt_m"), [(None, 12.5), (b"\0", 12.5), (b"\1", -12.5), (b"\2", 12.5), (b"\3", -12.5)]
+)
+def test_heights_below_are_negative(reference: bytes | None, alt_m: float) -> None:
+    gps = {6: 12.5} if reference is None else {5: reference, 6: 12.5}
+    assert read_metadata(camera(gps=gps).file()).alt_m == alt_m
 
 
 @pytest.mark.parametrize(
@@ -281,7 +293,8 @@ def test_no_bytes_raise(noise: bytes, kind: int) -> None:
     whole = cameras.MAVIC_2_PRO.exif().tobytes()[6:]
     data = [jpeg(b"II*\0\x08\0\0\0" + noise), b"MM\0*\0\0\0\x08" + noise, jpeg(whole[: len(noise)] + noise)][kind]
     found = read_metadata(data)
-    assert all(value == value or name != "taken" for name, value in vars(found).items())
+    assert found.taken is None or metadata.EARLIEST <= found.taken <= datetime.now(UTC) + metadata.MOST_AHEAD
+    assert not any(isinstance(value, float) and math.isinf(value) for value in vars(found).values())
     assert not abs(found.lat) > 90 and not abs(found.lon) > 180
 
 

@@ -16,13 +16,8 @@ from crackvae.images.synthetic import (
     draw_concrete,
     draw_crack,
     draw_image,
-    draw_line_crack,
     write_images,
 )
-
-
-def blank(height: int = 100, width: int = 120) -> np.ndarray:
-    return np.full((height, width, 3), 200, np.uint8)
 
 
 def cracked(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,45 +110,7 @@ def test_drawing_a_crack_leaves_the_surface_as_it_was():
     surface_HW3 = draw_concrete(np.random.default_rng(0), 80, 80)
     kept_HW3 = surface_HW3.copy()
     draw_crack(np.random.default_rng(1), surface_HW3)
-    draw_line_crack(surface_HW3, (5, 5), (60, 60), 3)
     assert np.array_equal(surface_HW3, kept_HW3)
-
-
-@pytest.mark.parametrize("width_px", [1, 2, 3, 8])
-def test_a_level_line_crack_has_the_asked_width_and_length(width_px):
-    image_HW3, mask_HW = draw_line_crack(blank(), (10, 40 + width_px / 2), (60, 40 + width_px / 2), width_px)
-    expected_HW = np.zeros((100, 120), bool)
-    expected_HW[40 : 40 + width_px, 10:60] = True
-    assert np.array_equal(mask_HW, expected_HW)
-    assert (image_HW3[mask_HW] == 60).all()
-
-
-@pytest.mark.parametrize("width_px", [1.5, 4.0])
-@pytest.mark.parametrize("end_xy", [(90, 30), (70, 90), (25, 85), (95, 84)])
-def test_a_slanted_line_crack_covers_width_times_length(width_px, end_xy):
-    _, mask_HW = draw_line_crack(blank(), (20, 20), end_xy, width_px)
-    length_px = np.hypot(end_xy[0] - 20, end_xy[1] - 20)
-    assert abs(mask_HW.sum() / length_px - width_px) < 0.5
-    rows, columns = np.nonzero(mask_HW)
-    along_px = ((columns - 19.5) * (end_xy[0] - 20) + (rows - 19.5) * (end_xy[1] - 20)) / length_px
-    assert abs(np.ptp(along_px) + 1 - length_px) < 1.5
-
-
-def test_a_line_crack_changes_only_pixels_touching_its_mask():
-    image_HW3, mask_HW = draw_line_crack(blank(), (20.3, 11.7), (80.1, 77.2), 3.3)
-    touching_HW = ndimage.maximum_filter(mask_HW, size=3)
-    assert (image_HW3[~touching_HW] == 200).all()
-
-
-def test_a_line_crack_is_cut_off_at_the_edge_of_the_image():
-    _, mask_HW = draw_line_crack(blank(), (-50, 50), (500, 50), 2)
-    assert mask_HW[49:51].all() and mask_HW.sum() == 2 * 120
-
-
-@pytest.mark.parametrize(("end_xy", "width_px"), [((10, 10), 3), ((20, 20), 0)])
-def test_a_line_crack_that_covers_nothing_is_refused(end_xy, width_px):
-    with pytest.raises(ValueError, match="covers nothing"):
-        draw_line_crack(blank(), (10, 10), end_xy, width_px)
 
 
 def test_a_written_set_holds_one_jpeg_per_image_in_a_folder_per_label(tmp_path):

@@ -1,5 +1,6 @@
 """Videos: which frames are listed, and what their pixels are."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from crackvae.errors import UnreadableImage
+from crackvae.images.decoding import video
 from crackvae.images.decoding.video import frames_of, read_frame, with_frames
 from crackvae.images.synthetic import draw_image
 from crackvae.storage import archive
@@ -46,6 +48,12 @@ def drawn(path: Path, numbers: list[int], blurred: tuple[int, ...] = (), codec: 
 
 def names(path: Path, every_s: float) -> list[str]:
     return [name.removeprefix(f"{path}!/") for name, _ in frames_of(str(path), every_s)]
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has the file open."""
+    files = [Path("/proc/self/fd", number) for number in os.listdir("/proc/self/fd")]
+    return any(os.path.realpath(file) == str(path.resolve()) for file in files)
 
 
 def number_shown(pixels_HW: np.ndarray) -> int:
@@ -137,6 +145,36 @@ def test_videos_are_listed_only_when_asked_for(clip):
 def test_a_frame_over_the_limit_of_pixels_is_refused_before_decoding(clip):
     with pytest.raises(UnreadableImage, match="over the limit"):
         read_frame(Frame(str(clip), 0.0), 1_000)
+
+
+def test_a_clip_that_is_refused_is_closed(clip):
+    with pytest.raises(UnreadableImage, match="over the limit") as refused:
+        read_frame(Frame(str(clip), 0.0), 1_000)
+    assert refused.tb and not is_open(clip)  # the traceback still refers to what was opened
+
+
+def test_a_clip_is_closed_when_another_takes_its_place(clip, tmp_path):
+    other = drawn(tmp_path / "other.mp4", list(range(10)))
+    first = video._clip(str(clip), 0, MAX_PX)
+    assert first.at(0.0) and is_open(clip)
+    read_frame(Frame(str(other), 0.0), MAX_PX)
+    assert is_open(other) and not is_open(clip)
+
+
+def test_a_clip_is_closed_when_a_frame_of_it_is_damaged(clip):
+    read_frame(Frame(str(clip), 0.0), MAX_PX)
+    with pytest.raises(UnreadableImage, match="no frame can be decoded"):
+        read_frame(Frame(str(clip), 99.0), MAX_PX)
+    assert not is_open(clip)
+
+
+def test_frames_of_one_clip_open_it_once(clip, monkeypatch):
+    opened, opens = video.opened, []
+    monkeypatch.setattr(video, "opened", lambda file: (opens.append(file), opened(file))[1])
+    video._close_clip()
+    for number in (0, 10, 20):
+        read_frame(Frame(str(clip), number / FPS), MAX_PX)
+    assert opens == [str(clip)]
 
 
 def test_a_missing_library_is_named(clip, monkeypatch):

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import score_in_process
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from crackvae.config import ScoreConfig
-from crackvae.images.synthetic import draw_concrete, draw_line_crack
+from crackvae.images.synthetic import draw_concrete
 from crackvae.reports.night_page.known import false_alarms
 from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import read_night
@@ -42,8 +42,9 @@ def photographed(wall: Image.Image, *, again: bool) -> Image.Image:
 
 
 def with_crack(wall: Image.Image) -> Image.Image:
-    cracked, _ = draw_line_crack(np.asarray(wall), (60, 20), (260, 320), 4.0)
-    return Image.fromarray(cracked)
+    cracked = wall.copy()
+    ImageDraw.Draw(cracked).line([(60, 20), (260, 320)], (40, 40, 40), 4)
+    return cracked
 
 
 @pytest.fixture(scope="module")

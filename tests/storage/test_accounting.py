@@ -195,7 +195,7 @@ def test_a_prefix_with_dots_gives_no_image_a_second_name(tmp_path: Path) -> None
     everything = set(list_images(str(tmp_path)).images["image"].to_pylist())
     for prefix in ("a/", "a/1", "a/b/2", "./a/", "a/./1", "a//b/", "a/b/../1", "/a/"):
         with contextlib.suppress(StorageError):  # it may match nothing, and says so
-            assert set(list_images(str(tmp_path), prefix=prefix).images["image"].to_pylist()) <= everything, prefix
+            assert set(list_paths([str(tmp_path)], prefix=prefix).images["image"].to_pylist()) <= everything, prefix
 
 
 def test_what_is_excluded_is_said_in_one_line(tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ FORMS = [unicodedata.normalize(form, "Gesünd/Riß-Gewölbe é") for form in ("N
 def test_a_name_is_the_same_in_either_unicode_form(tmp_path: Path, stored: str, typed: str) -> None:
     put(tmp_path / stored, "1.jpg", "2.jpg")
     put(tmp_path, "other/3.jpg")
-    assert len(names(list_images(str(tmp_path), prefix=typed))) == 2
-    assert len(names(list_images(str(tmp_path), prefix=f"{typed}/1"))) == 1
+    assert len(names(list_paths([str(tmp_path)], prefix=typed))) == 2
+    assert len(names(list_paths([str(tmp_path)], prefix=f"{typed}/1"))) == 1
     for path in (f"{tmp_path}/{typed}", f"{tmp_path}/{typed}/*.jpg", f"{tmp_path}/{typed[:3]}*"):
         assert len(names(list_images(path))) == 2, path
     (tmp_path / "list.txt").write_text(f"{typed}/1.jpg\n{tmp_path}/{typed}/2.jpg\n", encoding="utf-8")
@@ -240,7 +240,7 @@ def test_a_name_is_the_same_in_either_unicode_form(tmp_path: Path, stored: str, 
 def test_two_folders_that_differ_in_their_form_alone_are_both_listed(tmp_path: Path) -> None:
     for form in FORMS:
         put(tmp_path / form, "1.jpg")
-    assert len(names(list_images(str(tmp_path), prefix=FORMS[0]))) == 2
+    assert len(names(list_paths([str(tmp_path)], prefix=FORMS[0]))) == 2
     assert len({nfc(name) for name in names(list_images(str(tmp_path)))}) == 1
 
 

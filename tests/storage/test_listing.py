@@ -394,14 +394,14 @@ def test_since_keeps_what_was_modified_then_or_later_and_what_has_no_time(tmp_pa
     for name, seconds in (("old", 99), ("edge", 100), ("new", 101)):
         os.utime(tmp_path / f"{name}.jpg", (seconds, seconds))
     (tmp_path / "link.jpg").symlink_to("gone")
-    listing = list_images(str(tmp_path), since=datetime.fromtimestamp(100, UTC))
+    listing = list_paths([str(tmp_path)], since=datetime.fromtimestamp(100, UTC))
     assert names(listing) == ["edge.jpg", "link.jpg", "new.jpg"] and listing.passed_over == 1
 
 
 @pytest.mark.parametrize("prefix", ["2026-11-2", "2026-11-22/", "2026-11-22/a/", "2026-11-22/1", ""])
 def test_a_prefix_keeps_what_a_whole_listing_would_keep_of_it(tmp_path, prefix):
     whole = list_images(str(nights(tmp_path)))
-    part = list_images(str(tmp_path), prefix=prefix)
+    part = list_paths([str(tmp_path)], prefix=prefix)
     assert names(part) == [name for name in names(whole) if name.startswith(prefix)] and part.root == whole.root
 
 
@@ -412,7 +412,7 @@ def test_a_filter_that_matches_nothing_is_an_error_that_names_it(tmp_path, filte
     with pytest.raises(
         StorageError, match=r"--(prefix|since) .* matches no(ne of the 4 images found|) .*below"
     ) as caught:
-        list_images(str(nights(tmp_path)), **filters)
+        list_paths([str(nights(tmp_path))], **filters)
     assert one_line(caught.value)
 
 

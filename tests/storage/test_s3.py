@@ -146,7 +146,7 @@ def test_wildcards_prefixes_and_lists_name_parts_of_a_bucket(
     def keys(place: str, **more: Any) -> list[str]:
         return [
             image.removeprefix("s3://nights/")
-            for image in listing.list_images(place, **more).images["image"].to_pylist()
+            for image in listing.list_paths([place], **more).images["image"].to_pylist()
         ]
 
     of_22 = [key for key in night if key.startswith("2026-11-22")]
@@ -263,7 +263,7 @@ def test_every_object_of_a_bucket_is_a_row_or_counted(server: Server, monkeypatc
     assert [row["error"] for row in of_pattern.images.to_pylist()].count("") == len(photographs)
     assert listing.list_images("s3://nights/n/**/*.jpg").excluded["unreadable folder"] == 3, "n/h// too"
     assert listing.list_images("s3://nights/n/[1]/[2].jpg").images.num_rows == 1
-    assert listing.list_images("s3://nights/n", prefix="G\u00eb").images.num_rows == 1
+    assert listing.list_paths(["s3://nights/n"], prefix="G\u00eb").images.num_rows == 1
     assert listing.list_images("s3://nights/n/G\u00eb").images.num_rows == 1
 
 

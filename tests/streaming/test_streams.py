@@ -1,5 +1,7 @@
 """Cameras and streams: connections that break, and addresses with passwords."""
 
+import contextlib
+import errno
 import threading
 from types import SimpleNamespace
 
@@ -40,9 +42,26 @@ def test_pauses_grow_while_nothing_comes_and_start_again_after_a_frame(monkeypat
 
     monkeypatch.setattr(camera, "_receive_once", receive_once)
     camera._receive(SimpleNamespace(is_set=stop.is_set, wait=wait))  # type: ignore[arg-type]
-    assert pauses == [2, 4, 8, 16, 30, 30, 30, 1, 2] and camera.reconnects == 9
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 1, 2]
     told = capsys.readouterr().err
-    assert "rtsp://camera/live: Connection refused; next attempt in 2 s" in told and "s3cret" not in told
+    assert "rtsp://camera/live: Connection refused; next attempt in 1 s" in told and "s3cret" not in told
+
+
+@pytest.mark.parametrize(
+    ("opened", "reconnects"), [([False] * 4, 0), ([True], 0), ([False, True], 0), ([True, False, False, True, True], 2)]
+)
+def test_only_connections_after_the_first_are_reconnects(monkeypatch, opened, reconnects):
+    camera, answers = Camera("rtsp://camera/live", "out", 0, quiet=True), iter(opened)
+
+    def connect(*_: object, **__: object) -> contextlib.AbstractContextManager[SimpleNamespace]:
+        if next(answers):
+            return contextlib.nullcontext(SimpleNamespace(streams=SimpleNamespace(video=[])))
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(streams.library(), "open", connect)
+    for _ in opened:
+        camera._receive_once(threading.Event())
+    assert camera.reconnects == camera.counts()["reconnects"] == reconnects
 
 
 def test_a_damaged_packet_is_counted_and_the_next_one_shown():

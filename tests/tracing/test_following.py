@@ -18,9 +18,10 @@ def test_a_line_in_a_dark_field_without_end_is_given_up() -> None:
 
 
 def test_a_hole_is_not_followed() -> None:
-    pixels = np.full((300, 300), 180, np.uint8)
-    spot = np.hypot(*(np.mgrid[:300, :300] - 150)) < 40
-    pixels[spot] = 40
-    pixels[150:, 145:156] = 40  # a dark run from the hole to the border
-    found = trace_findings(pixels, np.where(spot, 255, 0).astype(np.uint8))
-    assert all(one["bottom_px"] <= 200 for one in found)
+    pixels = np.full((400, 400), 180, np.uint8)
+    y, x = np.mgrid[:400, :400]
+    hole, joint = np.hypot((y - 150) / 50, (x - 150) / 36) < 1, (abs(x - 300) < 2) & (abs(y - 200) < 180)
+    pixels[hole | joint] = 40
+    pixels[150:, 135:166] = 40  # a dark run from the hole to the border
+    (found,) = trace_findings(pixels, np.where(hole | joint, 255, 0).astype(np.uint8))
+    assert 295 < found["left_px"] < 305

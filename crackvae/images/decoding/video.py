@@ -3,8 +3,8 @@
 Shape letters: H, W rows and columns of a frame.
 """
 
+import contextlib
 import errno
-import functools
 import math
 import os
 import threading
@@ -141,10 +141,10 @@ def read_frame(frame: Frame, max_px: int) -> Picture:
         try:
             shot, sharpest = clip.at(frame.time_s)
         except (library().FFmpegError, *NAME_ERRORS) as error:
-            _clip.cache_clear()
+            _close_clip()
             raise UnreadableImage(f"damaged video at {frame.time_s:.3f} s: {what(error)}") from error
         except Exception:
-            _clip.cache_clear()
+            _close_clip()
             raise
     problem = ""
     if shot.sharpness < BLURRED_SHARE * sharpest:
@@ -162,21 +162,25 @@ class Clip:
     """An open video, and its last decoded frames: the frames of a listing come in order of their time."""
 
     def __init__(self, file: str, max_px: int) -> None:
-        self.av = library()
         self.max_px = max_px
-        self._context = opened(file)
-        self.container = self.av.open(self._context.__enter__())
-        self.video = _video_stream(self.container)
-        self.video.thread_type = "NONE"
-        if self.video.width * self.video.height > max_px:
-            raise UnreadableImage(f"{self.video.width}x{self.video.height} px is over the limit of {max_px} px")
-        first = next(self.container.demux(self.video), None)
-        if first is None or first.pts is None:
-            raise UnreadableImage("damaged video: no frame")
-        self.start_pts = self.video.start_time if self.video.start_time is not None else first.pts
-        self.subtitles, self.place = subtitles_of(file), place_in(self.container.metadata)
+        with contextlib.ExitStack() as files:
+            self.container = files.enter_context(library().open(files.enter_context(opened(file))))
+            self.video = _video_stream(self.container)
+            self.video.thread_type = "NONE"
+            if self.video.width * self.video.height > max_px:
+                raise UnreadableImage(f"{self.video.width}x{self.video.height} px is over the limit of {max_px} px")
+            first = next(self.container.demux(self.video), None)
+            if first is None or first.pts is None:
+                raise UnreadableImage("damaged video: no frame")
+            self.start_pts = self.video.start_time if self.video.start_time is not None else first.pts
+            self.subtitles, self.place = subtitles_of(file), place_in(self.container.metadata)
+            self._files = files.pop_all()  # an error above has closed them
         self.recent: deque[Shot] = deque()
         self.decoded: Iterator[Any] = iter(())
+
+    def close(self) -> None:
+        """Close the file; no further frame can be read."""
+        self._files.close()
 
     def at(self, time_s: float) -> tuple[Shot, float]:
         """The frame at a time, and the sharpness of the sharpest one near it."""
@@ -228,12 +232,25 @@ def _sharpness(pixels_HW: np.ndarray) -> float:
     return float(sum(np.square(one).mean() for one in steps))
 
 
-@functools.lru_cache(maxsize=1)
+# The clip that is open, by file, time of modification and limit of pixels; one at most. To be used under _LOCK.
+_OPEN: dict[tuple[str, int, int], Clip] = {}
+
+
 def _clip(file: str, modified: int, max_px: int) -> Clip:
-    try:
-        return Clip(file, max_px)
-    except (library().FFmpegError, *NAME_ERRORS) as error:
-        raise UnreadableImage(f"damaged video: {what(error)}") from error
+    """The clip of a file; the last one stays open until another takes its place."""
+    key = (file, modified, max_px)
+    if key not in _OPEN:
+        _close_clip()
+        try:
+            _OPEN[key] = Clip(file, max_px)
+        except (library().FFmpegError, *NAME_ERRORS) as error:
+            raise UnreadableImage(f"damaged video: {what(error)}") from error
+    return _OPEN[key]
+
+
+def _close_clip() -> None:
+    while _OPEN:
+        _OPEN.popitem()[1].close()
 
 
 def _video_stream(container: Any) -> Any:

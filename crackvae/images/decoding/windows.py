@@ -66,14 +66,12 @@ def with_parts(images: pa.Table, parts: dict[str, list[str]]) -> pa.Table:
 
 def windows_of(file: str, width: int, height: int) -> Iterator[Window]:
     """Windows that cover an image, row by row; neighbours overlap by OVERLAP_PX."""
-    for y in _starts(height):
-        for x in _starts(width):
-            yield Window(file, x, y, min(WINDOW_PX, width), min(WINDOW_PX, height))
+    from crackvae.images.tiles import tile_origins  # imported here: it loads torch, which exports do not need
 
-
-def _starts(length: int) -> list[int]:
-    last = max(0, length - WINDOW_PX)
-    return sorted({*range(0, last, WINDOW_PX - OVERLAP_PX), last})
+    window_w, window_h, stride_px = min(WINDOW_PX, width), min(WINDOW_PX, height), WINDOW_PX - OVERLAP_PX
+    for y in tile_origins(height, window_h, stride_px):
+        for x in tile_origins(width, window_w, stride_px):
+            yield Window(file, x, y, window_w, window_h)
 
 
 def _size(file: str) -> tuple[int, int] | None:

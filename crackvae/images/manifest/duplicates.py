@@ -8,7 +8,6 @@ Shape letters: N images, S = 32 side of a thumbnail, C = 8 side of the coarser o
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,9 +16,10 @@ import pyarrow as pa
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from crackvae.console import progress
+from crackvae.cores import thread_count
 from crackvae.errors import ManifestError, StorageError, UnreadableImage
 from crackvae.images import surface
 from crackvae.images.decoding import decode_picture
@@ -83,7 +83,7 @@ def fingerprints_of(images: pa.Table, *, quiet: bool) -> tuple[list[Fingerprint 
             raise StorageError(f"cannot read {image}: {uris.reason(problem)}. Run it again.") from problem
 
     names, errors = images["image"].to_pylist(), images["error"].to_pylist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
+    with ThreadPoolExecutor(thread_count()) as pool, progress("read", len(names), "images", quiet=quiet) as bar:
         found = []
         for result in pool.map(one, names, errors):
             found.append(result)
@@ -138,7 +138,7 @@ def same_picture(thumbs_NSS: np.ndarray) -> np.ndarray:
         thumbs_NSS.reshape(len(thumbs_NSS), -1), axis=0, return_index=True, return_inverse=True
     )
     thumbs_USS = thumbs_NSS[first_U]
-    tree = cKDTree(invariant_hash(thumbs_USS))
+    tree = KDTree(invariant_hash(thumbs_USS))
     pairs_Q2 = tree.query_pairs(COARSE_PX * MAX_DIFFERENCE, output_type="ndarray")
     chunks = np.array_split(pairs_Q2, len(pairs_Q2) // PAIRS_AT_ONCE + 1)
     same_Q2 = np.concatenate([pairs[_are_copies(thumbs_USS[pairs[:, 0]], thumbs_USS[pairs[:, 1]])] for pairs in chunks])

@@ -38,7 +38,10 @@ TIMES = ((0x9003, 0x9011, 0x9291), (0x9004, 0x9012, 0x9292))  # taken and digiti
 FOCAL_LENGTH, FOCAL_35MM, DIGITAL_ZOOM, EXIF_WIDTH, EXIF_HEIGHT = 0x920A, 0xA405, 0xA404, 0xA002, 0xA003
 PLANE_RESOLUTION, PLANE_UNIT = 0xA20E, 0xA210
 LAT_REF, LAT, LON_REF, LON, ALT_REF, ALT, GPS_TIME, GPS_STATUS, GPS_DATE = 1, 2, 3, 4, 5, 6, 7, 9, 29
-GPS_DIRECTION = 17
+GPS_DIRECTION_REF, GPS_DIRECTION = 16, 17
+
+# Values of ALT_REF for heights below: the ellipsoid, or sea level before EXIF 3.0; and sea level since EXIF 3.0.
+BELOW = (1, b"\x01", 3, b"\x03")
 
 # Millimetres of the units of PLANE_RESOLUTION; 4 and 5 are in use though not in the standard.
 PLANE_UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
@@ -56,7 +59,8 @@ class Metadata:
         taken_is_local: whether it is the camera's own clock, of an unknown time zone.
         lat, lon: position of the camera [degrees], WGS 84; both NaN if unknown.
         alt_m: its height above sea level.
-        heading_deg: where it looked, clockwise from north; NaN if unknown, and for a camera that looked straight down.
+        heading_deg: where it looked, clockwise from true north; NaN if unknown or measured from magnetic north, and for
+            a camera that looked straight down.
         camera: manufacturer and model.
         focal_mm: focal length.
         focal_35mm: that of a lens with the same angle of view on 36 x 24 mm film.
@@ -97,7 +101,8 @@ def _camera_and_place(tags: Tags) -> Metadata:
     )
     if text(first(gps, GPS_STATUS)) == "V":  # the receiver had no fix
         lat = lon = NAN
-    is_below = first(gps, ALT_REF) in (1, b"\x01")
+    is_below = first(gps, ALT_REF) in BELOW
+    is_magnetic = text(first(gps, GPS_DIRECTION_REF)).upper() == "M"  # the declination is not known
     unit_mm = PLANE_UNITS_MM.get(first(camera, PLANE_UNIT) or 2, NAN)
     resolution = _within(number(first(camera, PLANE_RESOLUTION)), 1e-9, 1e9)
     is_zoomed = _within(number(first(camera, DIGITAL_ZOOM)), 1.001, math.inf) > 1
@@ -106,7 +111,7 @@ def _camera_and_place(tags: Tags) -> Metadata:
         lat=lat,
         lon=lon,
         alt_m=_within(number(first(gps, ALT)) * (-1 if is_below else 1), MIN_ALT_M, MAX_ALT_M),
-        heading_deg=_within(number(first(gps, GPS_DIRECTION)), 0, 360) % 360,
+        heading_deg=NAN if is_magnetic else _within(number(first(gps, GPS_DIRECTION)), 0, 360) % 360,
         camera=_camera(text(first(root, MAKE)), text(first(root, MODEL))),
         focal_mm=_within(number(first(camera, FOCAL_LENGTH)), MIN_FOCAL_MM, MAX_FOCAL_MM),
         focal_35mm=NAN if is_zoomed else _within(number(first(camera, FOCAL_35MM)), 4, MAX_FOCAL_MM),

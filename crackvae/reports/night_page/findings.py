@@ -16,12 +16,10 @@ from PIL import Image, ImageDraw
 
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
+from crackvae.reports.colours import KIND_COLOURS
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
-
-# Of the traces on a picture and of the table: Okabe & Ito's palette, safe for colour-blind readers.
-COLOURS = {"crack": "#d55e00", "joint": "#56b4e9", "unclear": "#e69f00"}
 
 # Findings of one photograph, and of the groups of a night, that are listed, the longest first.
 MAX_LISTED, MAX_LISTED_BY_GROUP = 10, 100
@@ -105,7 +103,7 @@ def by_image(findings: pa.Table, images: list[str]) -> dict[str, list[dict[str, 
 
 def in_words(findings: list[dict[str, Any]], mm_per_px: float | None) -> str:
     """What the findings of one image are, with the size of the longest crack; "" without any."""
-    counts = [(kind, sum(one["kind"] == kind for one in findings)) for kind in COLOURS]
+    counts = [(kind, sum(one["kind"] == kind for one in findings)) for kind in KIND_COLOURS]
     if not findings:
         return ""
     names = [f"{n} {kind}{'s' if n > 1 and kind != 'unclear' else ''}" for kind, n in counts if n]
@@ -148,7 +146,7 @@ def listed(
             "image": one["image"],
             "also_on": also_on.get(one["finding"], []),
             "kind": one["kind"],
-            "colour": COLOURS[one["kind"]],
+            "colour": KIND_COLOURS[one["kind"]],
             "size": size_in_words(one, mm_per_px),
             "width_class": one["width_class"],
             "place": f"{one['left_px']}, {one['top_px']} to {one['right_px']}, {one['bottom_px']}",
@@ -188,7 +186,7 @@ def traced(picture_hw: np.ndarray, shape: tuple[int, int], findings: list[dict[s
     draw = ImageDraw.Draw(image)
     for one in findings:
         for points in _branches(one, scale):
-            draw.line(points, fill=COLOURS[one["kind"]], width=2)
+            draw.line(points, fill=KIND_COLOURS[one["kind"]], width=2)
     return np.asarray(image)
 
 

@@ -74,7 +74,7 @@ class Listing:
         )
 
 
-def list_images(path: str, since: datetime | None = None, prefix: str = "", exclude: Sequence[str] = ()) -> Listing:
+def list_images(path: str, exclude: Sequence[str] = ()) -> Listing:
     """List every image below a folder, in a .zip, or below a URI; a single image is a list of one.
 
     Further pages of a TIFF are images of their own: `scan.tif!/page=2`.
@@ -84,15 +84,13 @@ def list_images(path: str, since: datetime | None = None, prefix: str = "", excl
     ending, and a relative name is relative to the folder of the list. Names are compared in one Unicode form.
 
     Args:
-        since: only images modified then or later; one whose time is not known stays.
-        prefix: only images whose path below the listed one starts so, `2026-11-2` or `bridge-7/`.
         exclude: patterns for names of files and folders, or, with a slash, for paths below the listed one.
 
     Raises:
-        StorageError: the path does not exist or cannot be listed, or `since` and `prefix` leave none of its images.
+        StorageError: the path does not exist or cannot be listed.
         ArchiveError: a .zip that is broken.
     """
-    return list_paths([path], since, prefix, exclude)
+    return list_paths([path], exclude=exclude)
 
 
 def list_paths(
@@ -107,11 +105,17 @@ def list_paths(
     """List one or several paths, each as list_images() does; an image that two of them contain is listed once.
 
     The root is the folder that all paths have in common. `prefix` and `exclude` apply to each path by itself, and a
-    file that is excluded from two of them counts twice. With `videos`, videos are listed instead of excluded. Of a
-    `shard` only its images are kept, file by file, so that all pages of a TIFF are in one.
+    file that is excluded from two of them counts twice.
+
+    Args:
+        since: only images modified then or later; one whose time is not known stays.
+        prefix: only images whose path below the listed one starts so, `2026-11-2` or `bridge-7/`.
+        exclude: as for list_images().
+        videos: whether videos are listed instead of excluded.
+        shard: of which only the images are kept, file by file, so that all pages of a TIFF are in one.
 
     Raises:
-        As list_images(); filters must leave an image of one of the paths.
+        As list_images(); also StorageError where `since` and `prefix` leave no image of any path.
     """
     listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in paths]
     found = listings[0] if len(listings) == 1 else _joined(listings)

@@ -40,7 +40,7 @@ LINK_LOOP, OTHER, VIDEO = "link to a folder above it", "other file", "video"
 
 SUFFIXES_OF_KIND = {
     "image in an unsupported format": (
-        ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .ptx .r3d .raw .rwl .rwz "
+        ".3fr .arq .bay .crw .dcr .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .ptx .raw .rwl .rwz "
         ".srf .x3f .jxr .hdp .wdp .jls .gif .apng .psd .psb .exr .hdr .svg "
         ".svgz .ai .eps .ico .tga .pcx .pnm .pgm .ppm .pbm .pam .pfm .qoi .xcf .dcm .fits .fit .heics .heifs .insp .cog"
     ),
@@ -98,10 +98,9 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
         exclude: patterns for names of files or folders, or, with a slash, for the whole `name`.
     """
     folder, _, file = nfc(name).rpartition("/")
-    kind = _kind_of_folder(folder, tuple(exclude))
-    if exclude and any(_matches([*folder.split("/"), file], pattern) for pattern in exclude):
+    if any(_matches([*folder.split("/"), file], pattern) for pattern in exclude):
         return EXCLUDED
-    lower = file.lower()
+    kind, lower = _kind_of_folder(folder), file.lower()
     if kind or _LITTER.fullmatch(lower) or _UNFINISHED.fullmatch(lower):
         return kind or SYSTEM
     if file.startswith("."):
@@ -113,11 +112,9 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _kind_of_folder(folder: str, exclude: tuple[str, ...]) -> str:
+def _kind_of_folder(folder: str) -> str:
     """Why no file of a folder is listed; "" if the names of its files decide."""
     parts = folder.split("/")
-    if folder and any(_matches(parts, pattern) for pattern in exclude):
-        return EXCLUDED
     if any(_LITTER.fullmatch(part.lower()) for part in parts):
         return SYSTEM
     return HIDDEN if any(part.startswith(".") and part not in (".", "..") for part in parts) else ""

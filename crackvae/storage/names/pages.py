@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -89,24 +89,22 @@ def _subfile_kind(entries: bytes, order: str, n_entries: int, entry_bytes: int) 
     return 0
 
 
-def with_pages(images: pa.Table, read: Callable[[str], list[int]] | None = None) -> pa.Table:
+def with_pages(images: pa.Table) -> pa.Table:
     """A listing with a row for each further page of its TIFF files, sorted by name.
 
     Args:
         images: LISTING_SCHEMA.
-        read: page numbers of a file; raises OSError. By default the headers of the file are read.
     """
     is_tiff = pc.and_(pc.match_substring_regex(images["image"], _TIFF_NAME), pc.equal(images["error"], ""))
     if not pc.any(is_tiff).as_py():
         return images
     tiffs = images.filter(is_tiff)
     names = tiffs["image"].to_pylist()
-    read = read or _pages_of
     if all(is_local(name) for name in names):
-        pages = [read(name) for name in names]
+        pages = [_pages_of(name) for name in names]
     else:
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            pages = list(pool.map(read, names))
+            pages = list(pool.map(_pages_of, names))
     further = [(row, page) for row, numbers in enumerate(pages) for page in numbers[1:]]
     if not further:
         return images

@@ -88,17 +88,14 @@ def add_synthetic_cracks(
     Returns:
         The batch of these b tiles.
     """
-    groups = [
-        _training_group(group_BPP, drawings, draws)
-        for group_BPP, draws in _groups(tiles_BPP, drawings, generator, share)
-    ]
+    groups = [_training_group(group_BPP, drawings, draws) for group_BPP, draws in _groups(tiles_BPP, generator, share)]
     return TrainingBatch(*(torch.cat(parts) for parts in zip(*groups, strict=True)))
 
 
 def add_cracks_only(tiles_BPP: Tensor, drawings: Drawings, generator: torch.Generator) -> TrainingBatch:
     """A crack on every tile, which is otherwise unchanged."""
     groups = []
-    for group_BPP, draws in _groups(tiles_BPP, drawings, generator, slice(None)):
+    for group_BPP, draws in _groups(tiles_BPP, generator, slice(None)):
         clean = group_BPP.unsqueeze(1).float() / 255
         coverage = draws.picked(drawings.cracks_NPP).float() / 255
         factor, _ = _light(coverage, clean, draws)
@@ -127,9 +124,7 @@ def augment(tiles_BPP: Tensor, generator: torch.Generator, share: slice) -> Tens
     return (reoriented * exposure_B.view(-1, 1, 1, 1)).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _groups(
-    tiles_BPP: Tensor, drawings: Drawings, generator: torch.Generator, share: slice
-) -> Iterator[tuple[Tensor, "_RandomDraws"]]:
+def _groups(tiles_BPP: Tensor, generator: torch.Generator, share: slice) -> Iterator[tuple[Tensor, "_RandomDraws"]]:
     """The batch in groups of GROUP tiles, with the random numbers of each; groups outside `share` are left out."""
     chosen_B = torch.zeros(len(tiles_BPP), dtype=torch.bool)
     chosen_B[share] = True
