@@ -10,6 +10,7 @@ from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import HOUSE
@@ -113,6 +114,8 @@ def test_score_returns_its_run_and_read_scores_its_rows(drawn: Path, model_dir: 
     assert isinstance(rows, pa.Table) and rows.num_rows == 60
     assert set(rows["run"].to_pylist()) == {night.run} and sum(rows["flagged"].to_pylist()) == night.flagged
     assert crackvae.read_scores(tmp_path / "scores").column_names[:2] == ["image", "group"]
+    for columns in (iter(["image", "score"]), np.array(["image", "score"]), ("image", "score")):
+        assert crackvae.read_scores(night.out, columns).column_names == ["image", "score"]
     with pytest.raises(crackvae.ConfigError, match=r"no column 'flaged' \(did you mean flagged\?\)"):
         crackvae.read_scores(night.out, ["flaged"])
 

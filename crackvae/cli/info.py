@@ -19,7 +19,7 @@ from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
 
 # Columns of the scores table that the overview needs.
-COLUMNS = ("group", "model", "run", "status", "flagged")
+COLUMNS = ("image", "group", "model", "run", "status", "flagged")
 
 
 @with_s3_endpoint
@@ -95,9 +95,13 @@ def _model(path: str) -> dict[str, Any]:
 
 
 def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
+    folder = uris.parent(path)
+    if uris.relative(path, folder).startswith("_"):
+        raise StorageError(f"{path} is a part of the scores in {folder}: name that folder.")
     rows = tables.read_scores(path, COLUMNS)
     runs = sorted(parts)
     models = Counter(rows["model"].to_pylist())
+    rows = tables.last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))  # whatever the model
     return {
         "images": rows.num_rows,
         "status": dict(Counter(rows["status"].to_pylist()).most_common()),

@@ -1,12 +1,15 @@
 """`crackvae info`: what a model, a scores table or a manifest is, in about ten lines."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import small_spec, write_model
 
 import crackvae
 from crackvae.cli import main
+from crackvae.errors import StorageError
 from crackvae.model import calibration
 
 
@@ -66,6 +69,15 @@ def test_a_scores_table_is_counted_by_status(
     assert summary["status"] == {"scored": 60, "unreadable": 1} and summary["flagged"] == scored.flagged
     assert summary["models"] == {scored.model[:12]: 61} and summary["last_run"] == scored.run
     assert any("60 scored, 1 unreadable" in line for line in lines)
+    other = write_model(tmp_path / "other", small_spec(seed=3), threshold=1e9)
+    again = crackvae.score(images=drawn / "crack", model=other, out=tmp_path / "scores", no_report=True, quiet=True)
+    _, summary = described(capsys, tmp_path / "scores")
+    assert (summary["images"], summary["flagged"]) == (61, 0), "an image counts once, by its latest run"
+    assert summary["models"] == {scored.model[:12]: 61, again.model[:12]: 60}
+    (tmp_path / "scores" / "_changes").mkdir()
+    shutil.copy(next((tmp_path / "scores").glob("*.parquet")), tmp_path / "scores" / "_changes")
+    with pytest.raises(StorageError, match=r"_changes is a part of the scores in .*/scores: name that"):
+        crackvae.info(path=tmp_path / "scores" / "_changes")
 
 
 @pytest.mark.parametrize("name", ["", "manifest.parquet"])

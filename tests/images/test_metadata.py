@@ -184,6 +184,12 @@ def test_without_exif_the_time_of_the_xmp_counts() -> None:
 # --------------------------------------------------------------------------------------------------- place
 
 
+@pytest.mark.parametrize("values", [(-33.5,), (-33.0, 30.0, 0.0)])
+def test_degrees_with_a_sign_beside_the_letter_of_the_hemisphere_are_unknown(values: tuple[float, ...]) -> None:
+    assert math.isnan(metadata._degrees(values, "S", "NS"))
+    assert metadata._degrees(tuple(map(abs, values)), "S", "NS") == -33.5
+
+
 @pytest.mark.parametrize(
     ("gps", "place"),
     [

@@ -25,12 +25,14 @@ def test_the_folder_scores_photographs_as_score_does(tmp_path: Path) -> None:
     write_model(model, small_spec())
     export(ExportConfig(model=str(model), out=str(edge), kind="edge"))
     assert sorted(path.name for path in edge.iterdir()) == ["card.json", "edge.py", "model.onnx"]
-    assert len((edge / "edge.py").read_text().splitlines()) < 80
+    assert len((edge / "edge.py").read_text().splitlines()) < 95
     images.mkdir()
     for number, (height, width) in enumerate([(64, 64), (200, 150), (64, 250), (33, 40), (256, 256), (100, 100)]):
         Image.fromarray(draw_image(0, number, number % 2 == 0, 256)[0][:height, :width, 0]).save(
             images / f"{number}.png"
         )
+    sixteen_bits = draw_image(0, 1, True, 256)[0][:, :, 0].astype(np.uint16) * 257
+    Image.fromarray(sixteen_bits).save(images / "sixteen.png")
     score_images(ScoreConfig(images=(str(images),), model=str(model), out=str(tmp_path / "scores"), quiet=True))
     columns = ["image", "score", "flagged", "worst_x", "worst_y", "rows", "cols"]
     expected = read_scores(str(tmp_path / "scores"), columns).sort_by("image").to_pylist()

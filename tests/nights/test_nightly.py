@@ -12,6 +12,8 @@ from PIL import Image
 from crackvae.cli import main
 from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
+from crackvae.model import registry
+from crackvae.model.artifact import load_model
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.notifications import message_of
 from crackvae.monitoring.telemetry import drift_name
@@ -280,3 +282,23 @@ def test_a_failing_shadow_model_costs_the_night_nothing(
     assert outcome.summary["shadow"]["failed"] == "the disk is full" and outcome.summary["broken"] == []
     with pytest.raises(ModelError, match="nowhere"):
         nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_night_keeps_the_model_that_was_current_when_it_began(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_model(tmp_path / "other", small_spec(head="mse", seed=9))
+    site, real = str(tmp_path / "site"), module.score_images
+    registry.promote_model(site, str(other), "anna", "first", {})
+    registry.promote_model(site, str(calibrated), "anna", "better", {})
+
+    def rolled_back(*arguments: object) -> object:
+        registry.roll_back(site, "ben", "while the night starts")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "score_images", rolled_back)
+    images = night_of(drawn, tmp_path / "night", 120, 240)
+    summary = nightly(config(images, Path(site), tmp_path / "out")).summary
+    assert summary["images"] == 120 and summary["model"] == load_model(str(calibrated)).digest
+    assert set(read_rows(tmp_path / "out")["model"].to_pylist()) == {summary["model"]}

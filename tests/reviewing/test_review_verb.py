@@ -15,6 +15,8 @@ from conftest import HOUSE, free_ports
 
 import crackvae
 from crackvae.errors import ConfigError, ManifestError, StorageError
+from crackvae.storage.tables.verdict_csv import read_verdict_csv
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 
 def csv_of(path: Path, images: list[str], verdict: str = "crack") -> str:
@@ -81,3 +83,16 @@ def test_the_command_prints_its_address_and_ends_with_a_summary(scores: Path) ->
     assert server.returncode == 0 and "Traceback" not in rest
     summary = json.loads(out.splitlines()[-1])
     assert (summary["verb"], summary["given"], summary["address"]) == ("review", 0, f"http://127.0.0.1:{port}")
+
+
+def test_a_verdict_on_a_finding_stays_one_when_it_is_exported_and_imported(scores: Path, tmp_path: Path) -> None:
+    first, second = crackvae.read_scores(scores, ["image"])["image"].to_pylist()[:2]
+    judged = [Judgement(Subject(first, "f1"), "sound"), Judgement(Subject(first), "crack")]
+    judged += [Judgement(Subject(second, "f2"), "crack"), Judgement(Subject(second, "f3"), "joint")]
+    other = shutil.copytree(scores, tmp_path / "other")
+    VerdictLog(str(other)).append("abcdefgh1", "anna", judged)
+    crackvae.read_verdicts(other).to_pandas().to_csv(tmp_path / "v.csv", index=False)
+    assert crackvae.review(scores=scores, import_=tmp_path / "v.csv", reviewer="ben").given == 4
+    kept = {(one["image"], one["finding"]): one["verdict"] for one in crackvae.read_verdicts(scores).to_pylist()}
+    assert kept == {(first, "f1"): "sound", (first, ""): "crack", (second, "f2"): "crack", (second, "f3"): "joint"}
+    assert read_verdict_csv(str(tmp_path / "v.csv")) == {first: "crack", second: "crack"}

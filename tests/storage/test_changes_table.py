@@ -60,3 +60,11 @@ def test_histories_follow_a_finding_and_counts_leave_out_joints(tmp_path: Path) 
     )
     assert changes.with_histories(later, rows)["history"].to_pylist() == ["f1", "f9"]
     assert changes.counts(rows) == {"new": 1, "grown": 1, "static": 0, "gone": 1, "not seen": 0, "unmatched": 0}
+
+
+def test_a_last_comparison_that_found_nothing_counts_too(tmp_path: Path) -> None:
+    write(tmp_path, "1", found("1", "a", "f1"), found("1", "b", "f2"))
+    pair = {"image": "a", "previous_image": "old a", "run": "2", "status": "nothing found"}
+    pairs = pa.Table.from_pylist([pair], changes.PAIRS_SCHEMA)
+    changes.write_changes(str(tmp_path), changes.CHANGES_SCHEMA.empty_table(), pairs, "2")
+    assert changes.read_changes(str(tmp_path))["finding"].to_pylist() == ["f2"]

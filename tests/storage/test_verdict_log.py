@@ -148,3 +148,12 @@ def test_a_key_that_is_no_file_name_is_refused(tmp_path: Path, key: str) -> None
 
 def test_a_folder_without_verdicts_is_an_empty_table(tmp_path: Path) -> None:
     assert crackvae.read_verdicts(tmp_path).equals(VERDICTS_SCHEMA.empty_table())
+
+
+def test_a_time_without_a_zone_is_a_damaged_record(tmp_path: Path) -> None:
+    judge(VerdictLog(str(tmp_path)), "verdict-1", "anna", A, "crack")
+    (file,) = (tmp_path / "_verdicts").glob("*.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"time": "2026-11-30T15:00:00"}))
+    with pytest.raises(StorageError, match=r"verdict-1\.json is damaged"):
+        VerdictLog(str(tmp_path)).history()

@@ -93,17 +93,20 @@ def write_changes(folder: str, changes: pa.Table, pairs: pa.Table, run: str) -> 
 def read_changes(folder: str) -> pa.Table:
     """All rows of CHANGES_SCHEMA in a folder, in order of their comparisons; none if there is no such folder.
 
-    Of a pair of photographs that was compared several times, the rows of the latest comparison count.
+    Of a pair of photographs that was compared several times, the rows of the latest comparison count, also if it found
+    nothing and has none.
 
     Raises:
         StorageError: a part is incomplete or has other columns.
     """
-    paths = [path for parts in tables.list_parts(folder).values() for path in parts]
-    found = [tables.read_table(path, CHANGES_SCHEMA) for path in paths]
+    of_runs = tables.list_parts(folder)
+    found = [tables.read_table(path, CHANGES_SCHEMA) for parts in of_runs.values() for path in parts]
     rows = pa.concat_tables(found) if found else CHANGES_SCHEMA.empty_table()
     pair = ["image", "previous_image"]
     keys = rows.select([*pair, "run"]).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
-    last = keys.group_by(pair).aggregate([("run", "max")]).rename_columns([*pair, "run"])
+    compared = [tables.read_table(pairs_path(folder, run), PAIRS_SCHEMA).select([*pair, "run"]) for run in of_runs]
+    every = pa.concat_tables([*compared, keys.select([*pair, "run"])])
+    last = every.group_by(pair).aggregate([("run", "max")]).rename_columns([*pair, "run"])
     kept = keys.join(last, [*pair, "run"], join_type="left semi")["row"]
     return rows.take(kept.sort() if kept.num_chunks else kept)
 
