@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from crackvae.config import BUILTIN, ScoreConfig, ScoringConfig
 from crackvae.console import say
 from crackvae.errors import StorageError
-from crackvae.model.inference import find_recorded_model
+from crackvae.model.inference import find_recorded_model, load_scorer
 from crackvae.scoring.summaries import recorded_model_dir
 from crackvae.scoring.verb import score_images
 from crackvae.storage import fileio, tables, uris
@@ -34,6 +34,7 @@ COLUMNS = (
     "lat",
     "lon",
     "heading_deg",
+    "untraced",
 )
 
 
@@ -93,7 +94,8 @@ def scored_visit(location: str, folder: str, config: ScoringConfig, model: str) 
 def _score(images: str, folder: str, config: ScoringConfig, model: str) -> str:
     """Score images into the table of `folder`, and return its path."""
     shared = {one.name: getattr(config, one.name) for one in fields(ScoringConfig)}
-    out = uris.join(folder, "_scores")
+    # Each calibration has a table of its own: a row of another threshold would count as finished.
+    out = uris.join(folder, f"_scores/{load_scorer(model).calibration.digest[:16]}")
     score_images(ScoreConfig(**shared, images=(images,), model=model, out=out, no_report=True))
     return out
 
@@ -157,9 +159,10 @@ def scored_alike(
 
 
 def _findings(out: str, rows: pa.Table, model: str, threshold: float) -> tuple[set[str], pa.Table]:
-    """The photographs among some rows that this model has scored with this threshold, and their findings."""
+    """The photographs among some rows that this model has scored and traced with this threshold, and their findings."""
     is_alike = pc.and_(pc.equal(rows["model"], model), pc.equal(rows["threshold"], pa.scalar(threshold, pa.float32())))
-    names = rows.filter(pc.and_(is_alike, pc.equal(rows["status"], "scored")))["image"].combine_chunks()
+    is_traced = pc.and_(pc.equal(rows["status"], "scored"), pc.invert(rows["untraced"]))
+    names = rows.filter(pc.and_(is_alike, is_traced))["image"].combine_chunks()
     findings = read_findings(out, images=names)
     return set(names.to_pylist()), findings.filter(pc.equal(findings["model"], model))
 
@@ -185,17 +188,19 @@ def _score_again(
     images: Sequence[str], out: str, folder: str, config: ScoringConfig, named: str, model: str, threshold: float
 ) -> tuple[str, pa.Table, set[str]]:
     """Why photographs cannot be scored with a model, or ""; the findings, and the photographs that have been scored."""
-    recorded = find_recorded_model(named, recorded_model_dir(out, model), model, threshold)
-    other = "it was scored with another model or threshold"
+    folder_named = recorded_model_dir(out, model)
+    recorded = find_recorded_model(named, folder_named, model, threshold)
+    other = "it was scored with another model or threshold, or without findings"
     nothing = FINDINGS_SCHEMA.empty_table()
-    if not recorded.model or not recorded.calibration or np.float32(recorded.calibration.threshold) != threshold:
+    is_same = recorded.model and np.float32(load_scorer(named or folder_named).calibration.threshold) == threshold
+    if not is_same:
         why = recorded.why_not or "the threshold of that model has changed since"
         return f"{other}, and cannot be scored again: {why}", nothing, set()
-    say(f"{len(images)} photographs were scored with another model or threshold: score them again", quiet=config.quiet)
+    say(f"{len(images)} photographs were scored otherwise, or without findings: score them again", quiet=config.quiet)
     listed = uris.join(folder, "_again.parquet")
     tables.write_table(listed, pa.table({"image": images}))
     try:
-        again = _score(f"@{listed}", folder, config, named or recorded_model_dir(out, model))
+        again = _score(f"@{listed}", folder, config, named or folder_named)
     except StorageError as error:
         return f"{other}, and could not be scored again: {error}", nothing, set()
     finally:

@@ -74,11 +74,12 @@ def _cover(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) -> 
     kinds = Counter(rows["kind"].to_pylist())
     counts = ", ".join(f"{n} {name}{'s' if n != 1 and name != 'unclear' else ''}" for name, n in kinds.most_common())
     statuses = Counter(images["status"].to_pylist())
-    failed = images.num_rows - statuses["scored"]
+    failed, untraced = images.num_rows - statuses["scored"], sum(images["untraced"].to_pylist())
     yield paragraph(f"{rows.num_rows} findings: {counts}." if counts else "No findings.", BODY)
     yield paragraph(
         f"{images.num_rows} photographs, of which {statuses['scored']} were assessed"
-        f"{f' and {failed} could not be' if failed else ''}; {sum(images['flagged'].to_pylist())} are flagged.",
+        f"{f' and {failed} could not be' if failed else ''}; {sum(images['flagged'].to_pylist())} are flagged."
+        f"{f' In {untraced} of these no crack was traced, by request.' if untraced else ''}",
         BODY,
     )
     taken = [one for one in images["taken"].to_pylist() if one]

@@ -62,7 +62,7 @@ def findings(config: FindingsConfig) -> Result:
 def _pdf(rows: pa.Table, folder: str, config: FindingsConfig) -> bytes:
     from crackvae.exports.pdf import pdf_bytes  # imported here: it imports reportlab
 
-    images = latest_images(folder, ["group", "status", "flagged", "taken"])
+    images = latest_images(folder, ["group", "status", "flagged", "taken", "untraced"])
     return pdf_bytes(rows, images, config.title, config.gps_precision)
 
 

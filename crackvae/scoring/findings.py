@@ -115,6 +115,8 @@ def with_findings(
             found[number] = [one | {"p_value": row_without["p_value"]} for one in found[number]]
             again = pa.Table.from_pylist([row_without], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
+    traced = pa.array([False] * rows.num_rows)
+    rows = rows.set_column(rows.schema.get_field_index("untraced"), "untraced", traced)
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
 
 

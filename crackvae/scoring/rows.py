@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from crackvae.config import SEGMENTER_HEADS
 from crackvae.images.decoded import tiles_of
 from crackvae.model.heads import LATENT_NORM
 from crackvae.model.image_scores import image_scores
@@ -57,6 +58,7 @@ def score_decoded(
     scores_N, corners = found.max_NS[:, 0], _worst_corners(decoded, found.worst_N)
     tiles_N = tiles_N - n_blank_N
     p_values_N = scorer.calibration.p_values(scores_N, tiles_N)
+    flags_N = scorer.calibration.flags(scores_N, p_values_N)
     kinds_N = ["" if np.isnan(p) else scorer.calibration.kind(n) for p, n in zip(p_values_N, tiles_N, strict=True)]
     worst_T = starts_N[tiles_N > 0] + found.worst_N[tiles_N > 0]
     precisions_N = np.full(len(tiles_N), "", object)
@@ -67,7 +69,7 @@ def score_decoded(
         "score": pa.array(scores_N),
         "p_value": pa.array(p_values_N),
         "threshold": pa.array(np.full(n, scorer.calibration.threshold, np.float32)),
-        "flagged": pa.array(scorer.calibration.flags(scores_N, p_values_N)),
+        "flagged": pa.array(flags_N),
         "tile_scores": pa.array([scores[:, 0].tolist() for scores in found.tiles_TS], pa.list_(pa.float32())),
         "worst_x": pa.array([x for x, _ in corners], pa.int32()),
         "worst_y": pa.array([y for _, y in corners], pa.int32()),
@@ -75,6 +77,7 @@ def score_decoded(
         "run": pa.array([run] * n, pa.string()),
         "p_kind": pa.array(kinds_N, pa.string()),
         "precision": pa.array(precisions_N, pa.string()),
+        "untraced": pa.array(flags_N & (scorer.model.spec.head in SEGMENTER_HEADS)),  # until with_findings()
         "latent_norm": pa.array(
             np.full(n, np.nan, np.float32) if latent_norm is None else found.mean_NS[:, latent_norm]
         ),

@@ -149,7 +149,7 @@ def write_missing_csvs(out: str, run: str) -> list[str]:
 
 
 # Columns of SCORES_SCHEMA that decide what is finished.
-FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold", "content")
+FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold", "content", "untraced")
 # Those that are read of rows of other images: they say with which threshold a model has scored.
 OTHER_COLUMNS = ("model", "threshold")
 
@@ -166,7 +166,7 @@ def finished_rows(out: str, images: pa.ChunkedArray, run: str = "") -> Iterator[
 
 
 def still_to_score(
-    images: pa.Table, finished: Iterable[pa.Table], model: str, threshold: float
+    images: pa.Table, finished: Iterable[pa.Table], model: str, threshold: float, *, traces: bool = True
 ) -> tuple[pa.Table, int]:
     """Images that this model has not finished, in their order; and how many of its rows have another threshold.
 
@@ -179,6 +179,7 @@ def still_to_score(
         finished: rows with FINISHED_COLUMNS, or with OTHER_COLUMNS alone, earlier runs first; read once.
         model: digest.
         threshold: that the model has now.
+        traces: whether an image whose cracks were not traced is not finished.
     """
     hash_N = _hashes(images["image"])
     order_N = np.argsort(hash_N)
@@ -197,6 +198,8 @@ def still_to_score(
         is_it = pc.equal(found["image"], rows["image"])
         is_same = pc.and_(pc.equal(found["bytes"], rows["bytes"]), pc.equal(found["modified"], rows["modified"]))
         is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
+        if traces:
+            is_finished = pc.and_(is_finished, pc.invert(rows["untraced"]))
         rows, row_N = rows.filter(is_it), row_N[is_it.to_numpy()]
         finished_R = is_finished.filter(is_it).to_numpy().copy()
         perhaps = rows.filter(pa.array(finished_R))

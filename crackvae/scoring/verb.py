@@ -205,7 +205,8 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         finish_compaction(out)
     model, threshold = scorer.model.digest, scorer.calibration.threshold
     images = with_groups(found, config.group_by)
-    todo, older = still_to_score(images, finished_rows(out, images["image"], run), model, threshold)
+    finished, traces = finished_rows(out, images["image"], run), config.findings == "on"
+    todo, older = still_to_score(images, finished, model, threshold, traces=traces)
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
     connection = stack.enter_context(ExitStack())

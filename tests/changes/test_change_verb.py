@@ -2,16 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from conftest import small_spec, write_model
+from findings_made import write_scores
 from visits import Line, visit
 
 import crackvae
 from crackvae.changes import spread, visits
 from crackvae.errors import ConfigError, ManifestError, StorageError
+from crackvae.model import calibration
+from crackvae.model.inference import load_scorer
 from crackvae.results import ChangeResult
 from crackvae.storage import tables
 from crackvae.storage.tables import changes
@@ -122,7 +126,7 @@ def test_another_model_is_not_growth(tmp_path: Path) -> None:
     after = visit(tmp_path, "2025", {"1.png": (3, [LONGER])})
     result = change(before, after)
     assert (result.unmatched, result.grown, result.summary["scored_again"]) == (1, 0, 0)
-    assert "was scored with another model or threshold, and cannot be scored again" in rows_of(result)[0]["reason"]
+    assert "another model or threshold, or without findings, and cannot be scored again" in rows_of(result)[0]["reason"]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -137,8 +141,35 @@ def test_earlier_photographs_are_scored_again_with_the_model_of_the_later_ones(
         crackvae.score(images=tmp_path / f"{year}-05-01", model=model, out=out, no_report=True, quiet=True)
     result = change(*scores)
     assert result.summary["scored_again"] == 1 and result.summary["unmatched_pairs"] == 0
-    again = tables.read_scores(str(scores[1] / "_changes" / "_scores"), ["image", "model"]).to_pylist()
+    (table,) = (scores[1] / "_changes" / "_scores").iterdir()
+    again = tables.read_scores(str(table), ["image", "model"]).to_pylist()
     assert again == [{"image": str(tmp_path / "2024-05-01" / "1.png"), "model": result.summary["model"]}]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_photographs_are_scored_again_with_each_threshold_that_the_later_ones_have(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    for year in ("2024", "2025"):
+        visit(tmp_path, year, {"1.png": (3, [A])})
+    model, out = shutil.copytree(model_dir, tmp_path / "model"), tmp_path / "changes"
+    given = load_scorer(str(model)).calibration
+    found = []
+    for number, factor in enumerate((1, 2, 3)):
+        changed = calibration.calibration_file(replace(given, threshold=factor * given.threshold))
+        (model / calibration.FILE).write_bytes(changed)
+        scores, images = tmp_path / str(number), tmp_path / ("2025-05-01" if number else "2024-05-01")
+        crackvae.score(images=images, model=model, out=scores, no_report=True, quiet=True)
+        if number:
+            found.append(change(tmp_path / "0", scores, out=out).summary)
+    assert [(one["scored_again"], one["unmatched_pairs"]) for one in found] == [(1, 0), (1, 0)]
+
+
+def test_photographs_whose_cracks_were_not_traced_have_no_findings_to_compare(tmp_path: Path) -> None:
+    images = {"/a.jpg": {"untraced": True, "threshold": 0.0}, "/b.jpg": {"untraced": False, "threshold": 0.0}}
+    out = str(write_scores(tmp_path, [], images))
+    names, _ = visits._findings(out, visits.read_visit(out).rows, "m", 0.0)
+    assert names == {"/b.jpg"}
 
 
 @pytest.mark.usefixtures("in_process", "builtin_model")

@@ -30,6 +30,7 @@ def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
     columns = [[row[number] for row in rows] for number in range(5)]
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
     table = table.append_column("content", pa.array([""] * len(rows), pa.string()))
+    table = table.append_column("untraced", pa.array([False] * len(rows), pa.bool_()))
     return table.append_column("threshold", pa.array([0.5] * len(rows), pa.float32()))
 
 
@@ -137,3 +138,11 @@ def test_rows_whose_write_failed_are_written_by_the_next_one_and_the_error_is_th
     full.clear()
     table.write()
     assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+
+def test_an_image_whose_cracks_were_not_traced_comes_again_where_they_are_to_be():
+    done = finished([("a", 1, 1, "m", "scored"), ("b", 1, 1, "m", "scored")])
+    done = done.set_column(done.schema.get_field_index("untraced"), "untraced", pa.array([True, False]))
+    for traces, left in ((True, ["a"]), (False, [])):
+        todo, _ = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, traces=traces)
+        assert todo["image"].to_pylist() == left

@@ -225,6 +225,19 @@ def test_decoding_tasks_that_feed_a_pool_of_gpu_actors_give_the_same_table(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_flagged_images_whose_cracks_were_not_traced_are_traced_by_a_run_that_traces(
+    night: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    off = score(config(night, model_dir, tmp_path / "out", findings="off")).summary
+    rows = read_rows(tmp_path / "out")
+    assert rows["untraced"].to_pylist() == rows["flagged"].to_pylist() and off["flagged"] > 0
+    assert score(config(night, model_dir, tmp_path / "out", findings="off")).summary["listed"] == off["listed"]
+    assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == off["flagged"]
+    assert not any(tables.read_scores(str(tmp_path / "out"), ["untraced"])["untraced"].to_pylist())
+    assert score(config(night, model_dir, tmp_path / "out")).summary["scored"] == 0
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_changed_image_and_a_new_model_are_scored_again(night: Path, model_dir: Path, tmp_path: Path) -> None:
     score(config(night, model_dir, tmp_path / "out"))
     os.utime(night / "000.jpg", (0, 0))

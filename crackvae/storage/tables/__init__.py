@@ -66,6 +66,7 @@ SCORES_SCHEMA = pa.schema(
         ("camera", pa.string()),
         ("focal_mm", pa.float32()),
         ("precision", pa.string()),  # float32 or bfloat16: that of the score; "" without one
+        ("untraced", pa.bool_()),  # flagged, and its cracks were not traced though the model could: --findings off
     ]
 )
 
@@ -84,6 +85,7 @@ ADDED_COLUMNS = {
     "camera": "",
     "focal_mm": float("nan"),
     "precision": "",
+    "untraced": False,
 }
 
 RUN_TIME = "%Y%m%dT%H%M%S_%f"
