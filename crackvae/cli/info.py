@@ -101,7 +101,7 @@ def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
     rows = tables.read_scores(path, COLUMNS)
     runs = sorted(parts)
     models = Counter(rows["model"].to_pylist())
-    rows = tables.last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))  # whatever the model
+    rows = tables.latest_of_each(rows)
     return {
         "images": rows.num_rows,
         "status": dict(Counter(rows["status"].to_pylist()).most_common()),

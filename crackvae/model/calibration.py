@@ -78,7 +78,7 @@ class Calibration:
         scores_N: float32 (N,), ascending, of the sound images.
         groups: number of groups of these images; with fewer groups than images these are not independent.
         level: the rule that set the threshold, in words.
-        threshold: an image is flagged only when its score is greater; see flagged().
+        threshold: an image is flagged only when its score is greater; see flags().
         model: digest of the model that computed the scores.
         leaky: whether copies of the sound images may be among the training images.
         sample: their tiles; None in a calibration of an earlier version, whose images count as one tile each.

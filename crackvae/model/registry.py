@@ -20,8 +20,9 @@ from crackvae.model.calibration import load_calibration
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import read_lines, read_record, write_lines
 
+Action = Literal["promote", "rollback"]
 CURRENT_FILE, HISTORY_FILE, VERSIONS = "current.json", "history.jsonl", "versions"
-# Of the digest of the calibration, in the name of a version: two of one model do not meet by chance.
+# Digits of the calibration's digest in the name of a version: enough for no two calibrations of a model to share it.
 CALIBRATION_DIGITS = 16
 
 
@@ -39,7 +40,7 @@ class Change(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     time: datetime
-    action: Literal["promote", "rollback"]
+    action: Action
     model: str
     before: str
     who: str
@@ -113,19 +114,7 @@ def promote_model(registry: str, model_dir: str, who: str, why: str, figures: di
         names = [name for name in fileio.list_files(source) if name != MODEL_FILE]
         files = {name: fileio.read_bytes(uris.join(source, name)) for name in (*names, MODEL_FILE)}
         fileio.write_folder(folder, files)
-    change = Change(
-        time=datetime.now(UTC),
-        action="promote",
-        model=digest,
-        before=now.model if now else "",
-        who=who,
-        why=why,
-        figures=figures,
-        version=version,
-        before_version=now.folder if now else "",
-    )
-    _make_current(registry, change)
-    return change
+    return _make_current(registry, "promote", digest, version, who=who, why=why, figures=figures)
 
 
 def roll_back(registry: str, who: str, why: str) -> Change:
@@ -141,18 +130,7 @@ def roll_back(registry: str, who: str, why: str) -> Change:
     if not before:
         raise ModelError(f"{registry} had no model before {now.model[:12]}: there is nothing to go back to.")
     digest = load_model(version_folder(registry, before)).digest
-    change = Change(
-        time=datetime.now(UTC),
-        action="rollback",
-        model=digest,
-        before=now.model,
-        who=who,
-        why=why,
-        version=before,
-        before_version=now.folder,
-    )
-    _make_current(registry, change)
-    return change
+    return _make_current(registry, "rollback", digest, before, who=who, why=why)
 
 
 def _versions_in_use(changes: list[Change]) -> list[str]:
@@ -169,10 +147,13 @@ def _versions_in_use(changes: list[Change]) -> list[str]:
     return versions
 
 
-def _make_current(registry: str, change: Change) -> None:
-    """The history without the change, then the change, then the history with it."""
-    earlier = history(registry)
+def _make_current(registry: str, action: Action, model: str, version: str, **said: Any) -> Change:
+    """Write the history without the change, then the change, then the history with it; returns the change."""
+    earlier, now = history(registry), current(registry) if is_registry(registry) else None
+    said |= {"before": now.model, "before_version": now.folder} if now else {"before": ""}
+    change = Change(time=datetime.now(UTC), action=action, model=model, version=version, **said)
     if earlier:
         write_lines(uris.join(registry, HISTORY_FILE), earlier)
     fileio.write_bytes(uris.join(registry, CURRENT_FILE), change.model_dump_json(indent=1).encode())
     write_lines(uris.join(registry, HISTORY_FILE), [*earlier, change])
+    return change

@@ -146,7 +146,7 @@ def _judged_images(scores: str) -> pa.Table:
     verdicts = {image: verdict for image, verdict in logged_verdicts(scores).items() if verdict != "unsure"}
     rows = tables.read_scores(scores, ["image", "group", "bytes", "modified", "run"])
     rows = rows.filter(pc.is_in(rows["image"], pa.array(list(verdicts), pa.string())))
-    rows = tables.last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))
+    rows = tables.latest_of_each(rows)
     of_images = [verdicts[name] for name in rows["image"].to_pylist()]
     columns = {"error": [""] * rows.num_rows, "verdict": of_images}
     for name, values in columns.items():

@@ -8,8 +8,8 @@ import pandas as pd
 from crackvae.errors import ManifestError
 from crackvae.results import Result
 from crackvae.storage import tables
-from crackvae.storage.tables.verdict_csv import verdict_rows
-from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog, as_table, standing_of
+from crackvae.storage.tables.verdict_csv import subject_of, verdict_rows
+from crackvae.storage.tables.verdicts import Judgement, VerdictLog, as_table, standing_of
 
 
 def import_verdicts(scores: str, path: str, reviewer: str) -> Result:
@@ -48,8 +48,7 @@ def _judgement(row: dict[str, str]) -> Judgement:
     score = None
     with suppress(ValueError):
         score = float(row.get("score") or "")
-    subject = Subject(row["image"], row.get("finding") or "")
-    return Judgement(subject, row["verdict"], row.get("model") or "", score)  # type: ignore[arg-type]
+    return Judgement(subject_of(row), row["verdict"], row.get("model") or "", score)  # type: ignore[arg-type]
 
 
 def counts_by_reviewer(log: VerdictLog) -> dict[str, pd.DataFrame]:

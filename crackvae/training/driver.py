@@ -18,7 +18,6 @@ from crackvae.model.spec import ModelSpec
 from crackvae.results import Result
 from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
-from crackvae.training import starting
 from crackvae.training.checkpoints import Checkpoints, read_run, require_unfinished, run_folder, run_of
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.loop import DEFAULT_TILES, default_epochs
@@ -31,7 +30,7 @@ from crackvae.training.model_writer import (
     write_model,
 )
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
-from crackvae.training.starting import repeats, shown_tiles, starting_model
+from crackvae.training.starting import START_TILES, repeats, shown_tiles, starting_model
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -132,7 +131,7 @@ def _spec(config: TrainConfig, manifest: Manifest, base: Model | None) -> ModelS
 
 
 def _settings(config: TrainConfig, n_tiles: int) -> TrainSettings:
-    in_total = starting.DEFAULT_TILES if config.from_ else DEFAULT_TILES
+    in_total = START_TILES if config.from_ else DEFAULT_TILES
     return TrainSettings(
         epochs=config.epochs or default_epochs(shown_tiles(n_tiles, config.hard), in_total),
         batch=config.batch,

@@ -25,7 +25,7 @@ TAKEN_OVER = (*NETWORK, "head", "tile_px", "stride_px", "beta", "mirrors")
 # Peak of the learning rate: half of that from random weights, which would undo more than it adds.
 LEARNING_RATE = 1e-3
 # Without a number of epochs, about this many tiles are shown, a third of those that random weights need.
-DEFAULT_TILES = 40_000
+START_TILES = 40_000
 # Share of the tiles that are hard, of each of so many equal parts by texture: among all tiles nearly all hard ones
 # would be of the roughest surface.
 HARD_SHARE, TEXTURES = 0.05, 8

@@ -287,10 +287,7 @@ def part_size(path: str) -> tuple[int, int]:
     Raises:
         StorageError: an incomplete part.
     """
-    try:
-        metadata = parse_file(path, pq.read_metadata)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StorageError(f"{path} is not a whole part of a scores table ({reason(error)}): move it away.") from error
+    metadata = _parsed(path, pq.read_metadata)
     return metadata.num_rows, sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
 
 
@@ -320,10 +317,15 @@ def latest(rows: pa.Table) -> pa.Table:
     return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
 
 
+def latest_of_each(rows: pa.Table) -> pa.Table:
+    """For each image the row of its latest run, whatever the model, in order of runs."""
+    return last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))
+
+
 def last_of_each(rows: pa.Table) -> pa.Table:
     """The last row of each image, in the order of the rows."""
-    last = {name: number for number, name in enumerate(rows["image"].to_pylist())}
-    return rows.take(pa.array(sorted(last.values()), pa.int64()))
+    numbers = {name: number for number, name in enumerate(rows["image"].to_pylist())}.values()
+    return rows.take(pa.array(sorted(numbers), pa.int64()))
 
 
 def write_csv(path: str, parts: Sequence[str], columns: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio
-from crackvae.storage.tables.verdicts import WITHDRAWN, AnyVerdict
+from crackvae.storage.tables.verdicts import WITHDRAWN, AnyVerdict, Subject, of_images
 
 VERDICTS = tuple(verdict for verdict in get_args(AnyVerdict) if verdict != WITHDRAWN)
 
@@ -20,11 +20,12 @@ def read_verdict_csv(path: str) -> dict[str, str]:
         StorageError: the file does not exist.
         ManifestError: not a file of verdicts, an unknown verdict, or two verdicts on one image.
     """
-    found: dict[str, str] = {}
-    for row in verdict_rows(path):
-        if found.get(row["image"]) != "crack" and (not row.get("finding") or row["verdict"] == "crack"):
-            found[row["image"]] = row["verdict"]
-    return found
+    return of_images({subject_of(row): row["verdict"] for row in verdict_rows(path)})
+
+
+def subject_of(row: dict[str, str]) -> Subject:
+    """What a row is on; the column `finding` may be missing."""
+    return Subject(row["image"], row.get("finding") or "")
 
 
 def verdict_rows(path: str) -> list[dict[str, str]]:
@@ -41,7 +42,7 @@ def verdict_rows(path: str) -> list[dict[str, str]]:
         raise ManifestError(f"{path} is not a CSV file in UTF-8 ({error}): download it from the page again.") from error
     if not rows and not text.startswith("image,"):
         raise ManifestError(f"{path} holds no verdicts: download verdicts.csv from a page of crackvae.")
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[Subject, dict[str, str]] = {}
     for number, row in enumerate(rows, start=1):
         if row.get("image") is None or row.get("verdict") is None:
             raise ManifestError(
@@ -53,8 +54,7 @@ def verdict_rows(path: str) -> list[dict[str, str]]:
             raise ManifestError(
                 f"{path}: {verdict!r} on {image} is not one of {', '.join(VERDICTS)}: correct the file."
             )
-        subject = (image, row.get("finding") or "")
-        before = found.setdefault(subject, row | {"verdict": verdict})["verdict"] if verdict else ""
+        before = found.setdefault(subject_of(row), row | {"verdict": verdict})["verdict"] if verdict else ""
         if verdict != before:
             raise ManifestError(f"{path}: {image} is called {before} and {verdict}: keep one of the two rows.")
     return list(found.values())

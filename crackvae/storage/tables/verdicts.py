@@ -8,7 +8,7 @@ returns; in object storage it is one PUT.
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -214,8 +214,13 @@ def logged_verdicts(scores: str) -> dict[str, str]:
 
     That one finding is none says nothing about the rest of its image.
     """
+    return of_images(agreed(standing_of(VerdictLog(scores).history())))
+
+
+def of_images(verdicts: Mapping[Subject, str]) -> dict[str, str]:
+    """The verdict on each image of some subjects; see logged_verdicts()."""
     found: dict[str, str] = {}
-    for subject, verdict in agreed(standing_of(VerdictLog(scores).history())).items():
+    for subject, verdict in verdicts.items():
         if found.get(subject.image) != "crack" and (not subject.finding or verdict == "crack"):
             found[subject.image] = verdict
     return found

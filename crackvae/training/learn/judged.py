@@ -97,8 +97,7 @@ def _with_verdicts(images: pa.Table, nights: pa.Table) -> pa.Table:
 def _images_of(scores: str) -> pa.Table:
     """The scored images in a folder of scores, each once, with their verdicts."""
     rows = tables.read_scores(scores, COLUMNS)
-    rows = rows.filter(pc.equal(rows["status"], "scored")).sort_by([("run", "ascending"), ("image", "ascending")])
-    rows = tables.last_of_each(rows)
+    rows = tables.latest_of_each(rows.filter(pc.equal(rows["status"], "scored")))
     known = {"crack": "crack", "sound": "sound", "joint": "sound"}
     verdicts = {image: known.get(verdict, "") for image, verdict in logged_verdicts(scores).items()}
     judged = [verdicts.get(image, "") for image in rows["image"].to_pylist()]
