@@ -108,6 +108,8 @@ def test_an_installed_wheel_scores_images_and_renders_both_pages(
         assert "</html>" in place.read_text()
 
 
+# Both wheels hold the same files, so that one of them is enough for what takes a minute.
+@pytest.mark.parametrize("installed", [wheel_from_docker_context], ids=["docker"], indirect=True)
 @pytest.mark.package
 def test_an_installed_wheel_scores_and_adapts_with_the_model_that_it_holds(
     installed: Installed, tmp_path: Path
