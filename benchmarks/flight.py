@@ -26,7 +26,7 @@ import crackvae
 from crackvae.images.decoding import MAX_IMAGE_PX, decode
 from crackvae.images.decoding.video import frames_of, read_frame
 from crackvae.images.synthetic import draw_concrete, draw_crack
-from crackvae.storage.names.parts import part_of
+from crackvae.storage.names.excerpts import excerpt_of
 
 WIDTH, HEIGHT, FPS = 3840, 2160, 25
 
@@ -117,7 +117,7 @@ def decoding_s(video: Path, jpegs: Path, every: int) -> tuple[float, float]:
     """Processor time of decoding alone: of the frames of the film, and of the JPEG files."""
     started = time.process_time()
     for name, _ in frames_of(str(video), every):
-        frame = part_of(name)
+        frame = excerpt_of(name)
         read_frame(frame, MAX_IMAGE_PX)  # type: ignore[arg-type]
     between = time.process_time()
     for path in sorted(jpegs.iterdir()):

@@ -27,7 +27,7 @@ from record import write_result
 
 import crackvae
 from crackvae.images.decoding.windows import places_in
-from crackvae.storage.names.parts import part_of
+from crackvae.storage.names.excerpts import excerpt_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from s3_server import Server, filesystem, upload
@@ -128,7 +128,7 @@ def places_that_agree(image: Path, out: Path) -> int:
     """Number of findings one end of which GDAL finds in the pixel that the table gives, or next to it."""
     agreed = 0
     for one in crackvae.read_findings(out).to_pylist():
-        window = part_of(one["image"])
+        window = excerpt_of(one["image"])
         x, y = one["x_px"][0], one["y_px"][0]
         (latitude,), (longitude,) = places_in(one["image"], np.array([x + 0.5]), np.array([y + 0.5]))
         pixel, line = gdal_place(image, longitude, latitude)

@@ -157,8 +157,8 @@ def train(
     Args:
         manifest: manifest.parquet written by partition.
         model: directory to write the model to; must not exist yet.
-        from_: model directory written by train or adapt, or builtin: the model that comes with crackvae; to start
-            from, with its kind of network, tiles and score head; default: random weights.
+        from_: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae;
+            to start from, with its kind of network, tiles and score head; default: random weights.
         hard: times that each of the hardest 5 % of the tiles is shown in an epoch: those in which the model of
             from sees most of a crack. Only for images that somebody has looked at: a crack among them would be
             unlearned.
@@ -240,8 +240,8 @@ def adapt(
     Args:
         images: folder, .zip or URI of the site's photographs or tiles, most of them sound.
         model: directory to write the model to; must not exist yet.
-        from_: model directory written by train or adapt, or builtin: the model that comes with crackvae; to start
-            from.
+        from_: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae;
+            to start from.
         quick: keep the weights and set the threshold alone: about a minute instead of six.
         group_by: which images belong together, and are used either for training or for the threshold: none (each
             is its own), parent (folder), or a regular expression on the path below images, whose first group or
@@ -267,6 +267,7 @@ def adapt(
     Raises:
         ConfigError: A flag or a setting has an invalid value.
         CalibrationError: The sound images are too few for the requested guarantee.
+        ManifestError: A manifest, a label or a group is wrong.
         OutputExists: Something would be overwritten.
         FolderInUse: Another run is writing to a folder that allows one at a time.
         ArchiveError: A .zip is damaged, or would extract outside its folder.
@@ -305,7 +306,7 @@ def calibrate(
     """Set a model's threshold from the scores of sound images that it was not trained on.
 
     Args:
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: new model directory with the same weights; needed for builtin; default: the calibration.json of the
             model is replaced.
         manifest: manifest.parquet whose val non_crack images are scored.
@@ -344,6 +345,8 @@ def calibrate(
         ConfigError: A flag or a setting has an invalid value.
         CalibrationError: The sound images are too few for the requested guarantee.
         ManifestError: A manifest, a label or a group is wrong.
+        OutputExists: Something would be overwritten.
+        ArchiveError: A .zip is damaged, or would extract outside its folder.
         StorageError: A file or a bucket cannot be listed, read or written.
         ModelError: A model directory is missing, altered or of another version.
         ClusterError: Ray or one of its nodes failed.
@@ -377,8 +380,8 @@ def evaluate(
 
     Args:
         manifest: manifest.parquet written by partition.
-        out: directory to write metrics and predictions to; must not exist yet.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        out: folder to write metrics and predictions to; must not exist yet.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         split: internal split to evaluate: val or test.
         masks: folder of masks named like the cracked images, white where cracked; adds metrics of the anomaly
             maps.
@@ -407,6 +410,7 @@ def evaluate(
         ConfigError: A flag or a setting has an invalid value.
         ManifestError: A manifest, a label or a group is wrong.
         OutputExists: Something would be overwritten.
+        ArchiveError: A .zip is damaged, or would extract outside its folder.
         StorageError: A file or a bucket cannot be listed, read or written.
         ModelError: A model directory is missing, altered or of another version.
         ClusterError: Ray or one of its nodes failed.
@@ -453,7 +457,7 @@ def score(
     Args:
         images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
             Parquet list of images.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
@@ -502,6 +506,7 @@ def score(
         ConfigError: A flag or a setting has an invalid value.
         LimitBroken: A job finished and exceeded one of its limits.
         FolderInUse: Another run is writing to a folder that allows one at a time.
+        ManifestError: A manifest, a label or a group is wrong.
         ArchiveError: A .zip is damaged, or would extract outside its folder.
         StorageError: A file or a bucket cannot be listed, read or written.
         ModelError: A model directory is missing, altered or of another version.
@@ -532,7 +537,7 @@ def live(
     Args:
         source: address of a stream (rtsp://, rtmp://, srt://, http://, tcp://, udp://), camera (/dev/video0), or
             folder that files arrive in.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: folder of the scores table; one run at a time.
         every: score at most one frame every so many seconds; default: as many as this machine can.
         seconds: end after so many seconds; default: run until it is stopped.
@@ -714,7 +719,7 @@ def nightly(
         mail_to: send the outcome by e-mail to these addresses.
         mail_from: address of the sender of the e-mail.
         mail_server: SMTP server, HOST:PORT; name and password from CRACKVAE_SMTP_USER and CRACKVAE_SMTP_PASSWORD.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
         prefix: only images whose path below images starts with this: 2026-11-2, or bridge-7/.
         exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
@@ -760,6 +765,7 @@ def nightly(
         ConfigError: A flag or a setting has an invalid value.
         LimitBroken: A job finished and exceeded one of its limits.
         FolderInUse: Another run is writing to a folder that allows one at a time.
+        ManifestError: A manifest, a label or a group is wrong.
         ArchiveError: A .zip is damaged, or would extract outside its folder.
         StorageError: A file or a bucket cannot be listed, read or written.
         ModelError: A model directory is missing, altered or of another version.
@@ -928,8 +934,8 @@ def learn(
     Args:
         scores: folders of scores with a log of verdicts, of any number of nights.
         out: directory to write the challenger to; must not exist yet.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae, or a
-            registry: the model to start from.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae,
+            or a registry: the model to start from.
         group_by: which images belong together, and are used either to learn from or for the threshold: table
             (those of a group of the scores) or none (each is its own).
         max_false_alarm: share of sound tiles that may be flagged; default: that of the model.
@@ -1115,7 +1121,7 @@ def export(
 
     Args:
         out: ONNX file to write, replaced if it exists; with kind edge a new folder.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         kind: onnx: one file, from tiles to scores; edge: a folder that scores photographs with numpy, Pillow and
             ONNX Runtime alone.
         quiet: do not show progress.
@@ -1127,6 +1133,7 @@ def export(
 
     Raises:
         ConfigError: A flag or a setting has an invalid value.
+        OutputExists: Something would be overwritten.
         StorageError: A file or a bucket cannot be listed, read or written.
         ModelError: A model directory is missing, altered or of another version.
 
@@ -1191,7 +1198,7 @@ def demo(
 
     Args:
         out: folder; each demo creates a new one in it.
-        model: model directory written by train or adapt, or builtin: the model that comes with crackvae.
+        model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         train: draw labelled images, then partition, train, evaluate and score; takes minutes.
         images: drawn non_crack images with train; a third as many crack images.
         epochs: epochs of train.

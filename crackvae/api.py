@@ -52,21 +52,28 @@ VERBS = {
         "crackvae.training.adapt",
         config.AdaptConfig,
         results.AdaptResult,
-        (errors.CalibrationError, errors.OutputExists, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        (
+            errors.CalibrationError,
+            errors.ManifestError,
+            errors.OutputExists,
+            errors.FolderInUse,
+            errors.ArchiveError,
+            *_INPUT,
+        ),
         ('adapted = crackvae.adapt(images="photographs", model="site", from_="model")', "adapted.meaning"),
     ),
     "calibrate": Verb(
         "crackvae.scoring.calibrate",
         config.CalibrateConfig,
         results.CalibrateResult,
-        (errors.CalibrationError, errors.ManifestError, *_INPUT),
+        (errors.CalibrationError, errors.ManifestError, errors.OutputExists, errors.ArchiveError, *_INPUT),
         ('done = crackvae.calibrate(model="model", images="sound", max_false_alarm=0.01)', "done.level"),
     ),
     "evaluate": Verb(
         "crackvae.evaluation",
         config.EvaluateConfig,
         results.EvaluateResult,
-        (errors.ManifestError, errors.OutputExists, *_INPUT),
+        (errors.ManifestError, errors.OutputExists, errors.ArchiveError, *_INPUT),
         (
             'found = crackvae.evaluate(manifest="data/manifest.parquet", model="model", out="evaluation")',
             'found.sets["internal"]',
@@ -76,7 +83,7 @@ VERBS = {
         "crackvae.scoring.verb",
         config.ScoreConfig,
         results.ScoreResult,
-        (errors.LimitBroken, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        (errors.LimitBroken, errors.FolderInUse, errors.ManifestError, errors.ArchiveError, *_INPUT),
         (
             'night = crackvae.score(images="photographs", model="model", out="scores")',
             "night.flagged, night.page",
@@ -108,7 +115,7 @@ VERBS = {
         "crackvae.nights.nightly",
         config.NightlyConfig,
         results.NightlyResult,
-        (errors.LimitBroken, errors.FolderInUse, errors.ArchiveError, *_INPUT),
+        (errors.LimitBroken, errors.FolderInUse, errors.ManifestError, errors.ArchiveError, *_INPUT),
         (
             'night = crackvae.nightly(images="s3://site/2026-*/", model="model", out="s3://site/scores")',
             "night.level",
@@ -164,10 +171,10 @@ VERBS = {
         ('crackvae.rollback(registry="models/site", why="misses cracks on the new bridge").model',),
     ),
     "export": Verb(
-        "crackvae.model.runtime.export",
+        "crackvae.model.export",
         config.ExportConfig,
         results.ExportResult,
-        (errors.StorageError, errors.ModelError),
+        (errors.OutputExists, errors.StorageError, errors.ModelError),
         ('crackvae.export(model="model", out="model.onnx").largest_difference',),
     ),
     "info": Verb(

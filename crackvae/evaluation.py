@@ -44,7 +44,8 @@ def evaluate(config: EvaluateConfig) -> Result:
         Result with, for each set, the table of figures with 95 % intervals and the confusion matrix.
 
     Raises:
-        OutputExists, ManifestError, ModelError, StorageError, ClusterError: the message says how to fix it.
+        OutputExists, ManifestError, ModelError, StorageError, ArchiveError, ClusterError: the message says how to fix
+            it.
     """
     started = time.perf_counter()
     out = uris.absolute(config.out)

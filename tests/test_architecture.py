@@ -1,6 +1,7 @@
 """Structural rules of the package: layout, direction of imports, homes of heavy libraries, docstrings."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -67,8 +68,8 @@ ONLY_IN = {  # library: the modules that may import it
         "model.artifact",
         "model.heads",
         "model.inference",
+        "model.export",
         "model.runtime.bfloat16",
-        "model.runtime.export",
         "model.runtime.graph_cache",
         "model.runtime.onnx",
         "model.runtime",
@@ -85,7 +86,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.validation",
     },
     "safetensors": {"model.artifact"},
-    "onnx": {"model.runtime.onnx", "model.runtime", "model.runtime.export"},
+    "onnx": {"model.runtime.onnx", "model.runtime", "model.export"},
     "onnxruntime": {"model.runtime.ort"},
     "pyarrow.fs": {
         "storage.uris",
@@ -180,6 +181,14 @@ def test_no_error_is_swallowed(path: Path) -> None:
             caught = ast.unparse(node.type) if node.type else "everything"
             raises_again = isinstance(node.body[-1], ast.Raise)
             assert caught not in ("everything", "Exception", "BaseException") or raises_again, f"{path.name}: {caught}"
+
+
+def test_the_guide_for_contributors_names_the_layers_and_every_package() -> None:
+    text = (HOUSE / "CONTRIBUTING.md").read_text()
+    (block,) = (one for one in text.split("```") if one.lstrip().startswith("errors,"))
+    assert [set(re.findall(r"\w+", layer)) for layer in block.split("<")] == LAYERS
+    named = {name for row in re.findall(r"^\| (`.*?`) \|", text, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_each_verb_that_can_run_on_a_cluster_has_a_job() -> None:

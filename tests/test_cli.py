@@ -393,6 +393,13 @@ def test_a_submitted_job_may_not_write_into_its_own_temporary_folder(
     monkeypatch.chdir(folder)
     assert "--out scores is relative" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", "scores")
     assert "--model m is relative" in fails(capsys, "train", "--manifest", "/x", "--model", "m")
+    assert "--model m is relative" in fails(capsys, "calibrate", "--images", "/x", "--model", "m")
+    assert "--scores s is relative" in fails(capsys, "compact", "--scores", "s")
+    assert "--scores s is relative" in fails(capsys, "review", "--scores", "s", "--import", "/x")
+    assert "--after s is relative" in fails(capsys, "change", "--before", "/x", "--after", "s")
+    assert "--registry r is relative" in fails(capsys, "promote", "--model", "/x", "--registry", "r")
+    assert "--registry r is relative" in fails(capsys, "rollback", "--registry", "r", "--why", "x")
+    assert cli.main(["doctor"]) in (0, 2) and "is relative" not in capsys.readouterr().err
     monkeypatch.setenv("HOME", str(tmp_path))
     for out in ("/x", "~/scores"):
         assert "is no model directory" in fails(capsys, "score", "--images", "/x", "--model", "m", "--out", out)

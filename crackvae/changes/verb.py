@@ -9,6 +9,7 @@ from crackvae.config import ChangeConfig
 from crackvae.errors import ConfigError, StorageError
 from crackvae.results import Result
 from crackvae.storage import fileio, filesystems, tables, uris
+from crackvae.storage.names.run_files import summary_name
 from crackvae.storage.tables import changes as table
 
 
@@ -33,7 +34,7 @@ def change(config: ChangeConfig) -> Result:
     names = {"before": uris.absolute(config.before), "after": uris.absolute(config.after)}
     summary = {"verb": "change", **names, **compared.summary}
     summary["report"] = "" if config.no_report else write_page(compared, summary, config.shown)
-    path = uris.join(folder, f"_summary-{summary['run']}.json")
+    path = uris.join(folder, summary_name(summary["run"]))
     fileio.write_bytes(path, json.dumps(summary, indent=1).encode())
     return Result(summary, {"new and grown": compared.important()})
 

@@ -29,7 +29,16 @@ EXIT_DONE = 0  # a bug ends with its traceback and 1
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 # The folder that Ray copies a submitted job to, and deletes with it.
 JOB_FOLDER = "/runtime_resources/working_dir_files/"
-OUTPUTS = ("out", "model")
+# Settings besides --out that a verb writes to, and those that it writes to without --out.
+ALSO_WRITTEN = {
+    "train": "model",
+    "adapt": "model",
+    "compact": "scores",
+    "review": "scores",
+    "promote": "registry",
+    "rollback": "registry",
+}
+WRITTEN_WITHOUT_OUT = {"calibrate": "model", "change": "after"}
 # What may hang when the process ends: a session of Ray, a request to object storage.
 EXITS = ("crackvae.session", "crackvae.storage.filesystems")
 
@@ -150,12 +159,22 @@ def _check_working_folder(verb: str, settings: VerbConfig) -> None:
         return
     if JOB_FOLDER not in folder:
         return
-    for name in OUTPUTS:
-        if _is_relative(settings, name) and not (name == "model" and verb not in ("train", "adapt")):
+    for name in _written(verb, settings):
+        if _is_relative(settings, name):
             raise ConfigError(
                 f"{flag(name)} {getattr(settings, name)} is relative, and this job's folder is deleted with the job: "
                 "give an absolute path or a URI."
             )
+
+
+def _written(verb: str, settings: VerbConfig) -> list[str]:
+    """The settings that name what a verb writes; `doctor` leaves nothing in its --out."""
+    names = ["out"] if verb != "doctor" else []
+    if verb in ALSO_WRITTEN:
+        names.append(ALSO_WRITTEN[verb])
+    if verb in WRITTEN_WITHOUT_OUT and not getattr(settings, "out", ""):
+        names.append(WRITTEN_WITHOUT_OUT[verb])
+    return names
 
 
 def _is_relative(settings: VerbConfig, name: str) -> bool:

@@ -10,7 +10,7 @@ from crackvae.errors import ConfigError
 # Name of the model that the package contains.
 BUILTIN = "builtin"
 # Help text of the model that a verb uses.
-MODEL = "model directory written by train or adapt, or builtin: the model that comes with crackvae"
+MODEL = "model directory written by train, adapt or learn, or builtin: the model that comes with crackvae"
 # Help text of --mirrors.
 MIRRORS = (
     "mirror images of each tile, itself among them, over which the network's answer is averaged, 1 to 4: more cracks "

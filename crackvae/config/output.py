@@ -1,4 +1,4 @@
-"""Settings of the verbs that show or convert what exists: report, review, export, info and doctor."""
+"""Settings of the verbs that show or convert what exists: report, findings, review, export, info and doctor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Settings of the verbs that score images: calibrate, evaluate, score, nightly; and of compact."""
+"""Settings of the verbs that score images: calibrate, evaluate, score, live, nightly, change; and of compact."""
 
 import math
 import re
@@ -108,7 +108,7 @@ class EvaluateConfig(ScoringConfig):
 
     manifest: Location = setting("manifest.parquet written by partition")
     model: Location = setting(MODEL, BUILTIN)
-    out: Location = setting("directory to write metrics and predictions to; must not exist yet")
+    out: Location = setting("folder to write metrics and predictions to; must not exist yet")
     split: Literal["val", "test"] = setting(
         "internal split to evaluate: val or test", "test", must="be val or test", why=": train holds no cracks"
     )

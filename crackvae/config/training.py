@@ -1,4 +1,4 @@
-"""Settings of the verbs that make a model: partition and train; and of the demo."""
+"""Settings of the verbs that make a model, partition, train, adapt and learn; and of the demo."""
 
 import math
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from crackvae.config.common import (
 from crackvae.config.settings import Location, Locations, flag_text, group_by_problem, setting
 
 Head = Literal["mse", "evidence"]
+Recipe = Literal["repair", "plain"]
 HEADS: tuple[str, ...] = get_args(Head)
 # Score heads that use the segmenter.
 SEGMENTER_HEADS = ("evidence",)
@@ -150,9 +151,7 @@ class TrainConfig(DataParallelConfig):
         "score head: evidence (of a crack, by the segmenter) or mse (mean squared residual of the reconstruction)",
         "evidence",
     )
-    recipe: Literal["repair", "plain"] = setting(
-        "repair (reconstruct tiles without the synthetic cracks drawn on them) or plain", "repair"
-    )
+    recipe: Recipe = setting("repair (reconstruct tiles without the synthetic cracks drawn on them) or plain", "repair")
     epochs: int | None = setting(
         "passes over the sound images of train; default: as many as show 120,000 tiles, or 40,000 with --from",
         None,

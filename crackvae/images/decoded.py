@@ -1,4 +1,7 @@
-"""From listed images to rows of decoded tiles. No Ray."""
+"""From listed images to rows of decoded tiles. No Ray.
+
+Shape letters: N images, T tiles of all of them in order, P side of a tile at the model's input [px].
+"""
 
 import hashlib
 import itertools
@@ -7,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
 from crackvae.images.metadata import Metadata, read_metadata
 from crackvae.images.metadata.optics import focal_in_px
-from crackvae.images.pictures import read_part
+from crackvae.images.pictures import read_excerpt
 from crackvae.images.tiles import Grid, Tiling, grid_of, resized
 from crackvae.storage import archive, fileio, prefetch, tables, uris
 from crackvae.storage.content import content_key
-from crackvae.storage.names.parts import part_of
+from crackvae.storage.names.excerpts import excerpt_of
 from crackvae.storage.tables.measures import MEASURED_SCHEMA
 
 # Decoded tiles passed to the network at once: 16 MB at 128 px, and a multiple of common batch sizes.
@@ -76,7 +80,7 @@ def decode_images(
     uncut: list[tuple[dict[str, Any], list[np.ndarray]]] = []
     n_tiles = n_px = 0
     listed = images.to_pylist()
-    whole = [image for image in listed if not image["error"] and not part_of(image["image"])]
+    whole = [image for image in listed if not image["error"] and not excerpt_of(image["image"])]
     asked_for = [(image["image"], image["bytes"]) for image in whole]
     with prefetch.read_ahead(asked_for, read) as next_bytes:
         for image in listed:
@@ -136,9 +140,9 @@ def _decode_image(
     if row["error"]:
         return []
     try:
-        part = part_of(image["image"])
-        if part:
-            picture = read_part(part, max_px)
+        excerpt = excerpt_of(image["image"])
+        if excerpt:
+            picture = read_excerpt(excerpt, max_px)
             row |= dict(zip(("lat", "lon", "alt_m", "mm_per_px"), (*picture.place, picture.mm_per_px), strict=True))
             row |= {"taken": picture.taken, "taken_is_local": picture.taken is not None}
         else:
@@ -222,3 +226,24 @@ def tiles_of(decoded: pa.Table, side: int) -> np.ndarray:
     _, ends, pixels = column.buffers()
     ends_N = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
     return np.frombuffer(pixels, np.uint8)[ends_N[0] : ends_N[-1]].reshape(-1, side, side)
+
+
+def tiles_per_image(decoded: pa.Table) -> np.ndarray:
+    """Number of tiles of each image, with those that show no surface, int (N,)."""
+    return np.asarray(decoded["rows"].to_numpy() * decoded["cols"].to_numpy())
+
+
+def surface_counts(decoded: pa.Table) -> np.ndarray:
+    """Number of tiles of each image that show a surface, int (N,)."""
+    return np.asarray(tiles_per_image(decoded) - pc.list_value_length(decoded["blank"]).to_numpy())
+
+
+def first_tiles(decoded: pa.Table) -> np.ndarray:
+    """Position of the first tile of each image among those of all images, int (N,)."""
+    return np.cumsum([0, *tiles_per_image(decoded)[:-1]])
+
+
+def blank_tiles(decoded: pa.Table) -> list[int]:
+    """Positions of the tiles that show no surface among those of all images."""
+    of_images = zip(first_tiles(decoded).tolist(), decoded["blank"].to_pylist(), strict=True)
+    return [first + number for first, blank in of_images for number in blank]

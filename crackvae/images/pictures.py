@@ -1,4 +1,4 @@
-"""Pictures that are parts of a file, frames of a video and windows of a TIFF; and the pixels of any listed image."""
+"""Excerpts of a file as pictures, frames of a video and windows of a TIFF; and the pixels of any listed image."""
 
 import sys
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from crackvae.errors import UnreadableImage
 from crackvae.images import decoding
 from crackvae.images.decoding import Picture, video, windows
 from crackvae.storage import archive, fileio
-from crackvae.storage.names.parts import Frame, Window, part_of
+from crackvae.storage.names.excerpts import Excerpt, Frame, excerpt_of
 
 
-def read_part(part: Frame | Window, max_px: int) -> Picture:
-    """The pixels of a part of a file; the file is not read whole.
+def read_excerpt(excerpt: Excerpt, max_px: int) -> Picture:
+    """The pixels of an excerpt; its file is not read whole.
 
     Args:
         max_px: larger frames are unreadable.
@@ -21,7 +21,7 @@ def read_part(part: Frame | Window, max_px: int) -> Picture:
     Raises:
         UnreadableImage, OSError.
     """
-    return video.read_frame(part, max_px) if isinstance(part, Frame) else windows.read_window(part)
+    return video.read_frame(excerpt, max_px) if isinstance(excerpt, Frame) else windows.read_window(excerpt)
 
 
 def read_pixels(image: str, read: Callable[[str], bytes] | None = None) -> np.ndarray:
@@ -33,9 +33,9 @@ def read_pixels(image: str, read: Callable[[str], bytes] | None = None) -> np.nd
     Raises:
         UnreadableImage, OSError.
     """
-    part = part_of(image)
-    if part:
-        return read_part(part, sys.maxsize).pixels_HW
+    excerpt = excerpt_of(image)
+    if excerpt:
+        return read_excerpt(excerpt, sys.maxsize).pixels_HW
     return decoding.decode((read or fileio.read_image)(image), archive.page_of(image), sys.maxsize)
 
 

@@ -69,6 +69,10 @@ class Grid:
         """Columns of tiles."""
         return len(self.xs)
 
+    def corner(self, tile: int) -> tuple[int, int]:
+        """Left and top edge of a tile in the image [px]."""
+        return self.xs[tile % self.cols], self.ys[tile // self.cols]
+
     def squares(self, pixels_HW: np.ndarray) -> list[np.ndarray]:
         """The image content of each tile, as views."""
         return [pixels_HW[y : y + self.tile_h, x : x + self.tile_w] for y in self.ys for x in self.xs]
@@ -206,7 +210,7 @@ def stitch_some(maps_KPP: np.ndarray, tiles_K: np.ndarray, grid: Grid, height: i
     rising_w, sum_W = _weights(grid.xs, grid.tile_w, width)
     map_HW = np.zeros((height, width), np.float32)
     for map_PP, tile in zip(maps_KPP, tiles_K, strict=True):
-        y, x = grid.ys[tile // grid.cols], grid.xs[tile % grid.cols]
+        x, y = grid.corner(int(tile))
         rows, columns = slice(y, y + grid.tile_h), slice(x, x + grid.tile_w)
         map_hw = Image.fromarray(map_PP).resize((grid.tile_w, grid.tile_h), Image.Resampling.BILINEAR)
         weight_hw = np.outer(rising_h / sum_H[rows], rising_w / sum_W[columns]).astype(np.float32)

@@ -211,8 +211,8 @@ class Calibration:
         low, high = share_interval(np.arange(n) >= rank, groups_N, n_images, n_groups)
         return {"expected": (n + 1 - rank) / (n + 1), "low": low, "high": high}
 
-    def promise_of(self, images_of: Mapping[int, int], n_groups: int | None = None) -> dict[str, float]:
-        """promise() of images of several numbers of tiles, given by these numbers.
+    def promise_of(self, images_of: Mapping[int, int], n_groups: int) -> dict[str, float]:
+        """promise() of images of several numbers of tiles, given by these numbers, and of so many groups.
 
         Its interval holds that of as many images of any one of these numbers: what differs between places raises or
         lowers the rates of them all together.
@@ -248,7 +248,7 @@ def conformal_threshold(scores_N: np.ndarray, max_false_alarm: float, confidence
 
     Source: Vovk, Conditional validity of inductive conformal predictors (2013), proposition 2a.
     """
-    from scipy.stats import beta  # imported here as in promise()
+    from scipy.stats import beta  # imported here: it takes half a second, and scoring needs none of it
 
     _check(scores_N)
     n = len(scores_N)

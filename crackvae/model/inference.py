@@ -129,7 +129,7 @@ def evidence_by_weight(model: Model, tiles_TPP: np.ndarray, weights: tuple[float
 
 @torch.inference_mode()
 def crack_probabilities(
-    model: Model, tiles: Iterable[np.ndarray], batch: int, runtime: Runtime | None = None
+    model: Model, tiles: Iterable[np.ndarray], batch: int, runtime: Runtime
 ) -> Iterator[np.ndarray]:
     """Probability of each pixel of some tiles being cracked, by a model whose head is `evidence`.
 
@@ -137,11 +137,11 @@ def crack_probabilities(
 
     Args:
         tiles: uint8 (P, P) each.
+        runtime: of the model and `batch`.
 
     Yields:
         float32 (P, P) in [0, 1] of each tile.
     """
-    runtime = runtime or reference(model)
     for n, input_B1PP in _inputs(tiles, batch, runtime.device):
         evidence_B1PP = evidence(model.spec, input_B1PP, runtime.forward(input_B1PP))
         yield from -torch.expm1(-evidence_B1PP[:n, 0]).cpu().numpy()

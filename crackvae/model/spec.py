@@ -1,18 +1,16 @@
 """The specification of a model: everything that changes a score, apart from the weights."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from crackvae.config import SEGMENTER_COARSE
+from crackvae.config import SEGMENTER_COARSE, Head, Recipe
 
 # Axes along which a tile is mirrored, of its first, second, third and fourth look.
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 Count = Annotated[int, Field(gt=0)]
-Recipe = Literal["repair", "plain"]
-HeadName = Literal["mse", "evidence"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class ModelSpec:
     recipe: Recipe
     tile_px: Count
     stride_px: Count
-    head: HeadName
+    head: Head
     beta: int | float  # kept as written: a digest of 0 is not that of 0.0
     seed: int
     manifest: str

@@ -16,6 +16,7 @@ from crackvae.console import write
 from crackvae.monitoring import histograms
 from crackvae.monitoring.histograms import NightHistograms
 from crackvae.storage import fileio, filesystems, uris
+from crackvae.storage.names.run_files import histograms_name
 
 T = TypeVar("T")
 
@@ -34,16 +35,11 @@ def is_on_ray() -> bool:
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
-def drift_name(run: str, night: str = "") -> str:
-    """Name of the histograms file of a run, beside its summary; with the night that the run belongs to, if any."""
-    return f"_drift-{run}@{night}.json" if night else f"_drift-{run}.json"
-
-
 class RunHistograms:
     """Counts the measures of a run and keeps its `_drift-` file up to date; also written on leaving the context."""
 
     def __init__(self, out: str, run: str, reference: NightHistograms | None, night: str = "") -> None:
-        self.uri, self.run, self.reference = uris.join(out, drift_name(run, night)), run, reference
+        self.uri, self.run, self.reference = uris.join(out, histograms_name(run, night)), run, reference
         self._night: NightHistograms | None = None
         self._waiting: list[pa.Table] = []
         self._since = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,7 @@ from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
-from crackvae.monitoring.histograms import load_reference
+from crackvae.monitoring.histograms import NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
 from crackvae.nights.changes import changes_of_night
@@ -50,60 +51,31 @@ def nightly(config: NightlyConfig) -> Result:
         CrackvaeError: as score does.
     """
     started = time.perf_counter()
-    now = datetime.now(ZoneInfo(config.time_zone))
     out, model_dir = uris.absolute(config.out), model_folder(config.model)
     config = replace(config, model=model_dir)  # of a registry the version that is current now, for the whole night
-    scorer = load_scorer(model_dir)
-    reference = load_reference(model_dir, scorer.model.digest)
-    if reference is None:
-        raise ModelError(
-            f"{model_dir} has no histograms of its calibration images, as measured now, to compare a night with: "
-            f"{builtin.calibrate_advice(model_dir)}."
-        )
-    challenger = load_scorer(config.shadow_model) if config.shadow_model else None
-    night = config.night or default_night(out, now)
-    if not config.night and night != now.date().isoformat():
-        say(
-            f"another night has the date {now.date()}, more than 12 h away: this is the night of {night}",
-            quiet=config.quiet,
-        )
-    log_event("night started", night=night, images=list(config.images), out=out, model=scorer.model.digest)
+    begun = _begun(out, config)
+    night, model = begun.night, begun.scorer.model.digest
+    log_event("night started", night=night, images=list(config.images), out=out, model=model)
     with ray_session(config):  # one for all steps, so that Prometheus gets the verdict from the same process
         scored = score_images(config, night)
         run, counts = scored.summary.run, scored.summary.as_json()
         log_event("scored", run=run, night=night, **{name: counts[name] for name in LOGGED})
-        nights = Nights(out, reference, ZoneInfo(config.time_zone))
-        late = [_evaluate(nights, one, now, scorer, config) for one in nights.without_verdict() if one != night]
-        tonight = _evaluate(nights, night, now, scorer, config)
+        tonight, late = _evaluated(begun, out, config)
         if scored.summary.report:
             scored = _with_page(scored, tonight.verdict, config)
-        void = scored.summary.threshold_void
-        broken = [line for line in (void.reason if void else "", scored.broken_limit) if line]
-        broken += [line for one in (*late, tonight) if (line := _broken_by_drift(one, night, config.fail_on))]
-        broken += _too_few(tonight, config.min_images)
-        summary = (
-            ({"threshold_void": void.model_dump()} if void else {})
-            | tonight.as_json()
-            | {
-                "report": scored.summary.report,
-                "changes": {} if config.no_changes else changes_of_night(out, tonight.runs, config),
-                "out": out,
-                "model": scorer.model.digest,
-                "nights_evaluated_late": [one.night for one in late],
-                "score": scored.summary.model_copy(update={"drift": None}).as_json(),
-                "broken": broken,
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-        )
+        broken = _broken_limits(scored, tonight, late, config)
+        changes = {} if config.no_changes else changes_of_night(out, tonight.runs, config)
+        summary = _summary_of(scored, tonight, late, changes, broken)
+        summary["seconds"] = round(time.perf_counter() - started, 1)
         for one in late:
             _write(out, one.night, one.as_json() | {"evaluated_with": night})
         _write(out, night, summary)
-        if challenger:  # last, so that it takes nothing from the night
-            summary["shadow"] = score_beside(challenger, run, config).as_json()
+        if begun.challenger:  # last, so that it takes nothing from the night
+            summary["shadow"] = score_beside(begun.challenger, run, config).as_json()
             _write(out, night, summary)
-            log_event("shadow scored", run=run, night=night, champion=scorer.model.digest, **summary["shadow"])
+            log_event("shadow scored", run=run, night=night, champion=model, **summary["shadow"])
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
-        emit_change_metrics(summary["changes"])
+        emit_change_metrics(changes)
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
         _emit(tonight.verdict, config)
     _tell(summary, config)
@@ -114,11 +86,54 @@ def nightly(config: NightlyConfig) -> Result:
 
 
 @dataclass(frozen=True)
+class _BegunNight:
+    """A night before its images are scored.
+
+    Attributes:
+        night: its date.
+        now: when this call began.
+        reference: histograms of the calibration images.
+        challenger: scores the night beside the model in use; None without --shadow-model.
+    """
+
+    night: str
+    now: datetime
+    scorer: Scorer
+    reference: NightHistograms
+    challenger: Scorer | None
+
+
+def _begun(out: str, config: NightlyConfig) -> _BegunNight:
+    """Load the models of a night and find its date.
+
+    Raises:
+        ModelError: a model is damaged, or has nothing to compare a night with.
+    """
+    now = datetime.now(ZoneInfo(config.time_zone))
+    scorer = load_scorer(config.model)
+    reference = load_reference(config.model, scorer.model.digest)
+    if reference is None:
+        raise ModelError(
+            f"{config.model} has no histograms of its calibration images, as measured now, to compare a night with: "
+            f"{builtin.calibrate_advice(config.model)}."
+        )
+    challenger = load_scorer(config.shadow_model) if config.shadow_model else None
+    night = config.night or default_night(out, now)
+    if not config.night and night != now.date().isoformat():
+        say(
+            f"another night has the date {now.date()}, more than 12 h away: this is the night of {night}",
+            quiet=config.quiet,
+        )
+    return _BegunNight(night, now, scorer, reference, challenger)
+
+
+@dataclass(frozen=True)
 class _EvaluatedNight:
     """A night and its verdict.
 
     Attributes:
-        runs, skipped, not_compared: see nights.Counted.
+        started: when the call that gave the verdict began.
+        runs, skipped, not_compared: see runs.Counted.
         ordinary_before: number of ordinary nights that its share of flagged images was compared with.
         images, compared: images of its runs, and those of them with a score.
     """
@@ -148,7 +163,38 @@ class _EvaluatedNight:
         }
 
 
-def _evaluate(nights: Nights, night: str, now: datetime, scorer: Scorer, config: NightlyConfig) -> _EvaluatedNight:
+def _summary_of(
+    scored: ScoredRun,
+    tonight: _EvaluatedNight,
+    late: Sequence[_EvaluatedNight],
+    changes: dict[str, Any],
+    broken: list[str],
+) -> dict[str, Any]:
+    """The content of `_nightly-<night>.json`, apart from the duration and the scores of a challenger."""
+    run, void = scored.summary, scored.summary.threshold_void
+    return (
+        ({"threshold_void": void.model_dump()} if void else {})
+        | tonight.as_json()
+        | {
+            "report": run.report,
+            "changes": changes,
+            "out": run.out,
+            "model": run.model,
+            "nights_evaluated_late": [one.night for one in late],
+            "score": run.model_copy(update={"drift": None}).as_json(),
+            "broken": broken,
+        }
+    )
+
+
+def _evaluated(begun: _BegunNight, out: str, config: NightlyConfig) -> tuple[_EvaluatedNight, list[_EvaluatedNight]]:
+    """This night, and those that were scored before by a call that was killed."""
+    nights = Nights(out, begun.reference, ZoneInfo(config.time_zone))
+    late = [_evaluate(nights, one, begun, config) for one in nights.without_verdict() if one != begun.night]
+    return _evaluate(nights, begun.night, begun, config), late
+
+
+def _evaluate(nights: Nights, night: str, begun: _BegunNight, config: NightlyConfig) -> _EvaluatedNight:
     counted, history = nights.counted(night), nights.ordinary_before(night)
     limits = Limits(
         psi=(config.drift_psi[0], config.drift_psi[1]),
@@ -157,7 +203,7 @@ def _evaluate(nights: Nights, night: str, now: datetime, scorer: Scorer, config:
         flagged=config.drift_flagged,
         min_images=config.drift_min_images,
     )
-    compared_with = (history, nights.reference, scorer.calibration, limits)
+    compared_with = (history, begun.reference, begun.scorer.calibration, limits)
     verdict = verdict_on(counted.histograms, *compared_with, not_compared=counted.not_compared)
     if counted.not_compared:
         say(
@@ -168,7 +214,18 @@ def _evaluate(nights: Nights, night: str, now: datetime, scorer: Scorer, config:
     whole = counted.histograms.whole if counted.histograms else None
     images, scored = (whole.images, whole.scored) if whole else (0, 0)
     runs = (counted.runs, counted.skipped, counted.not_compared)
-    return _EvaluatedNight(night, now, *runs, len(history), images, scored, verdict)
+    return _EvaluatedNight(night, begun.now, *runs, len(history), images, scored, verdict)
+
+
+def _broken_limits(
+    scored: ScoredRun, tonight: _EvaluatedNight, late: Sequence[_EvaluatedNight], config: NightlyConfig
+) -> list[str]:
+    """What to say of each limit that is broken."""
+    void = scored.summary.threshold_void
+    lines = [void.reason if void else "", scored.broken_limit]
+    lines += [_broken_by_drift(one, tonight.night, config.fail_on) for one in (*late, tonight)]
+    lines.append(_too_few(tonight, config.min_images))
+    return [line for line in lines if line]
 
 
 def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> str:
@@ -181,11 +238,12 @@ def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> 
     return f"drift: {level} in {evaluated.verdict['where']}{of_night}: {causes}."
 
 
-def _too_few(evaluated: _EvaluatedNight, min_images: int) -> list[str]:
+def _too_few(evaluated: _EvaluatedNight, min_images: int) -> str:
+    """What to say of too few scored images; "" where there are enough."""
     if evaluated.compared >= min_images:
-        return []
+        return ""
     scored = f"{evaluated.compared} images were scored for the night of {evaluated.night}"
-    return [f"{scored}, fewer than --min-images {min_images}."]
+    return f"{scored}, fewer than --min-images {min_images}."
 
 
 def _with_page(scored: ScoredRun, verdict: dict[str, Any], config: NightlyConfig) -> ScoredRun:

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 from crackvae.monitoring.drift import ORDINARY
 from crackvae.monitoring.histograms import NightHistograms, load_histograms
-from crackvae.monitoring.telemetry import drift_name
 from crackvae.scoring.summaries import NightSummary, read_night_summary
 from crackvae.storage import fileio, uris
+from crackvae.storage.names.run_files import counted_runs, histograms_name
 from crackvae.storage.names.shards import start_of
 from crackvae.storage.tables import RUN_TIME
 
@@ -20,7 +20,6 @@ N_NIGHTS = 14
 # in UTC twice where the clocks go forward.
 SAME_NIGHT = timedelta(hours=12)
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
-_RUN = re.compile(r"_drift-(?P<run>[^@]+)(@(?P<night>[^@]+))?\.json")
 
 
 def nightly_name(night: str) -> str:
@@ -44,7 +43,7 @@ def _last_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
     """When the last call of `nightly` for a night started; None if there was none, or its verdict does not say."""
     if nightly_name(night) in names:
         return read_night_summary(uris.join(out, nightly_name(night))).started
-    runs = [match["run"] for name in names if (match := _RUN.fullmatch(name)) and match["night"] == night]
+    runs = [run for run, of_night in counted_runs(names).items() if of_night == night]
     return _start_of(max(runs, default=""))
 
 
@@ -88,8 +87,7 @@ class Nights:
         self.out, self.reference, self.zone = out, reference, zone
         names = fileio.list_files(out)
         self.with_verdict = sorted(match["night"] for name in names if (match := _NIGHT.fullmatch(name)))
-        runs = [match for name in names if (match := _RUN.fullmatch(name))]
-        self._night_of_run = {match["run"]: match["night"] or "" for match in runs}
+        self._night_of_run = counted_runs(names)
 
     def counted(self, night: str) -> Counted:
         """The histograms of all runs of a night."""
@@ -126,7 +124,7 @@ class Nights:
     def _sum(self, runs: Iterable[str]) -> Counted:
         total, taken, skipped, not_compared = None, list[str](), list[str](), 0
         for run in runs:
-            counted = load_histograms(uris.join(self.out, drift_name(run, self._night_of_run[run])))
+            counted = load_histograms(uris.join(self.out, histograms_name(run, self._night_of_run[run])))
             if counted.same_edges(self.reference):
                 total = total + counted if total else counted
                 taken.append(run)

@@ -118,14 +118,9 @@ def _maps(model: Model, grid: Grid, pixels_HW: np.ndarray, explained_K: np.ndarr
     return np.concatenate(list(executor.map(maps_of, tasks)))
 
 
-def _corner(grid: Grid, tile: int) -> tuple[int, int]:
-    """Left and top edge of a tile [px]."""
-    return grid.xs[tile % grid.cols], grid.ys[tile // grid.cols]
-
-
 def _box(grid: Grid, tile: int, shape: tuple[int, int]) -> Box:
     height, width = shape
-    x, y = _corner(grid, tile)
+    x, y = grid.corner(tile)
     return Box(x / width, y / height, grid.tile_w / width, grid.tile_h / height)
 
 
@@ -138,7 +133,7 @@ def _worst(
     order = np.argsort(-scores, axis=None, kind="stable")[: min(n_worst, n_scored)]  # NaN is sorted last
     return [
         (
-            *_corner(grid, int(tile)),
+            *grid.corner(int(tile)),
             float(scores.flat[tile]),
             reduced(np.ascontiguousarray(squares[tile]), THUMBNAIL_PX),
         )

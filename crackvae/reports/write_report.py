@@ -23,7 +23,7 @@ def write_report(config: ReportConfig) -> Result:
     started = time.perf_counter()
     out, scores = uris.absolute(config.out), uris.absolute(config.scores) if config.scores else ""
     fileio.require_outside_table(out, "--out", scores)
-    folder = f"{out.rsplit('/', 1)[-1].removesuffix('.html')}_files" if config.full_size else ""
+    folder = _full_size_folder(out) if config.full_size else ""
     if config.scores:
         rendered = night_page(read_night(scores, config.run), _settings(config, folder))
     else:
@@ -65,9 +65,15 @@ def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
     return scored, metrics.model_dump()
 
 
+def _full_size_folder(out: str) -> str:
+    """Name of the folder of the full-size pictures beside a page."""
+    name = uris.without_options(out)[0].rpartition("/")[2]
+    return f"{name.removesuffix('.html')}_files"
+
+
 def _write_full_size(out: str, folder: str, rendered: Rendered) -> int:
     """Write the PNGs of every shown image; returns their number."""
-    uri = uris.join(out[: -len(out.rsplit("/", 1)[-1])].rstrip("/") or "/", folder)
+    uri = uris.join(uris.parent(out), folder)
     n = 0
     for number, image in enumerate(rendered.images, start=1):
         for kind, data in views.full_size(image, rendered.model, rendered.vmax):

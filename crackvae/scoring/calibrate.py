@@ -36,7 +36,8 @@ def calibrate(config: CalibrateConfig) -> Result:
 
     Raises:
         CalibrationError: too few images for the requested guarantee; calibration.json stays as it was.
-        StorageError, ManifestError, ModelError, ClusterError: the message says how to fix it.
+        OutputExists, StorageError, ArchiveError, ManifestError, ModelError, ClusterError: the message says how to fix
+            it.
     """
     source_dir = model_folder(config.model)
     model_dir = uris.absolute(config.out) if config.out else source_dir

@@ -25,6 +25,7 @@ from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.lock import Lock, locked
+from crackvae.storage.names.run_files import csv_name, journal_name, part_name
 from crackvae.storage.uris import storage_errors
 
 # Rows and bytes in memory of a part: what one step of a compaction, and one read, must hold.
@@ -96,19 +97,19 @@ def _merge(folder: str, run: str, paths: list[str], wanted: int, lock: Lock, *, 
         for bucket in buckets:
             rows = kept_rows(pa.ipc.open_file(bucket).read_all())
             if rows.num_rows:
-                new.append(f"{run}-{len(new):05d}.parquet")
+                new.append(part_name(run, len(new)))
                 tables.write_table(uris.join(folder, tables.staged(new[-1])), rows)
                 n_rows += rows.num_rows
             bucket.close()
     old = [uris.relative(path, folder) for path in paths]
-    csv = set(fileio.list_files(folder)) & {tables.csv_name(run) for run in tables.list_parts(folder)}
+    csv = set(fileio.list_files(folder)) & {csv_name(run) for run in tables.list_parts(folder)}
     lock.check()
     journal = tables.Journal(new=tuple(new), old=(*old, *sorted(csv)))
-    fileio.write_bytes(uris.join(folder, f"_compact-{run}.json"), journal.model_dump_json().encode())
+    fileio.write_bytes(uris.join(folder, journal_name(run)), journal.model_dump_json().encode())
     finish_compaction(folder)
     if csv:
         parts = tables.list_parts(folder)[run]
-        tables.write_csv(uris.join(folder, tables.csv_name(run)), parts, tables.CSV_COLUMNS)
+        tables.write_csv(uris.join(folder, csv_name(run)), parts, tables.CSV_COLUMNS)
     return n_rows, len(new)
 
 
@@ -164,7 +165,7 @@ def finish_compaction(folder: str) -> None:
 
     Only for the holder of the folder's lock.
     """
-    for journal_name, journal in tables.read_journals(folder, fileio.list_files(folder)).items():
+    for file, journal in tables.read_journals(folder, fileio.list_files(folder)).items():
         names = set(fileio.list_files(folder))
         for final in journal.new:
             if tables.staged(final) in names:
@@ -172,7 +173,7 @@ def finish_compaction(folder: str) -> None:
         for name in journal.old:
             if name in names:
                 fileio.delete_file(uris.join(folder, name))
-        fileio.delete_file(uris.join(folder, journal_name))
+        fileio.delete_file(uris.join(folder, file))
     for name in fileio.list_files(folder):
         if name.startswith(tables.STAGED):
             fileio.delete_file(uris.join(folder, name))

@@ -115,8 +115,8 @@ def with_findings(
             found[number] = [one | {"p_value": row_without["p_value"]} for one in found[number]]
             again = pa.Table.from_pylist([row_without], rows.schema)
             rows = pa.concat_tables([rows.slice(0, number), again, rows.slice(number + 1)])
-    traced = pa.array([False] * rows.num_rows)
-    rows = rows.set_column(rows.schema.get_field_index("untraced"), "untraced", traced)
+    none_untraced = pa.array([False] * rows.num_rows)
+    rows = rows.set_column(rows.schema.get_field_index("untraced"), "untraced", none_untraced)
     return rows.append_column(FINDINGS_COLUMN, pa.array(found, FINDINGS_TYPE))
 
 
@@ -132,13 +132,14 @@ def _without_joints(image: _Flagged, findings: list[dict[str, Any]], calibration
     worst = int(np.nanargmax(left_T))
     score_1 = left_T[[worst]]
     p_1 = calibration.p_values(score_1, counted)
+    worst_x, worst_y = grid.corner(worst)
     return image.row | {
         "score": float(score_1[0]),
         "p_value": float(p_1[0]),
         "flagged": bool(calibration.flags(score_1, p_1)[0]),
         "tile_scores": left_T.tolist(),
-        "worst_x": grid.xs[worst % grid.cols],
-        "worst_y": grid.ys[worst // grid.cols],
+        "worst_x": worst_x,
+        "worst_y": worst_y,
     }
 
 
@@ -196,7 +197,8 @@ def _without_edges(map_PP: np.ndarray, grid: Grid, tile: int) -> np.ndarray:
 
 def _paste(canvas_hw: np.ndarray, square: np.ndarray, grid: Grid, tile: int, origin: tuple[int, int]) -> None:
     """Put a tile into its place on a crop of its image that begins at `origin` (y, x); the larger value stays."""
-    top, left = grid.ys[tile // grid.cols] - origin[0], grid.xs[tile % grid.cols] - origin[1]
+    x, y = grid.corner(tile)
+    top, left = y - origin[0], x - origin[1]
     if square.shape != (grid.tile_h, grid.tile_w):
         square = np.asarray(Image.fromarray(square).resize((grid.tile_w, grid.tile_h), Image.Resampling.BILINEAR))
     y, x = max(0, top), max(0, left)

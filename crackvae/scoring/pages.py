@@ -3,10 +3,10 @@
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.console import progress, say
 from crackvae.errors import CrackvaeError
-from crackvae.reports.night_page.nights import page_name
 from crackvae.reports.verb import report
 from crackvae.scoring.summaries import ScoreSummary
 from crackvae.storage import uris
+from crackvae.storage.names.run_files import page_name
 
 
 def page_path(out: str, run: str) -> str:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from crackvae.model.image_scores import images_by_tiles
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
-from crackvae.storage.names.parts import WINDOW_NAME
+from crackvae.storage.names.excerpts import WINDOW_NAME
+from crackvae.storage.names.run_files import csv_name
 from crackvae.storage.names.shards import are_disjoint
 from crackvae.storage.tables.findings import FINDINGS_COLUMN, FINDINGS_SCHEMA, folder_of, read_findings, rows_of
 
@@ -142,8 +143,8 @@ def write_missing_csvs(out: str, run: str) -> list[str]:
     have = set(fileio.list_files(out))
     written = []
     for one, paths in tables.list_parts(out).items():
-        if tables.csv_name(one) not in have and not are_disjoint(one, run):
-            written.append(uris.join(out, tables.csv_name(one)))
+        if csv_name(one) not in have and not are_disjoint(one, run):
+            written.append(uris.join(out, csv_name(one)))
             tables.write_csv(written[-1], paths, tables.CSV_COLUMNS)
     return written
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from crackvae.model.inference import Scorer
+from crackvae.scoring.run_table import RunTable
 from crackvae.scoring.threshold_check import ThresholdVoid
 from crackvae.storage import fileio, uris
+from crackvae.storage.names.run_files import ended_runs, summary_name
 from crackvae.storage.records import read_record
 
 # Summaries in which a screened run is looked for; a folder may hold those of years. As the runs after one whose screen
@@ -68,21 +71,44 @@ class ScoreSummary(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
+def run_figures(table: RunTable, scorer: Scorer, model_dir: str, seconds: float) -> dict[str, Any]:
+    """The entries of a ScoreSummary that follow from the rows of a run, its model and its duration.
+
+    Args:
+        table: after its last row was written.
+    """
+    calibration = scorer.calibration
+    return {
+        "run": table.run,
+        "out": table.out,
+        **{status: table.statuses[status] for status in ("scored", "no_surface", "unreadable", "unreachable")},
+        "flagged": table.flagged,
+        "findings": table.count_findings(),
+        "model": scorer.model.digest,
+        "leaky": scorer.model.spec.leaky,
+        "threshold": calibration.threshold,
+        "level": calibration.level,
+        "promised_false_alarm_rate": calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
+        "model_dir": model_dir,
+        "seconds": round(seconds, 1),
+        "images_per_s": round(table.n / seconds, 3),
+    }
+
+
 def summary_path(out: str, run: str) -> str:
     """Path of the summary of a run, beside its table."""
-    return uris.join(out, f"_summary-{run}.json")
+    return uris.join(out, summary_name(run))
 
 
 def write_summary(summary: ScoreSummary) -> None:
-    """Write the summary of a run; that it exists means that the run has ended."""
+    """Write the summary of a run, which is the last of its files."""
     content = json.dumps(summary.as_json(), indent=1)
     fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
 
 
 def _summaries(out: str) -> list[str]:
     """Paths of the summaries of the runs, the latest first."""
-    names = [name for name in fileio.list_files(out) if name.startswith("_summary-") and name.endswith(".json")]
-    return [uris.join(out, name) for name in sorted(names, reverse=True)]
+    return [summary_path(out, run) for run in reversed(ended_runs(fileio.list_files(out)))]
 
 
 class _CheckedThreshold(BaseModel):

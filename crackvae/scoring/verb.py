@@ -31,7 +31,13 @@ from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.findings import Tracing
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
-from crackvae.scoring.summaries import ScoreSummary, images_with_a_valid_threshold, share_scored_again, write_summary
+from crackvae.scoring.summaries import (
+    ScoreSummary,
+    images_with_a_valid_threshold,
+    run_figures,
+    share_scored_again,
+    write_summary,
+)
 from crackvae.scoring.threshold_check import ENOUGH_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.listing import Listing, list_paths
@@ -108,49 +114,39 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
         csv = write_missing_csvs(out, work.run) if "csv" in config.format else []
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
-        seconds = time.perf_counter() - started
         valid_on = images_with_a_valid_threshold(out, scorer.model.digest, scorer.calibration.threshold)
         void = None if valid_on >= ENOUGH_IMAGES else check.result()  # later changes are what nightly looks for
         summary = ScoreSummary(
-            threshold_void=void,
-            run=work.run,
-            out=out,
-            listed=work.listed,
-            finished_before=work.listed - work.to_score,
-            scored=table.statuses["scored"],
-            no_surface=table.statuses["no_surface"],
-            unreadable=table.statuses["unreadable"],
-            unreachable=table.statuses["unreachable"],
-            flagged=table.flagged,
-            findings=table.count_findings(),
+            **run_figures(table, scorer, model_dir, time.perf_counter() - started),
             **work.notes,
             **discoveries,
-            model=scorer.model.digest,
-            leaky=scorer.model.spec.leaky,
-            threshold=scorer.calibration.threshold,
-            level=scorer.calibration.level,
-            promised_false_alarm_rate=scorer.calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),
-            model_dir=model_dir,
+            threshold_void=void,
+            listed=work.listed,
+            finished_before=work.listed - work.to_score,
             threshold_images=valid_on if valid_on >= ENOUGH_IMAGES else check.images,
             screened=table.screened if table.screened["tiles"] else None,
             csv=csv,
             report=_page_of(config, out, work.run),
-            seconds=round(seconds, 1),
-            images_per_s=round(table.n / seconds, 3),
         )
         write_summary(summary)
     untold = "" if valid_on >= ENOUGH_IMAGES else check.untold(summary.scored)
-    if void or untold:
-        say(void.reason if void else untold, quiet=False)
-    if not work.to_score:
-        say(f"nothing to score: this model has finished all {work.listed} images", quiet=config.quiet)
-    if config.shard:
-        say(
-            f"shard {config.shard} has ended; after all of them: crackvae report --scores {out} --out PAGE.html",
-            quiet=config.quiet,
-        )
+    _say_outcome(summary, void.reason if void else untold, config)
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
+
+
+def _say_outcome(summary: ScoreSummary, threshold_warning: str, config: ScoreConfig) -> None:
+    """Say what the figures of a run do not: a threshold that may not hold, and what is left to do."""
+    if threshold_warning:
+        say(threshold_warning, quiet=False)
+    if summary.finished_before == summary.listed:
+        say(f"nothing to score: this model has finished all {summary.listed} images", quiet=config.quiet)
+    if config.shard:
+        say(
+            f"shard {config.shard} has ended; after all of them: crackvae report --scores {summary.out} --out "
+            "PAGE.html",
+            quiet=config.quiet,
+        )
 
 
 def _without_useless_screen(config: ScoreConfig, out: str, scorer: Scorer) -> ScoreConfig:

@@ -120,7 +120,7 @@ def _one_line_errors() -> Iterator[None]:
         stages = "; ".join(line.strip(" -") for line in str(error).splitlines() if line.startswith("  - "))
         raise ClusterError(f"no block completed for {STALL_S} s, stuck at: {stages}. Logs: {log_folder()}.") from error
     except RayError as error:
-        failed = ClusterError(f"Ray failed: {_last_line(error)}. Its logs: {log_folder()}. Run it again.")
+        failed = ClusterError(f"Ray failed: {last_line(error)}. Its logs: {log_folder()}. Run it again.")
         raise _shortage(error) or failed from error
 
 
@@ -165,7 +165,7 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
     """Why there is no cluster, and how to fix it."""
     if address != "local":
         return ClusterError(
-            f"no Ray cluster at {address}: {_last_line(error)}. Start one with ray start --head, "
+            f"no Ray cluster at {address}: {last_line(error)}. Start one with ray start --head, "
             "or unset RAY_ADDRESS to use this machine alone."
         )
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
@@ -176,7 +176,7 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
             f"check that {folder}/ray can be written (or set RAY_TMPDIR), that HOME can be written, and that this user "
             "may start enough processes (ulimit -u)"
         )
-    return ClusterError(f"no local Ray cluster could be started: {_last_line(error)}. To fix it, {advice}.")
+    return ClusterError(f"no local Ray cluster could be started: {last_line(error)}. To fix it, {advice}.")
 
 
 def _require_listening(address: str) -> None:
@@ -341,6 +341,7 @@ def log_folder() -> str:
     return os.path.join(session.get_temp_dir(), session.get_session_name(), "logs")
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """The last line of a message of Ray, which says what went wrong; the type of the error where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 from crackvae.errors import ArchiveError, UnreadableImage
 from crackvae.storage.filesystems import answered, filesystem
 from crackvae.storage.names import zip_names
-from crackvae.storage.names.parts import part_of
+from crackvae.storage.names.excerpts import excerpt_of
 from crackvae.storage.uris import is_local, reason, require_regular, storage_errors, without_options
 
 # deflate reaches about 1000:1 on zeros; a photograph in a lossless format stays under 20:1.
@@ -34,7 +34,7 @@ _PAGE = re.compile(r"(?P<file>.*\.tiff?(?:\?.*)?)!/page=(?P<page>\d+)", re.DOTAL
 
 def file_of(image: str) -> str:
     """Path of the file, or of the entry of an archive, of which an image is a page, a window or a frame."""
-    found = _PAGE.fullmatch(image) or part_of(image)
+    found = _PAGE.fullmatch(image) or excerpt_of(image)
     return image if found is None else found["file"] if isinstance(found, re.Match) else found.file
 
 

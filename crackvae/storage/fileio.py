@@ -1,7 +1,6 @@
 """Files on a disk and in object storage: reads are retried, writes are atomic. Every module reads and writes here."""
 
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -17,6 +16,7 @@ import pyarrow.fs as pafs
 from crackvae.errors import OutputExists, StorageError, UnreadableImage
 from crackvae.storage import archive
 from crackvae.storage.filesystems import answered, filesystem, retried, s3_endpoint
+from crackvae.storage.names.run_files import run_of_part
 from crackvae.storage.uris import is_local, join, parent, reason, require_regular, storage_errors
 
 # Refuse larger files unread: 100 Mpx of 8-bit RGB without compression is 300 MB, and decoded it is in memory once more.
@@ -27,9 +27,6 @@ MARK_BYTES = 16
 
 # A full disk still accepts an empty file; a part of a scores table has this size or less.
 PROBE_BYTES = 1_000_000
-
-# Parts of a table, as tables.write_part() names them.
-_PART_NAME = re.compile(r".+-\d{5}\.parquet")
 
 Result = TypeVar("Result")
 
@@ -82,7 +79,7 @@ def require_outside_table(path: str, flag: str, table: str = "") -> None:
 
 def _has_parts(folder: str) -> bool:
     with suppress(OSError), os.scandir(folder) as entries:  # a folder that is missing or not ours is no table
-        return any(_PART_NAME.fullmatch(entry.name) for entry in entries)
+        return any(run_of_part(entry.name) for entry in entries)
     return False
 
 

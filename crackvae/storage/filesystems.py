@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 from crackvae.config import VerbConfig
 from crackvae.console import say
 from crackvae.errors import ConfigError, CrackvaeError
-from crackvae.storage.uris import split_uri
+from crackvae.storage.uris import is_local, require_regular, split_uri
 
 # Attempts and first pause [s] of a call to object storage; the pause doubles. S3 answers 503 for seconds, not minutes.
 ATTEMPTS, FIRST_PAUSE_S = 5, 0.5
@@ -255,3 +255,16 @@ def filesystem(uri: str, endpoint: str | None = None) -> tuple[pafs.FileSystem, 
     """
     store, root = bucket(uri, endpoint)
     return store, f"{root}/{split_uri(uri)[1]}".rstrip("/")
+
+
+@contextmanager
+def opened(path: str) -> Iterator[pa.NativeFile]:
+    """An open file in which a reader may seek; of a remote one only what is read is fetched."""
+    if is_local(path):
+        require_regular(path)
+        with pa.OSFile(path) as file:
+            yield file
+        return
+    store, key = filesystem(path)
+    with answered(store.open_input_file, key) as file:
+        yield file

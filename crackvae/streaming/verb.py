@@ -19,7 +19,7 @@ from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.results import Result
 from crackvae.scoring.compaction import finish_compaction
 from crackvae.scoring.run_table import RunTable
-from crackvae.scoring.summaries import ScoreSummary, write_summary
+from crackvae.scoring.summaries import ScoreSummary, run_figures, write_summary
 from crackvae.storage import fileio, filesystems, tables, uris
 from crackvae.storage.lock import Lock, locked
 from crackvae.streaming.arrivals import Arrival
@@ -151,34 +151,17 @@ class LiveRun:
 
     def summary(self, model_dir: str, seconds: float) -> LiveSummary:
         """The summary of the run; its rows are written."""
-        calibration, statuses = self.scorer.calibration, self.status.statuses
-        n = statuses.total()
-        figures: dict[str, Any] = self.status.as_json()
+        shown: dict[str, Any] = self.status.as_json()
         return LiveSummary(
-            run=self.table.run,
-            out=self.out,
-            images=self.source.shown,
-            listed=n,
-            finished_before=0,
-            scored=statuses["scored"],
-            no_surface=statuses["no_surface"],
-            unreadable=statuses["unreadable"],
-            unreachable=statuses["unreachable"],
-            flagged=self.status.flagged,
-            findings=self.table.count_findings(),
-            skipped_files=0,
+            **run_figures(self.table, self.scorer, model_dir, seconds),
             **self.source.counts(),
-            latency_ms=figures["latency_ms"],
-            latency_max_ms=figures["latency_max_ms"],
+            images=self.source.shown,
+            listed=self.table.n,
+            finished_before=0,
+            skipped_files=0,
+            latency_ms=shown["latency_ms"],
+            latency_max_ms=shown["latency_max_ms"],
             rows_with_an_older_threshold=0,
-            model=self.scorer.model.digest,
-            leaky=self.scorer.model.spec.leaky,
-            threshold=calibration.threshold,
-            level=calibration.level,
-            promised_false_alarm_rate=calibration.promise_of(self.table.tiles or {1: 1}, len(self.table.groups)),
-            model_dir=model_dir,
             csv=[],
             report="",
-            seconds=round(seconds, 1),
-            images_per_s=round(n / seconds, 1),
         )

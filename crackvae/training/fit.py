@@ -24,7 +24,7 @@ from torch import Tensor
 from crackvae.console import TrainingProgress, WorkersStarted, say
 from crackvae.errors import ClusterError, CrackvaeError
 from crackvae.model.spec import ModelSpec
-from crackvae.session import log_folder, on_this_node
+from crackvae.session import last_line, log_folder, on_this_node
 from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import CheckpointActor, Checkpoints
 from crackvae.training.loop import train_epochs
@@ -119,9 +119,8 @@ def fit(job: FitJob, plan: WorkerPlan, checkpoints: Checkpoints, *, quiet: bool)
             _trainer(worker_input, plan, scratch).fit()
         failure = ray.get(actor.failure.remote())
     except TrainingFailedError as error:
-        last_line = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         failure = ClusterError(
-            f"training failed: {last_line[:300]}. Logs: {log_folder()}. Fix the cause and run it again."
+            f"training failed: {last_line(error)}. Logs: {log_folder()}. Fix the cause and run it again."
         )
         failure.__cause__ = error
     finally:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crackvae.config import VerbConfig
 from crackvae.console import say
+from crackvae.images.decoded import surface_counts
 from crackvae.metrics import RANKING_NAMES, ranking
 from crackvae.model import calibration
 from crackvae.model.artifact import Model, assembled, model_files
@@ -26,7 +27,6 @@ from crackvae.storage import fileio, uris
 from crackvae.training.checkpoints import Checkpoints
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.state import Epoch, best_of, read_checkpoint
-from crackvae.training.tile_loader import surface_counts
 from crackvae.training.validation import some_tiles
 
 CURVE_FILE = "loss.png"

@@ -17,7 +17,7 @@ import ray
 
 from crackvae.console import progress, say
 from crackvae.errors import ManifestError, UnreadableImage
-from crackvae.images.decoded import decode_images, tiles_of
+from crackvae.images.decoded import blank_tiles, decode_images, tiles_of
 from crackvae.images.manifest import listing_of
 from crackvae.images.tiles import grid_of
 from crackvae.model.spec import ModelSpec
@@ -196,19 +196,8 @@ def _tiles_of(images: pa.Table, spec: ModelSpec, read: Callable[[str], bytes]) -
 
 def surface_tiles(decoded: pa.Table, input_px: int) -> np.ndarray:
     """The tiles of DECODED_SCHEMA rows that show a surface, uint8 (T, P, P), in order."""
-    tiles_TPP = tiles_of(decoded, input_px)
-    blank = decoded["blank"].to_pylist()
-    if not any(blank):
-        return tiles_TPP
-    starts_N = np.cumsum([0, *(decoded["rows"].to_numpy() * decoded["cols"].to_numpy())[:-1]])
-    numbers = [start + number for start, of_image in zip(starts_N, blank, strict=True) for number in of_image]
-    return np.delete(tiles_TPP, numbers, axis=0)
-
-
-def surface_counts(images: pa.Table) -> np.ndarray:
-    """Number of tiles of each decoded image that show a surface, int (N,)."""
-    blank_N = pc.list_value_length(images["blank"]).to_numpy()
-    return np.asarray(images["rows"].to_numpy() * images["cols"].to_numpy() - blank_N)
+    tiles_TPP, blank = tiles_of(decoded, input_px), blank_tiles(decoded)
+    return np.delete(tiles_TPP, blank, axis=0) if blank else tiles_TPP
 
 
 def decode_images_of(

@@ -27,15 +27,15 @@ import json, resource, sys
 from contextlib import suppress
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import decode, video
-from crackvae.images.pictures import read_part
-from crackvae.storage.names.parts import part_of
+from crackvae.images.pictures import read_excerpt
+from crackvae.storage.names.excerpts import excerpt_of
 
 for path in json.load(sys.stdin):
     if path.endswith(%r):
         for name, problem in video.frames_of(path, 0.5):
             if not problem:
                 with suppress(UnreadableImage):
-                    read_part(part_of(name), 160_000_000)
+                    read_excerpt(excerpt_of(name), 160_000_000)
     else:
         with suppress(UnreadableImage):
             decode(open(path, "rb").read())

@@ -13,7 +13,7 @@ from test_video import MAX_PX, drawn
 
 from crackvae.images.decoding.flight import parsed, place_in, subtitle_at, subtitles_of
 from crackvae.images.decoding.video import read_frame
-from crackvae.storage.names.parts import Frame
+from crackvae.storage.names.excerpts import Frame
 
 MAVIC = """1
 00:00:00,000 --> 00:00:00,033

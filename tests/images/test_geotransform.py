@@ -16,7 +16,7 @@ from crackvae.images.decoding import geotransform
 from crackvae.images.decoding.geotransform import place_of
 from crackvae.images.decoding.windows import read_window, with_windows
 from crackvae.storage.listing import list_images
-from crackvae.storage.names.parts import Window
+from crackvae.storage.names.excerpts import Window
 
 WIDTH, HEIGHT = 900, 700
 PIXELS_HW = np.random.default_rng(0).integers(40, 200, (HEIGHT, WIDTH), np.uint8)

@@ -17,7 +17,7 @@ from crackvae.images.decoding.video import frames_of, read_frame, with_frames
 from crackvae.images.synthetic import draw_image
 from crackvae.storage import archive
 from crackvae.storage.listing import list_paths
-from crackvae.storage.names.parts import Frame, Window, part_of
+from crackvae.storage.names.excerpts import Frame, Window, excerpt_of
 
 MAX_PX = 10_000_000
 FPS = 20
@@ -109,8 +109,8 @@ def test_a_truncated_video_gives_its_frames_and_a_row_where_it_breaks(tmp_path, 
     frames = list(frames_of(str(cut), 0.5))
     assert "breaks off at" in frames[-1][1] and "of 5.0 s" in frames[-1][1]
     assert 3 <= len(frames) < 10 and not any(problem for _, problem in frames[:-1])
-    part = part_of(frames[1][0])
-    assert isinstance(part, Frame) and number_shown(read_frame(part, MAX_PX).pixels_HW) == 10
+    frame = excerpt_of(frames[1][0])
+    assert isinstance(frame, Frame) and number_shown(read_frame(frame, MAX_PX).pixels_HW) == 10
 
 
 def test_the_rotation_of_a_video_is_applied_as_ffmpeg_applies_it(clip, tmp_path):
@@ -183,7 +183,7 @@ def test_a_missing_library_is_named(clip, monkeypatch):
         with_frames(pa.table({"image": [str(clip)], "bytes": [1], "error": [""]}), 1.0)
 
 
-def test_names_of_parts_are_read_as_they_are_written():
-    for part in (Frame("s3://b/clip.MP4?region=x", 12.5), Window("/a b/ortho.tif", 0, 4096, 4096, 1000)):
-        assert part_of(str(part)) == part and archive.file_of(str(part)) == part.file
-    assert part_of("/a/clip.mp4") is None and part_of("/a/x.png!/t=0001.000") is None
+def test_names_of_excerpts_are_read_as_they_are_written():
+    for excerpt in (Frame("s3://b/clip.MP4?region=x", 12.5), Window("/a b/ortho.tif", 0, 4096, 4096, 1000)):
+        assert excerpt_of(str(excerpt)) == excerpt and archive.file_of(str(excerpt)) == excerpt.file
+    assert excerpt_of("/a/clip.mp4") is None and excerpt_of("/a/x.png!/t=0001.000") is None

@@ -11,7 +11,7 @@ from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import windows
 from crackvae.images.decoding.windows import read_window, windows_of, with_windows
 from crackvae.storage.listing import list_images
-from crackvae.storage.names.parts import Window
+from crackvae.storage.names.excerpts import Window
 
 PIXELS_HW3 = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
 GREY_HW = np.rint(PIXELS_HW3 @ np.array([0.299, 0.587, 0.114])).astype(int)

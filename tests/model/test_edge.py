@@ -12,9 +12,9 @@ from PIL import Image
 
 from crackvae.config import ExportConfig, ScoreConfig
 from crackvae.images.synthetic import draw_image
+from crackvae.model.export import export
+from crackvae.model.export.edge import lowest_flagged
 from crackvae.model.inference import load_scorer
-from crackvae.model.runtime.edge import lowest_flagged
-from crackvae.model.runtime.export import export
 from crackvae.scoring.verb import score_images
 from crackvae.storage.tables import read_scores
 

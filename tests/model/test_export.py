@@ -13,8 +13,8 @@ from crackvae.cli import main
 from crackvae.config import ExportConfig
 from crackvae.images.decoding import decode
 from crackvae.images.tiles import resized
+from crackvae.model.export import export
 from crackvae.model.inference import explain, load_scorer, score_tiles
-from crackvae.model.runtime.export import export
 from crackvae.model.spec import Yardstick
 
 

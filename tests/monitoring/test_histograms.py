@@ -13,10 +13,10 @@ from crackvae.errors import ModelError, StorageError
 from crackvae.model.calibration import Calibration
 from crackvae.monitoring import histograms
 from crackvae.monitoring.histograms import count, histograms_file, load_histograms, load_reference, reference_of
-from crackvae.monitoring.telemetry import drift_name
 from crackvae.scoring.calibrate import calibrate
 from crackvae.scoring.verb import score
 from crackvae.storage import tables
+from crackvae.storage.names.run_files import histograms_name
 
 
 def rows(groups: list[str], scores: list[float]) -> pa.Table:
@@ -96,7 +96,7 @@ def test_calibrate_writes_a_reference_and_score_counts_every_image_with_its_edge
     calibrate(CalibrateConfig(model=model, images=str(drawn / "non_crack"), quiet=True))
     out = tmp_path / "out"
     summary = score(ScoreConfig(images=str(drawn), model=model, out=str(out), quiet=True)).summary
-    night = load_histograms(str(out / drift_name(summary["run"])))
+    night = load_histograms(str(out / histograms_name(summary["run"])))
     reference = load_reference(model, summary["model"])
     assert reference is not None and night.same_edges(reference)
     assert (reference.whole.scored, reference.whole.flagged) == (240, 12)

@@ -16,13 +16,13 @@ from crackvae.model import registry
 from crackvae.model.artifact import load_model
 from crackvae.monitoring.drift import ALL
 from crackvae.monitoring.notifications import message_of
-from crackvae.monitoring.telemetry import drift_name
 from crackvae.nights import nightly as module
 from crackvae.nights import shadow
 from crackvae.nights.nightly import nightly
 from crackvae.results import Result
 from crackvae.scoring import pages as scoring_pages
 from crackvae.scoring.calibrate import calibrate
+from crackvae.storage.names.run_files import histograms_name
 
 pytestmark = pytest.mark.slow
 
@@ -205,8 +205,8 @@ def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, mo
 def test_a_damaged_file_of_histograms_is_named(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 180)
     run = nightly(config(images, calibrated, tmp_path / "out")).summary["runs"][0]
-    (tmp_path / "out" / drift_name(run, "2026-11-23")).write_text("{}")
-    with pytest.raises(StorageError, match=drift_name(run, "2026-11-23")):
+    (tmp_path / "out" / histograms_name(run, "2026-11-23")).write_text("{}")
+    with pytest.raises(StorageError, match=histograms_name(run, "2026-11-23")):
         nightly(config(images, calibrated, tmp_path / "out"))
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from crackvae.model.calibration import Calibration
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.histograms import CAMERA_EDGES, NightHistograms, Tally, histograms_file
-from crackvae.monitoring.telemetry import drift_name
 from crackvae.nights.runs import Nights, default_night, nightly_name
 from crackvae.nights.verdict import NOTHING, severity, verdict_on
+from crackvae.storage.names.run_files import histograms_name
 from crackvae.storage.tables import RUN_TIME
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -60,7 +60,7 @@ class Folder:
         if KINDS[kind]:
             run = f"2026{self.calls:04d}T000000_000000"
             made = images(KINDS[kind], 90.0 if kind == "dark" else 128.0)
-            (self.path / drift_name(run, night)).write_bytes(histograms_file(made, run))
+            (self.path / histograms_name(run, night)).write_bytes(histograms_file(made, run))
 
     def verdict(self, night: str) -> dict:
         """The verdict on a night, written as nightly writes it."""
@@ -129,7 +129,7 @@ def test_images_that_were_scored_before_the_calibration_are_not_called_ok(
     counts = before.whole.counts | {"score": np.zeros(3, np.int64)}
     before = replace(before, whole=replace(before.whole, counts=counts), groups={})
     for run, made in (("1", before), ("2", images(60))):
-        (tmp_path / drift_name(run, "2026-11-01")).write_bytes(histograms_file(made, run))
+        (tmp_path / histograms_name(run, "2026-11-01")).write_bytes(histograms_file(made, run))
     found = Nights(str(tmp_path), REFERENCE, UTC_ZONE).counted("2026-11-01")
     assert (found.runs, found.skipped, found.not_compared) == (("2",), ("1",), 60 if level == "few" else 0)
     judged = verdict_on(found.histograms, [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
@@ -139,7 +139,7 @@ def test_images_that_were_scored_before_the_calibration_are_not_called_ok(
 
 
 def test_a_run_of_score_belongs_to_the_night_of_its_date_in_the_time_zone(tmp_path: Path) -> None:
-    (tmp_path / drift_name("20270328T233000_000000")).write_bytes(histograms_file(images(60), "run"))
+    (tmp_path / histograms_name("20270328T233000_000000")).write_bytes(histograms_file(images(60), "run"))
     assert Nights(str(tmp_path), REFERENCE, UTC_ZONE).runs_of("2027-03-28") == ["20270328T233000_000000"]
     london = Nights(str(tmp_path), REFERENCE, ZoneInfo("Europe/London"))
     assert (london.runs_of("2027-03-28"), london.runs_of("2027-03-29")) == ([], ["20270328T233000_000000"])
@@ -148,7 +148,7 @@ def test_a_run_of_score_belongs_to_the_night_of_its_date_in_the_time_zone(tmp_pa
 def test_a_run_that_another_verdict_names_is_not_counted_twice(tmp_path: Path) -> None:
     """Files of earlier versions name the runs of a night in its verdict alone."""
     run = "20261102T010000_000000"
-    (tmp_path / drift_name(run)).write_bytes(histograms_file(images(60), run))
+    (tmp_path / histograms_name(run)).write_bytes(histograms_file(images(60), run))
     content = {"runs": [run], "runs_of_another_calibration": [], "drift": {"groups": []}}
     (tmp_path / nightly_name("2026-11-01")).write_text(json.dumps(content))
     nights = Nights(str(tmp_path), REFERENCE, UTC_ZONE)
@@ -203,7 +203,7 @@ def test_a_date_that_an_earlier_call_has_used_is_another_night_though_the_call_w
     tmp_path: Path, last: datetime, night: str, was_killed: bool
 ) -> None:
     run = last.strftime(RUN_TIME)
-    (tmp_path / drift_name(run, "2027-03-28")).write_bytes(histograms_file(images(24), run))
+    (tmp_path / histograms_name(run, "2027-03-28")).write_bytes(histograms_file(images(24), run))
     if not was_killed:
         verdict = {"started": last.isoformat(), "runs": [run], "runs_of_another_calibration": []}
         (tmp_path / nightly_name("2027-03-28")).write_text(json.dumps(verdict | {"drift": NOTHING}))

@@ -445,3 +445,16 @@ def test_a_page_or_a_picture_never_breaks_the_table_beside_it(copied: Path) -> N
     for name in ("_report.html", "_pages/report.html"):
         write(name)
         assert pq.read_table(copied).num_rows == 71
+
+
+def test_full_size_pictures_lie_beside_a_page_whose_address_has_options(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, bytes] = {}
+    monkeypatch.setattr("crackvae.reports.write_report.fileio.write_bytes", written.__setitem__)
+    out = "s3://bucket/pages/night.html?region=eu-central-1"
+    settings = {"worst": 1, "passed": 0, "photographs": 0, "quiet": True}
+    report(ReportConfig(scores=str(copied), out=out, full_size=True, **settings))
+    page, *pictures = written
+    assert page == out and pictures[0] == "s3://bucket/pages/night_files/001-picture.png?region=eu-central-1"
+    assert b'href="./night_files/001-picture.png"' in written[page]

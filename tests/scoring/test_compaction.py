@@ -20,6 +20,7 @@ from crackvae.scoring.compaction import compact, finish_compaction
 from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage import fileio, tables
 from crackvae.storage.lock import locked
+from crackvae.storage.names.run_files import csv_name
 
 COLUMNS = tables.SCORES_SCHEMA.names
 
@@ -150,7 +151,7 @@ def test_a_kill_after_any_step_leaves_the_table_unchanged_and_the_next_run_clean
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_nights(tmp_path / "0", NIGHTS)
-    tables.write_csv(str(tmp_path / "0" / tables.csv_name("20261120T0")), [], ["image"])
+    tables.write_csv(str(tmp_path / "0" / csv_name("20261120T0")), [], ["image"])
     wanted = tables.read_scores(str(tmp_path / "0"), COLUMNS)
     monkeypatch.setattr(compaction, "PART_ROWS", 6)
     steps = ("write_bytes", "move_file", "delete_file")
@@ -226,7 +227,7 @@ def test_a_compaction_waits_for_no_run_and_disturbs_none(tmp_path: Path) -> None
 def test_csv_files_of_merged_runs_become_one(tmp_path: Path) -> None:
     write_nights(tmp_path, NIGHTS)
     for run, parts in tables.list_parts(str(tmp_path)).items():
-        tables.write_csv(str(tmp_path / tables.csv_name(run)), parts, tables.CSV_COLUMNS)
+        tables.write_csv(str(tmp_path / csv_name(run)), parts, tables.CSV_COLUMNS)
     compact(merged(tmp_path))
     (csv,) = tmp_path.glob("_scores-*.csv")
     assert len(csv.read_text().splitlines()) == 21

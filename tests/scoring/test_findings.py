@@ -23,7 +23,7 @@ from crackvae.scoring import actors, run_table
 from crackvae.scoring.findings import Tracing, tiles_to_trace, with_findings
 from crackvae.scoring.rows import score_decoded
 from crackvae.storage.listing import list_paths
-from crackvae.storage.names.parts import part_of
+from crackvae.storage.names.excerpts import excerpt_of
 from crackvae.storage.tables.findings import folder_of, read_findings
 
 PHOTOGRAPH_PX = 640
@@ -235,7 +235,7 @@ def test_a_crack_across_windows_is_one_finding_also_when_a_run_was_interrupted_b
     resumed, other = (crackvae.read_findings(tmp_path / name).to_pylist() for name in ("out", "other"))
     assert at_once.findings == len(other) == len(resumed) == 1 and at_once.flagged >= 2
     assert other[0]["length_px"] == pytest.approx(length_px, rel=0.04)
-    left_px = part_of(other[0]["image"]).x
+    left_px = excerpt_of(other[0]["image"]).x
     assert (other[0]["left_px"] + left_px, other[0]["right_px"] + left_px) == pytest.approx((140, 940), abs=10)
     assert [resumed[0][name] for name in ("finding", "x_px")] == [other[0][name] for name in ("finding", "x_px")]
 

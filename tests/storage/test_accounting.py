@@ -52,6 +52,7 @@ FILES = {
     "Thumbs.db": SYSTEM, "THUMBS.DB": SYSTEM, ".DS_Store": SYSTEM, "._IMG_1.JPG": SYSTEM, "p.jpg.part": SYSTEM,
     "q.tmp": SYSTEM, "desktop.ini": SYSTEM, ".hidden.jpg": HIDDEN, "jpg": OTHER, "r.jpg.bak": OTHER, "no-suffix": OTHER,
     "_summary-20261123T220000_000000.json": OWN, "20261123T220000_000000-00000.parquet": OWN,
+    "_changes-20261123T220000_000000.csv": OWN, "_pairs-20261123T220000_000000.parquet": OWN,
 }  # fmt: skip
 LITTER_FOLDERS = ["lost+found", "@eaDir", ".Trash-1000", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from findings_made import finding, write_scores
 
-from crackvae.storage.names.parts import Window, part_of
+from crackvae.storage.names.excerpts import Window, excerpt_of
 from crackvae.storage.tables.across_windows import joined
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings
 from crackvae.storage.tables.traces import branches_of, trace_of
@@ -47,7 +47,7 @@ def as_traced(line_N2: np.ndarray, kind: str = "crack", file: str = "/a/ortho.ti
 
 
 def in_file(row: dict[str, Any]) -> np.ndarray:
-    window = part_of(row["image"])
+    window = excerpt_of(row["image"])
     assert isinstance(window, Window)
     return np.asarray(trace_of(row) + np.array([window.x, window.y]))
 
@@ -81,7 +81,7 @@ def test_a_crack_across_windows_is_one_finding_with_its_length_and_its_line(
     distances_NM = np.hypot(*(known_N2[:, None] - line_N2[None]).transpose(2, 0, 1))
     assert distances_NM.min(axis=1).max() < 9 and distances_NM.min(axis=0).max() < 12
     assert len(branches_of(trace_N2)) == 1
-    window = part_of(row["image"])
+    window = excerpt_of(row["image"])
     assert row["left_px"] + window.x <= known_N2[:, 0].min() and row["right_px"] + window.x > known_N2[:, 0].max()
     assert row["length_px"] >= 0.99 * max(part["length_px"] for part in parts)
     (again,) = joined_rows(parts[::-1])
@@ -105,7 +105,7 @@ def test_cracks_that_only_cross_or_lie_in_other_files_or_models_stay_apart() -> 
 def test_a_branch_that_one_window_sees_is_a_branch_of_the_whole() -> None:
     main, side = wandering((300, 500), (1700, 520)), wandering((1300, 520), (1450, 900))
     first, second = as_traced(main)[:2]
-    x = part_of(second["image"]).x
+    x = excerpt_of(second["image"]).x
     for name, values in (("x_px", side[:, 0] - x), ("y_px", side[:, 1]), ("widths_px", np.full(len(side), 3.0))):
         second[name] = np.concatenate([second[name], [np.nan], values])
     (row,) = joined_rows([first, second])

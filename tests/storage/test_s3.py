@@ -25,7 +25,7 @@ from crackvae.images.decoding import windows
 from crackvae.scoring.compaction import compact
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, filesystems, listing, lock
-from crackvae.storage.names.parts import Window, part_of
+from crackvae.storage.names.excerpts import Window, excerpt_of
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_windows_of_a_large_tiff_fetch_little_more_than_they_show(server, tmp_pa
         listed = windows.with_windows(listing.list_images("s3://nights/ortho.tif").images, 1_000_000)
         names = listed["image"].to_pylist()
         header, server.sent = server.sent, 0
-        for window in map(part_of, names):
+        for window in map(excerpt_of, names):
             assert isinstance(window, Window)
             shown_HW = windows.read_window(window).pixels_HW
             assert (shown_HW == pixels_HW[window.y :, window.x :][: window.h, : window.w]).all()

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from crackvae.errors import StorageError
 from crackvae.storage.fileio import exists
-from crackvae.storage.names.parts import opened
+from crackvae.storage.filesystems import opened
 
 # A subtitle holds for this long after it begins, where none follows [s].
 HOLDS_S = 2.0

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from crackvae.errors import UnreadableImage
 from crackvae.images.decoding import Picture
 from crackvae.images.decoding.flight import place_in, subtitle_at, subtitles_of
-from crackvae.images.decoding.windows import with_parts
+from crackvae.images.decoding.windows import with_excerpts
 from crackvae.storage import archive
-from crackvae.storage.names.parts import VIDEO_NAME, Frame, opened
+from crackvae.storage.filesystems import opened
+from crackvae.storage.names.excerpts import VIDEO_NAME, Frame
 from crackvae.storage.uris import is_local, reason
 
 # A frame is compared with those this close to it in time [s]: nine frames at 30 frames a second, 75 MB in 4K.
@@ -98,13 +99,13 @@ def with_frames(images: pa.Table, every_s: float) -> pa.Table:
     Raises:
         OSError: storage does not deliver a video, or PyAV is missing.
     """
-    parts: dict[str, list[str]] = {}
+    frames: dict[str, list[str]] = {}
     problems: dict[str, str] = {}
     for name in images["image"].filter(pc.match_substring_regex(images["image"], VIDEO_NAME)).to_pylist():
         found = [(name, "in an archive: unpack it")] if archive.split_entry(name) else list(frames_of(name, every_s))
-        parts[name] = [frame for frame, _ in found]
+        frames[name] = [frame for frame, _ in found]
         problems |= {frame: problem for frame, problem in found if problem}
-    images = with_parts(images, parts)
+    images = with_excerpts(images, frames)
     if not problems:
         return images
     listed = zip(images["image"].to_pylist(), images["error"].to_pylist(), strict=True)

@@ -20,7 +20,9 @@ from crackvae.errors import StorageError, UnreadableImage
 from crackvae.images.decoding import Picture, tiff
 from crackvae.images.decoding.geotransform import mm_per_px_of, place_of, places_of
 from crackvae.storage import archive
-from crackvae.storage.names.parts import Window, opened, part_of
+from crackvae.storage.filesystems import opened
+from crackvae.storage.names.excerpts import Window, excerpt_of
+from crackvae.storage.names.pages import TIFF_NAME
 
 # Side of a window, and what neighbours have in common [px]: two tiles of the default model.
 WINDOW_PX, OVERLAP_PX = 4096, 512
@@ -31,8 +33,6 @@ MIN_BYTES = 8_000_000
 # Largest strip or tile, decoded [bytes]; a worker holds one besides the window.
 MAX_SEGMENT_BYTES = 400_000_000
 
-_TIFF_NAME = r"(?i)\.tiff?(\?.*)?$"
-
 
 def with_windows(images: pa.Table, max_px: int) -> pa.Table:
     """A listing in which a TIFF of more than `max_px` pixels is replaced by its windows, sorted by name.
@@ -41,24 +41,28 @@ def with_windows(images: pa.Table, max_px: int) -> pa.Table:
         images: LISTING_SCHEMA.
     """
     is_large = pc.and_(
-        pc.match_substring_regex(images["image"], _TIFF_NAME), pc.greater_equal(images["bytes"], MIN_BYTES)
+        pc.match_substring_regex(images["image"], TIFF_NAME), pc.greater_equal(images["bytes"], MIN_BYTES)
     )
     replaced: dict[str, list[str]] = {}
     for name in images["image"].filter(is_large).to_pylist():
         if not archive.split_entry(name) and (size := _size(name)) and size[0] * size[1] > max_px:
             replaced[name] = [str(window) for window in windows_of(name, *size)]
-    return with_parts(images, replaced)
+    return with_excerpts(images, replaced)
 
 
-def with_parts(images: pa.Table, parts: dict[str, list[str]]) -> pa.Table:
-    """A listing in which some files are replaced by what they hold; size and time are those of the file."""
-    if not parts:
+def with_excerpts(images: pa.Table, excerpts: dict[str, list[str]]) -> pa.Table:
+    """A listing in which some files are replaced by their excerpts, each with the size and time of its file.
+
+    Args:
+        excerpts: their names, by that of the file.
+    """
+    if not excerpts:
         return images
-    is_replaced = pc.is_in(images["image"], value_set=pa.array(list(parts), pa.string()))
+    is_replaced = pc.is_in(images["image"], value_set=pa.array(list(excerpts), pa.string()))
     files = images.filter(is_replaced)
-    counts = [len(parts[name]) for name in files["image"].to_pylist()]
+    counts = [len(excerpts[name]) for name in files["image"].to_pylist()]
     rows = files.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
-    names = pa.array([part for name in files["image"].to_pylist() for part in parts[name]], pa.string())
+    names = pa.array([one for name in files["image"].to_pylist() for one in excerpts[name]], pa.string())
     rows = rows.set_column(rows.schema.get_field_index("image"), "image", names)
     listed = pa.concat_tables([images.filter(pc.invert(is_replaced)), rows])
     return listed.take(pc.sort_indices(listed["image"])).combine_chunks()
@@ -122,14 +126,14 @@ def places_in(image: str, x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray,
     Args:
         x_N, y_N: from the upper left corner of the image as it is scored [px], float (N,).
     """
-    part, nowhere_N = part_of(image), np.full(len(x_N), math.nan)
-    is_whole = part is None and bool(re.search(_TIFF_NAME, image)) and not archive.split_entry(image)
-    if not is_whole and not isinstance(part, Window):
+    excerpt, nowhere_N = excerpt_of(image), np.full(len(x_N), math.nan)
+    is_whole = excerpt is None and bool(re.search(TIFF_NAME, image)) and not archive.split_entry(image)
+    if not is_whole and not isinstance(excerpt, Window):
         return nowhere_N, nowhere_N
-    file, left, top = (part.file, part.x, part.y) if isinstance(part, Window) else (image, 0, 0)
+    file, left, top = (excerpt.file, excerpt.x, excerpt.y) if isinstance(excerpt, Window) else (image, 0, 0)
     with contextlib.suppress(OSError, UnreadableImage, StorageError), _page(file) as page:
         orientation = page.tags.get("Orientation")
-        if isinstance(part, Window) or orientation is None or orientation.value == 1:  # pixels are not turned
+        if isinstance(excerpt, Window) or orientation is None or orientation.value == 1:  # pixels are not turned
             return places_of(page, x_N + left, y_N + top)
     return nowhere_N, nowhere_N
 

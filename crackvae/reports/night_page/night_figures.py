@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from crackvae.model.inference import RecordedModel
 from crackvae.reports import charts, page
 from crackvae.reports.night_page.nights import NightResults, total
-from crackvae.reports.night_page.run_summary import RunSummary
+from crackvae.reports.night_page.run_summary import COUNTS, RunSummary
 from crackvae.storage.names.shards import shard_of
 
 # Statuses of images without a score, as the page counts them.
@@ -65,8 +65,7 @@ def shard_figures(night: NightResults) -> dict[str, Any]:
     shard, summary = shard_of(night.run), night.summary
     if not shard:
         return {}
-    names = ("listed", "finished_before", "scored", "no_surface", "unreadable", "unreachable")
-    counts = {name: getattr(summary, name) for name in names} if summary else {}
+    counts = {name: getattr(summary, name) for name in COUNTS} if summary else {}
     return {"shards": shard.count, "shards_left": [one.number for one in night.shards_left], **counts}
 
 

@@ -16,11 +16,12 @@ from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import findings, night_figures
 from crackvae.reports.night_page.findings import NightFindings
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
-from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, page_name, tile_scores, total
+from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, tile_scores, total
 from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.reports.page import PageSettings, Rendered, Thumbnail, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
+from crackvae.storage.names.run_files import page_name
 
 # Rows of the tables of images without a score.
 MAX_FAILED = 200

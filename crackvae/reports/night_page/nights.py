@@ -13,6 +13,7 @@ from crackvae.errors import StorageError
 from crackvae.reports.night_page.rounds import left_of, merged, rounds_of
 from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.storage import fileio, tables, uris
+from crackvae.storage.names.run_files import ended_runs, summary_name
 from crackvae.storage.names.shards import Shard, shard_of
 from crackvae.storage.tables.findings import read_findings
 
@@ -140,11 +141,6 @@ def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndar
     return [found[row["image"], row["run"]] for row in rows]
 
 
-def page_name(run: str) -> str:
-    """Name of the page of a run. Readers of the folder as a dataset skip names that start with an underscore."""
-    return f"_report-{run}.html"
-
-
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
     parts = tables.list_parts(scores)
@@ -152,9 +148,8 @@ def has_rows(scores: str, run: str) -> bool:
 
 
 def _ended_runs(scores: str) -> list[str]:
-    """Names of the completed runs, oldest first: a run writes its summary last."""
-    names = [name for name in fileio.list_files(scores) if name.startswith("_summary-") and name.endswith(".json")]
-    return sorted(name.removeprefix("_summary-").removesuffix(".json") for name in names)
+    """Names of the runs that have ended, oldest first."""
+    return ended_runs(fileio.list_files(scores))
 
 
 def _summaries(scores: str, parts: Collection[str], ended: list[str]) -> tuple[list[RunSummary], int]:
@@ -164,7 +159,7 @@ def _summaries(scores: str, parts: Collection[str], ended: list[str]) -> tuple[l
     for runs in reversed(rounds_of({*parts, *ended}, parts, ended)):
         of_round = []
         for run in [run for run in runs if run in ended]:
-            data = fileio.read_bytes(uris.join(scores, f"_summary-{run}.json"))
+            data = fileio.read_bytes(uris.join(scores, summary_name(run)))
             n_read += 1
             try:
                 of_round.append(RunSummary.model_validate_json(data))

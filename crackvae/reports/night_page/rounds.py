@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from crackvae.reports.night_page.run_summary import RunSummary
+from crackvae.reports.night_page.run_summary import COUNTS, RunSummary
 from crackvae.storage.names.shards import Shard, shard_of
 
 
@@ -38,9 +38,8 @@ def merged(summaries: Sequence[RunSummary]) -> RunSummary:
     if shard_of(last.run) is None:
         return last
     first = {shard_of(one.run): one for one in reversed(summaries)}.values()  # later, a shard had nothing to score
-    counts = ("listed", "finished_before", "scored", "no_surface", "unreadable", "unreachable", "flagged")
     return last.model_copy(
-        update={name: sum(getattr(one, name) for one in first) for name in counts}
+        update={name: sum(getattr(one, name) for one in first) for name in (*COUNTS, "flagged")}
         | {
             "threshold_void": next((one.threshold_void for one in first if one.threshold_void), None),
             "seconds": max(one.seconds or 0.0 for one in first),

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+# Numbers of images of a run by what became of them; those of the shards of a round add up.
+COUNTS = ("listed", "finished_before", "scored", "no_surface", "unreadable", "unreachable")
+
 
 class DriftRow(BaseModel):
     """One comparison of a night; `usual` is missing in summaries of early versions."""

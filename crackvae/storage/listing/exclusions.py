@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from crackvae.storage import archive
 from crackvae.storage.fileio import exists
-from crackvae.storage.names.parts import VIDEO_SUFFIXES
+from crackvae.storage.names.excerpts import VIDEO_SUFFIXES
 from crackvae.storage.names.unicode_forms import nfc
 from crackvae.storage.uris import absolute, join, parent, without_options
 
@@ -60,7 +60,7 @@ _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() f
 # Files of a model directory, of a scores table and of a manifest.
 _OWN_NAME = re.compile(
     r"vae_concrete\.(pth|safetensors)|(model|calibration|reference|training)\.json|manifest\.parquet|left_out\.csv"
-    r"|_(summary|scores|report|nightly|discoveries|drift|lock|compact|probe|staged)-.+"
+    r"|_(summary|scores|report|nightly|discoveries|drift|changes|pairs|lock|compact|probe|staged)-.+"
     r"|\d{8}T\d{6}_\d{6}(\.\d+of\d+)?-\d{5}\.parquet"
 )
 

@@ -1,1 +1,1 @@
-"""Names of images as text: spellings of Unicode, entries of archives, and pictures that are parts of a file."""
+"""Names of images as text: spellings of Unicode, entries of archives, pages and excerpts of files."""

@@ -14,7 +14,8 @@ from crackvae.storage import archive
 from crackvae.storage.fileio import MAX_IMAGE_BYTES, parse_file
 from crackvae.storage.uris import is_local
 
-_TIFF_NAME = r"(?i)\.tiff?(\?.*)?$"
+# Of a path or URI, for pyarrow.
+TIFF_NAME = r"(?i)\.tiff?(\?.*)?$"
 
 # Pages of one file; a longer chain is damaged or hostile, and is refused as one image.
 MAX_PAGES = 1_000
@@ -95,7 +96,7 @@ def with_pages(images: pa.Table) -> pa.Table:
     Args:
         images: LISTING_SCHEMA.
     """
-    is_tiff = pc.and_(pc.match_substring_regex(images["image"], _TIFF_NAME), pc.equal(images["error"], ""))
+    is_tiff = pc.and_(pc.match_substring_regex(images["image"], TIFF_NAME), pc.equal(images["error"], ""))
     if not pc.any(is_tiff).as_py():
         return images
     tiffs = images.filter(is_tiff)

@@ -1,6 +1,5 @@
 """The tables and their schemas: written atomically, and validated when they are read."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from crackvae.errors import StorageError
 from crackvae.storage.fileio import exists, list_files, parse_file, read_bytes, write_bytes, writing
+from crackvae.storage.names.run_files import journals, part_name, run_of_part
 from crackvae.storage.names.shards import Shard, start_of
 from crackvae.storage.records import read_record
 from crackvae.storage.uris import join, reason
@@ -90,12 +90,7 @@ ADDED_COLUMNS = {
 
 RUN_TIME = "%Y%m%dT%H%M%S_%f"
 
-_PART_NAME = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
-
-# Says which parts a compaction replaces by which; deleted when the replacement is complete.
-_JOURNAL_NAME = re.compile(r"_compact-.+\.json")
-
-# A table without its lists; a CSV of a run begins with `_`, so that the folder of scores stays one Parquet table.
+# A table without its lists.
 CSV_COLUMNS = tuple(name for name in SCORES_SCHEMA.names if name != "tile_scores")
 
 # Rows with the same image and model are versions of one row: that of the latest run counts.
@@ -152,14 +147,9 @@ def new_run(existing: Iterable[str] = (), shard: Shard | None = None) -> str:
     return f"{now}.{shard}" if shard else now
 
 
-def csv_name(run: str) -> str:
-    """Name of the CSV of a run in the folder of its table."""
-    return f"_scores-{run}.csv"
-
-
 def write_part(folder: str, rows: pa.Table, run: str, number: int) -> None:
     """Write one numbered part of a table; `run` is unique, so no part is written twice."""
-    path = join(folder, f"{run}-{number:05d}.parquet")
+    path = join(folder, part_name(run, number))
     assert not exists(path), f"{path} would be overwritten: two jobs share the run name {run!r}"
     write_table(path, rows)
 
@@ -175,9 +165,9 @@ def list_parts(folder: str) -> dict[str, list[str]]:
         names |= {staged(final) for final in journal.new if final not in names}
     parts: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: name.removeprefix(STAGED)):
-        match = _PART_NAME.fullmatch(name.removeprefix(STAGED).removesuffix(STAGED_SUFFIX))
-        if match and name.startswith(STAGED) == name.endswith(STAGED_SUFFIX):
-            parts.setdefault(match["run"], []).append(join(folder, name))
+        run = run_of_part(name.removeprefix(STAGED).removesuffix(STAGED_SUFFIX))
+        if run and name.startswith(STAGED) == name.endswith(STAGED_SUFFIX):
+            parts.setdefault(run, []).append(join(folder, name))
     return parts
 
 
@@ -205,8 +195,7 @@ def read_journals(folder: str, names: Iterable[str]) -> dict[str, Journal]:
     Raises:
         StorageError: not readable, or not a journal.
     """
-    found = sorted(name for name in names if _JOURNAL_NAME.fullmatch(name))
-    return {name: read_record(join(folder, name), Journal, "Restore it from a backup.") for name in found}
+    return {name: read_record(join(folder, name), Journal, "Restore it from a backup.") for name in journals(names)}
 
 
 def read_parts(paths: Iterable[str], columns: Sequence[str]) -> pa.Table:

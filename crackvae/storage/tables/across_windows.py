@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crackvae.storage.names.parts import WINDOW_NAME, Window, part_of
+from crackvae.storage.names.excerpts import WINDOW_NAME, Window, excerpt_of
 from crackvae.storage.tables.traces import branches_of, trace_of
 
 # Two traces of one crack lie within this distance of each other, or within half its width [px]: at the border of a
@@ -32,7 +32,7 @@ MIN_ADDED_PX = 24
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Piece:
     """What one window has traced of a crack.
 
     Attributes:
@@ -55,41 +55,41 @@ class _Part:
 def joined(rows: pa.Table) -> pa.Table:
     """Findings in which those of several windows of one file that follow one crack are one row, in no order.
 
-    The row is that of its longest part, with the trace, the box, length, widths and score of the whole crack. x and y
-    count from the corner of that part's window, and may lie outside it.
+    The row is that of its longest piece, with the trace, the box, length, widths and score of the whole crack. x and y
+    count from the corner of that piece's window, and may lie outside it.
 
     Args:
         rows: FINDINGS_SCHEMA, each of a row of the scores table that counts.
     """
     number_N = np.flatnonzero(pc.match_substring_regex(rows["image"], WINDOW_NAME).to_numpy())
-    parts = {int(number): _part(row) for number, row in zip(number_N, rows.take(number_N).to_pylist(), strict=True)}
-    pairs = list(_coinciding(parts))
+    pieces = {int(number): _piece(row) for number, row in zip(number_N, rows.take(number_N).to_pylist(), strict=True)}
+    pairs = list(_coinciding(pieces))
     if not pairs:
         return rows
     is_kept, whole = np.ones(rows.num_rows, bool), []
     for members in _connected(pairs):
         is_kept[members] = False
-        whole.append(_whole([parts[number] for number in members]))
+        whole.append(_whole([pieces[number] for number in members]))
     return pa.concat_tables([rows.filter(pa.array(is_kept)), pa.Table.from_pylist(whole, rows.schema)])
 
 
-def _part(row: dict[str, Any]) -> _Part:
-    window = part_of(row["image"])
+def _piece(row: dict[str, Any]) -> _Piece:
+    window = excerpt_of(row["image"])
     assert isinstance(window, Window)
     trace_N3 = np.column_stack([trace_of(row) + np.array(window[1:3]), np.asarray(row["widths_px"], float)])
     branches = [trace_N3[one] for one in branches_of(trace_N3)]
-    return _Part(row, window, branches, np.concatenate(branches or [np.empty((0, 3))]))
+    return _Piece(row, window, branches, np.concatenate(branches or [np.empty((0, 3))]))
 
 
-def _coinciding(parts: dict[int, _Part]) -> Iterator[tuple[int, int]]:
-    """Numbers of parts of different windows that follow one crack."""
+def _coinciding(pieces: dict[int, _Piece]) -> Iterator[tuple[int, int]]:
+    """Numbers of pieces of different windows that follow one crack."""
     of_file: dict[tuple[str, str], dict[Window, list[int]]] = {}
-    for number, part in parts.items():
-        of_file.setdefault((part.row["model"], part.window.file), {}).setdefault(part.window, []).append(number)
+    for number, piece in pieces.items():
+        of_file.setdefault((piece.row["model"], piece.window.file), {}).setdefault(piece.window, []).append(number)
     for of_window in of_file.values():
         for one, other in _overlapping(sorted(of_window, key=lambda window: (window.y, window.x))):
             for left, right in itertools.product(of_window[one], of_window[other]):
-                if _is_same(parts[left], parts[right]):
+                if _is_same(pieces[left], pieces[right]):
                     yield left, right
 
 
@@ -103,13 +103,13 @@ def _overlapping(windows: list[Window]) -> Iterator[tuple[Window, Window]]:
                 yield one, other
 
 
-def _is_same(one: _Part, other: _Part) -> bool:
-    """Whether two parts coincide where both of their windows see them."""
+def _is_same(one: _Piece, other: _Piece) -> bool:
+    """Whether two pieces coincide where both of their windows see them."""
     low_2 = np.maximum(one.window[1:3], other.window[1:3])
     high_2 = np.minimum(np.add(one.window[1:3], one.window[3:]), np.add(other.window[1:3], other.window[3:]))
     seen = [
-        part.points_K3[((part.points_K3[:, :2] >= low_2) & (part.points_K3[:, :2] < high_2)).all(axis=1)]
-        for part in (one, other)
+        piece.points_K3[((piece.points_K3[:, :2] >= low_2) & (piece.points_K3[:, :2] < high_2)).all(axis=1)]
+        for piece in (one, other)
     ]
     if one.window == other.window or min(map(len, seen)) < COMMON_PX:
         return False
@@ -137,19 +137,19 @@ def _connected(pairs: list[tuple[int, int]]) -> list[list[int]]:
     return [number_N[group_N == group].tolist() for group in range(count)]
 
 
-def _whole(parts: list[_Part]) -> dict[str, Any]:
-    """The row of one crack from its parts, which are connected."""
+def _whole(pieces: list[_Piece]) -> dict[str, Any]:
+    """The row of one crack from its pieces, which are connected."""
     main, *waiting = sorted(
-        parts, key=lambda part: (-round(part.row["length_px"]), part.row["image"], part.row["finding"])
+        pieces, key=lambda piece: (-round(piece.row["length_px"]), piece.row["image"], piece.row["finding"])
     )
     used, branches = [main], list(main.branches)
     while waiting:
-        part = next(one for one in waiting if any(_is_same(one, other) for other in used))
-        waiting.remove(part)
-        used.append(part)
-        for branch_K3 in part.branches:
-            _add(branches, branch_K3, part.reach_px)
-    return main.row | _sizes(branches, [part.row for part in used]) | _trace(branches, main.window)
+        piece = next(one for one in waiting if any(_is_same(one, other) for other in used))
+        waiting.remove(piece)
+        used.append(piece)
+        for branch_K3 in piece.branches:
+            _add(branches, branch_K3, piece.reach_px)
+    return main.row | _sizes(branches, [piece.row for piece in used]) | _trace(branches, main.window)
 
 
 def _add(branches: list[np.ndarray], branch_K3: np.ndarray, reach_px: float) -> None:
@@ -159,30 +159,30 @@ def _add(branches: list[np.ndarray], branch_K3: np.ndarray, reach_px: float) -> 
     edges = np.flatnonzero(np.diff(np.r_[False, distance_K > reach_px, False])).reshape(-1, 2)
     for start, stop in edges[edges[:, 1] - edges[:, 0] >= MIN_ADDED_PX].tolist():
         before, after = old_M3[nearest_K[max(0, start - 1)]], old_M3[nearest_K[min(stop, len(branch_K3) - 1)]]
-        piece_K3 = branch_K3[start:stop]
+        added_K3 = branch_K3[start:stop]
         if start and stop < len(branch_K3):
-            piece_K3 = np.vstack([piece_K3, after])
+            added_K3 = np.vstack([added_K3, after])
         elif stop < len(branch_K3):
-            piece_K3, before = piece_K3[::-1], after
+            added_K3, before = added_K3[::-1], after
         elif not start:
-            branches.append(piece_K3)
+            branches.append(added_K3)
             continue
-        _attach(branches, before, piece_K3)
+        _attach(branches, before, added_K3)
 
 
-def _attach(branches: list[np.ndarray], at_3: np.ndarray, piece_K3: np.ndarray) -> None:
-    """Continue the branch that ends near a point of it; where none ends there, the piece branches off."""
+def _attach(branches: list[np.ndarray], at_3: np.ndarray, added_K3: np.ndarray) -> None:
+    """Continue the branch that ends near a point of it by added points; where none ends there, they branch off."""
     for number, branch_K3 in enumerate(branches):
         found = np.flatnonzero((branch_K3[:, :2] == at_3[:2]).all(axis=1))  # a width may be NaN
         if not len(found):
             continue
         if len(branch_K3) - found[0] <= MIN_ADDED_PX:
-            branches[number] = np.concatenate([branch_K3[: found[0] + 1], piece_K3])
+            branches[number] = np.concatenate([branch_K3[: found[0] + 1], added_K3])
             return
         if found[0] < MIN_ADDED_PX:
-            branches[number] = np.concatenate([piece_K3[::-1], branch_K3[found[0] :]])
+            branches[number] = np.concatenate([added_K3[::-1], branch_K3[found[0] :]])
             return
-    branches.append(np.vstack([at_3, piece_K3]))
+    branches.append(np.vstack([at_3, added_K3]))
 
 
 def _trace(branches: list[np.ndarray], window: Window) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _length(branch_K3: np.ndarray) -> float:
 
 
 def _sizes(branches: list[np.ndarray], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Length and widths of a crack from the rows of its parts, the longest first."""
+    """Length and widths of a crack from the rows of its pieces, the longest first."""
     length_px = sum(map(_length, branches))
     share_P = np.array([row["length_px"] for row in rows]) / sum(row["length_px"] for row in rows)
     widest = max(rows, key=lambda row: (math.isfinite(row["width_max_px"]), row["width_max_px"]))

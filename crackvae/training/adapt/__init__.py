@@ -77,6 +77,7 @@ def adapt(config: AdaptConfig) -> Result:
 
     Raises:
         CalibrationError: too few images, with the number needed.
+        ManifestError: --group-by matches nothing in a path, or an image cannot be read any more.
         OutputExists, StorageError, ModelError, ClusterError, FolderInUse, ConfigError: with the way to fix it.
     """
     started = time.perf_counter()

@@ -9,6 +9,7 @@ import pyarrow as pa
 from crackvae.config import SiteConfig
 from crackvae.console import progress
 from crackvae.errors import CalibrationError
+from crackvae.images.decoded import surface_counts
 from crackvae.model.artifact import Model
 from crackvae.model.calibration import Calibration, Sample
 from crackvae.model.heads import LATENT_NORM
@@ -24,7 +25,6 @@ from crackvae.training.adapt.threshold import (
 )
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.model_writer import CalibratedModel, reference_on
-from crackvae.training.tile_loader import surface_counts
 from crackvae.training.validation import SyntheticValidation, validate_on_synthetic_cracks
 
 # Tiles scored between two updates of the progress bar.

@@ -60,7 +60,7 @@ class Cells:
             Cells(logits, features, typical, self.n_pixels) for logits, features, typical in zip(*parts, strict=True)
         ]
 
-    def differentiable_log_scores(self, change: "Change | None" = None) -> Tensor:
+    def differentiable_log_scores(self, change: "Change | None") -> Tensor:
         """The same, float (T,)."""
         pixels_TFL = self.logits_TFL
         if change:

@@ -14,9 +14,9 @@ import torch
 from crackvae.config import ExportConfig
 from crackvae.images.synthetic import draw_image
 from crackvae.images.tiles import resized
+from crackvae.model.export.edge import edge_files
 from crackvae.model.heads import model_scores
 from crackvae.model.inference import Scorer, load_scorer, score_tiles
-from crackvae.model.runtime.edge import edge_files
 from crackvae.model.runtime.onnx import OPSET, scoring_graph
 from crackvae.model.runtime.ort import onnxruntime
 from crackvae.results import Result

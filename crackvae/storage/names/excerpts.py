@@ -1,14 +1,7 @@
-"""Names of what a file holds: frame `clip.mp4!/t=0012.500`, window `ortho.tif!/x=0,y=4096,w=4096,h=4096`."""
+"""Names of excerpts of a file: frame `clip.mp4!/t=0012.500`, window `ortho.tif!/x=0,y=4096,w=4096,h=4096`."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
-
-import pyarrow as pa
-
-from crackvae.storage.filesystems import answered, filesystem
-from crackvae.storage.uris import is_local, require_regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg")
 
@@ -17,7 +10,7 @@ _SUFFIX = rf"\.(?:{'|'.join(suffix[1:] for suffix in VIDEO_SUFFIXES)})"
 # Of a path or URI, for pyarrow.
 VIDEO_NAME = rf"(?i){_SUFFIX}(\?.*)?$"
 
-# Of a window, for part_of() and for pyarrow.
+# Of a window, for excerpt_of() and for pyarrow.
 WINDOW_NAME = r"(?is)^(?P<file>.*\.tiff?(?:\?.*)?)!/x=(?P<x>\d+),y=(?P<y>\d+),w=(?P<w>\d+),h=(?P<h>\d+)$"
 
 _FRAME = re.compile(rf"(?P<file>.*{_SUFFIX}(?:\?.*)?)!/t=(?P<t>\d+\.\d{{3}})", re.DOTALL | re.IGNORECASE)
@@ -47,23 +40,14 @@ class Window(NamedTuple):
         return f"{self.file}!/x={self.x},y={self.y},w={self.w},h={self.h}"
 
 
-def part_of(image: str) -> Frame | Window | None:
-    """The frame or window that an image is; None for a file, an entry of an archive or a page."""
+# A picture that is read without reading the whole of its file.
+Excerpt = Frame | Window
+
+
+def excerpt_of(image: str) -> Excerpt | None:
+    """The excerpt that an image is; None for a file, an entry of an archive or a page."""
     if found := _FRAME.fullmatch(image):
         return Frame(found["file"], float(found["t"]))
     if found := _WINDOW.fullmatch(image):
         return Window(found["file"], *(int(found[name]) for name in "xywh"))
     return None
-
-
-@contextmanager
-def opened(path: str) -> Iterator[pa.NativeFile]:
-    """An open file in which a reader may seek; of a remote one only what is read is fetched."""
-    if is_local(path):
-        require_regular(path)
-        with pa.OSFile(path) as file:
-            yield file
-        return
-    store, key = filesystem(path)
-    with answered(store.open_input_file, key) as file:
-        yield file
