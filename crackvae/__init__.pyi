@@ -1262,7 +1262,8 @@ def read_findings(
             image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN. `status` is
             new, grown, static or gone where `change` or `nightly` has compared the image with that of another visit and
             the table of changes lies in the folder of scores, otherwise ""; `previous` is the finding of the visit
-            before.
+            before. `verdict` is that on which reviewers agree, of the finding or, if nobody has judged it by itself, of
+            an image that they call sound or joint; otherwise "".
 
     Raises:
         ConfigError: a column that the table does not have.

@@ -60,7 +60,8 @@ def read_findings(
             image, with standard uncertainties, and in millimetres where the scale is known, otherwise NaN. `status` is
             new, grown, static or gone where `change` or `nightly` has compared the image with that of another visit and
             the table of changes lies in the folder of scores, otherwise ""; `previous` is the finding of the visit
-            before.
+            before. `verdict` is that on which reviewers agree, of the finding or, if nobody has judged it by itself, of
+            an image that they call sound or joint; otherwise "".
 
     Raises:
         ConfigError: a column that the table does not have.
@@ -71,16 +72,17 @@ def read_findings(
     """
     from crackvae.storage import tables, uris
     from crackvae.storage.filesystems import s3_server
-    from crackvae.storage.tables import changes, findings
+    from crackvae.storage.tables import changes, findings, verdicts
 
     folder = uris.absolute(os.fspath(scores))
     wanted = _known(columns, findings.FINDINGS_SCHEMA.names, "the findings table")
     with s3_server(s3_endpoint):
         if not tables.list_parts(folder):
             raise StorageError(f"{folder} holds no scores table: check the path.")
-        if not {"status", "previous"}.intersection(wanted):
+        if not {"status", "previous", "verdict"}.intersection(wanted):
             return findings.read_findings(folder, wanted)
-        return changes.with_status(findings.read_findings(folder), folder).select(wanted)
+        rows = changes.with_status(findings.read_findings(folder), folder)
+        return verdicts.with_verdicts(rows, folder).select(wanted)
 
 
 def read_changes(
@@ -121,7 +123,9 @@ def read_changes(
 
 
 def _known(columns: Sequence[str] | None, names: list[str], table: str) -> list[str]:
-    """The columns, or all; raises ConfigError for one that the table does not have."""
+    """The columns, or all; raises ConfigError for one that the table does not have, and for a text."""
+    if isinstance(columns, str):  # a sequence of letters
+        raise ConfigError(f"columns={columns!r} must be a list: [{columns!r}].")
     wanted = names if columns is None else list(columns)
     for name in wanted:
         if name not in names:

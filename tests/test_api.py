@@ -9,6 +9,7 @@ import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -118,6 +119,8 @@ def test_score_returns_its_run_and_read_scores_its_rows(drawn: Path, model_dir: 
         assert crackvae.read_scores(night.out, columns).column_names == ["image", "score"]
     with pytest.raises(crackvae.ConfigError, match=r"no column 'flaged' \(did you mean flagged\?\)"):
         crackvae.read_scores(night.out, ["flaged"])
+    with pytest.raises(crackvae.ConfigError, match=r"columns='image' must be a list: \['image'\]\."):
+        crackvae.read_scores(night.out, "image")
 
 
 def test_reading_scores_where_there_are_none_is_an_error(tmp_path: Path) -> None:
@@ -145,6 +148,23 @@ def test_an_invalid_value_is_a_config_error() -> None:
         crackvae.score(images="x", model="m", out="y", workers=0)
     with pytest.raises(crackvae.CrackvaeError, match="head=best is not one of mse, evidence"):
         crackvae.train(manifest="x", model="m", head="best")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("score", {"images": None}, "images=None must be a list"),
+        ("score", {"images": ["a", None]}, "must be text"),
+        ("score", {"images": "a", "max_unreadable": None}, "max_unreadable=None must be text"),
+        ("report", {"scores": "s", "out": "o", "worst": None}, "worst=None must be a whole number"),
+        ("review", {"scores": "s", "reviewer": "a" * 81}, "at most 80 characters"),
+    ],
+)
+def test_none_is_a_value_only_of_a_setting_that_may_be_left_open(name: str, values: dict[str, Any], why: str) -> None:
+    with pytest.raises(crackvae.ConfigError, match=why):
+        getattr(crackvae, name)(**values)
+    assert api.settings_of("score", {"images": "a", "every": None, "mm_per_px": None}).every is None  # type: ignore[attr-defined]
+    assert api.settings_of("review", {"scores": "s", "reviewer": " anna "}).reviewer == "anna"  # type: ignore[attr-defined]
 
 
 def test_a_preset_applies_to_a_call_as_to_the_command() -> None:

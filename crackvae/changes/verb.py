@@ -56,7 +56,13 @@ def _visits(config: ChangeConfig, folder: str) -> tuple[Visit, Visit]:
         return before, after
     whole = read_visit(uris.absolute(config.after))
     last = whole.rows["run"][-1:].to_pylist()
-    return whole.of_runs(last, are_others=True), whole.of_runs(last)
+    earlier = whole.of_runs(last, are_others=True)
+    if not earlier.images:
+        raise StorageError(
+            f"{whole.out} holds no photographs of an earlier visit, only those of its last run: name the scores of the "
+            "other visit as --before."
+        )
+    return earlier, whole.of_runs(last)
 
 
 def _partners(before: Visit, after: Visit, config: ChangeConfig) -> dict[str, str]:

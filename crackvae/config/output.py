@@ -13,6 +13,9 @@ from crackvae.config.settings import Location, metres_of, setting
 MAX_SHOWN = 200
 SHOWN_LIMIT = ": a page stays under 15 MB"
 
+# Longest name of a reviewer [characters]: it stands beside each verdict.
+MAX_REVIEWER = 80
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(VerbConfig):
@@ -115,13 +118,14 @@ class ReviewConfig(VerbConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.reviewer:
-            object.__setattr__(self, "reviewer", user_name())
+        object.__setattr__(self, "reviewer", self.reviewer.strip() or user_name())
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if bool(self.certificate) != bool(self.key):
             yield "--certificate and --key belong together: give both, or neither."
+        if len(self.reviewer) > MAX_REVIEWER:
+            yield f"the name of a reviewer has at most {MAX_REVIEWER} characters: shorten --reviewer."
         if self.token and len(self.token) < MIN_TOKEN:
             yield f"the token must have {MIN_TOKEN} characters or more: omit --token for a random one."
 

@@ -89,8 +89,11 @@ def check(config: Any) -> None:
     Raises:
         ConfigError: a value of another type, a choice that does not exist, or a number out of its bounds.
     """
+    config_class: type = type(config)
     for one in fields(config):
-        value, annotation = getattr(config, one.name), annotation_of(type(config), one.name)
+        value, annotation = getattr(config, one.name), annotation_of(config_class, one.name)
+        if value is None and is_optional(_hints(config_class)[one.name]):
+            continue
         try:
             converted = _converted(annotation, value)
         except TypeError as error:
@@ -131,8 +134,6 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 def _converted(annotation: Any, value: Any) -> Any:
     """The value in the type of its setting; a TypeError names that type."""
     origin = typing.get_origin(annotation) or annotation
-    if value is None:
-        return None
     if origin is tuple and typing.get_args(annotation)[0] is str and isinstance(value, str | os.PathLike):
         return (os.fspath(value),)
     if origin is tuple and isinstance(value, tuple | list):
@@ -159,8 +160,6 @@ def type_name(annotation: Any) -> str:
 
 def _problem(config_field: "Field[Any]", annotation: Any, value: Any) -> str:
     """What is wrong with a value, or ""."""
-    if value is None:
-        return ""
     rules, choices = config_field.metadata, choices_of(annotation)
     items = value if isinstance(value, tuple) else (value,)
     if choices and not set(items) <= set(choices):

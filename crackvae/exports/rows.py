@@ -15,7 +15,7 @@ from crackvae.reports.overlaps import views_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings, with_key
-from crackvae.storage.tables.verdicts import Subject, VerdictLog, agreed, standing_of
+from crackvae.storage.tables.verdicts import with_verdicts
 
 # What the scores table knows of the image of a finding.
 OF_IMAGE = ("width", "height", "taken_is_local", "alt_m", "camera")
@@ -61,14 +61,11 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
         raise StorageError(f"{out} holds no scores table: check --scores.")
     images = latest_images(out, [*tables.VERSION_KEY, *OF_IMAGE])
     rows = with_key(with_status(read_findings(out), out), images.select(list(tables.VERSION_KEY)))
-    verdicts = agreed(standing_of(VerdictLog(out).history())) if rows.num_rows else {}
-    subjects = zip(rows["image"].to_pylist(), rows["finding"].to_pylist(), strict=True)
-    judged = [verdicts.get(Subject(*one), "") for one in subjects]
+    rows = with_verdicts(rows, out)
     kinds = [
         verdict if verdict in ("crack", "joint") else kind
-        for verdict, kind in zip(judged, rows["kind"].to_pylist(), strict=True)
+        for verdict, kind in zip(rows["verdict"].to_pylist(), rows["kind"].to_pylist(), strict=True)
     ]
-    rows = _replaced(rows, "verdict", judged)
     rows = _replaced(rows, "kind", kinds)
     rows = rows.filter(
         pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crackvae.config.output import MAX_REVIEWER
 from crackvae.errors import ConfigError, CrackvaeError, StorageError, UnreadableImage
 from crackvae.reports import page, views
 from crackvae.reviewing.nights import ServedNights
@@ -41,7 +42,7 @@ class SentVerdict(BaseModel):
     """What the page sends."""
 
     key: Annotated[str, Field(max_length=80)]
-    reviewer: Annotated[str, Field(min_length=1, max_length=80)]
+    reviewer: Annotated[str, Field(min_length=1, max_length=MAX_REVIEWER)]
     run: str
     image: str
     finding: str = ""

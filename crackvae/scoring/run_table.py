@@ -150,9 +150,12 @@ def write_missing_csvs(out: str, run: str) -> list[str]:
 
 
 # Columns of SCORES_SCHEMA that decide what is finished.
-FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "threshold", "content", "untraced")
+FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "error", "threshold", "content", "untraced")
 # Those that are read of rows of other images: they say with which threshold a model has scored.
 OTHER_COLUMNS = ("model", "threshold")
+
+# How the error of an image ends that --max-megapixels has refused.
+_OVER_LIMIT = r"over the limit of (?P<megapixels>\d+) Mpx$"
 
 # Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000
@@ -167,7 +170,13 @@ def finished_rows(out: str, images: pa.ChunkedArray, run: str = "") -> Iterator[
 
 
 def still_to_score(
-    images: pa.Table, finished: Iterable[pa.Table], model: str, threshold: float, *, traces: bool = True
+    images: pa.Table,
+    finished: Iterable[pa.Table],
+    model: str,
+    threshold: float,
+    *,
+    traces: bool = True,
+    max_megapixels: int = 0,
 ) -> tuple[pa.Table, int]:
     """Images that this model has not finished, in their order; and how many of its rows have another threshold.
 
@@ -181,6 +190,7 @@ def still_to_score(
         model: digest.
         threshold: that the model has now.
         traces: whether an image whose cracks were not traced is not finished.
+        max_megapixels: an image that was refused for a lower limit is not finished.
     """
     hash_N = _hashes(images["image"])
     order_N = np.argsort(hash_N)
@@ -201,6 +211,8 @@ def still_to_score(
         is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
         if traces:
             is_finished = pc.and_(is_finished, pc.invert(rows["untraced"]))
+        limit = pc.struct_field(pc.extract_regex(rows["error"], _OVER_LIMIT), "megapixels").cast(pa.int64())
+        is_finished = pc.and_(is_finished, pc.fill_null(pc.greater_equal(limit, max_megapixels), True))
         rows, row_N = rows.filter(is_it), row_N[is_it.to_numpy()]
         finished_R = is_finished.filter(is_it).to_numpy().copy()
         perhaps = rows.filter(pa.array(finished_R))

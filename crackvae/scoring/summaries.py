@@ -1,12 +1,14 @@
 """Summaries of runs and nights: what is written as JSON, and what is accepted when it is read again."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from crackvae.config import flag
 from crackvae.model.inference import Scorer
 from crackvae.scoring.run_table import RunTable
 from crackvae.scoring.threshold_check import ThresholdVoid
@@ -19,6 +21,10 @@ from crackvae.storage.records import read_record
 MAX_SUMMARIES = 60
 
 
+# Settings that rows and findings depend on, beside the model: a finished image keeps what earlier ones made of it.
+ROW_SETTINGS = ("group_by", "joints", "mm_per_px", "mm_table", "distance", "width_classes")
+
+
 class ScoreSummary(BaseModel):
     """What `score` prints last and writes as `_summary-<run>.json`. None: not asked for, and not written.
 
@@ -26,6 +32,7 @@ class ScoreSummary(BaseModel):
         findings: cracks and joints that were traced in the flagged images.
         threshold_void: why the threshold does not hold for the images of this run.
         threshold_images: images that it was checked on, in this run or in an earlier one for which it held.
+        settings: ROW_SETTINGS as they are written after their flags; of --mm-table a digest of its scales.
         screened: of a run in which bfloat16 screened, the number of tiles and of those that float32 scored again.
     """
 
@@ -51,6 +58,7 @@ class ScoreSummary(BaseModel):
     discoveries_file: str | None = None
     fewest_discoveries_possible: int | None = None
     rows_with_an_older_threshold: int
+    settings: dict[str, str] | None = None
     model: str
     leaky: bool
     threshold: float
@@ -152,6 +160,27 @@ def share_scored_again(out: str, model: str, threshold: float) -> float:
             if run.screened and (run.model, run.threshold) == (model, threshold):
                 return run.screened["again"] / max(1, run.screened["tiles"])
     return 0.0
+
+
+class _WrittenWith(BaseModel):
+    """What a later run reads of a summary: with which settings and threshold rows were written, if any were."""
+
+    listed: int
+    finished_before: int
+    model: str
+    threshold: float
+    settings: dict[str, str] | None = None
+
+
+def changed_settings(out: str, settings: Mapping[str, str], model: str, threshold: float) -> list[str]:
+    """In words, what the last run of a model (a digest) that wrote rows had otherwise; nothing if no run says so."""
+    for path in _summaries(out)[:MAX_SUMMARIES]:
+        with suppress(ValidationError):  # damaged, or of another version
+            run = _WrittenWith.model_validate_json(fileio.read_bytes(path))
+            if run.settings and run.listed > run.finished_before and run.model == model:
+                changed = [flag(name) for name, value in settings.items() if run.settings.get(name) != value]
+                return changed + (["the threshold of the model"] if run.threshold != threshold else [])
+    return []
 
 
 class _ScoredWith(BaseModel):

@@ -1,5 +1,6 @@
 """[Ray Data] The verb `score`: list, subtract what is finished, score, write rows, sum up; then write the page."""
 
+import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -32,7 +33,9 @@ from crackvae.scoring.findings import Tracing
 from crackvae.scoring.pages import page_path, write_page
 from crackvae.scoring.run_table import RunTable, finished_rows, still_to_score, write_missing_csvs
 from crackvae.scoring.summaries import (
+    ROW_SETTINGS,
     ScoreSummary,
+    changed_settings,
     images_with_a_valid_threshold,
     run_figures,
     share_scored_again,
@@ -114,7 +117,9 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         assert table.n == work.to_score, f"{work.to_score} images went in, {table.n} rows came out"
         csv = write_missing_csvs(out, work.run) if "csv" in config.format else []
         discoveries = _write_discoveries(out, work, scorer, config.max_false_discovery)
-        valid_on = images_with_a_valid_threshold(out, scorer.model.digest, scorer.calibration.threshold)
+        of_model = scorer.model.digest, scorer.calibration.threshold
+        changed = changed_settings(out, work.notes["settings"], *of_model) if work.to_score < work.listed else []
+        valid_on = images_with_a_valid_threshold(out, *of_model)
         void = None if valid_on >= ENOUGH_IMAGES else check.result()  # later changes are what nightly looks for
         summary = ScoreSummary(
             **run_figures(table, scorer, model_dir, time.perf_counter() - started),
@@ -130,16 +135,24 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         )
         write_summary(summary)
     untold = "" if valid_on >= ENOUGH_IMAGES else check.untold(summary.scored)
-    _say_outcome(summary, void.reason if void else untold, config)
+    _say_outcome(summary, changed, void.reason if void else untold, config)
     limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
 
 
-def _say_outcome(summary: ScoreSummary, threshold_warning: str, config: ScoreConfig) -> None:
-    """Say what the figures of a run do not: a threshold that may not hold, and what is left to do."""
+def _say_outcome(summary: ScoreSummary, changed: list[str], threshold_warning: str, config: ScoreConfig) -> None:
+    """Say what the figures of a run do not: settings that old rows lack, a doubtful threshold, and what is left."""
+    if changed:
+        say(
+            f"{', '.join(changed)} changed since the last run, and {summary.finished_before} finished images "
+            "keep their rows: choose another --out to apply it to them",
+            quiet=config.quiet,
+        )
     if threshold_warning:
         say(threshold_warning, quiet=False)
-    if summary.finished_before == summary.listed:
+    if not summary.listed:
+        say(f"nothing to score: no image belongs to shard {config.shard}", quiet=config.quiet)
+    elif summary.finished_before == summary.listed:
         say(f"nothing to score: this model has finished all {summary.listed} images", quiet=config.quiet)
     if config.shard:
         say(
@@ -202,7 +215,9 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     model, threshold = scorer.model.digest, scorer.calibration.threshold
     images = with_groups(found, config.group_by)
     finished, traces = finished_rows(out, images["image"], run), config.findings == "on"
-    todo, older = still_to_score(images, finished, model, threshold, traces=traces)
+    todo, older = still_to_score(
+        images, finished, model, threshold, traces=traces, max_megapixels=config.max_megapixels
+    )
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
     rows: Iterator[pa.Table] = iter(())
     connection = stack.enter_context(ExitStack())
@@ -221,7 +236,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         "excluded": found.excluded,
         "passed_over": found.passed_over,
     }
-    notes |= {"rows_with_an_older_threshold": older}
+    notes |= {"rows_with_an_older_threshold": older, "settings": _row_settings(config, scales)}
     return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
 
 
@@ -238,6 +253,14 @@ def _scales(config: ScoreConfig) -> Scales:
         math.nan if config.distance is None else config.distance,
         width_limits_of(config.width_classes),
     )
+
+
+def _row_settings(config: ScoreConfig, scales: Scales) -> dict[str, str]:
+    """ROW_SETTINGS as text; "" for one that is not given."""
+    given = {name: getattr(config, name) for name in ROW_SETTINGS}
+    if scales.of_name:
+        given["mm_table"] = hashlib.blake2b(repr(sorted(scales.of_name.items())).encode(), digest_size=8).hexdigest()
+    return {name: "" if value is None else str(value) for name, value in given.items()}
 
 
 def _listing(config: ScoreConfig, shard: Shard | None) -> Listing:

@@ -61,6 +61,7 @@ def test_two_visits_are_compared_photograph_by_photograph(spring: Path) -> None:
     assert tables.list_parts(str(spring / "scores-2025")).keys() == {"20250501T000000_000000"}
     html = Path(result.page).read_text()
     assert html.index(">New<") < html.index(">Grown<") and html.count("data:image/webp") == 6
+    assert "length changed by 60 px" in html, "a finding that is only longer is not called wider"
     assert "no earlier photograph of its place" in html and "http" not in html.replace("http-equiv", "")
 
 

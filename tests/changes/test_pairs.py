@@ -1,10 +1,14 @@
 """Which earlier photograph shows the place of a later one."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
+from findings_made import bridge
 
+import crackvae
 from crackvae.changes.pairs import by_csv, by_path, by_place
-from crackvae.errors import ManifestError
+from crackvae.errors import ManifestError, StorageError
 
 NAN = float("nan")
 
@@ -64,3 +68,14 @@ def test_the_nearest_earlier_photograph_with_about_the_same_heading_is_the_partn
 def test_a_wrong_row_is_named(text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):
         by_csv(text.encode(errors="surrogateescape"), "pairs.csv", BEFORE, AFTER)
+
+
+def test_one_run_compared_with_itself_is_said_to_have_no_earlier_visit(tmp_path: Path) -> None:
+    scores = bridge(tmp_path / "scores")
+    with pytest.raises(
+        StorageError, match=r"scores holds no photographs of an earlier visit, only those of its last run"
+    ):
+        crackvae.change(before=scores, after=scores, quiet=True)
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(StorageError, match=r"photographs holds no photographs of an earlier visit"):
+        crackvae.change(before=tmp_path / "photographs", after=tmp_path / "photographs", out=tmp_path / "changes")

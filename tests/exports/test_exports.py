@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import crackvae
 from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
 from crackvae.exports import pdf
@@ -89,9 +90,14 @@ def test_coco_has_a_box_and_a_polygon_for_each_finding(out: Path) -> None:
     found = {one["attributes"]["finding"]: one for one in content["annotations"]}
     assert names[found["f1"]["image_id"]] == "photos/pier/a.jpg"
     assert [kinds[found[name]["category_id"]] for name in ("f1", "f2", "f3")] == ["crack", "joint", "unclear"]
-    assert found["f1"]["bbox"] == [8, 43, 105, 15] and found["f1"]["area"] == pytest.approx(3 * 107, rel=0.05)
+    assert found["f1"]["bbox"] == [8, 44, 105, 13] and found["f1"]["area"] == pytest.approx(3 * 107, rel=0.05)
     assert len(found["f3"]["segmentation"]) == 2, "one polygon a branch"
     assert all(len(polygon) >= 6 for one in found.values() for polygon in one["segmentation"])
+    for one in found.values():
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in one["segmentation"]])
+        left, top, width, height = one["bbox"]
+        assert [left, top] == np.floor(points.min(axis=0)).tolist()
+        assert [left + width, top + height] == np.ceil(points.max(axis=0)).tolist()
 
 
 def test_label_studio_gets_one_task_an_image(out: Path) -> None:
@@ -127,6 +133,24 @@ def test_what_reviewers_say_counts(out: Path) -> None:
         "f2": "crack",
         "f3": "joint",
     }
+
+
+def test_a_verdict_on_a_whole_image_holds_for_findings_that_nobody_has_judged(out: Path) -> None:
+    """A small image has no verdicts of its findings, and a client must not get what all call sound."""
+    log, (a, b) = VerdictLog(str(out)), (f"/photographs/pier/{name}.jpg" for name in "ab")
+    said = {Subject(a): "sound", Subject(a, "f2"): "joint", Subject(b): "joint"}
+    log.append("verdicts-1", "anna", [Judgement(subject, verdict) for subject, verdict in said.items()])  # type: ignore[arg-type]
+    rows = list(csv.DictReader(io.StringIO(exported(out, "f.csv", kind=ALL_KINDS).decode())))
+    assert [(row["finding"], row["kind"], row["verdict"]) for row in rows] == [
+        ("f4", "crack", ""),
+        ("f2", "joint", "joint"),
+        ("f3", "joint", "joint"),
+    ]
+    read = crackvae.read_findings(out, ["finding", "verdict"]).to_pylist()
+    assert {row["finding"]: row["verdict"] for row in read} == {"f1": "sound", "f2": "joint", "f3": "joint", "f4": ""}
+    log.append("verdicts-2", "ben", [Judgement(Subject(a), "crack"), Judgement(Subject(b, "f3"), "crack")])
+    rows = list(csv.DictReader(io.StringIO(exported(out, "f.csv").decode())))
+    assert [(row["finding"], row["verdict"]) for row in rows] == [("f4", ""), ("f1", ""), ("f3", "crack")]
 
 
 def test_after_a_change_of_the_model_only_the_latest_run_of_an_image_counts(
@@ -305,7 +329,7 @@ def test_of_a_crack_that_leaves_its_window_labels_show_a_part_and_lines_all(tmp_
     crack |= {"top_px": 250, "bottom_px": 351}
     write_scores(tmp_path / "one", [crack], {window: {"width": 600, "height": 700}})
     (annotation,) = json.loads(exported(tmp_path / "one", "f.json", format="coco"))["annotations"]
-    assert annotation["bbox"] == [500, 250, 100, 101]
+    assert annotation["bbox"] == [498, 248, 102, 55]
     assert max(annotation["segmentation"][0][::2]) == 600
     (feature,) = json.loads(exported(tmp_path / "one", "f.geojson"))["features"]
     assert feature["geometry"]["coordinates"][-1] == pytest.approx(mercator(400 + 699.5, 200 + 350), abs=1e-9)

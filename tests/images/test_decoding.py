@@ -141,7 +141,7 @@ def test_a_cmyk_jpeg_in_several_scans_is_refused_from_50_megapixels_on(monkeypat
     assert decode(progressive).shape == decode(plain).shape
     monkeypatch.setattr(decoding, "MAX_SCANNED_CMYK_PX", 1000)
     assert decode(plain).size > 1000
-    assert "is over the limit of 0 Mpx" in refusal(progressive)
+    assert "is over the limit of 0 Mpx of its format" in refusal(progressive)
 
 
 def test_of_a_jpeg_with_two_pictures_the_first_is_taken():

@@ -1,6 +1,7 @@
 """The folder for devices flags what `score` flags, without this package."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_the_folder_scores_photographs_as_score_does(tmp_path: Path) -> None:
     write_model(model, small_spec())
     export(ExportConfig(model=str(model), out=str(edge), kind="edge"))
     assert sorted(path.name for path in edge.iterdir()) == ["card.json", "edge.py", "model.onnx"]
-    assert len((edge / "edge.py").read_text().splitlines()) < 95
+    assert len((edge / "edge.py").read_text().splitlines()) < 100
     images.mkdir()
     for number, (height, width) in enumerate([(64, 64), (200, 150), (64, 250), (33, 40), (256, 256), (100, 100)]):
         Image.fromarray(draw_image(0, number, number % 2 == 0, 256)[0][:height, :width, 0]).save(
@@ -36,18 +37,24 @@ def test_the_folder_scores_photographs_as_score_does(tmp_path: Path) -> None:
     score_images(ScoreConfig(images=(str(images),), model=str(model), out=str(tmp_path / "scores"), quiet=True))
     columns = ["image", "score", "flagged", "worst_x", "worst_y", "rows", "cols"]
     expected = read_scores(str(tmp_path / "scores"), columns).sort_by("image").to_pylist()
+    damaged, twice = images / "damaged.png", tmp_path / "0.png"
+    damaged.write_bytes((images / "0.png").read_bytes()[:300])
+    shutil.copy(images / "0.png", twice)
+    names = [str(damaged), *(row["image"] for row in expected), str(twice)]
     run = subprocess.run(
-        [sys.executable, str(edge / "edge.py"), *(row["image"] for row in expected), "--maps", str(tmp_path / "maps")],
-        check=True,
+        [sys.executable, str(edge / "edge.py"), *names, "--maps", str(tmp_path / "maps")],
+        check=False,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    found = [json.loads(line) for line in run.stdout.splitlines()]
+    first, *found, last = map(json.loads, run.stdout.splitlines())
+    assert list(first) == ["image", "error"] and run.returncode == 2
+    assert last["score"] == found[0]["score"]
     for one, row in zip(found, expected, strict=True):
         assert (one["image"], one["flagged"], one["tiles"]) == (row["image"], row["flagged"], row["rows"] * row["cols"])
         assert np.isclose(one["score"], row["score"], rtol=0.02, atol=1e-4)
-    assert len(list((tmp_path / "maps").iterdir())) == len(expected)
+    assert len(list((tmp_path / "maps").iterdir())) == len(expected) + 1, "0.png of two folders"
 
 
 def test_the_lowest_flagged_score_is_where_the_flags_of_the_calibration_begin(model_dir: Path) -> None:

@@ -203,6 +203,7 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
     assert html.count('<svg class="profile"') == 3 and "width along the trace, up to 4.0 px" in html
     assert "Cracks by group" in text_of(html) and "1 joint is left out" in text_of(html)
     assert re.search(r"120 px\s+120 px\s+4\.0 px", text_of(html))
+    assert "<summary><bdi>" in html, "a name that is written from right to left leaves the numbers in their order"
     assert not re.search(r"\d mm\b", text_of(html))
 
 
@@ -215,9 +216,10 @@ def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() 
         line | {"group": "deck", "length_mm": math.nan, "width_max_mm": math.nan},
     )
     rows = [in_mm, in_mm | {"length_mm": 70.0}, *unknown]
-    found = by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA), {})
-    sizes = [(one["group"], one["length"], one["longest"], one["widest"]) for one in found]
-    assert sizes == [("pier", "120 mm", "70 mm", "2.00 mm"), ("deck", "110 px", "100 px", "4.0 px")]
+    for mm_per_px, of_deck in ((None, ("110 px", "100 px", "4.0 px")), (0.3, ("80 mm", "50 mm", "2.00 mm"))):
+        found = by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA), {}, mm_per_px)
+        sizes = {one["group"]: (one["length"], one["longest"], one["widest"]) for one in found}
+        assert sizes == {"pier": ("120 mm", "70 mm", "2.00 mm"), "deck": of_deck}
 
 
 @pytest.mark.parametrize(("precision_m", "has_map"), [(0.0, True), (float("inf"), False)])

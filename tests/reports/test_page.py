@@ -189,6 +189,29 @@ def test_verdicts_survive_a_reload_and_can_be_loaded_elsewhere(visit: Visit, bro
     elsewhere.context.close()
 
 
+def test_an_image_of_the_queue_and_of_the_random_sample_has_one_verdict(visit: Visit, tmp_path: Path) -> None:
+    sampled = visit.tab.locator("#unflagged .card").first
+    image = sampled.evaluate("card => JSON.parse(card.dataset.row).image")
+    again = visit.tab.locator(f"#cards .card:nth-child({visit.shown().index(image) + 1})")
+    again.locator("[data-verdict=crack]").click()
+    assert sampled.get_attribute("data-verdict") == "crack"
+    sampled.locator(".verdict [data-verdict=sound]").click()
+    assert again.get_attribute("data-verdict") == "sound"
+    saved = visit.download(tmp_path / "v.csv")
+    assert read_verdict_csv(str(saved)) == {image: "sound"} and len(saved.read_text().splitlines()) == 2
+    ids = visit.tab.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_a_loaded_verdict_on_a_finding_is_none_on_its_image(visit: Visit, tmp_path: Path) -> None:
+    first, second = visit.shown()[:2]
+    (tmp_path / "v.csv").write_text(f"image,finding,verdict\n{first},f1,sound\n{second},,crack\n")
+    visit.tab.set_input_files("#load", tmp_path / "v.csv")
+    visit.tab.wait_for_selector("#message:not([hidden])")
+    assert visit.tab.inner_text("#message").startswith("1 of 2 verdicts")
+    assert read_verdict_csv(str(visit.download(tmp_path / "again.csv"))) == {second: "crack"}
+
+
 @pytest.mark.usefixtures("in_process")
 def test_calibrate_leaves_out_what_was_called_a_crack_on_the_page_and_says_what_changed(
     visit: Visit, scored_night: Path, tmp_path: Path
@@ -207,7 +230,7 @@ def test_calibrate_leaves_out_what_was_called_a_crack_on_the_page_and_says_what_
     assert "threshold with them" in outcome.tables["verdicts"].index
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("which", ["night", "evaluation"])
 def test_nothing_overflows_on_a_desk_or_a_phone(
     browser: Any, night_html: Path, evaluated: Path, which: str, width: int

@@ -29,6 +29,7 @@ def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
     types = [*LISTING_SCHEMA.types[:3], pa.string(), pa.string()]
     columns = [[row[number] for row in rows] for number in range(5)]
     table = pa.table([pa.array(column, kind) for column, kind in zip(columns, types, strict=True)], names=names)
+    table = table.append_column("error", pa.array([""] * len(rows), pa.string()))
     table = table.append_column("content", pa.array([""] * len(rows), pa.string()))
     table = table.append_column("untraced", pa.array([False] * len(rows), pa.bool_()))
     return table.append_column("threshold", pa.array([0.5] * len(rows), pa.float32()))
@@ -145,4 +146,13 @@ def test_an_image_whose_cracks_were_not_traced_comes_again_where_they_are_to_be(
     done = done.set_column(done.schema.get_field_index("untraced"), "untraced", pa.array([True, False]))
     for traces, left in ((True, ["a"]), (False, [])):
         todo, _ = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, traces=traces)
+        assert todo["image"].to_pylist() == left
+
+
+def test_an_image_over_the_limit_of_pixels_comes_again_when_the_limit_is_raised():
+    errors = ["4608x3328 px is over the limit of 5 Mpx", "9000x9000 px is over the limit of 50 Mpx of its format"]
+    done = finished([("a", 1, 1, "m", "unreadable"), ("b", 1, 1, "m", "unreadable")])
+    done = done.set_column(done.schema.get_field_index("error"), "error", pa.array(errors))
+    for limit, left in ((4, []), (5, []), (160, ["a"])):
+        todo, _ = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, max_megapixels=limit)
         assert todo["image"].to_pylist() == left

@@ -304,15 +304,37 @@ def test_the_table_reads_as_one_dataset_beside_csv_and_summaries(night: Path, mo
 
 
 @pytest.mark.usefixtures("in_process")
-def test_rows_of_an_older_threshold_are_counted(night: Path, tmp_path: Path) -> None:
+def test_rows_of_an_older_threshold_are_counted(
+    night: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from crackvae.scoring.calibrate import calibrate
 
     model = write_model(tmp_path / "model", small_spec())
     before = score(config(night, model, tmp_path / "out")).summary
     calibrate(CalibrateConfig(model=str(model), images=str(night), percentile=90, quiet=True))
-    after = score(config(night, model, tmp_path / "out")).summary
+    after = score(config(night, model, tmp_path / "out", quiet=False)).summary
+    assert "the threshold of the model changed since the last run, and 36 finished images" in capsys.readouterr().err
     assert before["rows_with_an_older_threshold"] == 0
     assert after["rows_with_an_older_threshold"] == after["finished_before"] == 36
+
+
+@pytest.mark.usefixtures("in_process")
+def test_settings_that_finished_images_lack_are_named(
+    night: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scales = tmp_path / "scales.csv"
+    scales.write_text("group,mm_per_px\nbridge-7,0.2\n")
+
+    def said(**changes: object) -> str:
+        score(config(night, model_dir, tmp_path / "out", quiet=False, **changes))
+        lines = capsys.readouterr().err.splitlines()
+        return next((line for line in lines if "since the last run" in line), "")
+
+    assert said(mm_table=str(scales)) == said(mm_table=str(scales)) == ""
+    assert said(mm_table=str(scales), mm_per_px=0.5, group_by="none").startswith("--group-by, --mm-per-px changed")
+    scales.write_text("group,mm_per_px\nbridge-7,0.3\n")
+    assert said(mm_table=str(scales)).startswith("--mm-table changed since the last run, and 36 finished images")
+    assert said().startswith("--mm-table changed"), "a run that writes no row changes no setting of the rows"
 
 
 @pytest.mark.usefixtures("in_process")

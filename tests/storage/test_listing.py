@@ -339,6 +339,13 @@ def test_an_inventory_with_sizes_and_times_is_taken_at_its_word_for_objects(tmp_
     assert images[0]["modified"] == time and sorted(looked_at) == ["s3://bridges/b.jpg", "s3://bridges/c.jpg"]
 
 
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.string_view()], ids=str)
+def test_an_inventory_may_hold_its_names_in_any_type_of_text(kind, tmp_path):
+    put(tmp_path, "1.jpg")
+    pq.write_table(pa.table({"image": pa.array(["1.jpg"]).cast(kind)}), tmp_path / "list.parquet")
+    assert names(list_images(f"@{tmp_path}/list.parquet")) == ["1.jpg"]
+
+
 def test_columns_of_an_inventory_of_another_type_are_left_alone(tmp_path):
     put(tmp_path, "1.jpg")
     pq.write_table(pa.table({"image": ["1.jpg"], "bytes": ["5"], "modified": ["today"]}), tmp_path / "list.parquet")

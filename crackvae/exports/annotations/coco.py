@@ -1,8 +1,12 @@
-"""COCO object detection: polygons and boxes, as pycocotools, FiftyOne and CVAT read them."""
+"""COCO object detection: polygons and boxes, as pycocotools, FiftyOne and CVAT read them.
+
+Shape letters: N points of polygons, each x, y.
+"""
 
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from crackvae.exports.annotations.outlines import area_of, outlines
@@ -43,13 +47,18 @@ def _size(row: dict[str, Any]) -> dict[str, int]:
     return {"width": row["width"], "height": row["height"]}
 
 
+def _box(polygons: list[np.ndarray]) -> list[int]:
+    """Left, top, width and height of the whole pixels around some polygons; zeros where a finding has none."""
+    points_N2 = np.concatenate(polygons or [np.zeros((1, 2))])
+    (left, top), (right, bottom) = np.floor(points_N2.min(axis=0)), np.ceil(points_N2.max(axis=0))
+    return [int(value) for value in (left, top, right - left, bottom - top)]
+
+
 def _annotation(row: dict[str, Any]) -> dict[str, Any]:
     polygons = outlines(row)
-    left, top = max(0, row["left_px"]), max(0, row["top_px"])
-    right, bottom = min(row["width"], row["right_px"]), min(row["height"], row["bottom_px"])
     return {
         "category_id": CATEGORIES[row["kind"]],
-        "bbox": [left, top, right - left, bottom - top],
+        "bbox": _box(polygons),
         "segmentation": [[round(float(value), 2) for value in polygon.ravel()] for polygon in polygons],
         "area": round(sum(map(area_of, polygons)), 2),
         "iscrowd": 0,

@@ -27,6 +27,8 @@ def outlines(row: dict[str, Any]) -> list[np.ndarray]:
     mean = row["width_mean_px"]
     widths_N = np.where(np.isfinite(widths_N), widths_N, mean if mean == mean else MIN_WIDTH_PX)
     limits = np.array([row["width"], row["height"]], float)
+    is_outside_N2 = (points_N2 < 0) | (points_N2 > limits)
+    points_N2[is_outside_N2.any(axis=1)] = np.nan
     polygons = [
         np.clip(_outline(points_N2[part], np.maximum(widths_N[part], MIN_WIDTH_PX)), 0, limits)
         for part in branches_of(points_N2)

@@ -159,7 +159,7 @@ def _by_pillow(data: bytes, page: int, max_px: int) -> Picture:
             grey_HW = jpegs.decode_12_bits(data, partial(_require_size, max_px=max_px))
             return Picture(_upright(grey_HW, _orientation(Image.open(io.BytesIO(jpegs.with_8_bits(data))))))
         if jpegs.is_jpegxl(data):
-            return Picture(*jpegs.decode_jpegxl(data, partial(_require_size, max_px=min(max_px, MAX_HELD_PX))))
+            return Picture(*jpegs.decode_jpegxl(data, partial(_require_size, max_px=max_px, most_px=MAX_HELD_PX)))
         raise UnreadableImage(f"not an image in one of the formats {', '.join(FORMATS)}, JPEG XL, HEIC") from error
     if is_tiff and _is_preview(image):
         return _camera_raw(data, max_px)
@@ -236,16 +236,18 @@ def _open(data: bytes, page: int, max_px: int) -> Image.Image:
     if n_frames > 1:
         raise UnreadableImage(f"an animation of {n_frames} frames: save each frame as an image of its own")
     width, height = image.size
-    _require_size(width, height, min(max_px, _most_px(image, data)))
+    _require_size(width, height, max_px, _most_px(image, data))
     if image.format in ("JPEG", "MPO"):
         camera_formats.refuse_thermal(data)
         _refuse_many_scans(data, width * height)
     return image
 
 
-def _require_size(width: int, height: int, max_px: int) -> None:
-    if width * height > max_px:
-        raise UnreadableImage(f"{width}x{height} px is over the limit of {max_px // 1_000_000} Mpx")
+def _require_size(width: int, height: int, max_px: int, most_px: int = sys.maxsize) -> None:
+    """Refuse a size outside the limits: `max_px` is a setting, `most_px` that of the format."""
+    if width * height > min(max_px, most_px):
+        limit = f"{max_px // 1_000_000} Mpx" if max_px < most_px else f"{most_px // 1_000_000} Mpx of its format"
+        raise UnreadableImage(f"{width}x{height} px is over the limit of {limit}")
     if min(width, height) < MIN_SIDE_PX:
         raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
 

@@ -168,8 +168,7 @@ class Clip:
             self.container = files.enter_context(library().open(files.enter_context(opened(file))))
             self.video = _video_stream(self.container)
             self.video.thread_type = "NONE"
-            if self.video.width * self.video.height > max_px:
-                raise UnreadableImage(f"{self.video.width}x{self.video.height} px is over the limit of {max_px} px")
+            _require_size(self.video, max_px)
             first = next(self.container.demux(self.video), None)
             if first is None or first.pts is None:
                 raise UnreadableImage("damaged video: no frame")
@@ -219,10 +218,14 @@ class Clip:
         return Shot(time_s, pixels_HW, _sharpness(pixels_HW))
 
 
+def _require_size(picture: Any, max_px: int) -> None:
+    if picture.width * picture.height > max_px:
+        raise UnreadableImage(f"{picture.width}x{picture.height} px is over the limit of {max_px // 1_000_000} Mpx")
+
+
 def grey_of(frame: Any, max_px: int) -> np.ndarray:
     """Grey pixels of an av.VideoFrame, uint8 (H, W), upright; raises UnreadableImage above `max_px`."""
-    if frame.width * frame.height > max_px:
-        raise UnreadableImage(f"{frame.width}x{frame.height} px is over the limit of {max_px} px")
+    _require_size(frame, max_px)
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), round(frame.rotation / 90)))
 
 

@@ -209,9 +209,16 @@ def by_group(cracks: pa.Table, also_on: dict[str, list[str]], mm_per_px: float |
     """Findings by group, the longest in total first: number, images, sizes with their unit, and the longest of all.
 
     Sizes are in millimetres in a group whose scales are all known.
+
+    Args:
+        mm_per_px: scale of the photographs that have none of their own.
     """
     if not cracks.num_rows:
         return []
+    for name in ("length", "width_max") if mm_per_px else ():
+        own, given = cracks[f"{name}_mm"], pc.multiply(cracks[f"{name}_px"], mm_per_px)
+        sizes = pc.if_else(pc.is_nan(own), given.cast(own.type), own)
+        cracks = cracks.set_column(cracks.schema.get_field_index(f"{name}_mm"), f"{name}_mm", sizes)
     longest = cracks.take(pc.sort_indices(cracks, [("length_px", "descending")])[:MAX_LISTED_BY_GROUP]).to_pylist()
     grouped = cracks.group_by("group").aggregate(_GROUP_SUMS).sort_by([("length_px_sum", "descending")])
     return [

@@ -95,6 +95,9 @@ function step(by) {
   if (next) goTo(next);
 }
 
+// An image of the queue may be in the random sample as well: it has one verdict, on both cards.
+const cardsOf = (image) => all.filter((card) => rows.get(card).image === image);
+
 function showVerdict(card, verdict) {
   if (verdict) card.dataset.verdict = verdict; else delete card.dataset.verdict;
   for (const button of card.querySelectorAll("[data-verdict]")) {
@@ -148,7 +151,7 @@ function showView(view) {
 
 function assignVerdict(card, verdict, isUndo = false) {
   if (!isUndo) given.push({ card, before: verdictOf(card) });
-  showVerdict(card, verdict);
+  for (const one of cardsOf(rows.get(card).image)) showVerdict(one, verdict);
   storeVerdicts();
   if (onVerdict) onVerdict(card, verdict);
 }
@@ -175,7 +178,8 @@ function cell(value) {
 }
 
 function verdictsCsv() {
-  const lines = all.filter(verdictOf).map((card) => {
+  const judged = new Map(all.filter(verdictOf).map((card) => [rows.get(card).image, card]));
+  const lines = [...judged.values()].map((card) => {
     const row = { ...rows.get(card), verdict: verdictOf(card) };
     return COLUMNS.map((name) => cell(row[name])).join(",");
   });
@@ -213,10 +217,11 @@ async function load(file) {
   const [names, ...lines] = parseCsv((await file.text()).replace(/^\uFEFF/, ""));
   const image = names ? names.indexOf("image") : -1, verdict = names ? names.indexOf("verdict") : -1;
   if (image < 0 || verdict < 0) { showMessage(`${file.name} has no columns image and verdict: load a verdicts.csv that was downloaded from this page.`); return; }
-  const loaded = new Map(lines.map((line) => [line[image], line[verdict]]));
-  const found = all.filter((card) => VERDICTS.includes(loaded.get(rows.get(card).image)));
-  for (const card of found) assignVerdict(card, loaded.get(rows.get(card).image));
-  showMessage(`${found.length} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
+  const finding = names.indexOf("finding"); // verdicts on single findings are imported by crackvae review alone
+  const loaded = new Map(lines.filter((line) => !line[finding] && VERDICTS.includes(line[verdict])).map((line) => [line[image], line[verdict]]));
+  const found = new Map(all.filter((card) => loaded.has(rows.get(card).image)).map((card) => [rows.get(card).image, card]));
+  for (const [name, card] of found) assignVerdict(card, loaded.get(name));
+  showMessage(`${found.size} of ${lines.length} verdicts in ${file.name} belong to images of this page.`);
 }
 
 // ---------------------------------------------------------------- start
@@ -248,7 +253,7 @@ if (cards || galleries.length) document.addEventListener("keydown", onKeyDown);
 if (cards) {
   const isServed = document.body.dataset.served === "yes"; // the server then knows the verdicts
   for (const [image, verdict] of isServed ? [] : Object.entries(storage.read("verdicts") || {})) {
-    for (const card of all) if (rows.get(card).image === image) showVerdict(card, verdict);
+    for (const card of cardsOf(image)) showVerdict(card, verdict);
   }
   for (const id of ["group", "state"]) byId(id).addEventListener("change", filterCards);
   byId("text").addEventListener("input", filterCards);

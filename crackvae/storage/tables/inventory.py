@@ -16,8 +16,15 @@ COLUMNS = {
     "bytes": ("bytes", "size"),
     "modified": ("modified", "last_modified", "last_modified_date"),
 }
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+# The type that a column is cast to, and whether it may have another one.
 _TYPES: dict[str, tuple[pa.DataType, Callable[[pa.DataType], bool]]] = {
-    "image": (pa.string(), lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
+    "image": (pa.string(), lambda kind: _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)),
     "bytes": (pa.int64(), pa.types.is_integer),
     "modified": (pa.timestamp("us", tz="UTC"), pa.types.is_timestamp),
 }

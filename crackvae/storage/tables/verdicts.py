@@ -226,6 +226,27 @@ def of_images(verdicts: Mapping[Subject, str]) -> dict[str, str]:
     return found
 
 
+def with_verdicts(findings: pa.Table, scores: str) -> pa.Table:
+    """Rows of findings with `verdict` as reviewers agree, or "".
+
+    A finding that nobody has judged by itself has the verdict of its image if that is sound or joint: then no line of
+    the image is a crack. That an image is cracked does not say which of its lines is.
+
+    Args:
+        findings: FINDINGS_SCHEMA.
+        scores: folder of their scores table.
+    """
+    standing = standing_of(VerdictLog(scores).history()) if findings.num_rows else {}
+    verdicts = agreed(standing)
+    whole = {image: verdict for image, verdict in of_images(verdicts).items() if verdict != "crack"}
+    found = [
+        verdicts.get(subject, "") if subject in standing else whole.get(subject.image, "")
+        for subject in map(Subject, findings["image"].to_pylist(), findings["finding"].to_pylist())
+    ]
+    at = findings.schema.get_field_index("verdict")
+    return findings.set_column(at, "verdict", pa.array(found, pa.string()))
+
+
 def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
     """Verdicts as a table with VERDICTS_SCHEMA; a score that is not known is NaN."""
     rows = [one.model_dump() | {"score": float("nan") if one.score is None else one.score} for one in verdicts]
