@@ -117,14 +117,17 @@ def test_no_image_that_was_learned_from_sets_the_threshold(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_sound", "n_cracked"), [(12, 8), (20, 0), (0, 20)])
-def test_few_verdicts_or_those_of_one_kind_leave_the_weights_as_they_are(
+def test_few_verdicts_or_those_of_one_kind_leave_the_weights_and_the_digest_as_they_are(
     scores: Path, model_dir: Path, tmp_path: Path, n_sound: int, n_cracked: int
 ) -> None:
     judge(scores, n_sound, n_cracked)
     result = learn(config(scores, model_dir, tmp_path / "learned"))
     assert result.summary["held_out"]["share_better"] is None
-    before, after = (load_model(str(folder)).network.state_dict() for folder in (model_dir, tmp_path / "learned"))
-    assert all(torch.equal(after[name], old) for name, old in before.items())
+    before, after = (load_model(str(folder)) for folder in (model_dir, tmp_path / "learned"))
+    weights = after.network.state_dict()
+    assert all(torch.equal(weights[name], old) for name, old in before.network.state_dict().items())
+    # Images that these weights have scored need not be scored again when the new threshold is promoted.
+    assert after.digest == before.digest == result.summary["digest"]
 
 
 def drawn_cells(rng: np.random.Generator, is_crack: np.ndarray, shown: float) -> Cells:

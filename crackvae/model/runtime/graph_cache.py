@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from crackvae.model import network
+from crackvae.model import network, spec
 from crackvae.model.artifact import Model
 from crackvae.model.runtime import onnx
 
@@ -40,7 +40,7 @@ def _folder() -> Path:
 
 
 def _key(model: Model, batch: int) -> str:
-    code = [Path(module.__file__ or "").read_bytes() for module in (network, onnx)]
+    code = [Path(module.__file__ or "").read_bytes() for module in (network, spec, onnx)]
     facts = f"{model.digest} {batch} {torch.__version__}".encode()
     return hashlib.sha256(b"\0".join([facts, *code])).hexdigest()
 

@@ -110,13 +110,15 @@ def _require_enough(nights: JudgedNights, needed: int) -> None:
 def learned_weights(
     base: Model, spec: ModelSpec, judged_TPP: np.ndarray, images: pa.Table, others_TPP: np.ndarray, seed: int
 ) -> tuple[TrainedModel, HeldOutCracks]:
-    """The model with the learned weights if these find more cracks of groups that are left out, else with its own.
+    """The model with the learned weights if these find more cracks of groups that are left out, else the model itself.
 
     Args:
+        spec: of a model with the learned weights.
         judged_TPP: the tiles that reviewers were shown, of these images.
         others_TPP: tiles of other groups that nobody judged cracked.
     """
-    kept = TrainedModel(spec, base.network.state_dict(), [])
+    # With its own facts too, so that the digest stays: images that were scored with these weights are not scored again.
+    kept = TrainedModel(base.spec, base.network.state_dict(), [])
     is_crack_T = np.array([verdict == "crack" for verdict in images["verdict"].to_pylist()], bool)
     if not 0 < is_crack_T.sum() < len(is_crack_T):
         return kept, HeldOutCracks(int(is_crack_T.sum()))
@@ -125,7 +127,7 @@ def learned_weights(
     held_out = cross_validated(cells, is_crack_T, images["group"].to_numpy(), others, seed)
     if not held_out.are_found_better:
         return kept, held_out
-    return replace(kept, weights=fitted_change(cells, is_crack_T).applied_to(base)), held_out
+    return TrainedModel(spec, fitted_change(cells, is_crack_T).applied_to(base), []), held_out
 
 
 def _calibration_tiles(nights: JudgedNights, spec: ModelSpec, config: LearnConfig) -> tuple[np.ndarray, pa.Table]:
