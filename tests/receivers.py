@@ -41,10 +41,16 @@ def receiver(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
 
 
 class Inbox:
-    """Messages that an SMTP server has taken; the first `busy` are answered 451."""
+    """Messages that an SMTP server has taken; the first `busy` are answered 451, and one recipient is refused."""
 
-    def __init__(self, busy: int) -> None:
-        self.busy, self.messages, self.attempts = busy, list[Message](), 0
+    def __init__(self, busy: int, refused: str) -> None:
+        self.busy, self.refused, self.messages, self.attempts = busy, refused, list[Message](), 0
+
+    async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
+        if address == self.refused:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
         self.attempts += 1
@@ -55,9 +61,9 @@ class Inbox:
 
 
 @contextmanager
-def mail_server(busy: int = 0) -> Iterator[tuple[Mail, Inbox]]:
+def mail_server(busy: int = 0, refused: str = "") -> Iterator[tuple[Mail, Inbox]]:
     (port,) = free_ports(1)
-    inbox = Inbox(busy)
+    inbox = Inbox(busy, refused)
     controller = Controller(inbox, hostname="127.0.0.1", port=port)
     controller.start()
     yield Mail(f"127.0.0.1:{port}", "night@example.org", ("anna@example.org", "ben@example.org")), inbox

@@ -344,6 +344,18 @@ def test_the_commas_of_texts_in_a_list_or_a_table_do_not_separate(tmp_path):
     assert found == {"drift_psi": (0.1, 1.0)} and isinstance(found["drift_psi"][1], float)
 
 
+@pytest.mark.parametrize(
+    "address", ["anna@", "@example.org", "anna@example.org, ben@example.org", "Night <n@x", "a b@c"]
+)
+def test_an_address_that_no_mail_can_be_sent_to_is_refused_before_the_night(address):
+    given = {"images": ("set",), "out": "out", "mail_from": "Night watch <night@example.org>"}
+    assert NightlyConfig(**given, mail_to=("root", "anna@example.org")).mail_to[0] == "root"
+    with pytest.raises(ConfigError, match="is not an e-mail address"):
+        NightlyConfig(**given, mail_to=("anna@example.org", address))
+    with pytest.raises(ConfigError, match="is not an e-mail address" if "@" in address else "--mail-from"):
+        NightlyConfig(**given | {"mail_from": address}, mail_to=("anna@example.org",))
+
+
 def test_keys_may_have_dashes_like_flags(tmp_path):
     found = read(tmp_path, 'max-unreadable = 5\nmax_unreachable = "1%"', ScoreConfig)
     assert found == {"max_unreadable": "5", "max_unreachable": "1%"}

@@ -37,6 +37,8 @@ from crackvae.errors import ConfigError
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
 # Schemes of addresses that `live` opens.
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
+# A name alone, as of a user of this machine, or with a domain; perhaps in angle brackets after the name of a person.
+MAIL_ADDRESS = re.compile(r"(\w[\w ]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
 
 # Limits of width classes [mm]. Both tables are guidance for the design of reinforced concrete, by exposure, and no
@@ -289,6 +291,9 @@ class NightlyConfig(ScoreConfig):
             yield f"night={self.night} is not a date: write it as 2026-11-23."
         if self.mail_to and "@" not in self.mail_from:
             yield "--mail-to needs --mail-from, the address of the sender."
+        for one in (self.mail_from, *self.mail_to) if self.mail_to else ():
+            if not MAIL_ADDRESS.fullmatch(one):
+                yield f"{one!r} is not an e-mail address, such as anna@example.org: see --mail-to and --mail-from."
         if not re.fullmatch(r".+:\d{1,5}", self.mail_server):
             yield f"mail_server={self.mail_server} is not HOST:PORT, such as mail.example.org:587."
         try:

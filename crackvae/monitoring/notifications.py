@@ -7,6 +7,7 @@ CRACKVAE_SMTP_PASSWORD.
 import http.client
 import json
 import os
+import re
 import smtplib
 import ssl
 import threading
@@ -31,6 +32,10 @@ WEBHOOK_VARIABLE = "CRACKVAE_WEBHOOK_URL"
 USER_VARIABLE, PASSWORD_VARIABLE = "CRACKVAE_SMTP_USER", "CRACKVAE_SMTP_PASSWORD"
 
 
+# Printable characters of ASCII without the space: all that an address may hold.
+_ADDRESS = re.compile(r"[!-~]+")
+
+
 class _Refused(Exception):
     """A receiver that would refuse the message again."""
 
@@ -49,12 +54,17 @@ class Mail:
 
 
 def message_of(summary: dict[str, Any]) -> str:
-    """What people are told of a night: its level, its counts, its broken limits and its page, one line each."""
+    """What people are told of a night: its level, its counts, its broken limits and its page, one line each.
+
+    Counts are those of the last run; where earlier runs belong to the night, its images are named too.
+    """
     score, drift = summary["score"], summary["drift"]
+    earlier = set(summary["runs"]) - {score["run"]}
     lines = [
         f"crackvae, night of {summary['night']}: {drift['level']}",
         f"{score['scored']:,} images scored, {score['flagged']:,} flagged, {score['unreadable']:,} unreadable, "
-        f"{score['unreachable']:,} unreachable",
+        f"{score['unreachable']:,} unreachable"
+        + (f", in the last run; {summary['images']:,} images in the whole night" if earlier else ""),
     ]
     if drift["causes"]:
         lines.append(f"likely {', '.join(drift['causes'])}, in {drift['where']}")
@@ -112,8 +122,10 @@ def _without_secrets(text: str) -> str:
 
 def _post(text: str) -> None:
     """One POST of {"text": ...}; a redirection is refused."""
-    url = urlsplit(os.environ.get(WEBHOOK_VARIABLE, ""))
-    if url.scheme not in ("http", "https") or not url.hostname:
+    address = os.environ.get(WEBHOOK_VARIABLE, "").strip()
+    url = urlsplit(address)
+    # What http.client refuses of another address, it repeats without the host: a secret that would not be recognised.
+    if url.scheme not in ("http", "https") or not url.hostname or not _ADDRESS.fullmatch(address):
         raise _Refused(f"{WEBHOOK_VARIABLE} is not set to an http or https address")
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname, url.port, timeout=ATTEMPT_S)
@@ -148,7 +160,10 @@ def _mail(text: str, mail: Mail) -> None:
                 raise _Refused(f"{mail.server} offers no TLS, so the password is not sent")
             if password:
                 server.login(user, password)
-            server.send_message(message)
+            refused = server.send_message(message)
+        if refused:  # the others have it, and would get it again
+            codes_of = ", ".join(f"{recipient} ({code})" for recipient, (code, _) in refused.items())
+            raise _Refused(f"{mail.server} refused {codes_of}; the other recipients have it")
     except smtplib.SMTPRecipientsRefused as error:
         codes: Sequence[int] = [code for code, _ in error.recipients.values()]
         text = f"{mail.server} refused the recipients ({', '.join(map(str, codes))})"

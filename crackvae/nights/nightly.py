@@ -70,15 +70,21 @@ def nightly(config: NightlyConfig) -> Result:
         for one in late:
             _write(out, one.night, one.as_json() | {"evaluated_with": night})
         _write(out, night, summary)
-        if begun.challenger:  # last, so that it takes nothing from the night
-            summary["shadow"] = score_beside(begun.challenger, run, config).as_json()
-            _write(out, night, summary)
-            log_event("shadow scored", run=run, night=night, champion=model, **summary["shadow"])
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
-        emit_change_metrics(changes)
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
-        _emit(tonight.verdict, config)
-    _tell(summary, config)
+        emit_change_metrics(changes)
+        _emit(tonight.verdict)
+        try:
+            if begun.challenger:  # last, so that it takes nothing from the night
+                runs = (*(one for one in tonight.runs if one != run), run)
+                summary["shadow"] = score_beside(begun.challenger, model, runs, config).as_json()
+                _write(out, night, summary)
+                log_event("shadow scored", run=run, night=night, champion=model, **summary["shadow"])
+        finally:  # also where the challenger was stopped
+            _tell(summary, config)
+        if config.linger:  # for a scrape by Prometheus: a process that has ended is not scraped
+            say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
+            time.sleep(config.linger)
     result = Result(summary, {**scored.result().tables, "drift": pd.DataFrame(tonight.verdict["findings"])})
     if broken:
         raise LimitBroken(f"{' '.join(broken)} All of {out} is written; docs/operate.md says what to do.", result)
@@ -119,11 +125,11 @@ def _begun(out: str, config: NightlyConfig) -> _BegunNight:
         )
     challenger = load_scorer(config.shadow_model) if config.shadow_model else None
     night = config.night or default_night(out, now)
-    if not config.night and night != now.date().isoformat():
-        say(
-            f"another night has the date {now.date()}, more than 12 h away: this is the night of {night}",
-            quiet=config.quiet,
+    if not config.night and night != (today := now.date().isoformat()):
+        why = (
+            f"another night has the date {today}, more than 12 h away" if night > today else "it began before midnight"
         )
+        say(f"{why}: this is the night of {night}", quiet=config.quiet)
     return _BegunNight(night, now, scorer, reference, challenger)
 
 
@@ -274,12 +280,9 @@ def _tell(summary: dict[str, Any], config: NightlyConfig) -> None:
             say(f"{receiver}: the outcome of the night was not delivered: {why_not}", quiet=False)
 
 
-def _emit(verdict: dict[str, Any], config: NightlyConfig) -> None:
-    """Export the verdict to Prometheus, and leave it time for a scrape: a process that has ended is not scraped."""
+def _emit(verdict: dict[str, Any]) -> None:
+    """Export the verdict to Prometheus."""
     whole = [one for one in verdict["findings"] if one["group"] == ALL]
     ks = {one["what"]: one["ks"] for one in whole if one["ks"] is not None}
     unreadable = [one["tonight"] for one in whole if one["what"] == "unreadable"]
     emit_drift_metrics(severity(verdict["level"]), ks, unreadable[0] if unreadable else 0.0)
-    if config.linger:
-        say(f"wait {config.linger} s for Prometheus", quiet=config.quiet)
-        time.sleep(config.linger)

@@ -31,20 +31,35 @@ def default_night(out: str, now: datetime) -> str:
     """The date of `now`, or the next one that no call of `nightly` SAME_NIGHT or longer before or after `now` has.
 
     A call that was killed has left runs that carry the date, and no verdict: they are another night just the same.
+    A night that began less than SAME_NIGHT ago, before midnight, goes on: with a date of its own, a second call in the
+    morning would take that of the next night, and every later night would have the date of the day after it.
     """
     names = fileio.list_files(out)
-    date = now.date()
+    date, before = now.date(), now.date() - timedelta(days=1)
+    first = None if _last_call(out, date.isoformat(), names) else _first_call(out, before.isoformat(), names)
+    if first and first.astimezone(now.tzinfo).date() == before and now - first < SAME_NIGHT:
+        return before.isoformat()
     while (last := _last_call(out, date.isoformat(), names)) and abs(now - last) >= SAME_NIGHT:
         date += timedelta(days=1)
     return date.isoformat()
+
+
+def _first_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
+    """When the first call of `nightly` for a night started, as far as its runs and its verdict say."""
+    first = _start_of(min(_runs_named(night, names), default=""))
+    return first or _last_call(out, night, names)
+
+
+def _runs_named(night: str, names: Sequence[str]) -> list[str]:
+    """The runs whose histograms carry the name of a night."""
+    return [run for run, of_night in counted_runs(names).items() if of_night == night]
 
 
 def _last_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
     """When the last call of `nightly` for a night started; None if there was none, or its verdict does not say."""
     if nightly_name(night) in names:
         return read_night_summary(uris.join(out, nightly_name(night))).started
-    runs = [run for run, of_night in counted_runs(names).items() if of_night == night]
-    return _start_of(max(runs, default=""))
+    return _start_of(max(_runs_named(night, names), default=""))
 
 
 def _start_of(run: str) -> datetime | None:

@@ -1,5 +1,6 @@
 """A challenger that scores a night beside the model in use: its scores are kept, and nothing is decided by them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,19 +18,22 @@ from crackvae.storage import tables, uris
 # In the folder of scores; readers of the dataset skip names that begin with `_`.
 FOLDER = "_shadow"
 
-LISTED = ["image", "group", "bytes", "modified", "status"]
+# What an image is known by, and what is listed of it.
+KEY = ["image", "bytes", "modified"]
+LISTED = [*KEY, "group"]
 
 
 @dataclass
 class ShadowScores:
-    """What the challenger made of the images that the model in use has scored in one run.
+    """What the challenger made of the images that the model in use has scored in one night.
 
     Attributes:
         model: digest of the challenger.
-        out: folder of its scores, a scores table; the run has the same name there.
+        out: folder of its scores, a scores table.
         flagged: number of images that the challenger would flag.
         flagged_by_both: number of those that the model in use has flagged as well.
         failed: why it has not scored all of them, or "".
+        flagged_by_champion: names of the images that the model in use has flagged; not in the summary.
     """
 
     model: str
@@ -38,34 +42,53 @@ class ShadowScores:
     flagged: int = 0
     flagged_by_both: int = 0
     failed: str = ""
-    _flagged_by_champion: pa.Array = field(default_factory=lambda: pa.array([], pa.string()), repr=False)
+    flagged_by_champion: pa.Array = field(default_factory=lambda: pa.array([], pa.string()), repr=False)
 
     def count(self, rows: pa.Table) -> None:
         """Add rows of the challenger."""
         flagged = rows.filter(rows["flagged"])["image"]
         self.scored += pc.sum(pc.equal(rows["status"], "scored")).as_py() or 0
         self.flagged += len(flagged)
-        self.flagged_by_both += pc.sum(pc.is_in(flagged, value_set=self._flagged_by_champion)).as_py() or 0
+        self.flagged_by_both += pc.sum(pc.is_in(flagged, value_set=self.flagged_by_champion)).as_py() or 0
 
     def as_json(self) -> dict[str, Any]:
         """For the summary of the night."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {name: value for name, value in vars(self).items() if name != "flagged_by_champion"}
 
 
-def score_beside(challenger: Scorer, run: str, config: NightlyConfig) -> ShadowScores:
-    """Score what the model in use has scored in a run; an error is said, and costs the night nothing."""
+def score_beside(challenger: Scorer, champion: str, runs: Sequence[str], config: NightlyConfig) -> ShadowScores:
+    """Score what the model in use has scored in the runs of a night, but for what an earlier call for it has done.
+
+    An error is said, and costs the night nothing.
+
+    Args:
+        champion: digest of the model in use.
+        runs: of the night, the latest last; its name is that of the rows that are written.
+    """
     out = uris.absolute(config.out)
-    rows = tables.read_parts(tables.list_parts(out).get(run, []), [*LISTED, "flagged"])
-    rows = rows.filter(pc.equal(rows["status"], "scored"))
-    flagged = rows.filter(rows["flagged"])["image"].combine_chunks()
-    shadow = ShadowScores(challenger.model.digest, uris.join(out, FOLDER), _flagged_by_champion=flagged)
-    images = rows.select(LISTED[:-1]).append_column("error", pa.array([""] * rows.num_rows, pa.string()))
+    shadow = ShadowScores(challenger.model.digest, uris.join(out, FOLDER))
     try:
-        _score(images, challenger, shadow, run, config)
+        ours = _latest_rows(out, champion, min(runs))
+        ours = ours.filter(pc.is_in(ours["run"], value_set=pa.array(runs)))
+        ours = ours.filter(pc.equal(ours["status"], "scored"))
+        shadow.flagged_by_champion = ours.filter(ours["flagged"])["image"].combine_chunks()
+        finished = _latest_rows(shadow.out, shadow.model, min(runs))
+        finished = finished.filter(pc.not_equal(finished["status"], "unreachable"))
+        shadow.count(finished.join(ours.select(KEY), KEY, join_type="left semi"))
+        images = ours.select(LISTED).join(finished.select(KEY), KEY, join_type="left anti").sort_by("image")
+        images = images.append_column("error", pa.array([""] * images.num_rows, pa.string()))
+        _score(images, challenger, shadow, runs[-1], config)
     except CrackvaeError as error:
         shadow.failed = str(error)
         say(f"the shadow model has not scored the whole night: {error}", quiet=False)
     return shadow
+
+
+def _latest_rows(folder: str, model: str, first: str) -> pa.Table:
+    """The latest row by a model of each image, of the parts of a run and of later ones: a compaction is later."""
+    paths = [path for run, parts in tables.list_parts(folder).items() if run >= first for path in parts]
+    rows = tables.read_parts(paths, [*LISTED, "status", "model", "run", "flagged"])
+    return tables.latest(rows.filter(pc.equal(rows["model"], model)))
 
 
 def _score(images: pa.Table, challenger: Scorer, shadow: ShadowScores, run: str, config: NightlyConfig) -> None:

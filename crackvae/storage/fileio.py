@@ -255,12 +255,14 @@ def write_folder(path: str, files: Mapping[str, bytes | memoryview]) -> None:
     """Write a new folder of files; on a disk atomically: a reader sees all of them or none.
 
     Object storage has no rename. There the last of `files` completes the folder: make it the one that readers open.
+    What a process that was killed before it has left is written again.
     """
-    require_new(path, "directory")
     if not is_local(path):
+        require_new(join(path, [*files][-1]), "directory")
         for name, data in files.items():
             write_bytes(join(path, name), data)
         return
+    require_new(path, "directory")
     final = Path(path)
     half = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(half, ignore_errors=True)  # left by a killed run: in a container each run has the same process id
@@ -278,7 +280,7 @@ def write_folder(path: str, files: Mapping[str, bytes | memoryview]) -> None:
 def require_writable(folder: str) -> None:
     """Raise StorageError now rather than after hours of scoring, if nothing can be written to a folder."""
     exists(folder)  # storage that does not answer is noticed here, where a signal ends the wait
-    probe = join(folder, f"_probe-{os.getpid()}")
+    probe = join(folder, f"_probe-{os.urandom(4).hex()}")  # two containers may have the same process id
     try:
         write_bytes(probe, os.urandom(PROBE_BYTES))  # a disk that compresses takes zeros when it is full
     except StorageError as error:

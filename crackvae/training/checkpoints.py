@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from crackvae.config import TrainConfig, flag
 from crackvae.console import TrainingEvent
 from crackvae.errors import ConfigError, CrackvaeError, OutputExists, StorageError
+from crackvae.model.artifact import MODEL_FILE
 from crackvae.storage import fileio, uris
 from crackvae.storage.filesystems import s3_server
 from crackvae.storage.records import problems
@@ -250,7 +251,7 @@ def require_unfinished(model_dir: str, resume: str) -> None:
     Raises:
         OutputExists, ConfigError: with the way to fix it.
     """
-    if resume and fileio.exists(model_dir):
+    if resume and fileio.exists(uris.join(model_dir, MODEL_FILE)):
         raise OutputExists(
             f"the run {resume} has finished and written {model_dir}: delete {resume}, "
             "or train a new model under another --model."

@@ -208,10 +208,9 @@ def write_model(model_dir: str, trained: TrainedModel, calibrated: CalibratedMod
     files = {
         histograms.REFERENCE_FILE: histograms.histograms_file(calibrated.reference),
         calibration.FILE: calibration.calibration_file(calibrated.calibration),
+        **(_loss_curve(trained, model_dir) if trained.epochs else {}),
         **model_files(trained.spec, trained.weights, training),
     }
-    if trained.epochs:
-        files |= _loss_curve(trained, model_dir)
     fileio.write_folder(model_dir, files)
 
 

@@ -12,10 +12,12 @@ from crackvae.monitoring.notifications import Mail, message_of, notify
 
 SUMMARY = {
     "night": "2026-11-23",
+    "runs": ["2"],
+    "images": 1201,
     "report": "s3://bucket/scores/_report-1.html",
     "broken": ["drift: alarm in <b>bridge\u202e: darker."],
     "drift": {"level": "alarm", "causes": ["darker"], "where": "<b>bridge\u202e"},
-    "score": {"scored": 1200, "flagged": 7, "unreadable": 0, "unreachable": 1},
+    "score": {"run": "2", "scored": 1200, "flagged": 7, "unreadable": 0, "unreachable": 1},
 }
 TEXT = message_of(SUMMARY)
 
@@ -37,6 +39,12 @@ def test_the_message_is_the_night_in_a_few_lines_without_invisible_characters() 
     ]
 
 
+@pytest.mark.parametrize("runs", [["1", "2"], ["1"]])  # the last run counts nothing where all was scored before
+def test_the_message_says_that_counts_are_of_the_last_run_where_an_earlier_one_was_killed(runs: list[str]) -> None:
+    told = message_of(SUMMARY | {"runs": runs, "images": 91_201}).splitlines()[1]
+    assert told.endswith("1 unreachable, in the last run; 91,201 images in the whole night")
+
+
 @pytest.mark.parametrize("statuses", [(200,), (503, 200), (429, 503, 200)])
 def test_a_webhook_gets_the_text_once_it_accepts(monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...]) -> None:
     with receiver(*statuses) as (url, got):
@@ -46,6 +54,29 @@ def test_a_webhook_gets_the_text_once_it_accepts(monkeypatch: pytest.MonkeyPatch
     path, kind, body = got[-1]
     assert (path, kind, list(body)) == ("/services/T0/secret", "application/json", ["text"])
     assert body["text"].replace("&lt;", "<").replace("&gt;", ">") == TEXT and "<" not in body["text"]
+
+
+@pytest.mark.parametrize("address", ["{}/services/T0/secret here", "{}/services/T0/sécret", "{}/T0/secret\x7f"])
+def test_an_address_that_cannot_be_one_is_refused_without_its_secret(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    with receiver(200) as (url, got):
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, address.format(url.removesuffix("/services/T0/secret")))
+        (why,) = notify(TEXT, webhook=True, mail=None).values()
+    assert why == "CRACKVAE_WEBHOOK_URL is not set to an http or https address" and not got
+
+
+def test_an_address_from_a_file_may_end_with_a_space_and_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver(200) as (url, got):
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, f"{url} \r\n")
+        assert notify(TEXT, webhook=True, mail=None) == {"webhook": ""} and got[0][0] == "/services/T0/secret"
+
+
+def test_a_recipient_that_is_refused_is_named_and_the_others_get_one_mail() -> None:
+    with mail_server(refused="ben@example.org") as (mail, inbox):
+        (why,) = notify(TEXT, webhook=False, mail=mail).values()
+    assert why == f"{mail.server} refused ben@example.org (550); the other recipients have it"
+    assert len(inbox.messages) == 1
 
 
 @pytest.mark.parametrize("busy", [0, 1])

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from conftest import read_rows, small_spec, write_model
 from PIL import Image
 
 from crackvae.cli import main
-from crackvae.config import CalibrateConfig, NightlyConfig
+from crackvae.config import CalibrateConfig, CompactConfig, NightlyConfig
 from crackvae.errors import LimitBroken, ModelError, StorageError
 from crackvae.model import registry
 from crackvae.model.artifact import load_model
@@ -22,6 +26,7 @@ from crackvae.nights.nightly import nightly
 from crackvae.results import Result
 from crackvae.scoring import pages as scoring_pages
 from crackvae.scoring.calibrate import calibrate
+from crackvae.scoring.compaction import compact
 from crackvae.storage.names.run_files import histograms_name
 
 pytestmark = pytest.mark.slow
@@ -53,6 +58,13 @@ def night_of(drawn: Path, folder: Path, start: int, stop: int, brightness: float
     for path in sorted((drawn / "non_crack").iterdir())[start:stop]:
         Image.open(path).point(lambda level: int(level * brightness)).save(folder / path.name, quality=95)
     return folder
+
+
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def config(images: Path, model: Path, out: Path, **changes: object) -> NightlyConfig:
@@ -270,6 +282,30 @@ def test_a_shadow_model_scores_beside_and_the_flags_are_those_of_the_model_in_us
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_shadow_model_scores_the_whole_night_once_though_calls_were_killed_and_the_table_was_merged(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shadow_of(start: int, stop: int) -> dict[str, object]:
+        images = night_of(drawn, tmp_path / "night", start, stop)
+        summary = nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(challenger))).summary
+        assert json.loads((tmp_path / "out" / "_nightly-2026-11-23.json").read_text()) == summary
+        return dict(summary["shadow"])
+
+    challenger = write_model(tmp_path / "challenger", small_spec(head="mse", seed=1), threshold=-1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "score_beside", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            shadow_of(120, 130)
+    first = shadow_of(130, 140)
+    compact(CompactConfig(scores=str(tmp_path / "out"), quiet=True))
+    assert (first["scored"], first["flagged"]) == (20, 20), "also the images of the killed call"
+    assert shadow_of(140, 140) == first, "nothing was left to score"
+    assert shadow_of(140, 150)["scored"] == 30
+    scored = read_rows(tmp_path / "out" / "_shadow")["image"].to_pylist()
+    assert len(scored) == len(set(scored)) == 30
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_failing_shadow_model_costs_the_night_nothing(
     drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +318,31 @@ def test_a_failing_shadow_model_costs_the_night_nothing(
     assert outcome.summary["shadow"]["failed"] == "the disk is full" and outcome.summary["broken"] == []
     with pytest.raises(ModelError, match="nowhere"):
         nightly(config(images, calibrated, tmp_path / "out", shadow_model=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("stopped_in", ["score_beside", "time"])
+def test_people_are_told_of_a_night_that_is_stopped_while_its_challenger_scores_or_prometheus_is_waited_for(
+    drawn: Path,
+    calibrated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stopped_in: str,
+) -> None:
+    told: list[str] = []
+    stop = raising(KeyboardInterrupt())
+    monkeypatch.setattr(module, "notify", lambda text, **_: told.append(text) or {"webhook": ""})
+    if stopped_in == "time":
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=stop))
+    else:
+        monkeypatch.setattr(module, stopped_in, stop)
+    images = night_of(drawn, tmp_path / "night", 120, 140)
+    settings = config(images, calibrated, tmp_path / "out", shadow_model=str(calibrated), webhook=True, linger=90)
+    with pytest.raises(KeyboardInterrupt):
+        nightly(settings)
+    assert len(told) == 1 and "20 images scored" in told[0]
+    assert '"event": "night ended"' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")

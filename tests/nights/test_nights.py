@@ -208,3 +208,27 @@ def test_a_date_that_an_earlier_call_has_used_is_another_night_though_the_call_w
         verdict = {"started": last.isoformat(), "runs": [run], "runs_of_another_calibration": []}
         (tmp_path / nightly_name("2027-03-28")).write_text(json.dumps(verdict | {"drift": NOTHING}))
     assert default_night(str(tmp_path), datetime(2027, 3, 28, 23, 30, tzinfo=UTC)) == night
+
+
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_call_in_the_morning_goes_on_with_the_night_and_shifts_no_later_one(tmp_path: Path, was_killed: bool) -> None:
+    def call(day: int, hour: int, *, is_killed: bool = False) -> str:
+        now = datetime(2026, 11, day, hour, tzinfo=UTC)
+        night, run = default_night(str(tmp_path), now), now.strftime(RUN_TIME)
+        (tmp_path / histograms_name(run, night)).write_bytes(histograms_file(images(24), run))
+        if not is_killed:
+            verdict = {"started": now.isoformat(), "runs": [run], "runs_of_another_calibration": [], "drift": NOTHING}
+            (tmp_path / nightly_name(night)).write_text(json.dumps(verdict))
+        return night
+
+    assert [call(20, 22), call(21, 22, is_killed=was_killed)] == ["2026-11-20", "2026-11-21"]
+    assert [call(22, 6), call(22, 9)] == ["2026-11-21", "2026-11-21"], "the night that began at ten"
+    assert [call(22, 22), call(23, 22)] == ["2026-11-22", "2026-11-23"]
+
+
+def test_of_calls_in_every_hour_each_date_has_those_of_its_day(tmp_path: Path) -> None:
+    for hour in range(48):
+        now = datetime(2026, 11, 20, tzinfo=UTC) + timedelta(hours=hour)
+        night = default_night(str(tmp_path), now)
+        assert night == now.date().isoformat()
+        (tmp_path / histograms_name(now.strftime(RUN_TIME), night)).write_bytes(b"")

@@ -246,14 +246,35 @@ def test_a_damaged_part_or_no_table_is_named_and_nothing_is_merged(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 10
 
 
-def test_the_page_of_the_run_after_a_compaction_shows_that_run_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ended", "shown"), [("ab", "c"), ("a", "bc"), ("", "abc")])
+def test_the_page_after_a_compaction_shows_its_run_and_those_that_were_killed_before_they_had_a_page(
+    tmp_path: Path, ended: str, shown: str
+) -> None:
     scores = str(tmp_path)
     for run, image in (("20261121T000000", "a"), ("20261122T000000", "b"), ("20991123T000000", "c")):
         table = rows("1", {f"/night/{image}.jpg": "scored"})
         number = table.schema.get_field_index("run")
         table = table.set_column(number, table.schema.field("run"), pa.array([run]))
         tables.write_part(scores, table, run, 0)
+        if image in ended:
+            (tmp_path / f"_summary-{run}.json").write_text("{}")
         if image == "b":
             compact(merged(tmp_path))
+    merged_run = max(name for name in tables.list_parts(scores) if name < "2099")
+    assert read_night(scores, merged_run).rows["image"].to_pylist() == ["/night/a.jpg", "/night/b.jpg"], "all of it"
     assert has_rows(scores, "20991123T000000")
-    assert read_night(scores, "20991123T000000").rows["image"].to_pylist() == ["/night/c.jpg"]
+    night = read_night(scores, "20991123T000000")
+    assert night.rows["image"].to_pylist() == [f"/night/{image}.jpg" for image in shown]
+    assert night.interrupted == [{"a": "20261121T000000", "b": "20261122T000000"}[one] for one in shown[:-1]]
+
+
+def test_rows_of_a_killed_run_are_on_the_page_of_the_next_call_alone_though_it_had_nothing_to_score(
+    tmp_path: Path,
+) -> None:
+    scores = str(tmp_path)
+    tables.write_part(scores, rows("20261121", {"/night/a.jpg": "scored"}), "20261121", 0)
+    assert has_rows(scores, "20261122") and read_night(scores, "20261121").rows.num_rows == 1
+    (tmp_path / "_summary-20261122.json").write_text("{}")
+    tables.write_part(scores, rows("20261123", {"/night/b.jpg": "scored"}), "20261123", 0)
+    assert read_night(scores, "20261122").rows["image"].to_pylist() == ["/night/a.jpg"]
+    assert read_night(scores, "20261123").rows["image"].to_pylist() == ["/night/b.jpg"]

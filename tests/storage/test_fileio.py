@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,11 +114,26 @@ def test_a_remote_archive_is_tried_again_like_an_image(bucket, pauses, tmp_path,
     assert read_image("s3://bucket/a.zip!/1.jpg") == b"one" and len(pauses) == 2
 
 
+def test_jobs_of_the_same_process_id_that_start_together_find_a_shared_folder_writable(tmp_path: Path) -> None:
+    """As in containers; on threads, which have one id."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fileio.require_writable, [str(tmp_path)] * 100))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_prefix_that_is_taken_is_not_written_to(bucket):
     upload(bucket, "model/model.json", b"old")
-    with pytest.raises(OutputExists, match="s3://bucket/model exists already"):
-        fileio.write_folder("s3://bucket/model", {"model.json": b"new"})
+    with pytest.raises(OutputExists, match=r"s3://bucket/model/model\.json exists already"):
+        fileio.write_folder("s3://bucket/model", {"weights.pth": b"new", "model.json": b"new"})
+    assert fileio.list_files("s3://bucket/model") == ["model.json"]
     assert fileio.read_bytes("s3://bucket/model/model.json") == b"old"
+
+
+def test_a_prefix_that_a_killed_process_has_left_incomplete_is_completed(bucket):
+    upload(bucket, "model/weights.pth", b"half of a mod")
+    fileio.write_folder("s3://bucket/model", {"weights.pth": b"new", "model.json": b"{}"})
+    assert fileio.read_bytes("s3://bucket/model/weights.pth") == b"new"
+    assert fileio.list_files("s3://bucket/model") == ["model.json", "weights.pth"]
 
 
 def test_a_bucket_takes_files_folders_and_parts(bucket, monkeypatch):

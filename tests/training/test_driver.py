@@ -40,10 +40,10 @@ from crackvae.images.synthetic import draw_image
 from crackvae.model.artifact import load_model
 from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
-from crackvae.storage import tables
+from crackvae.storage import fileio, tables
 from crackvae.storage.lock import locked
 from crackvae.training import driver, tile_loader
-from crackvae.training.checkpoints import Checkpoints, run_folder, with_run
+from crackvae.training.checkpoints import Checkpoints, require_unfinished, run_folder, with_run
 from crackvae.training.driver import train
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
@@ -223,6 +223,18 @@ def test_checkpoints_work_in_object_storage_as_on_a_disk(bucket: pafs.FileSystem
     for epoch in (1, 2, 3):
         checkpoints.save(epoch, 1, b"%d" % epoch)
     assert checkpoints.epochs() == [1, 3] and checkpoints.read(1) == b"1"
+
+
+def test_a_run_that_was_killed_while_its_model_was_written_to_object_storage_is_not_called_finished(
+    bucket: pafs.FileSystem,
+) -> None:
+    bucket.create_dir("bucket/model")
+    fileio.write_bytes("s3://bucket/model/calibration.json", b"{}")
+    with pytest.raises(OutputExists, match=r"^s3://bucket/model exists already: delete it, or choose another --model"):
+        require_unfinished("s3://bucket/model", "s3://bucket/model.training")
+    fileio.write_bytes("s3://bucket/model/model.json", b"{}")
+    with pytest.raises(OutputExists, match="has finished and written s3://bucket/model"):
+        require_unfinished("s3://bucket/model", "s3://bucket/model.training")
 
 
 def test_a_run_is_written_by_one_training_at_a_time(manifest: Path, tmp_path: Path) -> None:

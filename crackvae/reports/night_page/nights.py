@@ -86,19 +86,26 @@ def read_night(scores: str, run: str) -> NightResults:
         )
     last = max([chosen, *ended] if run == ALL_RUNS else [chosen, *included])
     summaries, damaged = _summaries(scores, parts, [name for name in ended if name <= last])
-    rows = pa.concat_tables(map(_dictionary_encoded, tables.each_part(part_uris, COLUMNS))).unify_dictionaries()
+    since = "" if run == ALL_RUNS or shard_of(chosen) else _last_ended(chosen, ended)
+    of_chosen = set(parts.get(chosen, []))
+    found = (
+        rows if uri in of_chosen else rows.filter(pc.field("run") > since)
+        for uri, rows in zip(part_uris, tables.each_part(part_uris, COLUMNS), strict=True)
+    )
+    rows = pa.concat_tables(map(_dictionary_encoded, found)).unify_dictionaries()
     n_other = 0
     if len(included) > 1:
         of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
-    findings = read_findings(scores, runs=included)
+    with_rows = set(rows["run"].unique().to_pylist())
+    findings = read_findings(scores, runs={*included, *with_rows})
     if rows.num_rows:
         findings = findings.filter(pc.field("model") == rows["model"][-1].as_py())
     if run == ALL_RUNS:
         return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores, findings)
     summary = next((one for one in summaries if one.run in (chosen, *included)), None)
-    interrupted = [name for name in included if name != chosen and name not in ended]
+    interrupted = sorted(name for name in with_rows if since < name and name != chosen and name not in ended)
     left = left_of(included, ended)
     return NightResults(
         chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings, left
@@ -113,19 +120,24 @@ def _dictionary_encoded(rows: pa.Table) -> pa.Table:
 
 
 def _runs_of_night(parts: Mapping[str, list[str]], chosen: str, ended: list[str]) -> list[str]:
-    """The chosen run and the runs directly before it that never ended, as no page has shown them; or its round."""
+    """Names of the parts with rows of the chosen run and of the runs directly before it that never ended, as no page
+    has shown them; or those of its round.
+    """
     if shard_of(chosen):
         return next(runs for runs in rounds_of({*parts, *ended}, parts, ended) if chosen in runs)
-    earlier = [name for name in sorted(parts) if name < chosen]
-    n_ended = max((number for number, name in enumerate(earlier, start=1) if name in ended), default=0)
-    never_ended = [name for name in earlier[n_ended:] if not _is_compaction(name, parts[name])]
-    return [*never_ended, *([chosen] if chosen in parts else [])]
+    since = _last_ended(chosen, ended)
+    later = [name for name in sorted(parts) if since < name < chosen and _has_later_rows(parts[name], since)]
+    return [*later, *([chosen] if chosen in parts else [])]
 
 
-def _is_compaction(name: str, paths: list[str]) -> bool:
-    """Whether the parts of a name hold rows of other runs, which a compaction has merged, and pages have shown."""
-    (run,) = set(next(tables.each_part(paths[:1], ["run"]))["run"][:1].to_pylist())
-    return bool(run != name)
+def _last_ended(chosen: str, ended: list[str]) -> str:
+    """The last run before the chosen one that has ended; "" if there is none."""
+    return max((name for name in ended if name < chosen), default="")
+
+
+def _has_later_rows(paths: list[str], run: str) -> bool:
+    """Whether the parts of a name hold rows of later runs: those of a compaction may hold rows of any run before it."""
+    return any(pc.any(pc.greater(part["run"], run)).as_py() for part in tables.each_part(paths, ["run"]))
 
 
 def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndarray]:
