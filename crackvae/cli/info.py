@@ -17,6 +17,7 @@ from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
+from crackvae.storage.names.run_files import run_of_part
 
 # Columns of the scores table that the overview needs.
 COLUMNS = ("image", "group", "model", "run", "status", "flagged")
@@ -51,6 +52,9 @@ def _text(value: Any) -> str:
 def _facts(path: str) -> tuple[str, dict[str, Any]]:
     """Kind of the thing at a path, and what there is to say about it."""
     if not fileio.is_folder(path):
+        folder = uris.parent(path)
+        if run_of_part(uris.relative(path, folder)):
+            raise _a_part(path, folder)
         return "manifest", _manifest(path)
     if fileio.exists(uris.join(path, MODEL_FILE)):
         return "model", _model(path)
@@ -97,7 +101,7 @@ def _model(path: str) -> dict[str, Any]:
 def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
     folder = uris.parent(path)
     if uris.relative(path, folder).startswith("_"):
-        raise StorageError(f"{path} is a part of the scores in {folder}: name that folder.")
+        raise _a_part(path, folder)
     rows = tables.read_scores(path, COLUMNS)
     runs = sorted(parts)
     models = Counter(rows["model"].to_pylist())
@@ -113,6 +117,10 @@ def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:
         "last_run": runs[-1],
         "parts": sum(map(len, parts.values())),
     }
+
+
+def _a_part(path: str, folder: str) -> StorageError:
+    return StorageError(f"{path} is a part of the scores in {folder}: name that folder.")
 
 
 def _darkness(weight: float, training: dict[str, Any]) -> str:

@@ -127,6 +127,8 @@ def _post(text: str) -> None:
     # What http.client refuses of another address, it repeats without the host: a secret that would not be recognised.
     if url.scheme not in ("http", "https") or not url.hostname or not _ADDRESS.fullmatch(address):
         raise _Refused(f"{WEBHOOK_VARIABLE} is not set to an http or https address")
+    if url.username is not None:
+        raise _Refused(f"{WEBHOOK_VARIABLE} has a user name, and none is sent: use an address that needs none")
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname, url.port, timeout=ATTEMPT_S)
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # as Slack asks for

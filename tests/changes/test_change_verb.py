@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -63,6 +64,22 @@ def test_two_visits_are_compared_photograph_by_photograph(spring: Path) -> None:
     assert html.index(">New<") < html.index(">Grown<") and html.count("data:image/webp") == 6
     assert "length changed by 60 px" in html, "a finding that is only longer is not called wider"
     assert "no earlier photograph of its place" in html and "http" not in html.replace("http-equiv", "")
+
+
+def test_a_printed_page_shows_the_photographs_of_both_visits_beside_each_other(
+    spring: Path, browser: Any, tmp_path: Path
+) -> None:
+    result = change(spring / "scores-2024", spring / "scores-2025", out=tmp_path / "changes")
+    tab = browser.new_page()
+    tab.goto(Path(result.page).as_uri())
+    tab.emulate_media(media="print")
+    places = (
+        "['.before', '.after', 'svg'].map(name => document.querySelector('.stack ' + name).getBoundingClientRect())"
+    )
+    before, after, traces = tab.evaluate(f"{places}.map(box => [box.left, box.right, box.top, box.bottom])")
+    assert before[0] < before[1] <= after[0] < after[1] and before[2:] == after[2:]
+    assert traces == pytest.approx(after, abs=1), "the trace lies on the later photograph"
+    tab.close()
 
 
 def test_findings_and_exports_have_their_status_since_the_visit_before(spring: Path, tmp_path: Path) -> None:

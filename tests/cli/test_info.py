@@ -78,6 +78,8 @@ def test_a_scores_table_is_counted_by_status(
     shutil.copy(next((tmp_path / "scores").glob("*.parquet")), tmp_path / "scores" / "_changes")
     with pytest.raises(StorageError, match=r"_changes is a part of the scores in .*/scores: name that"):
         crackvae.info(path=tmp_path / "scores" / "_changes")
+    with pytest.raises(StorageError, match=r"00000\.parquet is a part of the scores in .*/scores: name that"):
+        crackvae.info(path=next((tmp_path / "scores").glob("*.parquet")))
 
 
 @pytest.mark.parametrize("name", ["", "manifest.parquet"])

@@ -66,6 +66,13 @@ def test_an_address_that_cannot_be_one_is_refused_without_its_secret(
     assert why == "CRACKVAE_WEBHOOK_URL is not set to an http or https address" and not got
 
 
+def test_an_address_with_a_password_that_would_not_be_sent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver(200) as (url, got):
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, url.replace("http://", "http://anna:secret@"))
+        (why,) = notify(TEXT, webhook=True, mail=None).values()
+    assert why.startswith("CRACKVAE_WEBHOOK_URL has a user name") and "secret" not in why and not got
+
+
 def test_an_address_from_a_file_may_end_with_a_space_and_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver(200) as (url, got):
         monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, f"{url} \r\n")

@@ -12,9 +12,6 @@ from crackvae.model.inference import Scorer
 # Images of more tiles are refused on the device; 2,000 tiles of 256 px are about 90 megapixels.
 MAX_TILES = 2_000
 
-# Halvings of the range of scores: below the resolution of float32.
-HALVINGS = 50
-
 # Above the threshold, a score that is not flagged here is never flagged.
 LARGEST = 1e6
 
@@ -49,20 +46,21 @@ def edge_files(scorer: Scorer, graph: bytes) -> dict[str, bytes]:
 def lowest_flagged(calibration: Calibration, max_tiles: int) -> list[float | None]:
     """Lowest score that is flagged of an image of 1, 2, ... tiles; None where no score is.
 
-    A larger score never has a larger p-value, so halving finds it.
+    A larger score never has a larger p-value, so halving finds it, among the bit patterns of float32: those of positive
+    numbers have the order of the numbers.
     """
     tiles_B = np.arange(1, max_tiles + 1)
 
-    def is_flagged(scores_B: np.ndarray) -> np.ndarray:
-        scores_B = scores_B.astype(np.float32)
+    def is_flagged(patterns_B: np.ndarray) -> np.ndarray:
+        scores_B = patterns_B.view(np.float32)
         return calibration.flags(scores_B, calibration.p_values(scores_B, tiles_B))
 
-    low_B = np.full(max_tiles, float(calibration.threshold))
-    high_B = np.full(max_tiles, LARGEST)
+    low_B = np.full(max_tiles, calibration.threshold, np.float32).view(np.int32)
+    high_B = np.full(max_tiles, LARGEST, np.float32).view(np.int32)
     is_ever_B = is_flagged(high_B)
-    for _ in range(HALVINGS):
-        middle_B = (low_B + high_B) / 2
+    while (high_B - low_B).max() > 1:
+        middle_B = low_B + (high_B - low_B) // 2
         flagged_B = is_flagged(middle_B)
         high_B, low_B = np.where(flagged_B, middle_B, high_B), np.where(flagged_B, low_B, middle_B)
-    lowest_B = high_B.astype(np.float32).astype(float).tolist()
+    lowest_B = high_B.view(np.float32).astype(float).tolist()
     return [score if ever else None for score, ever in zip(lowest_B, is_ever_B, strict=True)]
