@@ -23,9 +23,10 @@ install: .venv/.installed
 demo: install
 	$(BIN)/crackvae demo
 
-# Tests on Ray mostly wait for its processes, so lint and the other tests run at the same time.
+# Tests on Ray mostly wait for its processes, so lint and the other tests run at the same time. They yield to Ray's workers,
+# which lower their own priority and take longest.
 test: install
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-ray lint test-rest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync YIELD='nice -n 10' test-ray lint test-rest
 
 # What a change is tried with while it is written: no Ray, no browser, no server, nothing slow.
 test-fast: install
@@ -35,7 +36,7 @@ test-ray: install
 	$(PYTEST) -m ray
 
 test-rest: install
-	$(PYTEST) -m "not ray"
+	$(YIELD) $(PYTEST) -m "not ray"
 
 # Line and branch coverage of the fast tests; writes benchmarks/results/coverage-DATE.json.
 coverage: install
@@ -43,10 +44,10 @@ coverage: install
 	$(BIN)/python benchmarks/coverage.py .coverage.json
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml crackvae jobs cluster
+	$(YIELD) $(BIN)/ruff check .
+	$(YIELD) $(BIN)/ruff format --check .
+	$(YIELD) $(BIN)/mypy
+	$(YIELD) $(BIN)/bandit --quiet --recursive --configfile pyproject.toml crackvae jobs cluster
 
 # Hundreds of rounds of injected faults, about an hour; writes benchmarks/results/chaos-DATE.json and its table in the docs.
 chaos: install

@@ -42,6 +42,14 @@ _GRAPHS = tempfile.TemporaryDirectory(prefix="crackvae-graphs-")
 os.environ[graph_cache.VARIABLE] = _GRAPHS.name
 
 HOUSE = Path(__file__).parent.parent
+
+# Settings of a Ray head for tests that lose a node: by its own, half a minute passes before a lost node counts as dead.
+SOON_DEAD = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 300,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 2,
+}
 # Every fault has a short round; `make chaos` runs many rounds and writes their results to benchmarks/results/.
 IS_LONG = os.environ.get("CRACKVAE_CHAOS") == "long"
 # Small enough to train and score in milliseconds; everything else is as in a real model.

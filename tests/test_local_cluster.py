@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import HOUSE, read_rows
+from conftest import HOUSE, SOON_DEAD, read_rows
 
 from crackvae.config import ScoreConfig
 from crackvae.scoring import actors, verb
@@ -121,7 +121,8 @@ def score_and_lose_a_node(images: str, model: str, out: str, undisturbed: str) -
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SOON_DEAD}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()

@@ -17,7 +17,7 @@ import psutil
 import pyarrow.fs as pafs
 import pytest
 import torch
-from conftest import HOUSE, SMALL, small_spec
+from conftest import HOUSE, SMALL, SOON_DEAD, small_spec
 from PIL import Image
 from ray.cluster_utils import Cluster
 
@@ -375,7 +375,8 @@ def test_elastic_training_continues_when_a_node_leaves_and_when_it_returns_and_e
     manifest: Path, tmp_path: Path
 ) -> None:
     node = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    head = node | {"include_dashboard": False, "_system_config": SOON_DEAD}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     log = tmp_path / "log"
     settings = config(manifest, tmp_path / "model", workers=(1, 2), epochs=999, quiet=False)
     script = (
