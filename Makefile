@@ -26,7 +26,7 @@ demo: install
 # Tests on Ray mostly wait for its processes, so lint and the other tests run at the same time. They yield to Ray's workers,
 # which lower their own priority and take longest.
 test: install
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync YIELD='nice -n 10' test-ray lint test-rest
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync YIELD='nice -n 10' test-ray lint test-rest
 
 # What a change is tried with while it is written: no Ray, no browser, no server, nothing slow.
 test-fast: install

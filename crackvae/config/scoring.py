@@ -38,7 +38,7 @@ RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1
 # Schemes of addresses that `live` opens.
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
 # A name alone, as of a user of this machine, or with a domain; perhaps in angle brackets after the name of a person.
-MAIL_ADDRESS = re.compile(r"(\w[\w ]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
+MAIL_ADDRESS = re.compile(r"(\w[\w .'-]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
 
 # Limits of width classes [mm]. Both tables are guidance for the design of reinforced concrete, by exposure, and no
