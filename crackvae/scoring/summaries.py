@@ -1,10 +1,9 @@
 """Summaries of runs and nights: what is written as JSON, and what is accepted when it is read again."""
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,9 +19,10 @@ from crackvae.storage.records import read_record
 # was of no use go without, this is also how long the screen is left out.
 MAX_SUMMARIES = 60
 
-
 # Settings that rows and findings depend on, beside the model: a finished image keeps what earlier ones made of it.
 ROW_SETTINGS = ("group_by", "joints", "mm_per_px", "mm_table", "distance", "width_classes")
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class ScoreSummary(BaseModel):
@@ -114,9 +114,17 @@ def write_summary(summary: ScoreSummary) -> None:
     fileio.write_bytes(summary_path(summary.out, summary.run), content.encode())
 
 
-def _summaries(out: str) -> list[str]:
-    """Paths of the summaries of the runs, the latest first."""
-    return [summary_path(out, run) for run in reversed(ended_runs(fileio.list_files(out)))]
+def _latest(out: str, record: type[Record], most: int | None = None) -> Iterator[Record]:
+    """What the summaries of the latest runs, of `most` or of all, say as a record, the latest first.
+
+    Damaged ones and those of another version are left out.
+    """
+    for run in list(reversed(ended_runs(fileio.list_files(out))))[:most]:
+        try:
+            found = record.model_validate_json(fileio.read_bytes(summary_path(out, run)))
+        except ValidationError:
+            continue
+        yield found
 
 
 class _CheckedThreshold(BaseModel):
@@ -130,15 +138,10 @@ class _CheckedThreshold(BaseModel):
 
 def images_with_a_valid_threshold(out: str, model: str, threshold: float) -> int:
     """Images on which the last run with this model and threshold found the threshold to hold; 0 if it did not."""
-    runs = _summaries(out)
-    if not runs:
+    last = next(_latest(out, _CheckedThreshold, 1), None)
+    if last is None or (last.model, last.threshold) != (model, threshold) or last.threshold_void is not None:
         return 0
-    try:
-        last = _CheckedThreshold.model_validate_json(fileio.read_bytes(runs[0]))
-    except ValidationError:  # damaged, or of another version: the threshold is checked again
-        return 0
-    is_same = (last.model, last.threshold) == (model, threshold)
-    return last.threshold_images if is_same and last.threshold_void is None else 0
+    return last.threshold_images
 
 
 class _Screened(BaseModel):
@@ -154,11 +157,9 @@ def share_scored_again(out: str, model: str, threshold: float) -> float:
 
     0 if none of the latest MAX_SUMMARIES runs was one.
     """
-    for path in _summaries(out)[:MAX_SUMMARIES]:
-        with suppress(ValidationError):  # damaged, or of another version
-            run = _Screened.model_validate_json(fileio.read_bytes(path))
-            if run.screened and (run.model, run.threshold) == (model, threshold):
-                return run.screened["again"] / max(1, run.screened["tiles"])
+    for run in _latest(out, _Screened, MAX_SUMMARIES):
+        if run.screened and (run.model, run.threshold) == (model, threshold):
+            return run.screened["again"] / max(1, run.screened["tiles"])
     return 0.0
 
 
@@ -174,12 +175,10 @@ class _WrittenWith(BaseModel):
 
 def changed_settings(out: str, settings: Mapping[str, str], model: str, threshold: float) -> list[str]:
     """In words, what the last run of a model (a digest) that wrote rows had otherwise; nothing if no run says so."""
-    for path in _summaries(out)[:MAX_SUMMARIES]:
-        with suppress(ValidationError):  # damaged, or of another version
-            run = _WrittenWith.model_validate_json(fileio.read_bytes(path))
-            if run.settings and run.listed > run.finished_before and run.model == model:
-                changed = [flag(name) for name, value in settings.items() if run.settings.get(name) != value]
-                return changed + (["the threshold of the model"] if run.threshold != threshold else [])
+    for run in _latest(out, _WrittenWith, MAX_SUMMARIES):
+        if run.settings and run.listed > run.finished_before and run.model == model:
+            changed = [flag(name) for name, value in settings.items() if run.settings.get(name) != value]
+            return changed + (["the threshold of the model"] if run.threshold != threshold else [])
     return []
 
 
@@ -192,12 +191,7 @@ class _ScoredWith(BaseModel):
 
 def recorded_model_dir(out: str, model: str) -> str:
     """The model directory that the last run with this model (a digest) names in its summary, or ""."""
-    for path in _summaries(out):
-        with suppress(ValidationError):  # damaged, or of another version: an earlier run may say it
-            run = _ScoredWith.model_validate_json(fileio.read_bytes(path))
-            if run.model == model:
-                return run.model_dir
-    return ""
+    return next((run.model_dir for run in _latest(out, _ScoredWith) if run.model == model), "")
 
 
 class _GroupVerdict(BaseModel):
