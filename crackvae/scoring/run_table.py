@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from crackvae.images.decoding import OVER_SETTING
 from crackvae.model.image_scores import images_by_tiles
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.content import changed
@@ -154,9 +155,6 @@ FINISHED_COLUMNS = ("image", "bytes", "modified", "model", "status", "error", "t
 # Those that are read of rows of other images: they say with which threshold a model has scored.
 OTHER_COLUMNS = ("model", "threshold")
 
-# How the error of an image ends that --max-megapixels has refused.
-_OVER_LIMIT = r"over the limit of (?P<megapixels>\d+) Mpx$"
-
 # Names that are converted to Python objects at a time.
 HASH_ROWS = 100_000
 
@@ -211,7 +209,7 @@ def still_to_score(
         is_finished = pc.and_(is_same, pc.not_equal(rows["status"], "unreachable"))
         if traces:
             is_finished = pc.and_(is_finished, pc.invert(rows["untraced"]))
-        limit = pc.struct_field(pc.extract_regex(rows["error"], _OVER_LIMIT), "megapixels").cast(pa.int64())
+        limit = pc.struct_field(pc.extract_regex(rows["error"], OVER_SETTING), "megapixels").cast(pa.int64())
         is_finished = pc.and_(is_finished, pc.fill_null(pc.greater_equal(limit, max_megapixels), True))
         rows, row_N = rows.filter(is_it), row_N[is_it.to_numpy()]
         finished_R = is_finished.filter(is_it).to_numpy().copy()

@@ -243,11 +243,20 @@ def _open(data: bytes, page: int, max_px: int) -> Image.Image:
     return image
 
 
-def _require_size(width: int, height: int, max_px: int, most_px: int = sys.maxsize) -> None:
-    """Refuse a size outside the limits: `max_px` is a setting, `most_px` that of the format."""
+# How the error ends of an image over a limit that is a setting: it is readable where the setting is larger.
+OVER_SETTING = r"over the limit of (?P<megapixels>\d+) Mpx$"
+
+
+def require_pixels(width: int, height: int, max_px: int, most_px: int = sys.maxsize) -> None:
+    """Refuse more pixels than the limits: `max_px` is a setting, `most_px` that of the format."""
     if width * height > min(max_px, most_px):
         limit = f"{max_px // 1_000_000} Mpx" if max_px < most_px else f"{most_px // 1_000_000} Mpx of its format"
         raise UnreadableImage(f"{width}x{height} px is over the limit of {limit}")
+
+
+def _require_size(width: int, height: int, max_px: int, most_px: int = sys.maxsize) -> None:
+    """require_pixels(), and enough of them a side."""
+    require_pixels(width, height, max_px, most_px)
     if min(width, height) < MIN_SIDE_PX:
         raise UnreadableImage(f"{width}x{height} px is too small to judge: {MIN_SIDE_PX} px a side at least")
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
-from crackvae.images.decoding import Picture
+from crackvae.images.decoding import Picture, require_pixels
 from crackvae.images.decoding.flight import place_in, subtitle_at, subtitles_of
 from crackvae.images.decoding.windows import with_excerpts
 from crackvae.storage import archive
@@ -168,7 +168,7 @@ class Clip:
             self.container = files.enter_context(library().open(files.enter_context(opened(file))))
             self.video = _video_stream(self.container)
             self.video.thread_type = "NONE"
-            _require_size(self.video, max_px)
+            require_pixels(self.video.width, self.video.height, max_px)
             first = next(self.container.demux(self.video), None)
             if first is None or first.pts is None:
                 raise UnreadableImage("damaged video: no frame")
@@ -218,14 +218,9 @@ class Clip:
         return Shot(time_s, pixels_HW, _sharpness(pixels_HW))
 
 
-def _require_size(picture: Any, max_px: int) -> None:
-    if picture.width * picture.height > max_px:
-        raise UnreadableImage(f"{picture.width}x{picture.height} px is over the limit of {max_px // 1_000_000} Mpx")
-
-
 def grey_of(frame: Any, max_px: int) -> np.ndarray:
     """Grey pixels of an av.VideoFrame, uint8 (H, W), upright; raises UnreadableImage above `max_px`."""
-    _require_size(frame, max_px)
+    require_pixels(frame.width, frame.height, max_px)
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), round(frame.rotation / 90)))
 
 
