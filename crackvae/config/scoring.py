@@ -130,8 +130,8 @@ class ScoreConfig(ScoringConfig):
     """Score every image once; each image ends in one row of the scores table, whatever happens to it."""
 
     images: Locations = setting(
-        "image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or Parquet list "
-        "of images",
+        "image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text, CSV or "
+        "Parquet list of images",
         lengths=range(1, 2**31),
         must="name at least one image or folder",
         positional=True,

@@ -43,7 +43,7 @@ from crackvae.scoring.summaries import (
 )
 from crackvae.scoring.threshold_check import ENOUGH_IMAGES, ThresholdCheck
 from crackvae.storage import fileio, filesystems, tables, uris
-from crackvae.storage.listing import Listing, list_paths
+from crackvae.storage.listing import Listing, excerpts_of_prefix, list_paths
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.names.shards import Shard
 from crackvae.storage.tables import new_run
@@ -279,7 +279,7 @@ def _listing(config: ScoreConfig, shard: Shard | None) -> Listing:
     if config.every is not None:
         with uris.storage_errors("read", found.source):
             images = with_frames(images, config.every)
-    return replace(found, images=images)
+    return replace(found, images=excerpts_of_prefix(images, config.prefix))
 
 
 def _page_of(config: ScoreConfig, out: str, run: str) -> str:

@@ -34,6 +34,8 @@ _PAGE = re.compile(r"(?P<file>.*\.tiff?(?:\?.*)?)!/page=(?P<page>\d+)", re.DOTAL
 
 def file_of(image: str) -> str:
     """Path of the file, or of the entry of an archive, of which an image is a page, a window or a frame."""
+    if "!/" not in image:
+        return image
     found = _PAGE.fullmatch(image) or excerpt_of(image)
     return image if found is None else found["file"] if isinstance(found, re.Match) else found.file
 

@@ -12,13 +12,16 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from crackvae.errors import ConfigError, StorageError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+# A file of this machine, as browsers and file managers write it.
+_FILE = re.compile(r"file://(?:localhost)?(?P<path>/.*)", re.DOTALL | re.IGNORECASE)
 
 # Options that a URI may end with, `?region=eu-central-1&scheme=https`, and how pyarrow names them; no secrets.
 OPTIONS = {
@@ -72,8 +75,10 @@ def absolute(path: str, *, is_listed: bool = False) -> str:
         is_listed: the path stands in a list of images, where a key may look as if it had options.
 
     Raises:
-        ConfigError: no path at all, or a URI with an option that does not exist.
+        ConfigError: no path at all, a URI of another kind of storage, or one with an option that does not exist.
     """
+    if found := _FILE.fullmatch(path):  # as in other URIs, `#` and `?` belong to the name
+        path = unquote(found["path"], errors="surrogateescape")
     if not path:  # an unset variable of a shell; the current folder is written as a dot
         raise ConfigError("a path is empty: give a folder, a file or a URI.")
     shown = os.fsencode(path).decode("utf-8", errors="backslashreplace")
@@ -83,14 +88,25 @@ def absolute(path: str, *, is_listed: bool = False) -> str:
         )
     if shown != path:
         raise ConfigError(f"the path {shown} is not UTF-8, as the tables that would contain it are: rename the folder.")
-    if path.startswith("file://"):
-        with storage_errors("look at", path):
-            path = pafs.FileSystem.from_uri(path)[1]
     if is_local(path):
         return os.path.abspath(os.path.expanduser(path))
+    path = _SCHEME.sub(lambda scheme: scheme[0].lower(), path, count=1)
+    if path.startswith("file://"):
+        raise ConfigError(f"{path} names no file of this machine: write it with three slashes, file:///folder.")
+    uri = "".join(without_options(path))
+    _require_known_scheme(uri)
     if not is_listed:
         _require_known_options(path)
-    return "".join(without_options(path))
+    return uri
+
+
+def _require_known_scheme(uri: str) -> None:
+    scheme = uri.partition("://")[0]
+    if scheme not in OPTIONS:
+        raise ConfigError(
+            f"{uri}: {scheme}:// cannot be read: copy it to a disk or a bucket, and give a path or an s3://, gs:// or "
+            "abfs:// URI."
+        )
 
 
 def _require_known_options(uri: str) -> None:

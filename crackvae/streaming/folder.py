@@ -20,6 +20,7 @@ from crackvae.images.tiles import Tiling
 from crackvae.model.inference import Scorer
 from crackvae.scoring.run_table import finished_rows, still_to_score
 from crackvae.storage.listing import Listing, list_paths
+from crackvae.storage.names.excerpts import excerpt_of
 from crackvae.streaming.arrivals import Arrival
 
 # A file whose size and time have not changed for this long is complete [s].
@@ -72,9 +73,12 @@ class Folder:
         self.state, self.received = "waiting for files", 0
         found = list_paths([source])
         model, threshold = scorer.model.digest, scorer.calibration.threshold
-        todo, _ = still_to_score(found.images, finished_rows(out, found.images["image"]), model, threshold)
+        images = with_windows(found.images, MAX_IMAGE_PX)
+        todo, _ = still_to_score(images, finished_rows(out, images["image"]), model, threshold)
+        names = [one.file if (one := excerpt_of(name)) else name for name in todo["image"].to_pylist()]
+        files = todo.set_column(todo.schema.get_field_index("image"), "image", pa.array(names, pa.string()))
         self._seen = set[str]()  # names of the files that have a row of this run
-        self._resting = Resting(found.images.join(todo.select(KEY), KEY, join_type="left anti"))
+        self._resting = Resting(found.images.join(files.select(KEY), KEY, join_type="left anti"))
 
     def counts(self) -> dict[str, Any]:
         """What became of the files, apart from their rows."""

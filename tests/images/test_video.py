@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -79,6 +80,24 @@ def test_frames_of_a_variable_rate_keep_their_times(tmp_path):
 def test_a_frame_is_the_same_in_whatever_order_frames_are_read(clip, order):
     for number in order:
         assert number_shown(read_frame(Frame(str(clip), number / FPS), MAX_PX).pixels_HW) == number
+
+
+@pytest.mark.parametrize("ending", ["mpg", "m2ts", "ts"])
+def test_every_frame_of_an_mpeg_stream_is_found_though_its_clock_does_not_start_at_zero(tmp_path, ending):
+    path = drawn(tmp_path / f"clip.{ending}", list(range(40)), codec="mpeg2video")
+    for number in (0, 1, 12, 30):
+        assert number_shown(read_frame(Frame(str(path), number / FPS), MAX_PX).pixels_HW) == number
+
+
+def test_a_video_of_a_frame_every_few_seconds_does_not_break_off(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(1, 3))
+        stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.dstack([GREY_HW] * 3), format="rgb24")))
+        container.mux(stream.encode())
+    assert names(path, 1) == ["t=0000.000", "t=0003.000", "t=0006.000", "t=0009.000"]
 
 
 def test_the_grey_levels_are_those_of_the_picture_that_was_encoded(clip):

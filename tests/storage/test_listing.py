@@ -15,13 +15,13 @@ from files import ODD_NAMES, errors, names, one_line, pack, put, unprivileged, u
 from hypothesis import settings
 from PIL import Image
 
-from crackvae.errors import ConfigError, StorageError
-from crackvae.storage import fileio, tables, uris
+from crackvae.errors import ConfigError, StorageError, UnreadableImage
+from crackvae.storage import archive, fileio, tables, uris
 from crackvae.storage.archive import File
 from crackvae.storage.content import changed
 from crackvae.storage.fileio import read_image
-from crackvae.storage.listing import LISTING_SCHEMA, list_images, list_paths, lists
-from crackvae.storage.listing.walk import local_file
+from crackvae.storage.listing import LISTING_SCHEMA, excerpts_of_prefix, list_images, list_paths, lists
+from crackvae.storage.listing.walk import AMBIGUOUS, local_file
 from crackvae.storage.names.shards import Shard
 from crackvae.storage.uris import common_folder, relative
 
@@ -230,7 +230,7 @@ def test_a_uri_without_a_bucket_is_refused(uri):
 
 
 def test_an_unknown_scheme_is_refused_by_name():
-    with pytest.raises(StorageError, match="cannot list ftp2://host/folder") as caught:
+    with pytest.raises(ConfigError, match="ftp2://host/folder: ftp2:// cannot be read") as caught:
         list_images("ftp2://host/folder")
     assert one_line(caught.value)
 
@@ -286,7 +286,49 @@ def test_wildcards_may_stand_for_archives(tmp_path):
     assert [read_image(image) for image in listing.images["image"].to_pylist()] == [b"a", b"b"]
 
 
-@pytest.mark.parametrize("kind", ["txt", "parquet"])
+def test_a_list_of_entries_of_a_missing_or_broken_archive_is_rows_that_say_so(tmp_path):
+    pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    (tmp_path / "list.txt").write_text("a.zip!/1.jpg\nbroken.zip!/1.jpg\ngone.zip!/1.jpg\n")
+    listing = list_images(f"@{tmp_path}/list.txt")
+    assert names(listing) == ["a.zip!/1.jpg", "broken.zip!/1.jpg", "gone.zip!/1.jpg"]
+    with pytest.raises(UnreadableImage, match="not a whole"):
+        read_image(f"{tmp_path}/broken.zip!/1.jpg")
+    with pytest.raises(FileNotFoundError):
+        read_image(f"{tmp_path}/gone.zip!/1.jpg")
+
+
+def test_a_part_of_a_file_in_a_list_has_the_size_and_time_of_the_file_and_is_listed_once(tmp_path):
+    page = Image.new("L", (32, 32))
+    page.save(tmp_path / "scan.tif", save_all=True, append_images=[page])
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    parts = ["scan.tif!/page=2", "scan.tif", "scan.tif!/x=0,y=0,w=16,h=16", "clip.mp4!/t=0000.500"]
+    (tmp_path / "list.txt").write_text("\n".join(parts))
+    listing = list_images(f"@{tmp_path}/list.txt")
+    assert names(listing) == sorted(parts)
+    n_bytes = (tmp_path / "scan.tif").stat().st_size
+    assert listing.images["bytes"].to_pylist() == [5, n_bytes, n_bytes, n_bytes]
+    assert all(time.timestamp() > 0 for time in listing.images["modified"].to_pylist())
+
+
+@pytest.mark.parametrize("name", ["a.zip!/1.jpg", "x/A.ZIP!/y/1.jpg"])
+def test_a_file_that_reads_as_part_of_another_is_listed_with_a_reason(tmp_path, name):
+    put(tmp_path, name, "other!/1.jpg")
+    assert errors(list_images(str(tmp_path))) == {name: AMBIGUOUS, "other!/1.jpg": ""}
+
+
+@pytest.mark.parametrize(("prefix", "kept"), [("scan.tif!/page=2", [2]), ("scan.tif!/", [2, 3]), ("scan", [1, 2, 3])])
+def test_a_prefix_may_name_parts_of_a_file(tmp_path, prefix, kept):
+    page = Image.new("L", (32, 32))
+    page.save(tmp_path / "scan.tif", save_all=True, append_images=[page, page])
+    page.save(tmp_path / "other.tif", save_all=True, append_images=[page, page])
+    images = excerpts_of_prefix(list_paths([str(tmp_path)], prefix=prefix).images, prefix)
+    assert [archive.page_of(name) for name in images["image"].to_pylist()] == kept
+    with pytest.raises(StorageError, match="no page, window or frame"):
+        excerpts_of_prefix(images, "scan.tif!/page=4")
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "lines.csv", "parquet"])
 def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
     nights(tmp_path)
     archive_place = pack(tmp_path / "a.zip", {"1.jpg": b"one"})
@@ -298,8 +340,12 @@ def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
         "gone.jpg",
         "x/4.jpg",
     ]
-    if kind == "txt":
-        (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join(listed) + "\n\n", encoding="utf-8")
+    if kind in ("txt", "lines.csv"):
+        (tmp_path / f"list.{kind}").write_text("\ufeff" + "\r\n".join(listed) + "\n\n", encoding="utf-8")
+    elif kind in ("csv", "tsv"):
+        rows = [["Score", "Path"], *([str(number), name] for number, name in enumerate(listed))]
+        lines = [(";" if kind == "csv" else "\t").join(f'"{cell}"' for cell in row) for row in rows]
+        (tmp_path / f"list.{kind}").write_text("\ufeff" + "\r\n".join(lines) + "\r\n\r\n", encoding="utf-8")
     else:
         tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": range(6), "uri": listed}))
     listing = list_images(f"@{tmp_path}/list.{kind}")
@@ -308,13 +354,25 @@ def test_a_list_names_images_from_anywhere_each_once(tmp_path, kind):
     assert listing.source == f"@{tmp_path}/list.{kind}"
 
 
+def test_a_list_without_its_mark_and_a_part_of_a_file_are_told_how_to_be_named(tmp_path):
+    put(tmp_path, "list.txt", "scan.tif", "clip.mp4")
+    pack(tmp_path / "a.zip", {"1.jpg": b"one"})
+    assert list_images(f"{tmp_path}/list.txt").empty().endswith(f"a list of images is named @{tmp_path}/list.txt.")
+    for part in ("a.zip!/1.jpg", "scan.tif!/page=2", "clip.mp4!/t=0000.500"):
+        file = part.partition("!/")[0]
+        with pytest.raises(StorageError, match=rf"is a part of {tmp_path}/{file}: write its name into a list"):
+            list_images(f"{tmp_path}/{part}")
+
+
 def test_a_list_that_is_none_is_named(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
     tables.write_table(str(tmp_path / "list.parquet"), pa.table({"n": [1]}))
+    (tmp_path / "list.csv").write_text("name,score\n1.jpg,2\n")
     (tmp_path / "secret.txt").write_text("s3://me:hunter2@bucket/1.jpg")
     for place, message in (
         ("list.txt", "not text in UTF-8"),
         ("list.parquet", "no text column image or uri"),
+        ("list.csv", "no column image or uri"),
         ("gone.txt", "gone.txt"),
     ):
         with pytest.raises(StorageError, match=message):

@@ -32,9 +32,29 @@ def test_a_place_has_one_form(tmp_path, monkeypatch):
     assert uris.absolute("s3://bucket/folder/?region=x") == "s3://bucket/folder?region=x"
 
 
-def test_a_file_uri_that_is_no_uri_is_named():
-    with pytest.raises(StorageError, match="cannot look at file:///a b"):
-        uris.absolute("file:///a b")
+@pytest.mark.parametrize("start", ["file://", "file://localhost", "FILE://"])
+def test_a_file_uri_is_a_path_with_percent_escapes(start):
+    assert uris.absolute(f"{start}/a b/c%20d") == "/a b/c d"
+    assert uris.absolute(f"{start}/night #2/100 %/what?") == "/night #2/100 %/what?"
+
+
+@pytest.mark.parametrize("uri", ["file://host/a", "file://a", "file://"])
+def test_a_file_uri_of_another_machine_is_refused(uri):
+    with pytest.raises(ConfigError, match="names no file of this machine"):
+        uris.absolute(uri)
+
+
+def test_a_file_uri_is_checked_like_the_path_that_it_is():
+    with pytest.raises(ConfigError, match="zero byte"):
+        uris.absolute("file:///a%00b")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        uris.absolute("file:///a%FFb")
+
+
+def test_a_scheme_is_known_in_any_case_or_refused():
+    assert uris.absolute("S3://Bucket/Key") == "s3://Bucket/Key"
+    with pytest.raises(ConfigError, match="http:// cannot be read: copy it"):
+        uris.absolute("http://host/a.jpg")
 
 
 @few

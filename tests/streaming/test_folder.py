@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 from conftest import small_spec
+from findings_made import RUN, blank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crackvae.storage.listing import LISTING_SCHEMA
+from crackvae.images.decoding import windows
+from crackvae.storage.listing import LISTING_SCHEMA, list_paths
+from crackvae.storage.tables import SCORES_SCHEMA, write_part
 from crackvae.streaming import folder
 from crackvae.streaming.folder import KEY, REST_S, Folder, Resting, is_inside
 
@@ -110,3 +113,19 @@ def test_a_file_that_is_replaced_or_put_back_begins_a_further_run(tmp_path, monk
     Image.new("L", (300, 300), 99).save(tmp_path / "in" / "b.png")
     again += [next_image().is_again for _ in range(2)]
     assert again == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_very_large_tiff_is_finished_once_all_of_its_windows_are(tmp_path, monkeypatch, finished):
+    monkeypatch.setattr(windows, "MIN_BYTES", 1)
+    monkeypatch.setattr(folder, "MAX_IMAGE_PX", 1_000)
+    (tmp_path / "in").mkdir()
+    Image.new("L", (5000, 20), 99).save(tmp_path / "in" / "a.tif")
+    listed = windows.with_windows(list_paths([str(tmp_path / "in")]).images, 1_000)
+    assert listed.num_rows == 2
+    row = blank(SCORES_SCHEMA) | {"model": "m", "run": RUN, "status": "scored", "threshold": 1.0}
+    rows = [row | one for one in listed.slice(0, finished).to_pylist()]
+    write_part(str(tmp_path / "out"), pa.Table.from_pylist(rows, SCORES_SCHEMA), RUN, 0)
+    scorer = SimpleNamespace(model=SimpleNamespace(digest="m"), calibration=SimpleNamespace(threshold=1.0))
+    source = Folder(str(tmp_path / "in"), str(tmp_path / "out"), scorer, quiet=True)
+    assert source._resting.done.num_rows == (finished == 2)

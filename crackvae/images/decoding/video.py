@@ -38,7 +38,7 @@ SHARPNESS_STEP_PX = 8
 # A frame that lies further ahead than this [s] is reached by its key frame instead of decoding all frames before it.
 SEEK_S = 3.0
 
-# A video whose last frame is this much [s] before the end that its header states breaks off.
+# A video whose last frame ends this much [s] before the end that its header states breaks off.
 MISSING_S = 1.0
 
 # PyAV on names that are no text, and on a stream of an unknown codec.
@@ -69,7 +69,7 @@ def frames_of(file: str, every_s: float) -> Iterator[tuple[str, str]]:
     try:
         with opened(file) as stream, av.open(stream) as container:
             video = _video_stream(container)
-            start_s, times_s = _times(container, video)
+            start_s, end_s, times_s = _times(container, video)
             stated_s = float(container.duration or 0) / av.time_base
     except UnreadableImage as error:
         yield file, str(error)
@@ -85,7 +85,7 @@ def frames_of(file: str, every_s: float) -> Iterator[tuple[str, str]]:
         if time_s >= next_s - ROUNDING_S:
             yield str(Frame(file, time_s)), ""
             next_s = (int((time_s + ROUNDING_S) / every_s) + 1) * every_s
-    if times_s[-1] + MISSING_S < stated_s - max(0.0, start_s):
+    if end_s + MISSING_S < stated_s - max(0.0, start_s):
         broken_s = times_s[-1] + 0.001
         yield str(Frame(file, broken_s)), f"the video breaks off at {broken_s:.1f} of {stated_s:.1f} s: copy it again"
 
@@ -113,20 +113,25 @@ def with_frames(images: pa.Table, every_s: float) -> pa.Table:
     return images.set_column(images.schema.get_field_index("error"), "error", pa.array(errors, pa.string()))
 
 
-def _times(container: Any, video: Any) -> tuple[float, list[float]]:
-    """Start of the video, and times of all frames from it [s], sorted; what a damaged file still delivers."""
+def _times(container: Any, video: Any) -> tuple[float, float, list[float]]:
+    """Start of the video, and from it the end of the last frame and the times of all frames [s], sorted.
+
+    Of a damaged file what it still delivers.
+    """
     times_s: list[float] = []
+    end_s = 0.0
     try:
         for packet in container.demux(video):
             if packet.pts is not None:
                 times_s.append(float(packet.pts * packet.time_base))
+                end_s = max(end_s, times_s[-1] + float((packet.duration or 0) * packet.time_base))
     except library().FFmpegError:
         pass  # the caller compares the last frame with the stated duration
     times_s.sort()
     start_s = times_s[0] if times_s else 0.0
     if video.start_time is not None:  # what lies before it is decoded and not shown
         start_s = float(video.start_time * video.time_base)
-    return start_s, [time_s - start_s for time_s in times_s if time_s >= start_s - ROUNDING_S]
+    return start_s, end_s - start_s, [time_s - start_s for time_s in times_s if time_s >= start_s - ROUNDING_S]
 
 
 def read_frame(frame: Frame, max_px: int) -> Picture:
@@ -204,10 +209,17 @@ class Clip:
         is_ahead = self.recent and self.recent[0].time_s <= first_s <= self.recent[-1].time_s + SEEK_S
         if is_ahead:
             return
-        self.recent.clear()
-        offset = self.start_pts + int(first_s / self.video.time_base)
+        back_s, shot = 0.0, self._first_from(first_s)
+        while shot and shot.time_s > first_s + ROUNDING_S and back_s <= first_s:  # an MPEG stream goes to a later one
+            back_s = 2 * back_s or SEEK_S
+            shot = self._first_from(first_s - back_s)
+        self.recent = deque([shot] if shot else [])
+
+    def _first_from(self, time_s: float) -> Shot | None:
+        offset = self.start_pts + int(time_s / self.video.time_base)
         self.container.seek(max(offset, 0), stream=self.video, backward=True)
         self.decoded = self.container.decode(self.video)
+        return self._next()
 
     def _next(self) -> Shot | None:
         frame = next(self.decoded, None)

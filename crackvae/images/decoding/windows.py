@@ -22,7 +22,7 @@ from crackvae.images.decoding.geotransform import mm_per_px_of, place_of, places
 from crackvae.storage import archive
 from crackvae.storage.filesystems import opened
 from crackvae.storage.names.excerpts import Window, excerpt_of
-from crackvae.storage.names.pages import TIFF_NAME
+from crackvae.storage.names.pages import TIFF_NAME, sorted_once
 
 # Side of a window, and what neighbours have in common [px]: two tiles of the default model.
 WINDOW_PX, OVERLAP_PX = 4096, 512
@@ -64,8 +64,7 @@ def with_excerpts(images: pa.Table, excerpts: dict[str, list[str]]) -> pa.Table:
     rows = files.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
     names = pa.array([one for name in files["image"].to_pylist() for one in excerpts[name]], pa.string())
     rows = rows.set_column(rows.schema.get_field_index("image"), "image", names)
-    listed = pa.concat_tables([images.filter(pc.invert(is_replaced)), rows])
-    return listed.take(pc.sort_indices(listed["image"])).combine_chunks()
+    return sorted_once(pa.concat_tables([images.filter(pc.invert(is_replaced)), rows]))
 
 
 def windows_of(file: str, width: int, height: int) -> Iterator[Window]:

@@ -21,10 +21,13 @@ from crackvae.storage.listing.exclusions import OWN, Exclusions, below, is_own, 
 from crackvae.storage.listing.lists import listed_files
 from crackvae.storage.listing.patterns import matches, split_pattern
 from crackvae.storage.listing.walk import SkippedFolder, chunks, files
-from crackvae.storage.names.pages import with_pages
+from crackvae.storage.names.pages import sorted_once, with_pages
 from crackvae.storage.names.shards import Shard, is_in_shard
 from crackvae.storage.names.unicode_forms import existing_form, nfc
 from crackvae.storage.uris import absolute, common_folder, join, parent, relative, without_options
+
+# Files that may be lists of images.
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -65,7 +68,9 @@ class Listing:
 
     def empty(self) -> str:
         """The error message if there is no image."""
-        return f"{self.source} contains no images ({self.exclusions() or 'it is empty'}): check --images."
+        is_list = self.root == self.source and self.source.lower().endswith(LIST_SUFFIXES) and self.skipped == 1
+        advice = f"a list of images is named @{self.source}" if is_list else "check --images"
+        return f"{self.source} contains no images ({self.exclusions() or 'it is empty'}): {advice}."
 
     def exclusions(self) -> str:
         """What is excluded, in one line: `2 hidden (.a.jpg, ...), 1 video (b.mp4)`; "" for nothing."""
@@ -109,7 +114,8 @@ def list_paths(
 
     Args:
         since: only images modified then or later; one whose time is not known stays.
-        prefix: only images whose path below the listed one starts so, `2026-11-2` or `bridge-7/`.
+        prefix: only images whose path below the listed one starts so, `2026-11-2` or `bridge-7/`; of `clip.mp4!/t=01`
+            the whole file, until excerpts_of_prefix().
         exclude: as for list_images().
         videos: whether videos are listed instead of excluded.
         shard: of which only the images are kept, file by file, so that all pages of a TIFF are in one.
@@ -131,7 +137,7 @@ def _joined(listings: Sequence[Listing]) -> Listing:
         counts.update(one.excluded)
     return Listing(
         root=common_folder([one.root for one in listings]),
-        images=_sorted_once(pa.concat_tables([one.images for one in listings])),
+        images=sorted_once(pa.concat_tables([one.images for one in listings])),
         source=f"{listings[0].source} and {len(listings) - 1} more",
         excluded=dict(sorted(counts.items())),
         examples={kind: name for one in reversed(listings) for kind, name in one.examples.items()},
@@ -150,6 +156,7 @@ def _listed(
         images, elsewhere = _table(listed_files(source[1:], shard, _left_by(root, since, prefix)))
     else:
         source = absolute(path)
+        _require_no_part(source)
         root, found = _found(source, prefix)
         every = _images(found, root, [below(pattern, root) for pattern in exclude], left_out)
         images, elsewhere = _table(_of_shard(every, shard, _left_by(root, since, prefix)) if shard else every)
@@ -157,6 +164,16 @@ def _listed(
     excluded = dict(sorted(left_out.counts.items()))
     passed_over = images.num_rows - kept.num_rows
     return Listing(root, with_pages(kept), source, excluded, left_out.first, passed_over, elsewhere)
+
+
+def _require_no_part(source: str) -> None:
+    """Raise StorageError for the name that a part of a file has in tables."""
+    entry, file = archive.split_entry(source), archive.file_of(source)
+    if (entry or file != source) and not fileio.exists(source):
+        whole = entry[0] if entry else file
+        raise StorageError(
+            f"{source} is a part of {whole}: write its name into a list and give @LIST, or name that file."
+        )
 
 
 def _nothing_left(source: str, n_images: int, since: datetime | None, prefix: str) -> str:
@@ -175,7 +192,7 @@ def _found(path: str, prefix: str) -> tuple[str, Iterable[File | SkippedFolder]]
             raise StorageError(f"{path} matches nothing: check the wildcards in --images, or quote them in the shell.")
         skipped = (match for match in matching if isinstance(match, SkippedFolder))
         return root, itertools.chain(skipped, *(files(path, is_named=False) for path in paths))
-    folder = prefix.rpartition("/")[0]
+    folder = prefix.partition("!/")[0].rpartition("/")[0]
     is_plain = folder.isascii() and {"", ".", ".."}.isdisjoint(folder.split("/"))
     if is_plain and not archive.is_archive(root):
         named = join(root, folder)
@@ -258,17 +275,7 @@ def _table(found: Iterable[File | None]) -> tuple[pa.Table, int]:
         return LISTING_SCHEMA.empty_table(), elsewhere
     images = pa.concat_tables(parts)
     del parts
-    return _sorted_once(images), elsewhere
-
-
-def _sorted_once(images: pa.Table) -> pa.Table:
-    images = images.take(pc.sort_indices(images["image"])).combine_chunks()
-    names = images["image"]
-    if images.num_rows > 1:
-        again = pc.equal(names.slice(1), names.slice(0, len(names) - 1))
-        if pc.any(again).as_py():
-            images = images.filter(pa.chunked_array([[True], *pc.invert(again).chunks]))
-    return images
+    return sorted_once(images), elsewhere
 
 
 def _kept(images: pa.Table, root: str, since: datetime | None, prefix: str) -> pa.Table:
@@ -284,4 +291,20 @@ def _kept(images: pa.Table, root: str, since: datetime | None, prefix: str) -> p
 
 
 def _has_prefix(image: str, root: str, prefix: str) -> bool:
-    return nfc(relative(image, root)).startswith(nfc(prefix))
+    name, start = nfc(relative(image, root)), nfc(prefix)
+    return name.startswith(start) or start.startswith(f"{name}!/")
+
+
+def excerpts_of_prefix(images: pa.Table, prefix: str) -> pa.Table:
+    """Of images that list_paths() has found for a prefix, the pages, windows and frames that it names, if it does.
+
+    Raises:
+        StorageError: the file has none of this name.
+    """
+    _, mark, part = nfc(prefix).rpartition("!/")
+    if not mark or not images.num_rows:
+        return images
+    kept = images.filter(pa.array([f"!/{part}" in nfc(name) for name in images["image"].to_pylist()], pa.bool_()))
+    if not kept.num_rows:
+        raise StorageError(f"--prefix {prefix} matches no page, window or frame: check its spelling and form.")
+    return kept

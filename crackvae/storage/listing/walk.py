@@ -22,6 +22,7 @@ CHUNK_ROWS = 10_000
 # How Python decodes the names of files.
 ENCODING = sys.getfilesystemencoding()
 NOT_UTF_8 = "the file's name is not UTF-8: rename it"
+AMBIGUOUS = "its path reads as that of an entry of an archive or of a part of a file: rename what ends with `!`"
 
 Row = TypeVar("Row")
 
@@ -137,7 +138,12 @@ def local_file(path: str) -> File:
     problem = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
     if name != path:
         problem = NOT_UTF_8 if ENCODING == "utf-8" else f"this locale takes names as {ENCODING}: set PYTHONUTF8=1"
-    return File(name, status.st_size, status.st_mtime_ns // 1000, problem)
+    return File(name, status.st_size, status.st_mtime_ns // 1000, problem or _ambiguity(name))
+
+
+def _ambiguity(name: str) -> str:
+    """Why a file cannot be told apart from an excerpt of another one, `a.zip!/1.jpg`; "" for nearly every file."""
+    return AMBIGUOUS if archive.split_entry(name) or archive.file_of(name) != name else ""
 
 
 def _remote_files(root: str) -> Iterator[File]:
@@ -151,10 +157,9 @@ def _remote_files(root: str) -> Iterator[File]:
         if info.type == pafs.FileType.File:
             key = info.path.removeprefix(start)
             is_odd = not {"", ".", ".."}.isdisjoint(key.split("/"))
-            problem = (
-                "its key has an empty part or a part of dots, which pyarrow cannot open: copy it" if is_odd else ""
-            )
-            yield File(f"{address}/{key}{options}", info.size, (info.mtime_ns or 0) // 1000, problem)
+            name = f"{address}/{key}{options}"
+            problem = "its key has an empty part or a part of dots, which pyarrow cannot open: copy it"
+            yield File(name, info.size, (info.mtime_ns or 0) // 1000, problem if is_odd else _ambiguity(name))
 
 
 def remote_file(uri: str) -> File:

@@ -112,8 +112,18 @@ def with_pages(images: pa.Table) -> pa.Table:
     rows = tiffs.take(pa.array([row for row, _ in further], pa.int64()))
     named = pa.array([f"{names[row]}!/page={page}" for row, page in further], pa.string())
     rows = rows.set_column(rows.schema.get_field_index("image"), "image", named)
-    images = pa.concat_tables([images, rows])
-    return images.take(pc.sort_indices(images["image"])).combine_chunks()
+    return sorted_once(pa.concat_tables([images, rows]))
+
+
+def sorted_once(images: pa.Table) -> pa.Table:
+    """A listing in order of name, each name once."""
+    images = images.take(pc.sort_indices(images["image"])).combine_chunks()
+    names = images["image"]
+    if images.num_rows > 1:
+        again = pc.equal(names.slice(1), names.slice(0, len(names) - 1))
+        if pc.any(again).as_py():
+            images = images.filter(pa.chunked_array([[True], *pc.invert(again).chunks]))
+    return images
 
 
 def _pages_of(path: str) -> list[int]:

@@ -16,6 +16,7 @@ from crackvae.storage.fileio import exists, list_files, parse_file, read_bytes, 
 from crackvae.storage.names.run_files import journals, part_name, run_of_part
 from crackvae.storage.names.shards import Shard, start_of
 from crackvae.storage.records import read_record
+from crackvae.storage.tables.parts_of_files import VERSION_OF_FILE, without_superseded
 from crackvae.storage.uris import join, reason
 
 MANIFEST_SCHEMA = pa.schema(
@@ -287,14 +288,15 @@ def read_scores(folder: str, columns: Sequence[str]) -> pa.Table:
         StorageError: a part is incomplete or has other columns.
     """
     paths = [path for parts in list_parts(folder).values() for path in parts]
-    wanted = [name for name in SCORES_SCHEMA.names if name in {*columns, *VERSION_KEY}]
+    wanted = [name for name in SCORES_SCHEMA.names if name in {*columns, *VERSION_KEY, *VERSION_OF_FILE}]
     return latest(read_parts(paths, wanted)).select(list(columns))
 
 
 def latest(rows: pa.Table) -> pa.Table:
     """For each image and model the row of the latest run, sorted by image and model.
 
-    An image has a second row when it changed, or when storage did not deliver it the first time.
+    An image has a second row when it changed, or when storage did not deliver it the first time. Of a file those
+    pages, windows and frames count that belong to its last version.
     """
     image, model, run = VERSION_KEY
     keys = pa.table({name: rows[name].cast(pa.string()) for name in VERSION_KEY})  # pyarrow sorts no dictionaries
@@ -303,7 +305,7 @@ def latest(rows: pa.Table) -> pa.Table:
     if n < 2:
         return rows
     is_older = pc.and_(*(pc.equal(keys[name].slice(1), keys[name].slice(0, n - 1)) for name in (image, model)))
-    return rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks]))
+    return without_superseded(rows.filter(pa.chunked_array([[True], *pc.invert(is_older).chunks])))
 
 
 def latest_of_each(rows: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from crackvae.storage import tables
 from crackvae.storage.tables.across_windows import joined
+from crackvae.storage.tables.parts_of_files import VERSION_OF_FILE, files_of
 from crackvae.storage.uris import join
 
 # What tracing and the metadata of an image say about one crack or joint.
@@ -104,11 +105,13 @@ def read_findings(
 
 
 def _last_rows(out: str, images: pa.Array) -> pa.Table:
-    """VERSION_KEY of the rows of the scores table that count, of these images only: a table may hold those of years."""
+    """VERSION_KEY of the rows of the scores table that count, of the files of these images: a table may hold years."""
     paths = [path for parts in tables.list_parts(out).values() for path in parts]
-    parts = tables.each_part(paths, tables.VERSION_KEY)
-    found = [part.filter(pc.is_in(part["image"], value_set=images)) for part in parts]
-    return tables.latest(pa.concat_tables(found)) if found else tables.read_parts([], tables.VERSION_KEY)
+    parts = tables.each_part(paths, [*tables.VERSION_KEY, *VERSION_OF_FILE])
+    of_files = files_of(pa.chunked_array([images])).combine_chunks()
+    found = [part.filter(pc.is_in(files_of(part["image"]), value_set=of_files)) for part in parts]
+    rows = tables.latest(pa.concat_tables(found)) if found else tables.read_parts([], tables.VERSION_KEY)
+    return rows.select(list(tables.VERSION_KEY))
 
 
 def with_key(rows: pa.Table, keys: pa.Table) -> pa.Table:
