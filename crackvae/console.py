@@ -93,10 +93,20 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4g}"
+        return "-" if math.isnan(value) else few_digits(value, 4)
     if isinstance(value, list | tuple):
         return visible(", ".join(map(str, value)) or "-")
     return "-" if value is None else visible(value)
+
+
+def few_digits(value: float, digits: int, separator: str = "") -> str:
+    """A number with so many significant digits, but with its whole part in full: 2216 instead of 2.22e+03.
+
+    Args:
+        separator: between thousands.
+    """
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}".replace(",", separator) if "e+" in text else text
 
 
 def _fitted(widths: list[int], is_text: list[bool], width: int) -> list[int]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import HOUSE
 
-from crackvae.console import tables_text, visible, write
+from crackvae.console import few_digits, tables_text, visible, write
 
 NIGHT = pd.DataFrame(
     {
@@ -58,6 +58,15 @@ def test_the_numbers_of_epochs_are_a_column() -> None:
         "    1     1",
         "    2   0.5",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(2216.3, 3, "2,216"), (184.4, 2, "184"), (999.7, 3, "1,000"), (-1.25e6, 4, "-1,250,000"), (1.5e-7, 2, "1.5e-07")],
+)
+def test_a_large_number_has_no_exponent(value: float, digits: int, text: str) -> None:
+    assert few_digits(value, digits, ",") == text
+    assert tables_text({"sizes": pd.DataFrame({"length": [12345.6]})}, None).endswith(" 12346")
 
 
 def test_characters_that_a_terminal_cannot_show_are_escaped() -> None:

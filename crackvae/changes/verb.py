@@ -73,6 +73,11 @@ def _partners(before: Visit, after: Visit, config: ChangeConfig) -> dict[str, st
     partners = by_path(before.images, after.images, same_root=is_one_root)
     if config.within:
         partners = by_place(before.rows, after.rows, config.within) | partners
+    if not partners and set(before.images) & set(after.images):
+        raise StorageError(
+            f"{config.before} and {config.after} are scores of the same photographs, and not of two visits: name the "
+            "scores of the earlier photographs as --before."
+        )
     if not partners:
         raise StorageError(
             f"no photograph of {config.after} has the path of one of {config.before}, "

@@ -63,7 +63,8 @@ def pdf_bytes(rows: pa.Table, images: pa.Table, title: str, gps_precision: str) 
 
 def _chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The MAX_FINDINGS longest, by structure; those of one photograph together, the longest first."""
-    longest = sorted(rows, key=lambda row: -row["length_px"])[:MAX_FINDINGS]
+    length = "length_mm" if all(row["length_mm"] == row["length_mm"] for row in rows) else "length_px"
+    longest = sorted(rows, key=lambda row: -row[length])[:MAX_FINDINGS]
     return sorted(longest, key=lambda row: (row["group"] == "", row["group"], row["image"], -row["length_px"]))
 
 

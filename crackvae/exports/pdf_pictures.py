@@ -50,7 +50,9 @@ class Crop(Flowable):
         if pixels_HW is not None:
             self.left, self.top, self.shown_px = _part(row, pixels_HW.shape)
             right, bottom = self.left + self.shown_px, self.top + self.shown_px * ASPECT
-            part = Image.fromarray(pixels_HW[int(self.top) : math.ceil(bottom), int(self.left) : math.ceil(right)])
+            self.from_x, self.from_y = max(0, math.floor(self.left)), max(0, math.floor(self.top))
+            part = Image.fromarray(pixels_HW[self.from_y : math.ceil(bottom), self.from_x : math.ceil(right)])
+            self.size = part.size
             part.thumbnail((PICTURE_PX, PICTURE_PX))
             self.picture = io.BytesIO()
             part.save(self.picture, "JPEG", quality=JPEG_QUALITY)
@@ -66,8 +68,10 @@ class Crop(Flowable):
         clip = canvas.beginPath()
         clip.rect(0, 0, self.width, self.height)
         canvas.clipPath(clip, stroke=0, fill=0)
-        canvas.drawImage(ImageReader(self.picture), 0, 0, self.width, self.height)
         scale = self.width / self.shown_px
+        width, height = (side * scale for side in self.size)
+        left, top = (self.from_x - self.left) * scale, (self.from_y - self.top) * scale
+        canvas.drawImage(ImageReader(self.picture), left, self.height - top - height, width, height)
         trace_N2 = (trace_of(self.row) + 0.5 - [self.left, self.top]) * [scale, -scale] + [0, self.height]
         canvas.setStrokeColor(COLOUR_OF[self.row["kind"]])
         canvas.setLineWidth(1)
@@ -76,15 +80,22 @@ class Crop(Flowable):
 
 
 def _part(row: dict[str, Any], shape: tuple[int, ...]) -> tuple[float, float, float]:
-    """Left and top edge and width [px] of the part of a photograph that shows a finding with its surroundings."""
+    """Left and top edge and width [px] of the part of a photograph that shows a finding with its surroundings.
+
+    Its height is ASPECT times its width; where a photograph is smaller, the part reaches beyond it on both sides.
+    """
     height, width = shape
     left, right = max(0, row["left_px"]), min(width, row["right_px"])  # a crack may leave its window of a TIFF
     top, bottom = max(0, row["top_px"]), min(height, row["bottom_px"])
     box_w, box_h = right - left, bottom - top
     shown = min(max(MIN_SHOWN_PX, 1.25 * box_w, 1.25 * box_h / ASPECT), width, height / ASPECT)
     shown = max(shown, box_w, box_h / ASPECT)
-    left, top = (left + right - shown) / 2, (top + bottom - shown * ASPECT) / 2
-    return max(0.0, min(left, width - shown)), max(0.0, min(top, height - shown * ASPECT)), shown
+    return _start((left + right) / 2, shown, width), _start((top + bottom) / 2, shown * ASPECT, height), shown
+
+
+def _start(middle: float, shown: float, side: int) -> float:
+    """Where a part of a photograph begins that has its middle as near to a place as the borders allow [px]."""
+    return (side - shown) / 2 if shown > side else max(0.0, min(middle - shown / 2, side - shown))
 
 
 def _path(canvas: Any, trace_N2: np.ndarray) -> Any:

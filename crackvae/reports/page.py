@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 import crackvae
-from crackvae.console import visible
+from crackvae.console import few_digits, visible
 from crackvae.model.artifact import Model
 from crackvae.model.heads import BASELINE, HEADS
 from crackvae.model.inference import RecordedModel
@@ -33,12 +33,12 @@ def number(value: float, digits: int = 3) -> str:
         return "–"
     if isinstance(value, (int, np.integer)) or (abs(value) >= 1000 and float(value).is_integer()):
         return f"{int(value):,}"
-    return f"{value:.{digits}g}"
+    return few_digits(value, digits, ",")
 
 
 def percent(value: float, digits: int = 3) -> str:
     """A share in per cent, with enough digits for rare events."""
-    return "–" if value != value else f"{100 * value:.{digits}g} %"
+    return "–" if value != value else f"{few_digits(100 * value, digits, ',')} %"
 
 
 # Display names of columns.

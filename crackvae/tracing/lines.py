@@ -68,6 +68,7 @@ class Line:
             if chain.free_ends[end]:
                 self.points_K2, self.stretch_K = _to_end(pixels_HW, self.points_K2, self.stretch_K, width_px)
             self.points_K2, self.stretch_K = self.points_K2[::-1], self.stretch_K[::-1]
+        self.points_K2, self.stretch_K = _inside(self.points_K2, self.stretch_K, pixels_HW.shape)
         self.length_px = length_of(self.points_K2, width_px)
         self.axis_2 = _axis(self.points_K2)
         across_2 = np.array([-self.axis_2[1], self.axis_2[0]])
@@ -222,6 +223,17 @@ def _to_end(
     step_2 = points_K2[-1] - points_K2[-1 - min(len(points_K2) - 1, 8)]
     ahead_M2 = points_K2[-1] + np.arange(1, more + 1)[:, None] * step_2 / max(1e-9, float(np.hypot(*step_2)))
     return np.concatenate([points_K2, ahead_M2]), np.pad(stretch_K, (0, more), mode="edge")
+
+
+def _inside(points_K2: np.ndarray, stretch_K: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A trace and the stretches of its points without ends beyond the border of a photograph of shape (H, W).
+
+    Beyond it the grey levels of the border are repeated, and show no end of a line.
+    """
+    last_2 = np.array(shape) - 1
+    inside = np.flatnonzero(((points_K2 >= 0) & (points_K2 <= last_2)).all(axis=1))
+    kept = slice(inside[0], inside[-1] + 1) if len(inside) > 1 else slice(None)
+    return points_K2[kept].clip(0, last_2), stretch_K[kept]
 
 
 def rough_width(points_K2: np.ndarray, mask_HW: np.ndarray) -> float:

@@ -53,6 +53,9 @@ ALONG_PX = 2.0
 # Smallest depth of a line as a multiple of the standard error of its surroundings; below, it has no width.
 MIN_SIGNAL = 4.0
 
+# What must be seen beside the edges of a line [px], and the largest share of a stretch without it that has a width.
+BESIDE_PX, MAX_OUTSIDE = 1.0, 0.25
+
 # Standard deviation of the median of three values of a normal distribution, as a share of theirs.
 CALM_SHARE = 0.67
 
@@ -151,7 +154,19 @@ def sections(pixels_HW: np.ndarray, points_K2: np.ndarray, rough_width_px: float
     edges_C2 = np.array([_edges(depth_T, noise) for depth_T, noise in zip(depth_CT, noise_C, strict=True)])
     stretch_K = np.repeat(np.arange(len(stretches)), [len(stretch) for stretch in stretches])
     middle_C, full_C = edges_C2.mean(axis=1), edges_C2[:, 1] - edges_C2[:, 0]
-    return Sections(points_K2, stretch_K, offsets_T, depth_CT, noise_C, middle_C, full_C)
+    found = Sections(points_K2, stretch_K, offsets_T, depth_CT, noise_C, middle_C, full_C)
+    return found.without(_cut(points_K2, edges_C2[stretch_K], stretch_K, pixels_HW.shape))
+
+
+def _cut(points_K2: np.ndarray, edges_K2: np.ndarray, stretch_K: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Stretches of which a part has an edge beyond the border of a photograph of shape (H, W), bool (C,).
+
+    Beyond it the grey levels of the border are repeated, and a line that runs into it at an angle seems wider.
+    """
+    beside_K2 = edges_K2 + np.array([-BESIDE_PX, BESIDE_PX])
+    at_K22 = points_K2[:, None] + beside_K2[..., None] * normals(points_K2)[:, None]
+    is_outside_K = ((at_K22 < 0) | (at_K22 > np.array(shape) - 1)).any(axis=(1, 2))
+    return np.asarray(np.bincount(stretch_K, is_outside_K) > MAX_OUTSIDE * np.bincount(stretch_K))
 
 
 def widths_of(lines: Sequence[Sections]) -> list[Widths]:

@@ -205,6 +205,8 @@ def test_visits_without_a_common_path_need_a_csv_or_places(tmp_path: Path) -> No
     after = visit(tmp_path, "2025", {"2.png": (3, [A])})
     with pytest.raises(StorageError, match="name the pairs in a CSV, --pairs, or pair photographs by the places"):
         change(before, after)
+    with pytest.raises(StorageError, match="are scores of the same photographs, and not of two visits"):
+        change(before, shutil.copytree(before, tmp_path / "copy"))
     result = change(before, after, within=2)
     assert (result.pairs, result.static) == (1, 1)
 

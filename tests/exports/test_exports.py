@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,7 +25,7 @@ from crackvae.config import FindingsConfig, metres_of
 from crackvae.errors import ConfigError, StorageError
 from crackvae.exports import pdf
 from crackvae.exports.annotations.outlines import area_of, outlines
-from crackvae.exports.pdf_pictures import ASPECT, _part
+from crackvae.exports.pdf_pictures import ASPECT, Crop, _part
 from crackvae.exports.pdf_text import length_text, paragraph
 from crackvae.exports.rows import SCALARS
 from crackvae.exports.verb import findings
@@ -339,6 +340,26 @@ def test_the_picture_of_a_crack_that_leaves_its_window_lies_in_the_window() -> N
     crack = finding("g", "w", left_px=-300, right_px=900, top_px=100, bottom_px=140)
     left, top, shown_px = _part(crack, (700, 600))
     assert left >= 0 and left + shown_px <= 600 and top >= 0 and top + shown_px * ASPECT <= 700
+
+
+@pytest.mark.parametrize("shape", [(227, 227), (900, 300), (700, 1000), (60, 60)])
+def test_the_trace_lies_on_the_crack_in_the_picture_of_the_pdf(shape: tuple[int, int]) -> None:
+    height, width = shape
+    x, y = width // 3, height - 12
+    pixels_HW = np.zeros(shape, np.uint8)
+    pixels_HW[y - 5 : y + 6, x - 5 : x + 6] = 255
+    box = {"left_px": x, "top_px": 0, "right_px": x + 1, "bottom_px": y + 6}
+    crop = Crop(pixels_HW, finding("f", "i", x_px=[x, x], y_px=[y, 0], **box), width=200.0)
+    crop.canv = Mock()
+    crop.draw()
+    (_, left, bottom, page_w, page_h), _ = crop.canv.drawImage.call_args
+    shown = np.asarray(Image.open(crop.picture)) > 127
+    middle_2 = [
+        float(shown.sum(axis=axis) @ (np.arange(n) + 0.5) / shown.sum()) for axis, n in enumerate(shown.shape[::-1])
+    ]
+    at = left + middle_2[0] * page_w / shown.shape[1], bottom + page_h - middle_2[1] * page_h / shown.shape[0]
+    drawn = crop.canv.beginPath.return_value.moveTo.call_args.args
+    assert drawn == pytest.approx(at, abs=0.5)
 
 
 def test_a_finding_on_a_georeferenced_image_is_a_line(tmp_path: Path) -> None:

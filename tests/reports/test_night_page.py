@@ -222,6 +222,15 @@ def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() 
         assert sizes == {"pier": ("120 mm", "70 mm", "2.00 mm"), "deck": of_deck}
 
 
+def test_the_longest_group_is_first_in_the_unit_that_is_shown() -> None:
+    line = {"kind": "crack", "image": "a", "finding": "f", "width_max_px": 4.0, "width_max_mm": 2.0, "widths_px": []}
+    line |= {"mm_per_px": math.nan, "length_sigma_px": 1.0, "width_mean_px": math.nan}
+    near, far = {"group": "near", "length_px": 900.0}, {"group": "far", "length_px": 100.0}
+    for sizes, order in (((90.0, 300.0), ["far", "near"]), ((math.nan, 300.0), ["near", "far"])):
+        rows = [line | one | {"length_mm": size} for one, size in zip((near, far), sizes, strict=True)]
+        assert [one["group"] for one in by_group(pa.Table.from_pylist(rows, FINDINGS_SCHEMA), {})] == order
+
+
 @pytest.mark.parametrize(("precision_m", "has_map"), [(0.0, True), (float("inf"), False)])
 def test_places_are_on_a_map_unless_they_are_left_out(copied: Path, precision_m: float, has_map: bool) -> None:
     write_findings(copied, places=[(47.0, 8.0), (47.001, 8.0)])
@@ -276,8 +285,22 @@ def test_unreadable_images_are_listed_with_their_reasons(scored_night: Path) -> 
 def test_the_number_of_flagged_images_is_beside_the_expected_one(scored_night: Path) -> None:
     # 49 of the 99 made-up calibration scores lie above the threshold: (1 + 49) / (99 + 1), of 67 images of one tile.
     text = text_of(page_of(scored_night))
-    assert re.search(r"expected if all sound\s*3[345]\s*2\d to 4\d \(95 %\)", text)
+    assert re.search(r"expected if all sound, one tile\s*3[345]\s*2\d to 4\d \(95 %\)", text)
     assert re.search(r"\d+ of 67 images of one tile are flagged. At the calibrated false-alarm rate of 5[01] %", text)
+
+
+def test_a_night_of_photographs_alone_has_the_expected_number_too(copied: Path) -> None:
+    rows = read_rows(copied)
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    photographs = rows.filter(pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1))
+    photographs = photographs.set_column(
+        rows.schema.get_field_index("p_kind"), "p_kind", pa.array(["tiles"] * photographs.num_rows)
+    )
+    tables.write_part(str(copied), photographs, rows["run"][0].as_py(), 0)
+    text = text_of(page_of(copied))
+    assert re.search(r"expected if all sound\s*[\d.]+ ", text) and "of one tile" not in text
+    assert re.search(rf"Of {photographs.num_rows} photographs \d are flagged; [\d.]+ expected if all are sound", text)
 
 
 def test_missing_and_replaced_pictures_are_reported_on_the_page(copied: Path) -> None:

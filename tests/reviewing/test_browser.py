@@ -182,9 +182,27 @@ def test_a_finding_is_judged_in_its_row(browser: Any, scored_night: Path, tmp_pa
         assert "0 of 6 reviewed" in anna.tab.inner_text("#progress"), "the image itself is not judged"
         (kept,) = crackvae.read_verdicts(scores).to_pylist()
         assert (kept["image"], kept["finding"], kept["verdict"]) == (row["image"], "0b", "joint")
+        anna.tab.keyboard.press("Control+z")
+        anna.wait_until_saved()
+        assert crackvae.read_verdicts(scores).num_rows == 0, "the last verdict, though it is on a finding"
+        assert anna.tab.input_value('select[aria-label="verdict on finding 0b"]') == ""
         assert anna.complaints == ben.complaints == []
         for reviewer in (anna, ben):
             reviewer.context.close()
+
+
+def test_sound_and_joint_agree_that_there_is_no_crack_and_unsure_is_no_opinion(
+    browser: Any, scored_night: Path, tmp_path: Path
+) -> None:
+    scores = Path(shutil.copytree(scored_night, tmp_path / "scores"))
+    (port,) = free_ports(1)
+    with serving(scores, port, "--worst", "3", "--passed", "0"):
+        for name, keys in (("anna", "scs"), ("ben", "tuc")):
+            reviewer = Reviewer(browser, port, name)
+            reviewer.judge(keys)
+            reviewer.wait_until_saved()
+        reviewer.wait_for("#team", "all reviewers: 3 of 3, 1 disagreement")
+        assert crackvae.read_verdicts(scores).num_rows == 6 and not reviewer.complaints
 
 
 @contextmanager

@@ -122,6 +122,25 @@ def test_a_joint_is_followed_to_the_borders_from_the_piece_that_the_map_shows() 
     assert found["length_px"] == pytest.approx(800, rel=0.01)
 
 
+@pytest.mark.parametrize(("seed", "turned"), [(0, False), (1, True), (2, False), (3, True)])
+def test_a_crack_that_leaves_the_photograph_ends_at_its_borders(seed: int, turned: bool) -> None:
+    start, end = np.random.default_rng(seed).uniform(60, 340, 2)
+    crack = wandering((-60, start), (460, end), 1.5, seed)
+    inside = crack[((crack >= -0.5) & (crack <= 399.5)).all(axis=1)]
+    (found,) = traced(*drawn([(crack[:, ::-1] if turned else crack, 4)], (400, 400)))
+    trace = np.stack([found["x_px"], found["y_px"]])
+    assert np.nanmin(trace) >= 0 and np.nanmax(trace) <= 399
+    assert (found["right_px"] - found["left_px"], found["bottom_px"] - found["top_px"])[turned] >= 394
+    assert found["length_px"] == pytest.approx(length_of(inside), abs=8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crack_that_leaves_the_photograph_at_an_angle_is_not_wider_there(seed: int) -> None:
+    crack = wandering((200 + 30 * seed, 40), (430, 380), 1.0, seed)
+    (found,) = traced(*drawn([(crack, 4)], (400, 400)))
+    assert abs(found["width_max_px"] - 4) < 0.6 and abs(found["width_mean_px"] - 4) < 0.5
+
+
 def test_a_crack_that_runs_along_a_joint_for_a_stretch_is_one_finding_beside_it() -> None:
     joint = np.array([(0.0, 250.0), (799.0, 250.0)])
     crack = np.array([(150.0, 90.0), (230, 150), (340, 246), (390, 254), (460, 330), (610, 410)])

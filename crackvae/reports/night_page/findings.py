@@ -127,8 +127,7 @@ def _with_uncertainty(value: float, sigma: float, digits: int, mm_per_px: float 
     text = f"{value:,.{digits}f} ± {max(COVERS_90 * sigma, 10.0**-digits):.{digits}f} px"
     if mm_per_px is None:
         return text
-    in_mm = value * mm_per_px
-    return f"{text} ({f'{in_mm:,.0f}' if in_mm >= 100 else number(in_mm)} mm)"
+    return f"{text} ({number(value * mm_per_px)} mm)"
 
 
 def listed(
@@ -208,7 +207,7 @@ def on_a_map(cracks: pa.Table, precision_m: float) -> str:
 def by_group(cracks: pa.Table, also_on: dict[str, list[str]], mm_per_px: float | None = None) -> list[dict[str, Any]]:
     """Findings by group, the longest in total first: number, images, sizes with their unit, and the longest of all.
 
-    Sizes are in millimetres in a group whose scales are all known.
+    Sizes are in millimetres in a group whose scales are all known, and so is the order if all scales are.
 
     Args:
         mm_per_px: scale of the photographs that have none of their own.
@@ -219,8 +218,9 @@ def by_group(cracks: pa.Table, also_on: dict[str, list[str]], mm_per_px: float |
         own, given = cracks[f"{name}_mm"], pc.multiply(cracks[f"{name}_px"], mm_per_px)
         sizes = pc.if_else(pc.is_nan(own), given.cast(own.type), own)
         cracks = cracks.set_column(cracks.schema.get_field_index(f"{name}_mm"), f"{name}_mm", sizes)
-    longest = cracks.take(pc.sort_indices(cracks, [("length_px", "descending")])[:MAX_LISTED_BY_GROUP]).to_pylist()
-    grouped = cracks.group_by("group").aggregate(_GROUP_SUMS).sort_by([("length_px_sum", "descending")])
+    length = "length_px" if pc.any(pc.is_nan(cracks["length_mm"])).as_py() else "length_mm"
+    longest = cracks.take(pc.sort_indices(cracks, [(length, "descending")])[:MAX_LISTED_BY_GROUP]).to_pylist()
+    grouped = cracks.group_by("group").aggregate(_GROUP_SUMS).sort_by([(f"{length}_sum", "descending")])
     return [
         _with_unit(row)
         | {"listed": listed([one for one in longest if one["group"] == row["group"]], also_on, mm_per_px)}

@@ -67,7 +67,7 @@ const rows = new Map(all.map((card) => [card, JSON.parse(card.dataset.row)]));
 const inQueue = all.filter((card) => card.parentElement === cards);
 const galleries = [...document.querySelectorAll(".gallery .item")];
 const rank = new Map(inQueue.map((card, index) => [card, index]));
-const given = []; // verdicts of this visit with what they replaced, for undo
+const given = []; // for each verdict of this visit, what takes it back
 // What `crackvae review` adds to the page: whether a card passes a filter by name, and what happens to a new verdict.
 const isKnown = (card) => card.classList.contains("known");
 const filters = { known: isKnown, unknown: (card) => !isKnown(card) };
@@ -150,17 +150,16 @@ function showView(view) {
 }
 
 function assignVerdict(card, verdict, isUndo = false) {
-  if (!isUndo) given.push({ card, before: verdictOf(card) });
+  const before = verdictOf(card);
+  if (!isUndo) given.push(() => { assignVerdict(card, before, true); goTo(card); });
   for (const one of cardsOf(rows.get(card).image)) showVerdict(one, verdict);
   storeVerdicts();
   if (onVerdict) onVerdict(card, verdict);
 }
 
 function undo() {
-  const last = given.pop();
-  if (!last) return;
-  assignVerdict(last.card, last.before, true);
-  goTo(last.card);
+  const takeBack = given.pop();
+  if (takeBack) takeBack();
 }
 
 function showMessage(text) {
@@ -236,7 +235,7 @@ document.addEventListener("click", (event) => {
 function onKeyDown(event) {
   const isCommand = event.ctrlKey || event.metaKey;
   if (event.altKey || (isCommand && event.key !== "z")) return;
-  if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
+  if (event.target.matches(isCommand ? "input, textarea" : "input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
   if (isCommand) { if (!cards) return; undo(); }
   else if (event.key === "j" || (event.key === "ArrowRight" && zoom.open)) step(1);
   else if (event.key === "k" || (event.key === "ArrowLeft" && zoom.open)) step(-1);

@@ -52,8 +52,11 @@ const findings = new Map([...document.querySelectorAll("select[data-subject]")].
 
 onVerdict = (card, verdict) => give(rows.get(card).image, "", verdict);
 document.addEventListener("change", (event) => {
-  const subject = findings.get(event.target);
-  if (subject) give(subject.image, subject.finding, event.target.value);
+  const select = event.target, subject = findings.get(select), before = select.dataset.own || "";
+  if (!subject) return;
+  select.dataset.own = select.value;
+  given.push(() => { give(subject.image, subject.finding, before); showStanding(); select.scrollIntoView({ block: "nearest" }); });
+  give(subject.image, subject.finding, select.value);
 });
 
 async function send() {
@@ -97,7 +100,7 @@ function showStanding() {
   }
   for (const { body } of left) if (body.reviewer === me) own.set(subjectOf(body), body.verdict);
   for (const [select, one] of findings) {
-    select.value = own.get(subjectOf(one)) || "";
+    select.value = select.dataset.own = own.get(subjectOf(one)) || "";
     select.title = inWords(others.get(subjectOf(one)) || []);
   }
   for (const card of all) {
@@ -107,9 +110,11 @@ function showStanding() {
     const line = card.querySelector(".others");
     line.textContent = inWords(their);
     line.hidden = !their.length;
-    const different = new Set([...their.map((one) => one.verdict), ...(verdict ? [verdict] : [])]);
-    card.classList.toggle("disagreement", different.size > 1);
-    card.dataset.judged = different.size ? "yes" : "no";
+    const verdicts = [...their.map((one) => one.verdict), ...(verdict ? [verdict] : [])];
+    // As for the exports: unsure is no opinion, and sound and joint agree that it is no crack.
+    const isCrack = new Set(verdicts.filter((one) => one !== "unsure").map((one) => one === "crack"));
+    card.classList.toggle("disagreement", isCrack.size > 1);
+    card.dataset.judged = verdicts.length ? "yes" : "no";
   }
   showTeam(left.length);
   showProgress();
