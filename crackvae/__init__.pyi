@@ -1307,7 +1307,8 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
             default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
 
     Raises:
-        StorageError: a file of the log is damaged, or storage does not answer.
+        StorageError: the folder holds neither scores nor verdicts, a file of the log is damaged, or storage does not
+            answer.
 
     Example:
         >>> verdicts = crackvae.read_verdicts("scores").to_pandas()

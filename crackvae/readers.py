@@ -148,7 +148,8 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
             default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
 
     Raises:
-        StorageError: a file of the log is damaged, or storage does not answer.
+        StorageError: the folder holds neither scores nor verdicts, a file of the log is damaged, or storage does not
+            answer.
 
     Example:
         >>> verdicts = crackvae.read_verdicts("scores").to_pandas()
@@ -158,7 +159,7 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
     from crackvae.storage.tables import verdicts
 
     with s3_server(s3_endpoint):
-        lines = verdicts.VerdictLog(uris.absolute(os.fspath(scores))).history()
+        lines = verdicts.read_log(uris.absolute(os.fspath(scores)))
     if not history:
         standing = verdicts.standing_of(lines)
         kept = {one.id for by_reviewer in standing.values() for one in by_reviewer.values()}

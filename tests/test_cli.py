@@ -92,7 +92,7 @@ def test_a_usage_error_in_a_flag_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "--images and --out must be given" in fails(capsys, "partition")
     assert "--nonsense" in fails(capsys, "score", "--nonsense", 3)
     assert "argument --epochs: 'many' is not a whole number. See" in fails(capsys, "train", "--epochs", "many")
-    assert "argument --external: 'x' is not a list. See" in fails(capsys, "partition", "--external", "x")
+    assert "argument --external: 'x' is not a whole number. See" in fails(capsys, "partition", "--external", "x")
     assert "head=best is not one of mse, evidence" in fails(
         capsys, "train", "--manifest", "m", "--model", "m", "--head", "best"
     )

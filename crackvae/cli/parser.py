@@ -142,8 +142,8 @@ def _reader(annotation: Any) -> Any:
     def read(text: str) -> Any:
         try:
             return parse_value(annotation, text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {type_name(annotation)}") from None
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
 

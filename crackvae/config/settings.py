@@ -269,9 +269,12 @@ def parse_value(annotation: Any, text: str) -> Any:
     if origin is dict:
         pairs = [part.split("=") for part in text.split(",") if part]
         if any(len(pair) != 2 for pair in pairs):
-            raise ValueError("not NAME=VALUE,...")
+            raise ValueError(f"{text!r} is not NAME=VALUE,...")
         return dict(pairs)
-    return annotation(text)
+    try:
+        return annotation(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a {type_name(annotation)}") from None
 
 
 def read_settings(file: str, config_class: type) -> dict[str, Any]:
@@ -286,6 +289,8 @@ def read_settings(file: str, config_class: type) -> dict[str, Any]:
         name = key.replace("-", "_")
         name += "_" if keyword.iskeyword(name) else ""
         if name not in known:
+            if isinstance(value, Mapping):
+                raise ConfigError(f"--config {file}: [{key}] is no setting: write the settings without such a line.")
             raise ConfigError(
                 f"--config {file}: unknown setting {key!r}{suggestion(name, known)}. Known: {', '.join(sorted(known))}."
             )
@@ -305,7 +310,9 @@ def read_settings(file: str, config_class: type) -> dict[str, Any]:
 def _read_toml(file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))  # Windows editors put a byte-order mark first
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"--config {file}: cannot be read: {error.strerror}. Check the path.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {file}: {error}. Correct the file, or give the settings as flags.") from error
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.config import FindingsConfig, metres_of
+from crackvae.console import say
 from crackvae.exports import geojson, kml
 from crackvae.exports.annotations import coco, cvat, label_studio
 from crackvae.exports.rows import Choice, cells, latest_images, rows_to_export
@@ -24,6 +25,9 @@ WRITERS: dict[str, Callable[[pa.Table, str], bytes | memoryview]] = {
     "label-studio": label_studio.label_studio_bytes,
     "cvat": cvat.cvat_bytes,
 }
+
+# What becomes of findings of an unknown place in the formats of maps.
+WITHOUT_PLACE = {"geojson": "in the GeoJSON they have no geometry", "kml": "the KML is without them"}
 
 
 @filesystems.with_s3_endpoint
@@ -56,6 +60,11 @@ def findings(config: FindingsConfig) -> Result:
         "bytes": len(content),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    unplaced = rows.num_rows - summary["with_place"]
+    if unplaced and config.format in WITHOUT_PLACE:
+        why = "left out with --gps-precision off" if config.gps_precision == "off" else "their photographs name none"
+        line = f"{unplaced} of {rows.num_rows} findings have no place ({why}): {WITHOUT_PLACE[config.format]}"
+        say(line, quiet=config.quiet)
     return Result(summary, {"findings": pd.DataFrame(_counts(rows))})
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from crackvae.config import ReportConfig
 from crackvae.config.settings import metres_of
+from crackvae.errors import StorageError
 from crackvae.reports import views
 from crackvae.reports.evaluation_files import EVALUATION_SCHEMA, METRICS_FILE, TABLE_FILE, MetricsFile
 from crackvae.reports.night_page.night_page import night_page
@@ -60,6 +61,8 @@ def _settings(config: ReportConfig, folder: str) -> PageSettings:
 
 def _read_evaluation(folder: str) -> tuple[pa.Table, dict[str, Any]]:
     """Table and summary of an evaluation."""
+    if not fileio.exists(uris.join(folder, METRICS_FILE)):
+        raise StorageError(f"{folder} holds no evaluation: name the folder that crackvae evaluate wrote as --out.")
     metrics = read_record(uris.join(folder, METRICS_FILE), MetricsFile, "Run crackvae evaluate again.")
     scored = tables.read_table(uris.join(folder, TABLE_FILE), EVALUATION_SCHEMA, keep_extra=True)
     return scored, metrics.model_dump()

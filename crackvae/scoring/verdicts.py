@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from crackvae.errors import ManifestError
 from crackvae.storage import fileio, uris
 from crackvae.storage.tables.verdict_csv import read_verdict_csv
-from crackvae.storage.tables.verdicts import FOLDER, logged_verdicts
+from crackvae.storage.tables.verdicts import logged_verdicts
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def find_cracks(images: pa.ChunkedArray, path: str) -> set[str]:
             machine, and the cracks would stay in.
     """
     folder = uris.absolute(path)
-    has_log = fileio.is_folder(uris.join(folder, FOLDER))
-    judged = logged_verdicts(folder) if has_log else read_verdict_csv(path)
+    judged = logged_verdicts(folder) if fileio.is_folder(folder) else read_verdict_csv(path)
     known = set(judged).intersection(images.to_pylist()) if judged else set()
     if judged and not known:
         raise ManifestError(

@@ -84,6 +84,15 @@ def test_kml_has_a_folder_for_each_structure(out: Path) -> None:
     assert [one.findtext(f"{space}name") for one in root.iter(f"{space}Folder")] == ["pier"]
 
 
+@pytest.mark.parametrize(("kind", "what"), [("kml", "the KML is without them"), ("geojson", "they have no geometry")])
+def test_a_map_says_how_many_findings_have_no_place(kind: str, what: str, out: Path, capsys: Any) -> None:
+    exported(out, f"f.{kind}")
+    said = capsys.readouterr().err
+    assert "1 of 3 findings have no place (their photographs name none): " in said and what in said
+    exported(out, f"f.{kind}", gps_precision="off")
+    assert "3 of 3 findings have no place (left out with --gps-precision off): " in capsys.readouterr().err
+
+
 def test_coco_has_a_box_and_a_polygon_for_each_finding(out: Path) -> None:
     content = json.loads(exported(out, "f.json", format="coco", kind=ALL_KINDS, image_prefix="photos/"))
     names = {one["id"]: one["file_name"] for one in content["images"]}

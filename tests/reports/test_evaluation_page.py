@@ -126,7 +126,7 @@ def test_report_reproduces_the_page_from_the_folder(judged: Path, tmp_path: Path
 
 
 def test_a_folder_that_is_not_an_evaluation_is_refused(judged: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"metrics\.json"):
+    with pytest.raises(StorageError, match="holds no evaluation: name the folder that crackvae evaluate wrote"):
         report(ReportConfig(evaluation=str(tmp_path), out=str(tmp_path / "p.html")))
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(StorageError, match=r"sets: Field required.* Run crackvae evaluate again"):

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 import crackvae
-from crackvae.errors import ManifestError
+from crackvae.errors import ManifestError, StorageError
 from crackvae.scoring.verdicts import find_cracks, without_cracks
+from crackvae.storage.tables import SCORES_SCHEMA, write_part
 from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 
@@ -42,6 +43,14 @@ def test_a_log_excludes_what_its_reviewers_agree_is_cracked(tmp_path: Path) -> N
     log.append("by-ben-01", "ben", [Judgement(Subject("a"), "unsure"), Judgement(Subject("d"), "crack")])
     log.append("by-anna-2", "anna", [Judgement(Subject("d"), "sound")])
     assert find_cracks(pa.chunked_array([["a", "b", "c", "d"]]), str(tmp_path)) == {"a", "c"}
+
+
+def test_scores_that_nobody_has_judged_exclude_nothing_and_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
+    images = pa.chunked_array([["a"]])
+    with pytest.raises(StorageError, match="holds no scores: name the folder that crackvae score wrote as --out"):
+        find_cracks(images, str(tmp_path))
+    write_part(str(tmp_path), SCORES_SCHEMA.empty_table(), "20260101T000000_000000", 0)
+    assert find_cracks(images, str(tmp_path)) == set()
 
 
 @pytest.mark.usefixtures("in_process")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.dataset as ds
@@ -14,6 +15,7 @@ from conftest import HOUSE
 
 import crackvae
 from crackvae.errors import ConfigError, StorageError
+from crackvae.storage.tables import SCORES_SCHEMA, write_part
 from crackvae.storage.tables.verdicts import (
     VERDICTS_SCHEMA,
     Judgement,
@@ -146,8 +148,15 @@ def test_a_key_that_is_no_file_name_is_refused(tmp_path: Path, key: str) -> None
     assert not (tmp_path / "_verdicts").exists()
 
 
-def test_a_folder_without_verdicts_is_an_empty_table(tmp_path: Path) -> None:
+def test_scores_without_verdicts_are_an_empty_table(tmp_path: Path) -> None:
+    write_part(str(tmp_path), SCORES_SCHEMA.empty_table(), "20260101T000000_000000", 0)
     assert crackvae.read_verdicts(tmp_path).equals(VERDICTS_SCHEMA.empty_table())
+
+
+@pytest.mark.parametrize("read", [crackvae.read_verdicts, lambda scores: logged_verdicts(str(scores))])
+def test_verdicts_on_no_scores_are_an_error_and_not_an_empty_table(tmp_path: Path, read: Any) -> None:
+    with pytest.raises(StorageError, match="nosuch holds no scores: name the folder that crackvae score wrote"):
+        read(tmp_path / "nosuch")
 
 
 def test_a_time_without_a_zone_is_a_damaged_record(tmp_path: Path) -> None:

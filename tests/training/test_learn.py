@@ -13,7 +13,7 @@ from conftest import small_spec, write_model
 from PIL import Image
 
 from crackvae.config import LearnConfig, ScoreConfig
-from crackvae.errors import CalibrationError, ManifestError, ModelError, OutputExists
+from crackvae.errors import CalibrationError, ManifestError, ModelError, OutputExists, StorageError
 from crackvae.model.artifact import load_model
 from crackvae.model.heads import EVIDENCE_OFFSET
 from crackvae.model.inference import load_scorer, score_tiles
@@ -188,6 +188,8 @@ def test_the_worst_tile_of_a_photograph_is_what_is_learned_from(tmp_path: Path) 
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_trained(
     scores: Path, model_dir: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(StorageError, match="nosuch holds no scores: name the folder that crackvae score wrote"):
+        learn(config(tmp_path / "nosuch", model_dir, tmp_path / "learned"))
     with pytest.raises(ManifestError, match=r"no verdict on the images of .*scores: judge some with crackvae review"):
         learn(config(scores, model_dir, tmp_path / "learned"))
     judge(scores, 2, 0)

@@ -9,7 +9,7 @@ from crackvae.images.tiles import MIN_TILES_TO_CUT
 from crackvae.model.calibration import Calibration
 from crackvae.model.inference import Scorer
 
-# Images of more tiles are refused on the device; 2,000 tiles of 256 px are about 90 megapixels.
+# Images of more tiles are refused on the device; 2,000 tiles of 256 px, every 192 px, are about 74 megapixels.
 MAX_TILES = 2_000
 
 # Above the threshold, a score that is not flagged here is never flagged.

@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from crackvae.errors import ConfigError
+from crackvae.errors import ConfigError, StorageError
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import read_lines, write_lines
+from crackvae.storage.tables import list_parts
 
 FOLDER = "_verdicts"
 
@@ -209,12 +210,25 @@ def agreed(standing: Standing) -> dict[Subject, str]:
     return found
 
 
+def read_log(scores: str) -> list[Verdict]:
+    """The verdicts of a folder of scores in order of time, none if nobody has judged yet.
+
+    Raises:
+        StorageError: the folder holds neither scores nor verdicts, a file of the log is damaged, or storage does not
+            answer.
+    """
+    lines = VerdictLog(scores).history()
+    if not lines and not list_parts(scores):
+        raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
+    return lines
+
+
 def logged_verdicts(scores: str) -> dict[str, str]:
     """The verdict on each image on which reviewers agree; an image with a cracked finding is cracked.
 
-    That one finding is none says nothing about the rest of its image.
+    That one finding is none says nothing about the rest of its image. Errors are those of read_log().
     """
-    return of_images(agreed(standing_of(VerdictLog(scores).history())))
+    return of_images(agreed(standing_of(read_log(scores))))
 
 
 def of_images(verdicts: Mapping[Subject, str]) -> dict[str, str]:
