@@ -58,46 +58,36 @@ def partition(config: PartitionConfig) -> Result:
     Raises:
         StorageError, ArchiveError, ManifestError, LeakError, OutputExists: the message says how to fix it.
     """
-    out = uris.absolute(config.out)
-    path = uris.join(out, FILE)
+    path = uris.join(uris.absolute(config.out), FILE)
     fileio.require_new(path, "--out")
     found = listing.list_images(config.images, exclude=config.exclude)
-    names = [nfc(uris.relative(image, found.root)) for image in found.images["image"].to_pylist()]
-    if not names:
-        raise ManifestError(found.empty())
-    if found.excluded:
-        say(f"excluded: {found.exclusions()}", quiet=config.quiet)
-    labels = _labels_of(names, config)
-    external = _external_size(Counter(labels), config)
-    say(f"{len(names)} images in {found.root}", quiet=config.quiet)
-    if "crack" not in labels:
+    labels = _labels_of(found, config)
+    external = _external_size(Counter(labels["label"].to_pylist()), config)
+    say(f"{labels.num_rows} images in {found.root}", quiet=config.quiet)
+    if "crack" not in labels["label"].to_pylist():
         say("no image is labelled crack: the manifest holds sound images alone, for training", quiet=config.quiet)
     prints, left_out = fingerprints_of(found.images, quiet=config.quiet)
     kept = [number for number, one in enumerate(prints) if one is not None]
-    table = pa.table({"name": [names[k] for k in kept], "label": [labels[k] for k in kept]})
+    images, labels = found.images.take(kept), labels.take(kept)
     readable = [one for one in prints if one is not None]
     pictures = same_picture(np.stack([one.thumb_SS for one in readable]))
-    groups, merged = groups_of(table["name"].to_pylist(), pictures, config)
-    is_crack = np.array([labels[k] == "crack" for k in kept])
+    groups, merged = groups_of(labels["name"].to_pylist(), pictures, config)
+    is_crack = labels["label"].to_numpy() == "crack"
     sides = deal(groups, is_crack, needs_of(is_crack, external, config), str(config.seed))
     leaks, leaking = leaks_of(sides, np.array([one.sha256 for one in readable]), pictures)
     leaky = config.group_by == "none" and not config.groups
     if leaking and not leaky:
         raise LeakError(f"{leaking} images have a copy on another side of a split: a bug in the grouping.")
     dealt = sides != ""
-    images = found.images.take(kept)
     left_out += [
         (image, "a crack image of a group that is trained on")
         for image in images["image"].filter(pa.array(~dealt)).to_pylist()
     ]
-    manifest = _manifest_table(images, readable, labels, kept, groups, sides).filter(pa.array(dealt))
-    counts = _counts(manifest)
+    manifest = _manifest_table(images, readable, labels["label"], groups, sides).filter(pa.array(dealt))
     notes = {"leaky": leaky, "leaking_images": leaking, "group_by": config.groups or config.group_by}
     metadata = {METADATA_KEY: json.dumps(notes | {"seed": config.seed, "images": found.root}).encode()}
-    if left_out:
-        rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
-        fileio.write_bytes(uris.join(out, LEFT_OUT_FILE), tables.csv_bytes(rows))
-    tables.write_table(path, manifest.replace_schema_metadata(metadata))
+    _write(path, manifest.replace_schema_metadata(metadata), left_out)
+    counts = _counts(manifest)
     return Result(
         {
             "verb": "partition",
@@ -118,12 +108,17 @@ def partition(config: PartitionConfig) -> Result:
     )
 
 
-def _labels_of(names: list[str], config: PartitionConfig) -> list[str]:
-    """The label of every image.
+def _labels_of(found: listing.Listing, config: PartitionConfig) -> pa.Table:
+    """The name below the listed folder and the label of every image: columns `name` and `label`.
 
     Raises:
-        ManifestError: an image has no label, or two.
+        ManifestError: there is no image, or one has no label, or two.
     """
+    names = [nfc(uris.relative(image, found.root)) for image in found.images["image"].to_pylist()]
+    if not names:
+        raise ManifestError(found.empty())
+    if found.excluded:
+        say(f"excluded: {found.exclusions()}", quiet=config.quiet)
     folders = set(map(nfc, config.labels))
     if not any(part in folders for name in names for part in PurePosixPath(name).parts[:-1]):
         raise ManifestError(
@@ -131,7 +126,7 @@ def _labels_of(names: list[str], config: PartitionConfig) -> list[str]:
             "--labels FOLDER=non_crack, or, if nobody has labelled these images, fit a model to them with "
             "crackvae adapt --images."
         )
-    return [label_of(name, config.labels) for name in names]
+    return pa.table({"name": names, "label": [label_of(name, config.labels) for name in names]})
 
 
 def label_of(name: str, labels: dict[str, str]) -> str:
@@ -171,17 +166,12 @@ def _external_size(counts: Counter[str], config: PartitionConfig) -> tuple[int, 
 
 
 def _manifest_table(
-    images: pa.Table,
-    prints: list[Fingerprint],
-    labels: list[str],
-    kept: list[int],
-    groups: np.ndarray,
-    sides: np.ndarray,
+    images: pa.Table, prints: list[Fingerprint], labels: pa.ChunkedArray, groups: np.ndarray, sides: np.ndarray
 ) -> pa.Table:
     external = sides == "external"
     columns = {
         "image": images["image"],
-        "label": [labels[k] for k in kept],
+        "label": labels,
         "group": groups.tolist(),
         "set": np.where(external, "external", "internal").tolist(),
         "split": np.where(external, "test", sides).tolist(),
@@ -191,6 +181,14 @@ def _manifest_table(
         "bytes": images["bytes"],
     }
     return pa.table(columns).cast(tables.MANIFEST_SCHEMA)
+
+
+def _write(path: str, manifest: pa.Table, left_out: list[tuple[str, str]]) -> None:
+    """The manifest, after the list of the images that it leaves out and why."""
+    if left_out:
+        rows = pa.table({"image": [name for name, _ in left_out], "reason": [why for _, why in left_out]})
+        fileio.write_bytes(uris.join(uris.parent(path), LEFT_OUT_FILE), tables.csv_bytes(rows))
+    tables.write_table(path, manifest)
 
 
 def _counts(manifest: pa.Table) -> pd.DataFrame:
