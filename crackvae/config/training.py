@@ -262,9 +262,9 @@ class AdaptConfig(SiteConfig, DataParallelConfig):
     )
     max_false_alarm: float = setting("share of sound tiles that may be flagged", 0.01, gt=0, le=0.2)
     epochs: int | None = setting(
-        "passes over the training tiles; default: as many as show 8,000 tiles, at most 20", None, gt=0
+        "passes over the training tiles; default: as many as show 12,000 tiles, at most 6", None, gt=0
     )
-    learning_rate: float = setting("peak learning rate of Adam", 5e-4, gt=0)
+    learning_rate: float = setting("peak learning rate of Adam", 1e-3, gt=0)
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()

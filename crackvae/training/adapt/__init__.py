@@ -5,6 +5,7 @@ Shape letters: N images, T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,14 +29,18 @@ from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.model_writer import TrainedModel, blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
+from crackvae.training.starting import repeats, shown_tiles
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
 from crackvae.training.tile_loader import decoded_tiles, in_object_store
 
 BATCH = 16
-# Without a number of epochs, fine-tune on about this many tiles: five minutes of processor time.
-DEFAULT_TILES, MAX_EPOCHS = 8_000, 20
+# Without a number of epochs, fine-tune on about this many tiles, five minutes of processor time. The few photographs of
+# a small site would be learned by heart if they were shown more often than this.
+DEFAULT_TILES, MAX_EPOCHS = 12_000, 6
+# Times that an epoch shows a tile in which the starting model sees more of a crack than in others of its texture.
+HARD = 8
 MAX_VAL_TILES = 1_000
 
 
@@ -151,8 +156,11 @@ def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) 
 
 
 def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, checkpoints: Checkpoints) -> None:
-    """Train on the sound tiles of the site, from the weights of `base`; the most crack-like tiles are set aside."""
-    n_tiles = chosen.training_tiles(config.max_cracked)
+    """Train on the sound tiles of the site, from the weights of `base`; the most crack-like tiles are set aside.
+
+    Of the others the hardest are shown more often, as `train --from MODEL --hard` does.
+    """
+    n_tiles = shown_tiles(chosen.training_tiles(config.max_cracked), HARD)
     settings = _settings(spec, n_tiles, config)
     if is_completed(checkpoints, settings, quiet=config.quiet):
         return
@@ -167,7 +175,9 @@ def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, 
         say("drawing synthetic cracks", quiet=config.quiet)
         settings = replace(settings, drawings=draw(config.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
-    job = FitJob(spec, settings, in_object_store(tiles_TPP), len(tiles_TPP), val_TPP, base.network.state_dict())
+    tiles = in_object_store(tiles_TPP, partial(repeats, base, HARD, quiet=config.quiet))
+    n_shown = shown_tiles(len(tiles_TPP), HARD)
+    job = FitJob(spec, settings, tiles, n_shown, val_TPP, base.network.state_dict())
     fit(job, plan, checkpoints, quiet=config.quiet)
 
 
