@@ -68,12 +68,12 @@ def main() -> None:
         passes = max(1, given.finished // given.images)
         with timed(costs, "t_subtract", passes * given.images):
             for _ in range(passes):
-                left, _ = still_to_score(images, finished_rows(str(out), images["image"]), "model", 0.95)
+                left = still_to_score(images, finished_rows(str(out), images["image"]), "model", 0.95).images
         assert left.num_rows == 0
         others = with_groups(list_images(str(link(Path(scratch, "other"), PER_FOLDER))), "parent")
         with timed(costs, "t_subtract_elsewhere", passes * given.images):
             for _ in range(passes):
-                left, _ = still_to_score(others, finished_rows(str(out), others["image"]), "model", 0.95)
+                left = still_to_score(others, finished_rows(str(out), others["image"]), "model", 0.95).images
         assert left.num_rows == PER_FOLDER
     memory = inventory_costs(costs, given.inventory)
     for name, value in costs.items():

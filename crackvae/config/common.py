@@ -1,6 +1,7 @@
 """Settings that several verbs share."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ EXCLUDE = (
     "Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*, $RECYCLE.BIN, "
     "Thumbs.db, *.tmp, *.part and others"
 )
+# A name alone, as of a user of this machine, or with a domain; perhaps in angle brackets after the name of a person.
+MAIL_ADDRESS = re.compile(r"(\w[\w .'-]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
 # Rules of a percentile that becomes a threshold.
 PERCENTILE: dict[str, Any] = {"ge": 50, "lt": 100, "why": ": the published one is 95"}
 
@@ -50,10 +53,22 @@ class VerbConfig:
             )
 
 
-def new_model_problem(model: str) -> Iterator[str]:
-    """What is wrong with the name of a new model directory."""
+def new_model_problem(model: str, name: str = "model") -> Iterator[str]:
+    """What is wrong with the name of a new model directory, or registry, that the setting `name` gives."""
     if model == BUILTIN:
-        yield f"model={BUILTIN} is the name of the model that comes with crackvae: choose another, or ./{BUILTIN}."
+        yield f"{name}={BUILTIN} is the name of the model that comes with crackvae: choose another, or ./{BUILTIN}."
+
+
+def mail_problem(recipients: Sequence[str], sender: str, server: str) -> Iterator[str]:
+    """What is wrong with the addresses of an e-mail, or with its server."""
+    if recipients and "@" not in sender:
+        yield "--mail-to needs --mail-from, the address of the sender."
+    for one in (sender, *recipients) if recipients else ():
+        if not MAIL_ADDRESS.fullmatch(one):
+            yield f"{one!r} is not an e-mail address, such as anna@example.org: see --mail-to and --mail-from."
+    port = re.fullmatch(r".+:(\d{1,5})", server)
+    if not port or not 0 < int(port[1]) < 2**16:  # a larger one would be taken modulo this number
+        yield f"mail_server={server} is not HOST:PORT, such as mail.example.org:587."
 
 
 @dataclass(frozen=True, kw_only=True)

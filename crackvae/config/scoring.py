@@ -1,7 +1,6 @@
 """Settings of the verbs that score images: calibrate, evaluate, score, live, nightly, change; and of compact."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ from crackvae.config.common import (
     PERCENTILE,
     ScoringConfig,
     VerbConfig,
+    mail_problem,
     new_model_problem,
 )
 from crackvae.config.settings import (
@@ -27,6 +27,7 @@ from crackvae.config.settings import (
     group_by_problem,
     is_date,
     limit_of,
+    metres_of,
     setting,
     shard_numbers,
     time_of,
@@ -37,8 +38,6 @@ from crackvae.errors import ConfigError
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
 # Schemes of addresses that `live` opens.
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
-# A name alone, as of a user of this machine, or with a domain; perhaps in angle brackets after the name of a person.
-MAIL_ADDRESS = re.compile(r"(\w[\w .'-]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
 
 # Limits of width classes [mm]. Both tables are guidance for the design of reinforced concrete, by exposure, and no
@@ -182,7 +181,7 @@ class ScoreConfig(ScoringConfig):
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
     )
     max_unreadable: str = setting(
-        "maximum unreadable images before the exit code is 2: a count (5) or a share (1%)", "10%"
+        "maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a share (1%)", "10%"
     )
     max_unreachable: str = setting("the same for images that could not be fetched from storage", "10%")
     gps_precision: str = setting(f"on the page: {GPS_PRECISION}", "")
@@ -194,6 +193,7 @@ class ScoreConfig(ScoringConfig):
             yield f"format={flag_text(self.format)} must be parquet or parquet,csv: a rerun reads Parquet."
         limit_of(self.max_unreadable, 0)
         limit_of(self.max_unreachable, 0)
+        metres_of(self.gps_precision)
         time_of(self.since)
         if shard_numbers(self.shard) and self.max_false_discovery is not None:
             yield "--max-false-discovery needs all images of a night: leave out --shard."
@@ -289,13 +289,7 @@ class NightlyConfig(ScoreConfig):
         yield from super()._problems()
         if self.night and not is_date(self.night):
             yield f"night={self.night} is not a date: write it as 2026-11-23."
-        if self.mail_to and "@" not in self.mail_from:
-            yield "--mail-to needs --mail-from, the address of the sender."
-        for one in (self.mail_from, *self.mail_to) if self.mail_to else ():
-            if not MAIL_ADDRESS.fullmatch(one):
-                yield f"{one!r} is not an e-mail address, such as anna@example.org: see --mail-to and --mail-from."
-        if not re.fullmatch(r".+:\d{1,5}", self.mail_server):
-            yield f"mail_server={self.mail_server} is not HOST:PORT, such as mail.example.org:587."
+        yield from mail_problem(self.mail_to, self.mail_from, self.mail_server)
         try:
             ZoneInfo(self.time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):

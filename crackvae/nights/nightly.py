@@ -9,6 +9,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from crackvae.config import NightlyConfig
 from crackvae.console import say
@@ -23,12 +25,12 @@ from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
 from crackvae.nights.changes import changes_of_night
 from crackvae.nights.runs import Nights, default_night, nightly_name
-from crackvae.nights.shadow import score_beside
+from crackvae.nights.shadow import latest_rows, score_beside
 from crackvae.nights.verdict import severity, verdict_on
 from crackvae.results import Result
 from crackvae.scoring.pages import write_page
 from crackvae.scoring.summaries import write_summary
-from crackvae.scoring.verb import ScoredRun, score_images
+from crackvae.scoring.verb import ScoredRun, broken_limit, score_images
 from crackvae.session import ray_session
 from crackvae.storage import fileio, filesystems, uris
 
@@ -141,7 +143,7 @@ class _EvaluatedNight:
         started: when the call that gave the verdict began.
         runs, skipped, not_compared: see runs.Counted.
         ordinary_before: number of ordinary nights that its share of flagged images was compared with.
-        images, compared: images of its runs, and those of them with a score.
+        images, unreadable, compared: rows of its runs, those of unreadable files, and those with a score.
     """
 
     night: str
@@ -151,6 +153,7 @@ class _EvaluatedNight:
     not_compared: int
     ordinary_before: int
     images: int
+    unreadable: int
     compared: int
     verdict: dict[str, Any]
 
@@ -218,20 +221,35 @@ def _evaluate(nights: Nights, night: str, begun: _BegunNight, config: NightlyCon
             quiet=False,
         )
     whole = counted.histograms.whole if counted.histograms else None
-    images, scored = (whole.images, whole.scored) if whole else (0, 0)
+    counts = (whole.images, whole.statuses.get("unreadable", 0), whole.scored) if whole else (0, 0, 0)
     runs = (counted.runs, counted.skipped, counted.not_compared)
-    return _EvaluatedNight(night, begun.now, *runs, len(history), images, scored, verdict)
+    return _EvaluatedNight(night, begun.now, *runs, len(history), *counts, verdict)
 
 
 def _broken_limits(
     scored: ScoredRun, tonight: _EvaluatedNight, late: Sequence[_EvaluatedNight], config: NightlyConfig
 ) -> list[str]:
     """What to say of each limit that is broken."""
-    void = scored.summary.threshold_void
-    lines = [void.reason if void else "", scored.broken_limit]
+    run, void = scored.summary, scored.summary.threshold_void
+    without_score = {"unreadable": _unreadable(scored, tonight), "unreachable": run.unreachable}
+    lines = [void.reason if void else "", broken_limit(without_score, tonight.images, config, run.out)]
     lines += [_broken_by_drift(one, tonight.night, config.fail_on) for one in (*late, tonight)]
     lines.append(_too_few(tonight, config.min_images))
     return [line for line in lines if line]
+
+
+def _unreadable(scored: ScoredRun, tonight: _EvaluatedNight) -> int:
+    """Images of the night that are unreadable, those that an earlier call found and no later one has scored included.
+
+    Unreachable ones need no such care: every call tries them again.
+    """
+    run = scored.summary
+    if tonight.unreadable <= run.unreadable:
+        return run.unreadable
+    rows = latest_rows(run.out, run.model, min(tonight.runs))
+    of_night = pc.is_in(rows["run"], value_set=pa.array(tonight.runs))
+    n: int = rows.filter(pc.and_(of_night, pc.equal(rows["status"], "unreadable"))).num_rows
+    return n
 
 
 def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> str:

@@ -68,11 +68,11 @@ def score_beside(challenger: Scorer, champion: str, runs: Sequence[str], config:
     out = uris.absolute(config.out)
     shadow = ShadowScores(challenger.model.digest, uris.join(out, FOLDER))
     try:
-        ours = _latest_rows(out, champion, min(runs))
+        ours = latest_rows(out, champion, min(runs))
         ours = ours.filter(pc.is_in(ours["run"], value_set=pa.array(runs)))
         ours = ours.filter(pc.equal(ours["status"], "scored"))
         shadow.flagged_by_champion = ours.filter(ours["flagged"])["image"].combine_chunks()
-        finished = _latest_rows(shadow.out, shadow.model, min(runs))
+        finished = latest_rows(shadow.out, shadow.model, min(runs))
         finished = finished.filter(pc.not_equal(finished["status"], "unreachable"))
         shadow.count(finished.join(ours.select(KEY), KEY, join_type="left semi"))
         images = ours.select(LISTED).join(finished.select(KEY), KEY, join_type="left anti").sort_by("image")
@@ -84,7 +84,7 @@ def score_beside(challenger: Scorer, champion: str, runs: Sequence[str], config:
     return shadow
 
 
-def _latest_rows(folder: str, model: str, first: str) -> pa.Table:
+def latest_rows(folder: str, model: str, first: str) -> pa.Table:
     """The latest row by a model of each image, of the parts of a run and of later ones: a compaction is later."""
     paths = [path for run, parts in tables.list_parts(folder).items() if run >= first for path in parts]
     rows = tables.read_parts(paths, [*LISTED, "status", "model", "run", "flagged"])

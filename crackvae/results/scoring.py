@@ -15,6 +15,7 @@ class ScoreResult(Result):
         out: folder of the scores table; `crackvae.read_scores(out)` reads it.
         images: number of images listed.
         finished_before: number of those that this model had finished before.
+        unreadable_before: number of these whose bytes are damaged.
         scored: number of images scored in this run.
         flagged: number of those that are flagged: score above the threshold and p-value low enough.
         findings: number of cracks and joints traced in flagged images.
@@ -29,6 +30,7 @@ class ScoreResult(Result):
     out: str
     images: int = field(metadata={"path": "listed"})
     finished_before: int
+    unreadable_before: int
     scored: int
     flagged: int
     findings: int

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,20 @@ OTHER_COLUMNS = ("model", "threshold")
 HASH_ROWS = 100_000
 
 
+class LeftToScore(NamedTuple):
+    """What still_to_score() finds.
+
+    Attributes:
+        images: those that the model has not finished.
+        older: how many of its rows have another threshold.
+        unreadable: how many of the other images, which are finished, are unreadable.
+    """
+
+    images: pa.Table
+    older: int
+    unreadable: int
+
+
 def finished_rows(out: str, images: pa.ChunkedArray, run: str = "") -> Iterator[pa.Table]:
     """What a scores table holds of the images that `run` lists, part by part, as still_to_score() takes it."""
     paths = [path for one, parts in tables.list_parts(out).items() if not are_disjoint(one, run) for path in parts]
@@ -175,8 +190,8 @@ def still_to_score(
     *,
     traces: bool = True,
     max_megapixels: int = 0,
-) -> tuple[pa.Table, int]:
-    """Images that this model has not finished, in their order; and how many of its rows have another threshold.
+) -> LeftToScore:
+    """Images that this model has not finished, in their order.
 
     An image is finished if its latest row is scored or unreadable. An unreachable image is scored again, and so is one
     whose size, time or content has changed. Two names with the same 64-bit hash only mean that one of them is scored
@@ -193,7 +208,7 @@ def still_to_score(
     hash_N = _hashes(images["image"])
     order_N = np.argsort(hash_N)
     hash_N = hash_N[order_N]
-    finished_N, older = np.zeros(images.num_rows, bool), 0
+    finished_N, unreadable_N, older = np.zeros(images.num_rows, bool), np.zeros(images.num_rows, bool), 0
     for rows in finished:
         rows = rows.filter(pc.field("model") == model)
         older += pc.sum(pc.not_equal(rows["threshold"], np.float32(threshold))).as_py() or 0
@@ -216,7 +231,8 @@ def still_to_score(
         perhaps = rows.filter(pa.array(finished_R))
         finished_R[finished_R] = ~changed(perhaps["image"].to_pylist(), perhaps["content"].to_pylist())
         finished_N[row_N] = finished_R
-    return images.filter(pa.array(~finished_N)), older
+        unreadable_N[row_N] = pc.equal(rows["status"], "unreadable").to_numpy()
+    return LeftToScore(images.filter(pa.array(~finished_N)), older, int((finished_N & unreadable_N).sum()))
 
 
 def _hashes(names: pa.ChunkedArray) -> np.ndarray:

@@ -44,6 +44,7 @@ class ScoreSummary(BaseModel):
     out: str
     listed: int
     finished_before: int
+    unreadable_before: int = 0
     scored: int
     no_surface: int = 0
     unreadable: int

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,6 +129,7 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
             threshold_void=void,
             listed=work.listed,
             finished_before=work.listed - work.to_score,
+            unreadable_before=work.unreadable_before,
             threshold_images=valid_on if valid_on >= ENOUGH_IMAGES else check.images,
             screened=table.screened if table.screened["tiles"] else None,
             csv=csv,
@@ -136,8 +138,9 @@ def score_images(config: ScoreConfig, night: str = "") -> ScoredRun:
         write_summary(summary)
     untold = "" if valid_on >= ENOUGH_IMAGES else check.untold(summary.scored)
     _say_outcome(summary, changed, void.reason if void else untold, config)
-    limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
-    return ScoredRun(summary, table.worst, _broken_limit(summary, limits))
+    # Files that an earlier run found unreadable and that are still listed: without them any second call would succeed.
+    without_score = table.statuses + Counter(unreadable=work.unreadable_before)
+    return ScoredRun(summary, table.worst, broken_limit(without_score, summary.listed, config, out))
 
 
 def _say_outcome(summary: ScoreSummary, changed: list[str], threshold_warning: str, config: ScoreConfig) -> None:
@@ -181,7 +184,7 @@ class _Work:
     """A run that has started: it holds the lock of its folder, and its rows come when they are asked for.
 
     Attributes:
-        listed, to_score: numbers of images.
+        listed, to_score, unreadable_before: numbers of images.
         connection: closes the Ray session, if there is one.
         rows: MEASURED_SCHEMA tables, together `to_score` rows.
         names: of all listed images, where false discoveries are to be controlled.
@@ -192,6 +195,7 @@ class _Work:
     lock: Lock
     listed: int
     to_score: int
+    unreadable_before: int
     connection: ExitStack
     rows: Iterator[pa.Table]
     names: pa.ChunkedArray | None
@@ -215,7 +219,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
     model, threshold = scorer.model.digest, scorer.calibration.threshold
     images = with_groups(found, config.group_by)
     finished, traces = finished_rows(out, images["image"], run), config.findings == "on"
-    todo, older = still_to_score(
+    todo, older, unreadable = still_to_score(
         images, finished, model, threshold, traces=traces, max_megapixels=config.max_megapixels
     )
     say(f"{listed} images listed, {todo.num_rows} to score", quiet=config.quiet)
@@ -237,7 +241,7 @@ def _start(config: ScoreConfig, out: str, scorer: Scorer, stack: ExitStack) -> _
         "passed_over": found.passed_over,
     }
     notes |= {"rows_with_an_older_threshold": older, "settings": _row_settings(config, scales)}
-    return _Work(run, lock, listed, todo.num_rows, connection, rows, names, notes)
+    return _Work(run, lock, listed, todo.num_rows, unreadable, connection, rows, names, notes)
 
 
 def _scored_rows(todo: pa.Table, scorer: Scorer, config: ScoreConfig, run: str, scales: Scales) -> Generator[pa.Table]:
@@ -302,14 +306,19 @@ def _write_rows(work: _Work, table: RunTable, histograms: RunHistograms, check: 
             bar.update(rows.num_rows)
 
 
-def _broken_limit(summary: ScoreSummary, limits: dict[str, str]) -> str:
-    """What to say of the first limit on images without a score that is broken; "" where none is."""
+def broken_limit(without_score: Mapping[str, int], images: int, config: ScoreConfig, out: str) -> str:
+    """What to say of the first limit on images without a score that is broken; "" where none is.
+
+    Args:
+        without_score: number of unreadable and of unreachable images, of so many `images` in all.
+    """
+    limits = {"unreadable": config.max_unreadable, "unreachable": config.max_unreachable}
     for status, limit in limits.items():
-        n: int = getattr(summary, status)
-        if n > limit_of(limit, summary.listed):
+        n = without_score[status]
+        if n > limit_of(limit, images):
             return (
-                f"{n} of {summary.listed} images are {status}, more than --max-{status} {limit}: "
-                f"see the column error of {summary.out}. All rows are written."
+                f"{n} of {images} images are {status}, more than --max-{status} {limit}: "
+                f"see the column error of {out}. All rows are written."
             )
     return ""
 

@@ -74,7 +74,7 @@ class Folder:
         found = list_paths([source])
         model, threshold = scorer.model.digest, scorer.calibration.threshold
         images = with_windows(found.images, MAX_IMAGE_PX)
-        todo, _ = still_to_score(images, finished_rows(out, images["image"]), model, threshold)
+        todo = still_to_score(images, finished_rows(out, images["image"]), model, threshold).images
         names = [one.file if (one := excerpt_of(name)) else name for name in todo["image"].to_pylist()]
         files = todo.set_column(todo.schema.get_field_index("image"), "image", pa.array(names, pa.string()))
         self._seen = set[str]()  # names of the files that have a row of this run

@@ -207,6 +207,28 @@ def test_unreadable_files_break_both_limits_and_the_night_is_judged_all_the_same
 
 
 @pytest.mark.usefixtures("in_process")
+def test_unreadable_files_break_the_limit_of_a_night_until_they_can_be_read(
+    drawn: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    """Whether an earlier call has found them, and however many images of earlier nights lie beside them."""
+    images, out = night_of(drawn, tmp_path / "images", 120, 160), tmp_path / "out"
+    nightly(config(images, calibrated, out, night="2026-11-22", no_report=True))
+    files = [images / f"{number}.jpg" for number in range(2)]
+    for file in files:
+        file.write_bytes(b"an upload in progress")
+    tonight = config(images, calibrated, out, no_report=True)
+    for _ in range(2):  # the second call finds nothing to score
+        with pytest.raises(LimitBroken, match="2 of 2 images are unreadable, more than --max-unreadable 10%") as broken:
+            nightly(tonight)
+        summary = broken.value.outcome.summary
+        assert json.loads((out / "_nightly-2026-11-23.json").read_text()) == summary and len(summary["broken"]) == 1
+    for file in files:
+        shutil.copy(next(images.glob("*[!01].jpg")), file)
+    summary = nightly(tonight).summary
+    assert summary["score"]["scored"] == 2 and summary["broken"] == []
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="run crackvae calibrate"):
         nightly(config(drawn, model_dir, tmp_path / "out"))

@@ -118,7 +118,7 @@ def test_a_replaced_image_is_finished_before_and_after_compaction(tmp_path: Path
     listed = row.select(["image", "bytes", "modified"])
     for _ in range(2):
         finished = finished_rows(str(tmp_path), listed["image"])
-        todo, _ = still_to_score(listed, finished, "m", 0.0)
+        todo = still_to_score(listed, finished, "m", 0.0).images
         assert todo.num_rows == 0
         compact(merged(tmp_path))
     assert pq.read_table(tmp_path).num_rows == 2

@@ -36,7 +36,7 @@ def finished(rows: list[tuple[str, int, int, str, str]]) -> pa.Table:
 
 
 def left_of(images: pa.Table, done: list[pa.Table], model: str) -> pa.Table:
-    return still_to_score(images, done, model, 0.5)[0]
+    return still_to_score(images, done, model, 0.5).images
 
 
 def test_a_rerun_takes_what_this_model_has_not_finished():
@@ -99,11 +99,11 @@ def test_a_listed_folder_with_groups_keeps_its_groups(drawn):
 
 def test_rows_of_this_model_with_another_threshold_are_counted():
     done = finished([("a", 1, 1, "m", "scored"), ("b", 1, 1, "m", "scored"), ("c", 1, 1, "other", "scored")])
-    todo, older = still_to_score(listing(image=["a", "d"]), [done, done.slice(0, 1)], "m", 0.25)
-    assert todo["image"].to_pylist() == ["d"] and older == 3
+    left = still_to_score(listing(image=["a", "d"]), [done, done.slice(0, 1)], "m", 0.25)
+    assert left.images["image"].to_pylist() == ["d"] and left.older == 3
     elsewhere = done.select(["model", "threshold"])
-    assert still_to_score(listing(image=["d"]), [elsewhere], "m", 0.25)[1] == 2
-    assert still_to_score(listing(image=["a"]), [done], "m", 0.5)[1] == 0
+    assert still_to_score(listing(image=["d"]), [elsewhere], "m", 0.25).older == 2
+    assert still_to_score(listing(image=["a"]), [done], "m", 0.5).older == 0
 
 
 def test_another_photograph_of_the_same_name_size_and_time_is_scored(tmp_path):
@@ -145,7 +145,7 @@ def test_an_image_whose_cracks_were_not_traced_comes_again_where_they_are_to_be(
     done = finished([("a", 1, 1, "m", "scored"), ("b", 1, 1, "m", "scored")])
     done = done.set_column(done.schema.get_field_index("untraced"), "untraced", pa.array([True, False]))
     for traces, left in ((True, ["a"]), (False, [])):
-        todo, _ = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, traces=traces)
+        todo = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, traces=traces).images
         assert todo["image"].to_pylist() == left
 
 
@@ -154,5 +154,5 @@ def test_an_image_over_the_limit_of_pixels_comes_again_when_the_limit_is_raised(
     done = finished([("a", 1, 1, "m", "unreadable"), ("b", 1, 1, "m", "unreadable")])
     done = done.set_column(done.schema.get_field_index("error"), "error", pa.array(errors))
     for limit, left in ((4, []), (5, []), (160, ["a"])):
-        todo, _ = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, max_megapixels=limit)
+        todo = still_to_score(listing(image=["a", "b"]), [done], "m", 0.5, max_megapixels=limit).images
         assert todo["image"].to_pylist() == left

@@ -272,6 +272,11 @@ def test_a_broken_limit_ends_with_an_error_after_all_rows_are_written(
         score(config(night, model_dir, tmp_path / "out", max_unreadable="2"))
     assert broken.value.outcome.summary["scored"] == 33
     assert read_rows(tmp_path / "out").num_rows == 36
+    with pytest.raises(LimitBroken, match="3 of 36 images are unreadable") as again:
+        score(config(night, model_dir, tmp_path / "out", max_unreadable="2"))
+    summary = again.value.outcome.summary
+    assert (summary["finished_before"], summary["unreadable_before"], summary["unreadable"]) == (36, 3, 0)
+    assert score(config(night, model_dir, tmp_path / "out", max_unreadable="3")).summary["scored"] == 0
 
 
 @pytest.mark.usefixtures("in_process")
