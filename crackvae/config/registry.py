@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from crackvae.config.common import ScoringConfig, VerbConfig
+from crackvae.config.common import ScoringConfig, VerbConfig, new_model_problem
 from crackvae.config.settings import Location, Locations, setting
 
 
@@ -55,6 +55,7 @@ class PromoteConfig(JudgedConfig):
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
+        yield from new_model_problem(self.registry, "registry")
         if self.manifest and self.scores:
             yield "give either --manifest or --scores: images with labels, or with verdicts."
 

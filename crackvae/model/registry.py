@@ -4,7 +4,7 @@
 version. `site/current.json` is the promotion that made one of them current, and `site/history.jsonl` has all promotions
 and rollbacks, oldest first. Files are replaced one at a time, each atomically. A process that is killed between two of
 them leaves one of the two models current; what its history then lacks is the content of current.json, which the next
-change adds.
+change adds. The caller holds the lock of the folder for a change: of two at once, one would go missing.
 """
 
 from datetime import UTC, datetime
@@ -75,6 +75,12 @@ def is_registry(path: str) -> bool:
     return fileio.exists(uris.join(path, CURRENT_FILE))
 
 
+def require_registry(path: str) -> None:
+    """Raise ModelError if there is no registry at an absolute path."""
+    if not is_registry(path):
+        raise ModelError(f"{path} is no registry of models: make one with crackvae promote.")
+
+
 def version_folder(registry: str, version: str) -> str:
     """The model directory of a version."""
     return uris.join(uris.join(registry, VERSIONS), version)
@@ -86,7 +92,7 @@ def current(registry: str) -> Change:
     Raises:
         StorageError: there is none, or it is damaged.
     """
-    return read_record(uris.join(registry, CURRENT_FILE), Change, "Restore it, or promote a model again.")
+    return read_record(uris.join(registry, CURRENT_FILE), Change, "Restore it, or delete it and promote a model again.")
 
 
 def history(registry: str) -> list[Change]:
@@ -123,8 +129,7 @@ def roll_back(registry: str, who: str, why: str) -> Change:
     Raises:
         ModelError: there is none.
     """
-    if not is_registry(registry):
-        raise ModelError(f"{registry} is no registry of models: make one with crackvae promote.")
+    require_registry(registry)
     now, versions = current(registry), _versions_in_use(history(registry))
     before = versions[-2] if len(versions) > 1 else ""
     if not before:

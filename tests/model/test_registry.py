@@ -161,5 +161,9 @@ def test_damaged_files_are_named(site: str, models: list[str], tmp_path: Path) -
     with pytest.raises(StorageError, match=r"history\.jsonl is damaged"):
         registry.history(site)
     (Path(site) / "current.json").write_text("{")
-    with pytest.raises(StorageError, match=r"current\.json is damaged"):
-        registry.model_folder(site)
+    for needs_it in (registry.model_folder, lambda site: promote(site, models[1])):
+        with pytest.raises(StorageError, match=r"current\.json is damaged.*delete it and promote a model again"):
+            needs_it(site)
+    for damaged in ("current.json", "history.jsonl"):
+        (Path(site) / damaged).unlink()
+    assert promote(site, models[1]) == load_model(models[1]).digest == registry.current(site).model
