@@ -455,8 +455,8 @@ def score(
     """Score every image once; each image ends in one row of the scores table, whatever happens to it.
 
     Args:
-        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text, CSV
-            or Parquet list of images.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
+            Parquet list of images.
         model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
@@ -699,8 +699,8 @@ def nightly(
 
     Args:
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
-        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text, CSV
-            or Parquet list of images.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
+            Parquet list of images.
         shadow_model: challenger, a model directory: it scores what model has scored, into _shadow/ in out, and
             flags nothing.
         night: date that the runs count towards, YYYY-MM-DD; default: today in time_zone.
@@ -1307,8 +1307,7 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
             default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
 
     Raises:
-        StorageError: the folder holds neither scores nor verdicts, a file of the log is damaged, or storage does not
-            answer.
+        StorageError: a file of the log is damaged, or storage does not answer.
 
     Example:
         >>> verdicts = crackvae.read_verdicts("scores").to_pandas()
