@@ -194,7 +194,8 @@ def _with_interval(
         weights_N = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))[group_N].astype(float)
         if (weights_N * is_crack_N).any() and (weights_N * ~is_crack_N).any():
             draws.append(measure(weights_N))
-    low, high = np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+    # Interpolation between equal values is off by the last bit: .9999999999999999 for 1.
+    low, high = np.quantile(draws, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0).round(12)
     return pd.DataFrame({"value": measure(np.ones(len(is_crack_N))), "low": low, "high": high})
 
 

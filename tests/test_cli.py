@@ -161,7 +161,7 @@ def test_usage_errors_with_files_are_one_line_each_with_advice(
     assert "is no model directory" in fails(capsys, *score, drawn, "--model", tmp_path / "empty")
     assert "contains no images" in fails(capsys, *score, tmp_path / "empty", "--model", model)
     assert "names no bucket" in fails(capsys, *score, "s3://", "--model", model)
-    assert "cannot list http://host/x" in fails(capsys, *score, "http://host/x", "--model", model)
+    assert "http:// cannot be read: copy it" in fails(capsys, *score, "http://host/x", "--model", model)
     assert not out.exists()
 
 
@@ -317,6 +317,22 @@ def test_sigterm_ends_a_verb_as_ctrl_c_does_once_and_leaves_the_handler_as_it_wa
     assert main(["partition", "--images", "x", "--out", "y"]) == 143 and cleaned == [True]
     assert "Run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_within_source_text_that_a_module_executes_ends_with_its_own_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """As in the second in which modules are imported: a named tuple or a dataclass executes text."""
+    program = (
+        "import os, sys; from crackvae import cli; from crackvae.images import manifest\n"
+        f"manifest.partition = lambda _: exec('os.kill(os.getpid(), {number:d})')\n"
+        "sys.exit(cli.main(['partition', '--images', 'x', '--out', 'y']))"
+    )
+    env = os.environ | {"PYTHONPATH": str(HOUSE)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stderr == "crackvae partition: interrupted. Run the same command again to continue.\n"
 
 
 @pytest.mark.slow

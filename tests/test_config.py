@@ -137,6 +137,7 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (ScoreConfig, {"format": ("parquet", "xlsx")}, "format=parquet,xlsx must be parquet"),
         (ScoreConfig, {"max_unreadable": "many"}, "'many' is not a limit"),
         (ScoreConfig, {"max_unreachable": "1.5"}, "'1.5' is not a limit"),
+        (ScoreConfig, {"gps_precision": "5"}, "'5' is not a precision of places: write 100m"),
         (ScoreConfig, {"group_by": "["}, r"group_by=\[ is not a valid regular expression"),
         (ScoreConfig, {"workers": -2}, "workers=-2 must be 1 or more"),
         (DemoConfig, {"images": 199}, "images=199 must be 200 or more"),
@@ -355,6 +356,14 @@ def test_an_address_that_no_mail_can_be_sent_to_is_refused_before_the_night(addr
         NightlyConfig(**given, mail_to=("anna@example.org", address))
     with pytest.raises(ConfigError, match="is not an e-mail address" if "@" in address else "--mail-from"):
         NightlyConfig(**given | {"mail_from": address}, mail_to=("anna@example.org",))
+
+
+@pytest.mark.parametrize("server", ["mail.example.org", ":25", "mail:0", "mail:65536", "mail:99999", "mail:smtp"])
+def test_a_mail_server_without_a_port_that_exists_is_refused_before_the_night(server):
+    given = {"images": ("set",), "out": "out"}
+    assert NightlyConfig(**given, mail_server="mail:65535").mail_server == "mail:65535"
+    with pytest.raises(ConfigError, match=f"mail_server={server} is not HOST:PORT"):
+        NightlyConfig(**given, mail_server=server)
 
 
 def test_keys_may_have_dashes_like_flags(tmp_path):

@@ -101,6 +101,14 @@ def _import_for_good(verb: str) -> None:
     gc.enable()
 
 
+class _Interrupted(KeyboardInterrupt):
+    """The first Ctrl-C or SIGTERM.
+
+    A class of its own, because CPython ends a process by SIGINT, whatever its exit code, if a plain KeyboardInterrupt
+    has left source text that was executed as a string, as modules do while they are imported, even where it was caught.
+    """
+
+
 @contextmanager
 def _terminable() -> Iterator[threading.Event]:
     """Within the block Ctrl-C and SIGTERM interrupt once; the event is set if it was SIGTERM.
@@ -115,7 +123,7 @@ def _terminable() -> Iterator[threading.Event]:
         if time == 1:
             if number == signal.SIGTERM:
                 terminated.set()
-            raise KeyboardInterrupt
+            raise _Interrupted
         if number == signal.SIGINT and time > 2:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)

@@ -176,7 +176,7 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
             f"check that {folder}/ray can be written (or set RAY_TMPDIR), that HOME can be written, and that this user "
             "may start enough processes (ulimit -u)"
         )
-    return ClusterError(f"no local Ray cluster could be started: {last_line(error)}. To fix it, {advice}.")
+    return ClusterError(f"no local Ray cluster could be started: {last_line(error).rstrip('.')}. To fix it, {advice}.")
 
 
 def _require_listening(address: str) -> None:

@@ -192,7 +192,7 @@ def reason(error: BaseException) -> str:
 _HINTS = {
     errno.ENOSPC: "Free some space, or write somewhere else.",
     errno.EDQUOT: "Free some space, or write somewhere else.",
-    errno.EFBIG: "Free some space, or write somewhere else.",
+    errno.EFBIG: "Raise the limit with ulimit -f, or write to another file system.",
     errno.EACCES: "Give this user the right to it, or choose another path.",
     errno.EPERM: "Give this user the right to it, or choose another path.",
     errno.EROFS: "The disk is mounted read-only: choose another path.",

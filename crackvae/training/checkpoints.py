@@ -8,7 +8,7 @@ deletes this folder, so it cannot be resumed by mistake.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -237,10 +237,16 @@ def with_run(values: dict[str, Any]) -> dict[str, Any]:
     """The given settings, completed by those of the interrupted run that `resume` names.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or it is not one of train.
     """
     with s3_server(values.get("s3_endpoint", "")):
         settings = read_run(uris.absolute(values["resume"])).settings
+    if others := settings.keys() - {one.name for one in fields(TrainConfig)}:
+        raise ConfigError(
+            f"--resume {values['resume']}: that run has settings that train does not have "
+            f"({', '.join(sorted(others))}): repeat the command that began it, such as crackvae adapt; or, if that was "
+            "another version of crackvae, delete the folder and train again."
+        )
     tuples = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
     return {**settings, **tuples, **values}
 

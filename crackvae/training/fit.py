@@ -89,7 +89,7 @@ class FitJob:
 def is_completed(checkpoints: Checkpoints, settings: TrainSettings, *, quiet: bool) -> bool:
     """Whether a run has no epoch left to train; tells the user where it resumes."""
     last = checkpoints.last()
-    epochs = read_checkpoint(last)[1] if last else []
+    epochs = read_checkpoint(last)[1] if last is not None else []
     if epochs:
         say(f"resuming after epoch {len(epochs)} of {settings.epochs}, from {checkpoints.folder}", quiet=quiet)
     return is_over(epochs, settings)
@@ -162,7 +162,7 @@ def _train_on_worker(config: dict[str, _WorkerInput]) -> None:
             initial, drawings, val_TPP = ray.get(given.shared)
             settings = replace(given.settings, drawings=drawings)
             state = State.new(prepare_model(new_network(given.spec, settings.seed, initial)), settings)
-            if checkpoint := ray.get(actor.last.remote()):
+            if (checkpoint := ray.get(actor.last.remote())) is not None:
                 state.load_checkpoint(checkpoint)
             report = _ProgressReporter(actor, worker, len(state.epochs))
             for epoch in train_epochs(state, given.tiles(), val_TPP, settings, worker, report):

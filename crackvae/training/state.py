@@ -201,7 +201,7 @@ def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], list[Epoch]]:
         epochs = _EPOCHS.validate_python(state["epochs"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            "the last checkpoint of the run is damaged: delete that file to resume from the one before, "
+            "the last checkpoint of the run is damaged: delete that file (epoch-*.pth) to resume from the one before, "
             "or delete the folder to start again."
         ) from error
     return state, epochs

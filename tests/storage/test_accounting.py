@@ -53,6 +53,7 @@ FILES = {
     "q.tmp": SYSTEM, "desktop.ini": SYSTEM, ".hidden.jpg": HIDDEN, "jpg": OTHER, "r.jpg.bak": OTHER, "no-suffix": OTHER,
     "_summary-20261123T220000_000000.json": OWN, "20261123T220000_000000-00000.parquet": OWN,
     "_changes-20261123T220000_000000.csv": OWN, "_pairs-20261123T220000_000000.parquet": OWN,
+    "_change-20261123T220000_000000.html": OWN, "20261123T220000_000000.2of3-00000.parquet": OWN,
 }  # fmt: skip
 LITTER_FOLDERS = ["lost+found", "@eaDir", ".Trash-1000", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"]
 

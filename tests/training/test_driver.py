@@ -45,6 +45,7 @@ from crackvae.storage.lock import locked
 from crackvae.training import driver, tile_loader
 from crackvae.training.checkpoints import Checkpoints, require_unfinished, run_folder, with_run
 from crackvae.training.driver import train
+from crackvae.training.fit import is_completed
 from crackvae.training.loop import train_epochs
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -213,6 +214,19 @@ def test_the_best_checkpoint_and_the_last_are_kept(tmp_path: Path, monkeypatch: 
     assert (
         checkpoints.epochs() == [2, 4] and checkpoints.last() == b"4" and len(list((tmp_path / "run").iterdir())) == 2
     )
+
+
+def test_an_empty_checkpoint_is_damaged_and_not_the_beginning_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "epoch-00002.pth").touch()
+    with pytest.raises(ModelError, match="last checkpoint of the run is damaged"):
+        is_completed(Checkpoints(str(tmp_path)), SETTINGS, quiet=True)
+
+
+def test_train_does_not_resume_the_run_of_another_verb(tmp_path: Path) -> None:
+    record = {"format": 1, "settings": {"images": ["/site"], "quick": False, "seed": 0}, "spec": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"train does not have \(images, quick\): repeat the command that began it"):
+        with_run({"resume": str(tmp_path)})
 
 
 def test_checkpoints_work_in_object_storage_as_on_a_disk(bucket: pafs.FileSystem) -> None:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from crackvae.storage import archive
 from crackvae.storage.fileio import exists
 from crackvae.storage.names.excerpts import VIDEO_SUFFIXES
+from crackvae.storage.names.run_files import is_of_a_run
 from crackvae.storage.names.unicode_forms import nfc
 from crackvae.storage.uris import absolute, join, parent, without_options
 
@@ -57,11 +58,9 @@ SUFFIXES_OF_KIND = {
 }
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES_OF_KIND.items() for suffix in suffixes.split()}
 
-# Files of a model directory, of a scores table and of a manifest.
+# Files of a model directory and of a manifest; those of a scores table have names of their own.
 _OWN_NAME = re.compile(
     r"vae_concrete\.(pth|safetensors)|(model|calibration|reference|training)\.json|manifest\.parquet|left_out\.csv"
-    r"|_(summary|scores|report|nightly|discoveries|drift|changes|pairs|lock|compact|probe|staged)-.+"
-    r"|\d{8}T\d{6}_\d{6}(\.\d+of\d+)?-\d{5}\.parquet"
 )
 
 # Anomaly maps and frames that `live` saves: `_maps/1.jpg.jpg`, `_frames/20261123T220000_000000.png`.
@@ -108,7 +107,7 @@ def kind_of(name: str, exclude: Sequence[str] = ()) -> str:
     suffix = lower[lower.rfind(".") :] if "." in lower else ""
     if suffix in IMAGE_SUFFIXES:
         return OWN if _OWN_IMAGE.search(name) else ""
-    return OWN if _OWN_NAME.fullmatch(file) else _KIND_OF_SUFFIX.get(suffix, OTHER)
+    return OWN if _OWN_NAME.fullmatch(file) or is_of_a_run(file) else _KIND_OF_SUFFIX.get(suffix, OTHER)
 
 
 @functools.lru_cache(maxsize=1024)

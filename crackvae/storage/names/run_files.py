@@ -1,15 +1,27 @@
 """Names of the files of a run in the folder of its table. Each has the name of the run, its start time, in it.
 
-All but the parts begin with `_`, which readers of the folder as one dataset skip.
+All but the parts begin with `_`, which readers of the folder as one dataset skip, and with a word for what they hold.
 """
 
 import re
 from collections.abc import Iterable
 
+# The words of this module, and of those that write a lock, a night, discoveries or changes beside a table.
+_WORDS = (
+    *("summary", "scores", "report", "drift", "compact", "staged", "lock", "probe"),
+    *("nightly", "discoveries", "change", "changes", "pairs"),
+)
+_OF_A_RUN = re.compile(rf"_({'|'.join(_WORDS)})-.+|\d{{8}}T\d{{6}}_\d{{6}}(\.\d+of\d+)?-\d{{5}}\.parquet")
+
 _PART = re.compile(r"(?P<run>.+)-\d{5}\.parquet")
 _SUMMARY = re.compile(r"_summary-(?P<run>.+)\.json")
 _HISTOGRAMS = re.compile(r"_drift-(?P<run>[^@]+)(@(?P<night>[^@]+))?\.json")
 _JOURNAL = re.compile(r"_compact-.+\.json")
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a file has a name that crackvae gives to those of its runs and nights, its parts included."""
+    return bool(_OF_A_RUN.fullmatch(name))
 
 
 def part_name(run: str, number: int) -> str:
