@@ -26,6 +26,7 @@ from crackvae.reports.verb import report
 from crackvae.scoring.verb import score
 from crackvae.storage import fileio, tables
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, folder_of
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 # The counts that every summary of a run has.
 EMPTY = dict.fromkeys(("listed", "scored", "unreadable", "unreachable", "flagged"), 0)
@@ -205,6 +206,19 @@ def test_findings_are_in_words_in_a_table_and_summed_up_by_group(copied: Path) -
     assert re.search(r"120 px\s+120 px\s+4\.0 px", text_of(html))
     assert "<summary><bdi>" in html, "a name that is written from right to left leaves the numbers in their order"
     assert not re.search(r"\d mm\b", text_of(html))
+
+
+def test_what_reviewers_call_no_crack_is_left_out_of_the_sums_by_group(copied: Path) -> None:
+    """As of exports: a page that is rendered after the review has the cracks that a client gets."""
+    write_findings(copied)
+    log, image = VerdictLog(str(copied)), photographs(copied)[0]
+    log.append("verdict-on-a-joint", "anna", [Judgement(Subject(image, "0b"), "crack")])
+    assert re.search(r"270 px\s+150 px\s+4\.0 px", text_of(page_of(copied, n_photographs=2)))
+    log.append("verdict-on-a-crack", "anna", [Judgement(Subject(image, "0a"), "sound")])
+    html = text_of(page_of(copied, n_photographs=2))
+    assert (
+        re.search(r"150 px\s+150 px\s+4\.0 px", html) and "1 finding that reviewers call no crack is left out" in html
+    )
 
 
 def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() -> None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from crackvae.images.metadata.places import coarsened
 from crackvae.reports.charts.place_map import place_map
 from crackvae.reports.colours import KIND_COLOURS
+from crackvae.reports.night_page.nights import total
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
@@ -45,7 +46,8 @@ class NightFindings:
     """The findings of a night.
 
     Attributes:
-        table: FINDINGS_SCHEMA and view_of: the finding that shows the same crack in another photograph, or "".
+        table: FINDINGS_SCHEMA with verdicts, and view_of: the finding that shows the same crack in another photograph,
+            or "".
         n_compared, n_near: pairs of photographs that were compared for it, of those taken near each other.
     """
 
@@ -55,10 +57,27 @@ class NightFindings:
 
     @cached_property
     def cracks(self) -> pa.Table:
-        """Findings that are no joint, each crack once."""
-        return self.table.filter(
-            pc.and_(pc.not_equal(self.table["kind"], "joint"), pc.equal(self.table["view_of"], ""))
-        )
+        """Findings that are no joint, each crack once; where reviewers agree on one, their verdict counts instead."""
+        verdict = self.table["verdict"]
+        is_crack = pc.if_else(pc.equal(verdict, ""), self._is_no_joint, pc.equal(verdict, "crack"))
+        return self.table.filter(pc.and_(is_crack, pc.equal(self.table["view_of"], "")))
+
+    @property
+    def n_joints(self) -> int:
+        """Number of joints that no reviewer calls a crack."""
+        left_out = pc.and_(pc.invert(self._is_no_joint), pc.not_equal(self.table["verdict"], "crack"))
+        return total(left_out)
+
+    @property
+    def n_refuted(self) -> int:
+        """Number of findings that are no joint and no crack either, as reviewers agree."""
+        verdict = self.table["verdict"]
+        refuted = pc.and_(self._is_no_joint, pc.is_in(verdict, pa.array(["sound", "joint"])))
+        return total(refuted)
+
+    @property
+    def _is_no_joint(self) -> pa.ChunkedArray:
+        return pc.not_equal(self.table["kind"], "joint")
 
     @cached_property
     def also_on(self) -> dict[str, list[str]]:

@@ -93,7 +93,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         findings=findings.by_group(gallery.found.cracks, gallery.found.also_on, settings.mm_per_px),
         anchors={image: _anchor(image) for image in shown},
         place_map=findings.on_a_map(gallery.found.cracks, settings.gps_precision_m),
-        n_joints=total(pc.equal(night.findings["kind"], "joint")),
+        n_joints=gallery.found.n_joints,
         histogram=night_figures.score_histogram(scored, threshold, recorded),
         trend=night_figures.trend_chart(night.summaries, expected),
         colour_bar=page.colour_bar(gallery.vmax, recorded),

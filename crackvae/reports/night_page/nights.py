@@ -16,6 +16,7 @@ from crackvae.storage import fileio, tables, uris
 from crackvae.storage.names.run_files import ended_runs, summary_name
 from crackvae.storage.names.shards import Shard, shard_of
 from crackvae.storage.tables.findings import read_findings
+from crackvae.storage.tables.verdicts import with_verdicts
 
 # The columns that the page needs; the tile scores of a million photographs would not fit into memory.
 COLUMNS = [
@@ -99,7 +100,7 @@ def read_night(scores: str, run: str) -> NightResults:
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
     with_rows = set(rows["run"].unique().to_pylist())
-    findings = read_findings(scores, runs={*included, *with_rows})
+    findings = with_verdicts(read_findings(scores, runs={*included, *with_rows}), scores)
     if rows.num_rows:
         findings = findings.filter(pc.field("model") == rows["model"][-1].as_py())
     if run == ALL_RUNS:
