@@ -9,6 +9,9 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 FAST := not ray and not browser and not server and not package and not slow
 
+# Where it is set, every process of the tests would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test test-fast test-ray test-rest coverage lint chaos format lock clean
 
 install: .venv/.installed
