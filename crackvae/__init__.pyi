@@ -223,7 +223,7 @@ def adapt(
     group_by: str = "none",
     max_false_alarm: float = 0.01,
     epochs: int | None = None,
-    learning_rate: float = 0.0005,
+    learning_rate: float = 0.001,
     max_cracked: float = 0.05,
     seed: int = 0,
     workers: Sequence[int] = (1,),
@@ -247,7 +247,7 @@ def adapt(
             is its own), parent (folder), or a regular expression on the path below images, whose first group or
             whole match is the name of the group.
         max_false_alarm: share of sound tiles that may be flagged.
-        epochs: passes over the training tiles; default: as many as show 8,000 tiles, at most 20.
+        epochs: passes over the training tiles; default: as many as show 12,000 tiles, at most 6.
         learning_rate: peak learning rate of Adam.
         max_cracked: largest share of tiles with cracks among the unlabelled ones; these are set aside.
         seed: random seed of the split, of shuffling and of synthetic cracks.
@@ -455,8 +455,8 @@ def score(
     """Score every image once; each image ends in one row of the scores table, whatever happens to it.
 
     Args:
-        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
-            Parquet list of images.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text, CSV
+            or Parquet list of images.
         model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
         since: only images modified at or after this time: 2026-11-23, or 2026-11-23T18:00 [UTC, or with +01:00].
@@ -479,7 +479,8 @@ def score(
             (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
-        max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
+        max_unreadable: maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a
+            share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
         gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
             exact.
@@ -499,8 +500,8 @@ def score(
             AWS_ENDPOINT_URL.
 
     Returns:
-        ScoreResult: with summary, tables, run, out, images, finished_before, scored, flagged, findings,
-            unreadable, unreachable, threshold, model, page.
+        ScoreResult: with summary, tables, run, out, images, finished_before, unreadable_before, scored, flagged,
+            findings, unreadable, unreachable, threshold, model, page.
 
     Raises:
         ConfigError: A flag or a setting has an invalid value.
@@ -699,8 +700,8 @@ def nightly(
 
     Args:
         out: folder of the scores table; a rerun adds what is missing; one run at a time.
-        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text or
-            Parquet list of images.
+        images: image, folder, .zip or URI of images, or several; with wildcards (2026-*/); or @FILE, a text, CSV
+            or Parquet list of images.
         shadow_model: challenger, a model directory: it scores what model has scored, into _shadow/ in out, and
             flags nothing.
         night: date that the runs count towards, YYYY-MM-DD; default: today in time_zone.
@@ -739,7 +740,8 @@ def nightly(
             (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
-        max_unreadable: maximum unreadable images before the exit code is 2: a count (5) or a share (1%).
+        max_unreadable: maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a
+            share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
         gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
             exact.
@@ -1307,7 +1309,8 @@ def read_verdicts(scores: str | os.PathLike[str], *, history: bool = False, s3_e
             default the last verdict of each reviewer on each image or finding. Empty if there is no verdict yet.
 
     Raises:
-        StorageError: a file of the log is damaged, or storage does not answer.
+        StorageError: the folder holds neither scores nor verdicts, a file of the log is damaged, or storage does not
+            answer.
 
     Example:
         >>> verdicts = crackvae.read_verdicts("scores").to_pandas()

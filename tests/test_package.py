@@ -120,17 +120,14 @@ def test_an_installed_wheel_scores_and_adapts_with_the_model_that_it_holds(
     assert (
         scored["scored"] == 8 and scored["model_dir"] == "builtin" and "</html>" in Path(scored["report"]).read_text()
     )
-    adapt = ("crackvae", "adapt", "--images", "photographs", "--quiet", "--model")
-    quick = json.loads(installed.run(*adapt, "quick", "--quick", cwd=tmp_path).splitlines()[-1])
-    assert quick["digest"] == scored["model"] and quick["tiles"]["calibration"] == 8 * 16
     few = ("--epochs", 1, "--max-false-alarm", 0.05)
-    tuned = json.loads(installed.run(*adapt, "tuned", *few, cwd=tmp_path).splitlines()[-1])
-    assert sum(tuned["tiles"].values()) == 8 * 16 and min(tuned["tiles"].values()) > 0
-    assert (tuned["digest"] == scored["model"]) == (tuned["choice"]["kept"] == "starting")
-    for adapted in (quick, tuned):
-        flags = ("--model", adapted["model"], "--out", f"{adapted['model']}-scores", "--quiet")
-        again = json.loads(installed.run("crackvae", "score", "photographs", *flags, cwd=tmp_path).splitlines()[-1])
-        assert again["threshold"] == adapted["threshold"] and "</html>" in Path(again["report"]).read_text()
+    adapt = ("crackvae", "adapt", "--images", "photographs", "--quiet", "--model", "adapted", *few)
+    adapted = json.loads(installed.run(*adapt, cwd=tmp_path).splitlines()[-1])
+    assert sum(adapted["tiles"].values()) == 8 * 16 and min(adapted["tiles"].values()) > 0
+    assert (adapted["digest"] == scored["model"]) == (adapted["choice"]["kept"] == "starting")
+    flags = ("--model", "adapted", "--out", "adapted-scores", "--quiet")
+    again = json.loads(installed.run("crackvae", "score", "photographs", *flags, cwd=tmp_path).splitlines()[-1])
+    assert again["threshold"] == adapted["threshold"] and "</html>" in Path(again["report"]).read_text()
 
 
 def test_every_file_of_the_package_is_in_the_image_and_no_compiled_one() -> None:

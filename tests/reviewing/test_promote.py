@@ -7,7 +7,7 @@ import pytest
 from conftest import small_spec, write_model
 
 import crackvae
-from crackvae.errors import ConfigError, ManifestError, ModelError
+from crackvae.errors import ConfigError, ManifestError, ModelError, StorageError
 from crackvae.metrics import Decisions, paired_intervals
 
 pytestmark = [pytest.mark.usefixtures("in_process"), pytest.mark.slow]
@@ -78,12 +78,15 @@ def test_a_registry_is_a_model_for_the_other_verbs(site: Path, champion: Path, d
     assert crackvae.rollback(registry=site, why="worse").model == digest
 
 
-def test_what_cannot_be_compared_is_refused(site: Path, champion: Path, judged: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_refused(site: Path, champion: Path, pictures: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="either --manifest or --scores"):
         crackvae.compare(champion=site, challenger=champion)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ManifestError, match="0 images with 0 cracks"):
+    with pytest.raises(StorageError, match="empty holds no scores"):
         crackvae.compare(champion=site, challenger=champion, scores=tmp_path / "empty")
+    crackvae.score(images=pictures[:2], model=champion, out=tmp_path / "unjudged", no_report=True, quiet=True)
+    with pytest.raises(ManifestError, match="0 images with 0 cracks"):
+        crackvae.compare(champion=site, challenger=champion, scores=tmp_path / "unjudged")
 
 
 def test_the_interval_of_a_difference_is_that_of_pairs() -> None:

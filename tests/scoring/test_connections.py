@@ -53,24 +53,17 @@ def on_ray(flags: list[object], folder: Path) -> None:
     print(f"{flags[0]}: {text.count('connect(')} connects, beyond this machine {sorted(found) or 'none'}")
 
 
-def flags(drawn: Path, model_dir: Path, tmp_path: Path) -> list[object]:
+def test_score_in_process_connects_to_nothing(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for image in sorted((drawn / "crack").iterdir())[:4]:
         shutil.copy(image, images)
-    return ["score", "--images", images, "--model", model_dir, "--out", tmp_path / "out", "--quiet"]
-
-
-def test_score_in_process_connects_to_nothing(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    found, text = traced(flags(drawn, model_dir, tmp_path), tmp_path)
+    flags = ["score", "--images", images, "--model", model_dir, "--out", tmp_path / "out", "--quiet"]
+    found, text = traced(flags, tmp_path)
     assert found == set() and "microsoft" not in text
 
 
-@pytest.mark.ray
-def test_score_on_ray_connects_to_its_own_processes(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
-    on_ray([*flags(drawn, model_dir, tmp_path), "--workers", 2, "--no-report"], tmp_path)
-
-
+# What a night connects to is what `score` on Ray does, and more.
 @pytest.mark.ray
 def test_training_adaptation_and_a_night_connect_to_processes_of_ray(
     drawn: Path, manifest: Path, tmp_path: Path
