@@ -78,13 +78,17 @@ def repeats(model: Model, times: int, tiles: Any, n_tiles: int, *, quiet: bool) 
         for task in tasks:
             parts.append(ray.get(task))
             bar.update(len(parts[-1]))
-    hard = hardest(*np.concatenate(parts).T)
-    return np.repeat(hard, times - 1).tolist()
+    return shown_again(*np.concatenate(parts).T, times=times)
 
 
 def _scores_of_some(model: Model, tiles: list[Any], start: int) -> np.ndarray:
     some_TPP = ray.get(tiles[0])[start : start + TASK_TILES]
     return score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(TEXTURE,))
+
+
+def shown_again(scores_T: np.ndarray, texture_T: np.ndarray, *, times: int) -> list[int]:
+    """Numbers of the hardest tiles, each as often as an epoch that shows it `times` times shows it once more."""
+    return np.repeat(hardest(scores_T, texture_T), times - 1).tolist()
 
 
 def hardest(scores_T: np.ndarray, texture_T: np.ndarray) -> np.ndarray:

@@ -142,7 +142,7 @@ def local_file(path: str) -> File:
 
 
 def _ambiguity(name: str) -> str:
-    """Why a file cannot be told apart from an excerpt of another one, `a.zip!/1.jpg`; "" for nearly every file."""
+    """What is wrong with a name that reads as that of a part of another file, as `a.zip!/1.jpg` does; else ""."""
     return AMBIGUOUS if archive.split_entry(name) or archive.file_of(name) != name else ""
 
 

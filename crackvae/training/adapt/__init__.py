@@ -5,7 +5,6 @@ Shape letters: N images, T tiles, P side of a tile at the input [px].
 
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from crackvae.config import AdaptConfig
 from crackvae.console import say
 from crackvae.errors import CalibrationError
 from crackvae.model.artifact import Model
+from crackvae.model.heads import TEXTURE
 from crackvae.model.inference import load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.model.spec import ModelSpec
@@ -29,7 +29,7 @@ from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
 from crackvae.training.model_writer import TrainedModel, blended, trained_model, training_record, write_model
 from crackvae.training.run import hardware, locked_run, require_writable_beside, resume_advice
-from crackvae.training.starting import repeats, shown_tiles
+from crackvae.training.starting import shown_again, shown_tiles
 from crackvae.training.state import TrainSettings
 from crackvae.training.synthetic_cracks import MAX_DRAWINGS
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -164,8 +164,8 @@ def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, 
     settings = _settings(spec, n_tiles, config)
     if is_completed(checkpoints, settings, quiet=config.quiet):
         return
-    tiles_TPP = _least_crack_like(base, chosen, "train", site.MAX_TRAINING_TILES, config)
-    val_TPP = _least_crack_like(base, chosen, "val", MAX_VAL_TILES, config)
+    tiles_TPP, scores_T2 = _least_crack_like(base, chosen, "train", site.MAX_TRAINING_TILES, config)
+    val_TPP, _ = _least_crack_like(base, chosen, "val", MAX_VAL_TILES, config)
     if len(tiles_TPP) < settings.batch:
         raise CalibrationError(
             f"{len(tiles_TPP)} tiles to train on show a surface, fewer than a batch of {settings.batch}: "
@@ -175,7 +175,8 @@ def _fine_tune(base: Model, chosen: Site, spec: ModelSpec, config: AdaptConfig, 
         say("drawing synthetic cracks", quiet=config.quiet)
         settings = replace(settings, drawings=draw(config.seed, spec.input_px, min(MAX_DRAWINGS, n_tiles)))
     plan = WorkerPlan(config.workers[0], config.workers[-1], config.gpu, config.max_failures)
-    tiles = in_object_store(tiles_TPP, partial(repeats, base, HARD, quiet=config.quiet))
+    again = shown_again(*scores_T2.T, times=HARD)
+    tiles = in_object_store(tiles_TPP, lambda *_: again)
     n_shown = shown_tiles(len(tiles_TPP), HARD)
     job = FitJob(spec, settings, tiles, n_shown, val_TPP, base.network.state_dict())
     fit(job, plan, checkpoints, quiet=config.quiet)
@@ -194,17 +195,24 @@ def _settings(spec: ModelSpec, n_tiles: int, config: AdaptConfig) -> TrainSettin
     )
 
 
-def _least_crack_like(base: Model, chosen: Site, side: str, most: int, config: AdaptConfig) -> np.ndarray:
-    """At most `most` random tiles of one side, without the most crack-like by the starting model; uint8 (T, P, P)."""
+def _least_crack_like(
+    base: Model, chosen: Site, side: str, most: int, config: AdaptConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most `most` random tiles of one side, without the most crack-like by the starting model.
+
+    Returns:
+        the tiles, uint8 (T, P, P), and their scores by that model and by TEXTURE, float32 (T, 2).
+    """
     images, tiles_N = chosen.side(side)
     some = site.some_images(tiles_N, 2 * most, config.seed)
     tiles_TPP, _ = decoded_tiles(images.take(pa.array(some)), side, base.spec, quiet=config.quiet)
     if len(tiles_TPP) > most:
         order = np.random.default_rng(config.seed).permutation(len(tiles_TPP))
         tiles_TPP = tiles_TPP[np.sort(order[:most])]
-    scores_T = site_scores(base, tiles_TPP, f"score {side}", quiet=config.quiet)[:, 0]
+    scores_T2 = site_scores(base, tiles_TPP, f"score {side}", TEXTURE, quiet=config.quiet)
     n = max(1, round(len(tiles_TPP) * (1 - config.max_cracked)))
-    return tiles_TPP[np.sort(np.argsort(scores_T, kind="stable")[:n])]
+    kept = np.sort(np.argsort(scores_T2[:, 0], kind="stable")[:n])
+    return tiles_TPP[kept], scores_T2[kept]
 
 
 # -------------------------------------------------------------------------------------------------- calibration

@@ -96,12 +96,14 @@ def meaning_of(found: SiteThreshold, groups: int, rule: ThresholdRule) -> str:
     )
 
 
-def site_scores(model: Model, tiles_TPP: np.ndarray, what: str, *, quiet: bool) -> np.ndarray:
-    """Scores of the tiles by the model's head and by LATENT_NORM, float32 (T, 2)."""
+def site_scores(
+    model: Model, tiles_TPP: np.ndarray, what: str, other_head: str = LATENT_NORM, *, quiet: bool
+) -> np.ndarray:
+    """Scores of the tiles by the model's head and by another one, float32 (T, 2)."""
     parts = []
     with progress(what, len(tiles_TPP), "tiles", quiet=quiet) as bar:
         for start in range(0, len(tiles_TPP), PROGRESS_TILES):
             some_TPP = tiles_TPP[start : start + PROGRESS_TILES]
-            parts.append(score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(LATENT_NORM,)))
+            parts.append(score_tiles(model, some_TPP, VAL_BATCH, extra_heads=(other_head,)))
             bar.update(len(some_TPP))
     return np.concatenate(parts)
