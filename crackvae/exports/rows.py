@@ -15,7 +15,7 @@ from crackvae.reports.overlaps import views_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings, with_key
-from crackvae.storage.tables.verdicts import with_verdicts
+from crackvae.storage.tables.verdicts import judged_kinds, with_verdicts
 
 # What the scores table knows of the image of a finding.
 OF_IMAGE = ("width", "height", "taken_is_local", "alt_m", "camera")
@@ -62,14 +62,8 @@ def rows_to_export(out: str, choice: Choice) -> pa.Table:
     images = latest_images(out, [*tables.VERSION_KEY, *OF_IMAGE])
     rows = with_key(with_status(read_findings(out), out), images.select(list(tables.VERSION_KEY)))
     rows = with_verdicts(rows, out)
-    kinds = [
-        verdict if verdict in ("crack", "joint") else kind
-        for verdict, kind in zip(rows["verdict"].to_pylist(), rows["kind"].to_pylist(), strict=True)
-    ]
-    rows = _replaced(rows, "kind", kinds)
-    rows = rows.filter(
-        pc.and_(pc.is_in(rows["kind"], pa.array(list(choice.kinds))), pc.not_equal(rows["verdict"], "sound"))
-    )
+    rows = _replaced(rows, "kind", judged_kinds(rows).to_pylist())
+    rows = rows.filter(pc.is_in(rows["kind"], pa.array(list(choice.kinds))))
     same = views_of(rows).view_of if choice.views else [""] * rows.num_rows
     rows = rows.append_column("view_of", pa.array(same, pa.string()))
     rows = _coarsened(with_lines(rows), choice.precision_m)

@@ -21,6 +21,7 @@ from crackvae.reports.night_page.nights import total
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
+from crackvae.storage.tables.verdicts import judged_kinds
 
 # Findings of one photograph, and of the groups of a night, that are listed, the longest first.
 MAX_LISTED, MAX_LISTED_BY_GROUP = 10, 100
@@ -58,26 +59,25 @@ class NightFindings:
     @cached_property
     def cracks(self) -> pa.Table:
         """Findings that are no joint, each crack once; where reviewers agree on one, their verdict counts instead."""
-        verdict = self.table["verdict"]
-        is_crack = pc.if_else(pc.equal(verdict, ""), self._is_no_joint, pc.equal(verdict, "crack"))
-        return self.table.filter(pc.and_(is_crack, pc.equal(self.table["view_of"], "")))
+        return self.table.filter(pc.and_(self._is_crack, pc.equal(self.table["view_of"], "")))
 
     @property
     def n_joints(self) -> int:
-        """Number of joints that no reviewer calls a crack."""
-        left_out = pc.and_(pc.invert(self._is_no_joint), pc.not_equal(self.table["verdict"], "crack"))
-        return total(left_out)
+        """Number of joints, but for those that are a crack, as reviewers agree."""
+        return total(pc.and_not(self._is_traced_joint, self._is_crack))
 
     @property
     def n_refuted(self) -> int:
         """Number of findings that are no joint and no crack either, as reviewers agree."""
-        verdict = self.table["verdict"]
-        refuted = pc.and_(self._is_no_joint, pc.is_in(verdict, pa.array(["sound", "joint"])))
-        return total(refuted)
+        return total(pc.invert(pc.or_(self._is_traced_joint, self._is_crack)))
 
     @property
-    def _is_no_joint(self) -> pa.ChunkedArray:
-        return pc.not_equal(self.table["kind"], "joint")
+    def _is_crack(self) -> pa.ChunkedArray:
+        return pc.invert(pc.is_in(judged_kinds(self.table), pa.array(["joint", "sound"])))
+
+    @property
+    def _is_traced_joint(self) -> pa.ChunkedArray:
+        return pc.equal(self.table["kind"], "joint")
 
     @cached_property
     def also_on(self) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from crackvae.errors import ConfigError, StorageError
@@ -259,6 +260,16 @@ def with_verdicts(findings: pa.Table, scores: str) -> pa.Table:
     ]
     at = findings.schema.get_field_index("verdict")
     return findings.set_column(at, "verdict", pa.array(found, pa.string()))
+
+
+def judged_kinds(findings: pa.Table) -> pa.ChunkedArray:
+    """What each finding is: what reviewers agree on, which may be `sound`, or the kind that was traced.
+
+    Args:
+        findings: as with_verdicts() returns them.
+    """
+    verdict = findings["verdict"]
+    return pc.if_else(pc.equal(verdict, ""), findings["kind"], verdict)
 
 
 def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
