@@ -1236,7 +1236,10 @@ def read_changes(
 
     Returns:
         pyarrow.Table with the status new, grown, static, gone, not seen or unmatched, lengths and widths at both
-            visits, and their differences with 90 % intervals; all in pixels of the later image.
+            visits, and their differences with 90 % intervals; all in pixels of the later image. `kind` is that of the
+            trace, and `verdict` what reviewers agreed on when the comparison ran: on the later finding or, if nobody
+            had judged it and it has not grown, on the earlier one; otherwise "". Summaries and pages leave out sound
+            ones and joints.
 
     Raises:
         ConfigError: a column that the table does not have.

@@ -188,7 +188,7 @@ def _rows(changes: Sequence[Change], pair: Mapping[str, Any], residual_px: float
             row[f"{name}_change_low_px"] = value - COVERS_90 * sigma
             row[f"{name}_change_high_px"] = value + COVERS_90 * sigma
             row[f"{name}_change_mm"] = value * mm_per_px
-        row |= {"mm_per_px": mm_per_px, "model": known["model"]}
+        row |= {"mm_per_px": mm_per_px, "model": known["model"], "verdict": ""}
         row |= {"taken": later and later["taken"], "previous_taken": earlier and earlier["taken"]}
         rows.append(row)
     return rows

@@ -19,6 +19,7 @@ from crackvae.reports import page, views
 from crackvae.reports.page import Thumbnail, Thumbnails
 from crackvae.storage.tables import changes as table
 from crackvae.storage.tables.traces import branches_of, trace_of
+from crackvae.storage.tables.verdicts import may_be_cracks
 
 # Longest side of a picture [px].
 PICTURE_PX = 520
@@ -88,6 +89,7 @@ def change_page(
         page_id=f"change-{comparison['run']}",
         summary=comparison,
         counts=table.counts(changes),
+        refuted=Counter(table.refuted(changes)["status"].to_pylist()),
         cards={status: [card for card in cards if card.row["status"] == status] for status in ("new", "grown", "gone")},
         reasons=_reasons(pairs),
         folder=page.shared_folder(names),
@@ -98,9 +100,8 @@ def change_page(
 def _chosen(changes: pa.Table, shown: int) -> list[dict[str, Any]]:
     """The rows that get a picture: new ones, the longest first; grown ones, the most certain first; then gone ones."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in changes.to_pylist():
-        if row["kind"] != "joint":
-            rows[row["status"]].append(row)
+    for row in changes.filter(may_be_cracks(changes)).to_pylist():
+        rows[row["status"]].append(row)
     new = sorted(rows["new"], key=lambda row: -row["length_px"])
     grown = sorted(rows["grown"], key=lambda row: -_certainty(row))
     gone = sorted(rows["gone"], key=lambda row: -row["previous_length_px"])

@@ -18,6 +18,7 @@ from crackvae.reports.matplotlib_folder import matplotlib_folder
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import changes as table
+from crackvae.storage.tables.verdicts import may_be_cracks, standing_in
 
 NO_EARLIER = "no earlier photograph of its place"
 NO_LATER = "no later photograph of its place"
@@ -48,7 +49,7 @@ class Compared:
         """What is new and has grown, as it is printed; the longest first."""
         is_shown = pc.and_(
             pc.is_in(self.changes["status"], value_set=pa.array(["new", "grown"])),
-            pc.not_equal(self.changes["kind"], "joint"),
+            may_be_cracks(self.changes),
         )
         rows = self.changes.filter(is_shown).select(list(PRINTED))
         order = [("status", "descending"), ("length_px", "descending")]
@@ -77,10 +78,12 @@ def compare_visits(
     fileio.require_writable(folder)
     run = tables.new_run(tables.list_parts(folder))
     with locked(folder, run, quiet=config.quiet):
+        verdicts = {visit.out: standing_in(visit.out) for visit in (before, after)}
         alike = scored_alike((before, after), {*partners, *partners.values()}, folder, config, model_dir)
         todo = _to_compare(before, after, partners, alike, run, unpaired=unpaired)
         compared = compare_pairs(todo, config)
         changes = table.with_histories(table.rows_of(compared[table.CHANGES_COLUMN]), table.read_changes(folder))
+        changes = table.with_verdicts(changes, verdicts[before.out], verdicts[after.out])
         pairs = compared.select(table.PAIRS_SCHEMA.names)
         csv = table.write_changes(folder, changes, pairs, run)
     summary = {
@@ -89,6 +92,7 @@ def compare_visits(
         **_pair_counts(pairs),
         "scored_again": alike.scored_again,
         **{status.replace(" ", "_"): n for status, n in table.counts(changes).items()},
+        "judged_no_crack": table.refuted(changes).num_rows,
         "model": alike.model,
         "csv": csv,
         "seconds": round(time.perf_counter() - started, 1),

@@ -20,6 +20,7 @@ from crackvae.model.inference import load_scorer
 from crackvae.results import ChangeResult
 from crackvae.storage import tables
 from crackvae.storage.tables import changes
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +101,29 @@ def test_findings_and_exports_have_their_status_since_the_visit_before(spring: P
     features = json.loads((tmp_path / "findings.geojson").read_text())["features"]
     exported = {one["id"]: (one["properties"].get("status"), one["properties"].get("previous")) for one in features}
     assert exported == {"a2": ("grown", "a"), "c": ("new", None), "b": (None, None)}
+
+
+def test_what_reviewers_call_no_crack_at_either_visit_is_not_counted(spring: Path, tmp_path: Path) -> None:
+    for year in ("2024", "2025"):
+        ignored = shutil.ignore_patterns("_changes")
+        shutil.copytree(spring / f"scores-{year}", tmp_path / f"scores-{year}", ignore=ignored)
+    before, after = tmp_path / "scores-2024", tmp_path / "scores-2025"
+    earlier, later = (str(spring / f"{year}-05-01" / "bridge" / "1.png") for year in ("2024", "2025"))
+    VerdictLog(str(before)).append("verdicts-of-anna", "anna", [Judgement(Subject(earlier, "a"), "sound")])
+    VerdictLog(str(after)).append("verdicts-of-anna", "anna", [Judgement(Subject(later, "c"), "joint")])
+    result = change(before, after)
+    assert (result.new, result.grown, result.gone, result.summary["judged_no_crack"]) == (0, 1, 1, 1)
+    VerdictLog(str(after)).append("verdicts-of-anna-2", "anna", [Judgement(Subject(later, "a2"), "sound")])
+    result = change(before, after)
+    assert (result.new, result.grown, result.gone, result.summary["judged_no_crack"]) == (0, 0, 1, 2)
+    assert result.tables["new and grown"].empty
+    assert {row["finding"]: row["verdict"] for row in rows_of(result)} == {"a2": "sound", "c": "joint", "": "", "b": ""}
+    html = Path(result.page).read_text()
+    assert "nor 2 findings that reviewers call sound or a joint: 1 grown, 1 new." in html and "Nothing new." in html
+    VerdictLog(str(after)).append("verdicts-of-ben-1", "ben", [Judgement(Subject(later, "a2"), "crack")])
+    again = change(before, after)
+    assert (again.new, again.grown, again.summary["judged_no_crack"]) == (0, 1, 1)  # anna and ben disagree
+    assert "a crack, as reviewers agree" in Path(again.page).read_text()
 
 
 def test_pairs_named_in_a_csv_are_compared(spring: Path, tmp_path: Path) -> None:

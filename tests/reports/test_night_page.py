@@ -213,12 +213,16 @@ def test_what_reviewers_call_no_crack_is_left_out_of_the_sums_by_group(copied: P
     write_findings(copied)
     log, image = VerdictLog(str(copied)), photographs(copied)[0]
     log.append("verdict-on-a-joint", "anna", [Judgement(Subject(image, "0b"), "crack")])
-    assert re.search(r"270 px\s+150 px\s+4\.0 px", text_of(page_of(copied, n_photographs=2)))
+    html = text_of(page_of(copied, n_photographs=2))
+    assert re.search(r"270 px\s+150 px\s+4\.0 px", html) and "Findings: 2 cracks; the longest: length 150" in html
+    assert html.count("joint; reviewers: crack") == 2, "in the table of the photograph and in that of its group"
     log.append("verdict-on-a-crack", "anna", [Judgement(Subject(image, "0a"), "sound")])
     html = text_of(page_of(copied, n_photographs=2))
     assert (
         re.search(r"150 px\s+150 px\s+4\.0 px", html) and "1 finding that reviewers call no crack is left out" in html
     )
+    assert "Findings: 1 crack, 1 that reviewers call sound; the longest: length 150" in html
+    assert html.count("crack; reviewers: sound") == 1
 
 
 def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() -> None:

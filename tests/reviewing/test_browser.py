@@ -173,13 +173,21 @@ def test_a_finding_is_judged_in_its_row(browser: Any, scored_night: Path, tmp_pa
     lines = [finding(name, **of_image, mm_source="") for name in ("0a", "0b")]
     tables.write_part(folder_of(str(scores)), pa.Table.from_pylist(lines, FINDINGS_SCHEMA), row["run"], 0)
     (port,) = free_ports(1)
-    with serving(scores, port, "--worst", "6", "--passed", "0"):
+    with serving(scores, port, "--worst", "70", "--passed", "0"):
         anna, ben = (Reviewer(browser, port, name) for name in ("anna", "ben"))
         anna.tab.select_option('select[aria-label="verdict on finding 0b"]', "joint")
         anna.wait_until_saved()
         ben.tab.wait_for_selector('select[title="anna: joint"]', timeout=120_000)
         assert ben.tab.locator('select[title="anna: joint"]').input_value() == ""
-        assert "0 of 6 reviewed" in anna.tab.inner_text("#progress"), "the image itself is not judged"
+        ben.tab.select_option('select[aria-label="verdict on finding 0b"]', "crack")
+        anna.wait_for("#team", ", 1 disagreement")
+        anna.tab.select_option("#state", "disagreement")
+        assert anna.shown() == [row["image"]]
+        anna.wait_for("#cards .card:not([hidden]) .others", "finding 0b: ben: crack · anna: joint")
+        ben.tab.select_option('select[aria-label="verdict on finding 0b"]', "")
+        anna.wait_for("#team", ", 0 disagreements")
+        ben.wait_until_saved()
+        assert ", 0 of " in anna.tab.inner_text("#progress"), "the image itself is not judged"
         (kept,) = crackvae.read_verdicts(scores).to_pylist()
         assert (kept["image"], kept["finding"], kept["verdict"]) == (row["image"], "0b", "joint")
         anna.tab.keyboard.press("Control+z")

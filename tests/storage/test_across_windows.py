@@ -93,6 +93,15 @@ def test_a_crack_across_windows_is_one_finding_with_its_length_and_its_line(
     np.testing.assert_array_equal(trace_of(again), trace_of(row))
 
 
+def test_the_whole_is_longer_than_its_trace_by_the_bends_that_its_pieces_have() -> None:
+    parts = as_traced(wandering((300, 500), (2900, 620)))
+    (plain,) = joined_rows(parts)
+    (rough,) = joined_rows([part | {"length_px": 1.1 * part["length_px"]} for part in parts])
+    assert rough["length_px"] == pytest.approx(1.1 * plain["length_px"])
+    assert rough["length_mm"] == pytest.approx(1.1 * plain["length_mm"])
+    assert rough["straightness"] == pytest.approx(plain["straightness"] / 1.1)
+
+
 def test_cracks_that_only_cross_or_lie_in_other_files_or_models_stay_apart() -> None:
     across, down = wandering((300, 850), (1700, 900)), wandering((900, 100), (870, 1700))
     other_file = as_traced(across, file="/a/other.tif")
@@ -108,6 +117,7 @@ def test_a_branch_that_one_window_sees_is_a_branch_of_the_whole() -> None:
     x = excerpt_of(second["image"]).x
     for name, values in (("x_px", side[:, 0] - x), ("y_px", side[:, 1]), ("widths_px", np.full(len(side), 3.0))):
         second[name] = np.concatenate([second[name], [np.nan], values])
+    second["length_px"] += length_of(side)
     (row,) = joined_rows([first, second])
     assert len(branches_of(trace_of(row))) == 2
     assert row["length_px"] == pytest.approx(length_of(main) + length_of(side), rel=0.03)

@@ -7,12 +7,13 @@ import pyarrow as pa
 from crackvae.storage import tables
 from crackvae.storage.tables import changes
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog, standing_in
 
 
 def found(run: str, image: str, finding: str, **values: object) -> dict[str, object]:
     row = {"finding": finding, "history": finding, "image": image, "previous_image": f"old {image}", "run": run}
     row["previous"] = ""
-    return row | {"kind": "crack", "status": "new"} | values
+    return row | {"kind": "crack", "status": "new", "verdict": ""} | values
 
 
 def write(folder: Path, run: str, *rows: dict[str, object]) -> str:
@@ -60,6 +61,39 @@ def test_histories_follow_a_finding_and_counts_leave_out_joints(tmp_path: Path) 
     )
     assert changes.with_histories(later, rows)["history"].to_pylist() == ["f1", "f9"]
     assert changes.counts(rows) == {"new": 1, "grown": 1, "static": 0, "gone": 1, "not seen": 0, "unmatched": 0}
+
+
+def test_a_verdict_on_the_later_finding_counts_before_one_on_the_earlier_one(tmp_path: Path) -> None:
+    spring, autumn = str(tmp_path / "spring"), str(tmp_path / "autumn")
+
+    def judge(scores: str, reviewer: str, verdicts: dict[tuple[str, str], str]) -> None:
+        judged = [Judgement(Subject(*subject), verdict) for subject, verdict in verdicts.items()]  # type: ignore[arg-type]
+        VerdictLog(scores).append(f"verdicts-of-{reviewer}", reviewer, judged)
+
+    earlier = {("old a", f"e{n}"): "sound" for n in range(5)} | {("old b", ""): "joint", ("old c", ""): "sound"}
+    judge(spring, "anna", earlier)
+    judge(autumn, "anna", {("a", "f1"): "crack", ("a", "f2"): "crack", ("a", "f4"): "joint", ("c", ""): "crack"})
+    judge(autumn, "ben", {("a", "f2"): "sound", ("b", ""): "sound"})
+    statuses = ("grown", *["static"] * 4)
+    rows = [found("1", "a", f"f{n}", previous=f"e{n}", status=status) for n, status in enumerate(statuses)]
+    rows += [found("1", "b", "", previous="e5", status="gone"), found("1", "b", "f6"), found("1", "a", "f7")]
+    rows += [found("1", "c", "f8", previous="e8"), found("1", "c", "f9", kind="joint")]
+    table = pa.Table.from_pylist(rows, changes.CHANGES_SCHEMA)
+    judged = changes.with_verdicts(table, standing_in(spring), standing_in(autumn))
+    assert judged["verdict"].to_pylist() == [
+        *("", "crack", "", "sound", "joint"),  # f0 has grown since; f2: reviewers disagree about it now
+        *("joint", "sound", ""),  # what is gone is not on the later photograph, whose verdict says nothing about it
+        *("", ""),  # f8: the later photograph, called cracked, was sound before
+    ]
+    assert {status: n for status, n in changes.counts(judged).items() if n} == {"grown": 1, "static": 2, "new": 2}
+    assert changes.refuted(judged)["status"].to_pylist() == ["static", "static", "gone", "new"]
+
+
+def test_changes_of_an_earlier_version_have_no_verdict(tmp_path: Path) -> None:
+    write(tmp_path, "1", found("1", "a", "f1"))
+    (part,) = tables.list_parts(str(tmp_path))["1"]
+    tables.write_table(part, tables.read_table(part, changes.CHANGES_SCHEMA).drop_columns(["verdict"]))
+    assert changes.read_changes(str(tmp_path))["verdict"].to_pylist() == [""]
 
 
 def test_a_last_comparison_that_found_nothing_counts_too(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from crackvae.reports.night_page.nights import total
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
-from crackvae.storage.tables.verdicts import judged_kinds
+from crackvae.storage.tables.verdicts import may_be_cracks
 
 # Findings of one photograph, and of the groups of a night, that are listed, the longest first.
 MAX_LISTED, MAX_LISTED_BY_GROUP = 10, 100
@@ -73,7 +73,7 @@ class NightFindings:
 
     @property
     def _is_crack(self) -> pa.ChunkedArray:
-        return pc.invert(pc.is_in(judged_kinds(self.table), pa.array(["joint", "sound"])))
+        return may_be_cracks(self.table)
 
     @property
     def _is_traced_joint(self) -> pa.ChunkedArray:
@@ -121,12 +121,16 @@ def by_image(findings: pa.Table, images: list[str]) -> dict[str, list[dict[str, 
 
 
 def in_words(findings: list[dict[str, Any]], mm_per_px: float | None) -> str:
-    """What the findings of one image are, with the size of the longest crack; "" without any."""
-    counts = [(kind, sum(one["kind"] == kind for one in findings)) for kind in KIND_COLOURS]
+    """What the findings of one image are, as reviewers agree, with the size of the longest crack; "" without any."""
     if not findings:
         return ""
+    kinds = [one["verdict"] or one["kind"] for one in findings]
+    counts = [(kind, kinds.count(kind)) for kind in KIND_COLOURS]
     names = [f"{n} {kind}{'s' if n > 1 and kind != 'unclear' else ''}" for kind, n in counts if n]
-    longest = next((one for one in findings if one["kind"] != "joint"), None)
+    if n := kinds.count("sound"):
+        names.append(f"{n} that reviewers call sound")
+    cracks = [one for one, kind in zip(findings, kinds, strict=True) if kind not in ("joint", "sound")]
+    longest = max(cracks, key=lambda one: one["length_px"], default=None)
     size = f"; the longest: {size_in_words(longest, mm_per_px)}" if longest else ""
     return f"{', '.join(names)}{size}"
 
@@ -164,6 +168,7 @@ def listed(
             "image": one["image"],
             "also_on": also_on.get(one["finding"], []),
             "kind": one["kind"],
+            "verdict": one["verdict"],
             "colour": KIND_COLOURS[one["kind"]],
             "size": size_in_words(one, mm_per_px),
             "width_class": one["width_class"],

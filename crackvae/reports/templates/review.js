@@ -99,22 +99,27 @@ function showStanding() {
     else others.set(subject, [...(others.get(subject) || []), one]);
   }
   for (const { body } of left) if (body.reviewer === me) own.set(subjectOf(body), body.verdict);
+  const disputed = new Map(); // by image, what is said of it or of findings on which reviewers disagree
+  for (const [subject, their] of others) {
+    const verdicts = own.get(subject) ? [...their, { reviewer: me, verdict: own.get(subject) }] : their;
+    // As for the exports: unsure is no opinion, and sound and joint agree that it is no crack.
+    const isCrack = new Set(verdicts.filter((one) => one.verdict !== "unsure").map((one) => one.verdict === "crack"));
+    const [image, finding] = JSON.parse(subject);
+    if (isCrack.size > 1) disputed.set(image, [...(disputed.get(image) || []), ...(finding ? [`finding ${finding}: ${inWords(verdicts)}`] : [])]);
+  }
   for (const [select, one] of findings) {
     select.value = select.dataset.own = own.get(subjectOf(one)) || "";
     select.title = inWords(others.get(subjectOf(one)) || []);
   }
   for (const card of all) {
-    const subject = subjectOf({ image: rows.get(card).image, finding: "" });
+    const { image } = rows.get(card), subject = subjectOf({ image, finding: "" });
     const verdict = own.get(subject) || "", their = others.get(subject) || [];
     showVerdict(card, verdict);
     const line = card.querySelector(".others");
-    line.textContent = inWords(their);
-    line.hidden = !their.length;
-    const verdicts = [...their.map((one) => one.verdict), ...(verdict ? [verdict] : [])];
-    // As for the exports: unsure is no opinion, and sound and joint agree that it is no crack.
-    const isCrack = new Set(verdicts.filter((one) => one !== "unsure").map((one) => one === "crack"));
-    card.classList.toggle("disagreement", isCrack.size > 1);
-    card.dataset.judged = verdicts.length ? "yes" : "no";
+    line.textContent = [...(their.length ? [inWords(their)] : []), ...(disputed.get(image) || [])].join("; ");
+    line.hidden = !line.textContent;
+    card.classList.toggle("disagreement", disputed.has(image));
+    card.dataset.judged = their.length || verdict ? "yes" : "no";
   }
   showTeam(left.length);
   showProgress();

@@ -71,7 +71,7 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
-# Columns of SCORES_SCHEMA that tables of earlier versions lack, with the value that they are read with.
+# Columns that tables of earlier versions lack, with the value that they are read with.
 ADDED_COLUMNS = {
     "brightness": float("nan"),
     "clipped": float("nan"),
@@ -87,6 +87,7 @@ ADDED_COLUMNS = {
     "focal_mm": float("nan"),
     "precision": "",
     "untraced": False,
+    "verdict": "",  # of the table of changes
 }
 
 RUN_TIME = "%Y%m%dT%H%M%S_%f"

@@ -149,7 +149,9 @@ def _whole(pieces: list[_Piece]) -> dict[str, Any]:
         used.append(piece)
         for branch_K3 in piece.branches:
             _add(branches, branch_K3, piece.reach_px)
-    return main.row | _sizes(branches, [piece.row for piece in used]) | _trace(branches, main.window)
+    bends = sum(piece.row["length_px"] for piece in used) / sum(_along(piece.branches) for piece in used)
+    sizes = _sizes(_along(branches) * bends, [piece.row for piece in used])
+    return main.row | sizes | _trace(branches, main.window, bends)
 
 
 def _add(branches: list[np.ndarray], branch_K3: np.ndarray, reach_px: float) -> None:
@@ -185,8 +187,12 @@ def _attach(branches: list[np.ndarray], at_3: np.ndarray, added_K3: np.ndarray) 
     branches.append(np.vstack([at_3, added_K3]))
 
 
-def _trace(branches: list[np.ndarray], window: Window) -> dict[str, Any]:
-    """The columns of a trace, from the corner of a window."""
+def _trace(branches: list[np.ndarray], window: Window, bends: float) -> dict[str, Any]:
+    """The columns of a trace, from the corner of a window.
+
+    Args:
+        bends: what finer bends than those of a trace add to its length, as a factor.
+    """
     gap_13 = np.full((1, 3), np.nan)
     trace_N3 = np.concatenate([one for branch in branches for one in (branch, gap_13)])[:-1]
     trace_N3[:, :2] -= window[1:3]
@@ -200,17 +206,17 @@ def _trace(branches: list[np.ndarray], window: Window) -> dict[str, Any]:
         "top_px": math.floor(top),
         "right_px": math.ceil(right),
         "bottom_px": math.ceil(bottom),
-        "straightness": float(np.hypot(*(main_K3[-1] - main_K3[0])[:2])) / _length(main_K3),
+        "straightness": float(np.hypot(*(main_K3[-1] - main_K3[0])[:2])) / (_along([main_K3]) * bends),
     }
 
 
-def _length(branch_K3: np.ndarray) -> float:
-    return float(np.hypot(*np.diff(branch_K3[:, :2], axis=0).T).sum()) + 1
+def _along(branches: list[np.ndarray]) -> float:
+    """Length of a trace [px]."""
+    return sum(float(np.hypot(*np.diff(branch_K3[:, :2], axis=0).T).sum()) + 1 for branch_K3 in branches)
 
 
-def _sizes(branches: list[np.ndarray], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _sizes(length_px: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Length and widths of a crack from the rows of its pieces, the longest first."""
-    length_px = sum(map(_length, branches))
     share_P = np.array([row["length_px"] for row in rows]) / sum(row["length_px"] for row in rows)
     widest = max(rows, key=lambda row: (math.isfinite(row["width_max_px"]), row["width_max_px"]))
     known_P = np.array([math.isfinite(row["width_mean_px"]) for row in rows])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.storage import fileio, tables
+from crackvae.storage.tables.verdicts import Standing, Subject, may_be_cracks, verdicts_on
 from crackvae.storage.uris import join
 
 CLAIMS = ("new", "grown", "static", "gone")
@@ -44,6 +45,7 @@ CHANGES_SCHEMA = pa.schema(
         ("previous_taken", pa.timestamp("us", tz="UTC")),
         ("model", pa.string()),  # digest of the model that found both
         ("run", pa.string()),  # of the comparison
+        ("verdict", pa.string()),  # of reviewers, see with_verdicts(); "" without
     ]
 )
 
@@ -154,7 +156,35 @@ def with_histories(changes: pa.Table, earlier: pa.Table) -> pa.Table:
     return changes.set_column(changes.schema.get_field_index("history"), "history", column)
 
 
+def with_verdicts(changes: pa.Table, before: Standing, after: Standing) -> pa.Table:
+    """Changes with `verdict`: that on the later finding or, if nobody has judged it, that on the earlier one.
+
+    What has grown since a verdict is to be judged again: only a verdict on the later finding counts.
+
+    Args:
+        before, after: the standing verdicts of both visits.
+    """
+
+    def of_visit(image: str, finding: str, standing: Standing) -> list[str | None]:
+        subjects = list(map(Subject, changes[image].to_pylist(), changes[finding].to_pylist()))
+        found = verdicts_on(subjects, standing)
+        return [verdict if subject.finding else None for subject, verdict in zip(subjects, found, strict=True)]
+
+    later, earlier = of_visit("image", "finding", after), of_visit("previous_image", "previous", before)
+    has_grown = pc.equal(changes["status"], "grown").to_pylist()
+    column = [
+        ("" if grown else old or "") if new is None else new
+        for new, old, grown in zip(later, earlier, has_grown, strict=True)
+    ]
+    return changes.set_column(changes.schema.get_field_index("verdict"), "verdict", pa.array(column, pa.string()))
+
+
 def counts(changes: pa.Table) -> Mapping[str, int]:
-    """Number of findings by status, joints left out; every status has a number."""
-    found = changes.filter(pc.not_equal(changes["kind"], "joint"))["status"].value_counts().to_pylist()
+    """Number of findings by status, joints and what reviewers call sound left out; every status has a number."""
+    found = changes.filter(may_be_cracks(changes))["status"].value_counts().to_pylist()
     return dict.fromkeys(STATUSES, 0) | {one["values"]: one["counts"] for one in found}
+
+
+def refuted(changes: pa.Table) -> pa.Table:
+    """The changes that are no joint by their trace, and that reviewers call sound or a joint."""
+    return changes.filter(pc.and_not(pc.not_equal(changes["kind"], "joint"), may_be_cracks(changes)))

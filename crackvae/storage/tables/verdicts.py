@@ -251,25 +251,47 @@ def with_verdicts(findings: pa.Table, scores: str) -> pa.Table:
         findings: FINDINGS_SCHEMA.
         scores: folder of their scores table.
     """
-    standing = standing_of(VerdictLog(scores).history()) if findings.num_rows else {}
-    verdicts = agreed(standing)
-    whole = {image: verdict for image, verdict in of_images(verdicts).items() if verdict != "crack"}
-    found = [
-        verdicts.get(subject, "") if subject in standing else whole.get(subject.image, "")
-        for subject in map(Subject, findings["image"].to_pylist(), findings["finding"].to_pylist())
-    ]
+    subjects = list(map(Subject, findings["image"].to_pylist(), findings["finding"].to_pylist()))
+    found = [verdict or "" for verdict in verdicts_on(subjects, standing_in(scores) if subjects else {})]
     at = findings.schema.get_field_index("verdict")
     return findings.set_column(at, "verdict", pa.array(found, pa.string()))
+
+
+def standing_in(scores: str) -> Standing:
+    """The standing verdicts in a folder of scores. Errors are those of VerdictLog."""
+    return standing_of(VerdictLog(scores).history())
+
+
+def verdicts_on(findings: Iterable[Subject], standing: Standing) -> list[str | None]:
+    """The verdict on each of some findings, as with_verdicts() describes it: "" without agreement.
+
+    None means that nobody has judged the finding, neither by itself nor with its whole image.
+    """
+    verdicts = agreed(standing)
+    whole = {image: verdict for image, verdict in of_images(verdicts).items() if verdict != "crack"}
+    found: list[str | None] = []
+    for subject in findings:
+        if subject in standing:
+            found.append(verdicts.get(subject, ""))
+        else:
+            is_judged = Subject(subject.image) in standing
+            found.append(whole.get(subject.image, "") if is_judged else None)
+    return found
 
 
 def judged_kinds(findings: pa.Table) -> pa.ChunkedArray:
     """What each finding is: what reviewers agree on, which may be `sound`, or the kind that was traced.
 
     Args:
-        findings: as with_verdicts() returns them.
+        findings: columns `kind` and `verdict`, as with_verdicts() returns them.
     """
     verdict = findings["verdict"]
     return pc.if_else(pc.equal(verdict, ""), findings["kind"], verdict)
+
+
+def may_be_cracks(findings: pa.Table) -> pa.ChunkedArray:
+    """Whether each finding is neither a joint nor sound; see judged_kinds()."""
+    return pc.invert(pc.is_in(judged_kinds(findings), pa.array(["joint", "sound"])))
 
 
 def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
