@@ -479,8 +479,8 @@ def score(
             (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
-        max_unreadable: maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a
-            share (1%).
+        max_unreadable: maximum unreadable images, of those listed (nightly: of the night), before the exit code
+            is 2: a count (5) or a share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
         gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
             exact.
@@ -740,8 +740,8 @@ def nightly(
             (table 4.1), both guidance for design; or limits in mm, 0.1,0.2,0.5.
         max_false_discovery: also list the images of which at most this share is expected to be sound, such as
             0.1.
-        max_unreadable: maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a
-            share (1%).
+        max_unreadable: maximum unreadable images, of those listed (nightly: of the night), before the exit code
+            is 2: a count (5) or a share (1%).
         max_unreachable: the same for images that could not be fetched from storage.
         gps_precision: on the page: round places to squares of this size, 100m; off leaves them out; default:
             exact.

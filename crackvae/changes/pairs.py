@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +32,13 @@ _DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.](0[1-9]|1[0-2])([-_.]\d\d)?|(0[1-9]
 def by_path(before: Sequence[str], after: Sequence[str], *, same_root: bool = False) -> dict[str, str]:
     """The earlier photograph of each later one that has the same path below the common folder of its visit.
 
-    Dates in a path do not count, and of several earlier photographs with one path the last in `before` is taken.
+    Dates in a path do not count as a part of it. Of several earlier photographs with one path the one of the latest
+    date is taken, and of these the last in `before`.
 
     Args:
         before, after: URIs or absolute paths of the photographs of both visits, the earlier ones in order of time.
-        same_root: both visits have one folder above them, and paths are those below it.
+        same_root: both visits have one folder above them, and paths are those below it. A photograph that arrived
+            late, after one of a later date, has only those of no later date than its own before it.
 
     Returns:
         Earlier by later photograph; later ones without a partner are missing.
@@ -43,14 +46,25 @@ def by_path(before: Sequence[str], after: Sequence[str], *, same_root: bool = Fa
     if not before or not after:
         return {}
     roots = [uris.common_folder([*before, *after])] * 2 if same_root else list(map(uris.common_folder, (before, after)))
-    earlier = {_place(image, roots[0]): image for image in before}
-    places = {image: _place(image, roots[1]) for image in after}
-    return {image: earlier[place] for image, place in places.items() if earlier.get(place, image) != image}
+    earlier: dict[str, list[tuple[list[str], str]]] = {}
+    for image in before:
+        place, dates = _place(image, roots[0])
+        earlier.setdefault(place, []).append((dates, image))
+    pairs: dict[str, str] = {}
+    for image in after:
+        place, dates = _place(image, roots[1])
+        fit = [one for one in earlier.get(place, ()) if not same_root or one[0] <= dates]
+        last = max(reversed(fit), key=itemgetter(0), default=([], image))[1]
+        if last != image:
+            pairs[image] = last
+    return pairs
 
 
-def _place(image: str, root: str) -> str:
-    """The path of a photograph below the folder of its visit, without dates."""
-    return "/".join(part for name in uris.relative(image, root).split("/") if (part := _DATE.sub("", name)))
+def _place(image: str, root: str) -> tuple[str, list[str]]:
+    """The path of a photograph below the folder of its visit, without dates, and these, each as its digits."""
+    path = uris.relative(image, root)
+    dates = [re.sub(r"\D", "", found[0]) for found in _DATE.finditer(path)]
+    return "/".join(part for name in path.split("/") if (part := _DATE.sub("", name))), dates
 
 
 def by_place(before: pa.Table, after: pa.Table, within_m: float) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _visits(config: ChangeConfig, folder: str) -> tuple[Visit, Visit]:
         before, after = (scored_visit(one, folder, config, config.model) for one in (config.before, config.after))
         return before, after
     whole = read_visit(uris.absolute(config.after))
-    last = whole.rows["run"][-1:].to_pylist()
+    last = sorted(whole.first_runs["run"].to_pylist())[-1:]
     earlier = whole.of_runs(last, are_others=True)
     if not earlier.images:
         raise StorageError(

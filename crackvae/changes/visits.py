@@ -55,10 +55,20 @@ class Visit:
         """The photographs, in order of their last run."""
         return list(dict.fromkeys(reversed(self.rows["image"].to_pylist())))[::-1]
 
+    @property
+    def first_runs(self) -> pa.Table:
+        """The run that was the first, of any model, to score each photograph as its file is now: image and run.
+
+        A model that is new in a folder scores all photographs again, and that makes no visit of them.
+        """
+        of_content = self.rows.group_by(["image", "bytes", "content"]).aggregate([("run", "min"), ("run", "max")])
+        last = tables.last_of_each(of_content.sort_by("run_max"))
+        return last.select(["image", "run_min"]).rename_columns(["image", "run"])
+
     def of_runs(self, runs: Sequence[str], *, are_others: bool = False) -> "Visit":
-        """The photographs that these runs scored, or with `are_others` those that only other runs did."""
-        is_theirs = pc.is_in(self.rows["run"], value_set=pa.array(runs, pa.string()))
-        theirs = self.rows.filter(is_theirs)["image"].combine_chunks()
+        """The photographs that these runs were the first to score, or with `are_others` all other ones."""
+        first = self.first_runs
+        theirs = first.filter(pc.is_in(first["run"], value_set=pa.array(runs, pa.string())))["image"].combine_chunks()
         is_wanted = pc.is_in(self.rows["image"], value_set=theirs)
         return Visit(self.out, self.rows.filter(pc.invert(is_wanted) if are_others else is_wanted))
 

@@ -181,7 +181,9 @@ class ScoreConfig(ScoringConfig):
         "also list the images of which at most this share is expected to be sound, such as 0.1", None, gt=0, lt=1
     )
     max_unreadable: str = setting(
-        "maximum unreadable images, of those listed, before the exit code is 2: a count (5) or a share (1%)", "10%"
+        "maximum unreadable images, of those listed (nightly: of the night), before the exit code is 2: a count (5) or "
+        "a share (1%)",
+        "10%",
     )
     max_unreachable: str = setting("the same for images that could not be fetched from storage", "10%")
     gps_precision: str = setting(f"on the page: {GPS_PRECISION}", "")

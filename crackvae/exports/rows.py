@@ -15,6 +15,7 @@ from crackvae.reports.overlaps import views_of
 from crackvae.storage import tables, uris
 from crackvae.storage.tables.changes import with_status
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, read_findings, with_key
+from crackvae.storage.tables.parts_of_files import VERSION_OF_FILE, without_superseded
 from crackvae.storage.tables.verdicts import judged_kinds, with_verdicts
 
 # What the scores table knows of the image of a finding.
@@ -75,11 +76,12 @@ def latest_images(out: str, columns: Sequence[str]) -> pa.Table:
 
     A run that found no surface has scored an image too; of an image that no run could read, the latest row counts.
     """
-    rows = tables.read_scores(out, [*columns, *(name for name in ("image", "run", "status") if name not in columns)])
+    needed = ("image", "run", "status", "model", *VERSION_OF_FILE)
+    rows = tables.read_scores(out, [*columns, *(name for name in needed if name not in columns)])
     is_scored = pc.is_in(rows["status"], value_set=pa.array(["scored", "no_surface"]))
     ordered = rows.append_column("is_scored", is_scored.cast(pa.int8()))
     ordered = ordered.sort_by([("is_scored", "ascending"), ("run", "ascending"), ("image", "ascending")])
-    return tables.last_of_each(ordered).select(list(columns))
+    return without_superseded(tables.last_of_each(ordered), of_any_model=True).select(list(columns))
 
 
 def _replaced(rows: pa.Table, name: str, values: list[Any]) -> pa.Table:

@@ -7,6 +7,7 @@ Shape letters: N images, K edges of a histogram, with K + 1 bins: below the firs
 
 import hashlib
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,9 @@ CAMERA_EDGES = {
 # Scores and latent norms have no absolute scale: their edges are these quantiles of the calibration images.
 QUANTILES = np.append(np.linspace(0, 1, 41), 0.99)
 
+# Statuses of images that are not decoded, and so are in no histogram.
+FAILED = ("unreadable", "unreachable")
+
 # Groups with their own histograms: 1,000 groups take 2 MB per run. Images of further groups count in `whole` only.
 MAX_GROUPS, MIN_GROUP_IMAGES = 1000, 50
 
@@ -61,6 +65,11 @@ class Tally:
             self.flagged + other.flagged,
             {name: self.counts[name] + other.counts[name] for name in self.counts},
         )
+
+    def with_failed(self, statuses: Mapping[str, int]) -> "Tally":
+        """The tally with other numbers of images that are not decoded."""
+        others = {name: n for name, n in self.statuses.items() if name not in FAILED}
+        return replace(self, statuses=others | {name: statuses[name] for name in FAILED if statuses.get(name)})
 
     @property
     def images(self) -> int:
@@ -96,6 +105,17 @@ class NightHistograms:
             whole=self.whole + other.whole,
             groups=_added(self.groups, other.groups),
             cameras=_added(self.cameras, other.cameras),
+        )
+
+    def with_failed(self, rows: pa.Table) -> "NightHistograms":
+        """The histograms with those images that are not decoded of some rows (group, status) instead of their own."""
+        of_group: dict[str, Counter[str]] = defaultdict(Counter)
+        for one in rows.filter(pc.is_in(rows["status"], value_set=pa.array(FAILED))).to_pylist():
+            of_group[one["group"]][one["status"]] += 1
+        return replace(
+            self,
+            whole=self.whole.with_failed(sum(of_group.values(), Counter())),
+            groups={name: tally.with_failed(of_group[name]) for name, tally in self.groups.items()},
         )
 
     def same_edges(self, other: "NightHistograms") -> bool:

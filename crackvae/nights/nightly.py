@@ -9,8 +9,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from crackvae.config import NightlyConfig
 from crackvae.console import say
@@ -20,12 +18,12 @@ from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
-from crackvae.monitoring.histograms import NightHistograms, load_reference
+from crackvae.monitoring.histograms import FAILED, NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
 from crackvae.nights.changes import changes_of_night
 from crackvae.nights.runs import Nights, default_night, nightly_name
-from crackvae.nights.shadow import latest_rows, score_beside
+from crackvae.nights.shadow import score_beside
 from crackvae.nights.verdict import severity, verdict_on
 from crackvae.results import Result
 from crackvae.scoring.pages import write_page
@@ -66,7 +64,7 @@ def nightly(config: NightlyConfig) -> Result:
         if scored.summary.report:
             scored = _with_page(scored, tonight.verdict, config)
         broken = _broken_limits(scored, tonight, late, config)
-        changes = {} if config.no_changes else changes_of_night(out, tonight.runs, config)
+        changes = {} if config.no_changes else changes_of_night(out, tonight.all_runs, config)
         summary = _summary_of(scored, tonight, late, changes, broken)
         summary["seconds"] = round(time.perf_counter() - started, 1)
         for one in late:
@@ -143,7 +141,8 @@ class _EvaluatedNight:
         started: when the call that gave the verdict began.
         runs, skipped, not_compared: see runs.Counted.
         ordinary_before: number of ordinary nights that its share of flagged images was compared with.
-        images, unreadable, compared: rows of its runs, those of unreadable files, and those with a score.
+        images, failed, compared: rows of its runs, those of each status in FAILED, and those with a score; an image
+            without a score that several runs have tried counts once.
     """
 
     night: str
@@ -153,9 +152,14 @@ class _EvaluatedNight:
     not_compared: int
     ordinary_before: int
     images: int
-    unreadable: int
+    failed: dict[str, int]
     compared: int
     verdict: dict[str, Any]
+
+    @property
+    def all_runs(self) -> tuple[str, ...]:
+        """Its runs, whatever calibration they were counted for."""
+        return (*self.runs, *self.skipped)
 
     def as_json(self) -> dict[str, Any]:
         """The part of a `_nightly-<night>.json` that is about the verdict."""
@@ -204,7 +208,7 @@ def _evaluated(begun: _BegunNight, out: str, config: NightlyConfig) -> tuple[_Ev
 
 
 def _evaluate(nights: Nights, night: str, begun: _BegunNight, config: NightlyConfig) -> _EvaluatedNight:
-    counted, history = nights.counted(night), nights.ordinary_before(night)
+    counted, history = nights.as_last_seen(nights.counted(night)), nights.ordinary_before(night)
     limits = Limits(
         psi=(config.drift_psi[0], config.drift_psi[1]),
         ks=(config.drift_ks[0], config.drift_ks[1]),
@@ -221,7 +225,8 @@ def _evaluate(nights: Nights, night: str, begun: _BegunNight, config: NightlyCon
             quiet=False,
         )
     whole = counted.histograms.whole if counted.histograms else None
-    counts = (whole.images, whole.statuses.get("unreadable", 0), whole.scored) if whole else (0, 0, 0)
+    failed = {name: whole.statuses.get(name, 0) if whole else 0 for name in FAILED}
+    counts = (whole.images, failed, whole.scored) if whole else (0, failed, 0)
     runs = (counted.runs, counted.skipped, counted.not_compared)
     return _EvaluatedNight(night, begun.now, *runs, len(history), *counts, verdict)
 
@@ -231,25 +236,10 @@ def _broken_limits(
 ) -> list[str]:
     """What to say of each limit that is broken."""
     run, void = scored.summary, scored.summary.threshold_void
-    without_score = {"unreadable": _unreadable(scored, tonight), "unreachable": run.unreachable}
-    lines = [void.reason if void else "", broken_limit(without_score, tonight.images, config, run.out)]
+    lines = [void.reason if void else "", broken_limit(tonight.failed, tonight.images, config, run.out)]
     lines += [_broken_by_drift(one, tonight.night, config.fail_on) for one in (*late, tonight)]
     lines.append(_too_few(tonight, config.min_images))
     return [line for line in lines if line]
-
-
-def _unreadable(scored: ScoredRun, tonight: _EvaluatedNight) -> int:
-    """Images of the night that are unreadable, those that an earlier call found and no later one has scored included.
-
-    Unreachable ones need no such care: every call tries them again.
-    """
-    run = scored.summary
-    if tonight.unreadable <= run.unreadable:
-        return run.unreadable
-    rows = latest_rows(run.out, run.model, min(tonight.runs))
-    of_night = pc.is_in(rows["run"], value_set=pa.array(tonight.runs))
-    n: int = rows.filter(pc.and_(of_night, pc.equal(rows["status"], "unreadable"))).num_rows
-    return n
 
 
 def _broken_by_drift(evaluated: _EvaluatedNight, tonight: str, fail_on: str) -> str:

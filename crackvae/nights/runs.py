@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from crackvae.monitoring.drift import ORDINARY
-from crackvae.monitoring.histograms import NightHistograms, load_histograms
+from crackvae.monitoring.histograms import FAILED, NightHistograms, load_histograms
 from crackvae.scoring.summaries import NightSummary, read_night_summary
-from crackvae.storage import fileio, uris
+from crackvae.storage import fileio, tables, uris
 from crackvae.storage.names.run_files import counted_runs, histograms_name
 from crackvae.storage.names.shards import start_of
 from crackvae.storage.tables import RUN_TIME
@@ -19,6 +22,8 @@ N_NIGHTS = 14
 # A date whose verdict is this old is that of another night: a job at half past midnight has the same date
 # in UTC twice where the clocks go forward.
 SAME_NIGHT = timedelta(hours=12)
+# Columns of what is listed of an image.
+LISTED = ["image", "bytes", "modified", "group"]
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
 
 
@@ -117,6 +122,18 @@ class Nights:
             dated = dated.difference(*(self._read(other).all_runs() for other in self.with_verdict if other != night))
         return sorted((named | stamped | dated) & self._night_of_run.keys())
 
+    def as_last_seen(self, counted: Counted) -> Counted:
+        """A night in which an image without a score that a later run has tried again counts once, as that found it.
+
+        Such an image has a row in the histograms of each run. It has no measures, so that only statuses change.
+        """
+        total = counted.histograms
+        if total is None or len(counted.runs) < 2 or not any(total.whole.statuses.get(name) for name in FAILED):
+            return counted
+        rows = latest_rows(self.out, total.model, min(counted.runs))
+        rows = rows.filter(pc.is_in(rows["run"], value_set=pa.array(counted.runs)))
+        return replace(counted, histograms=total.with_failed(rows.select(["group", "status"])))
+
     def without_verdict(self) -> list[str]:
         """Nights of which `nightly` has scored images without coming to a verdict: it was killed."""
         return sorted({night for night in self._night_of_run.values() if night} - set(self.with_verdict))
@@ -150,3 +167,10 @@ class Nights:
 
     def _read(self, night: str) -> NightSummary:
         return read_night_summary(uris.join(self.out, nightly_name(night)))
+
+
+def latest_rows(folder: str, model: str, first: str) -> pa.Table:
+    """The latest row by a model of each image, of the parts of a run and of later ones: a compaction is later."""
+    paths = [path for run, parts in tables.list_parts(folder).items() if run >= first for path in parts]
+    rows = tables.read_parts(paths, [*LISTED, "status", "model", "run", "flagged"])
+    return tables.latest(rows.filter(pc.equal(rows["model"], model)))

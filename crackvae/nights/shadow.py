@@ -11,16 +11,16 @@ from crackvae.config import NightlyConfig
 from crackvae.console import progress, say
 from crackvae.errors import CrackvaeError
 from crackvae.model.inference import Scorer
+from crackvae.nights.runs import LISTED, latest_rows
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.run_table import RunTable
-from crackvae.storage import tables, uris
+from crackvae.storage import uris
 
 # In the folder of scores; readers of the dataset skip names that begin with `_`.
 FOLDER = "_shadow"
 
-# What an image is known by, and what is listed of it.
+# What an image is known by.
 KEY = ["image", "bytes", "modified"]
-LISTED = [*KEY, "group"]
 
 
 @dataclass
@@ -82,13 +82,6 @@ def score_beside(challenger: Scorer, champion: str, runs: Sequence[str], config:
         shadow.failed = str(error)
         say(f"the shadow model has not scored the whole night: {error}", quiet=False)
     return shadow
-
-
-def latest_rows(folder: str, model: str, first: str) -> pa.Table:
-    """The latest row by a model of each image, of the parts of a run and of later ones: a compaction is later."""
-    paths = [path for run, parts in tables.list_parts(folder).items() if run >= first for path in parts]
-    rows = tables.read_parts(paths, [*LISTED, "status", "model", "run", "flagged"])
-    return tables.latest(rows.filter(pc.equal(rows["model"], model)))
 
 
 def _score(images: pa.Table, challenger: Scorer, shadow: ShadowScores, run: str, config: NightlyConfig) -> None:

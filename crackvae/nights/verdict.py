@@ -33,10 +33,11 @@ def verdict_on(
     Args:
         night: None if it has no images that can be compared.
         history: ordinary nights before it.
-        not_compared: its images that were counted for another calibration; with any of them it is not `ok`.
+        not_compared: its images that were counted for another calibration; with any of them it is not `ok`,
+            and with them alone `few`.
     """
     if night is None:
-        return dict(NOTHING)
+        return NOTHING | {"level": "few" if not_compared else "none"}
     drifts = compare(night, reference, calibration, limits, history)
     order = {name: (-severity(one.level), -one.images) for name, one in drifts.items() if name != ALL}
     groups = sorted(order, key=order.__getitem__)

@@ -3,15 +3,16 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from crackvae.errors import StorageError
 from crackvae.reports.night_page.known import false_alarms
 from crackvae.reports.night_page.night_page import night_page
-from crackvae.reports.night_page.nights import NightResults, read_night
+from crackvae.reports.night_page.nights import NightResults, read_night, runs_with_rows
 from crackvae.reports.page import PageSettings
-from crackvae.storage import tables
+from crackvae.storage import fileio
+from crackvae.storage.tables.verdicts import standing_in, with_standing
 
 # A page takes up to 15 MB, and the rows of a night of 100,000 images about as much.
 KEPT_NIGHTS = 4
@@ -56,34 +57,37 @@ class ServedNights:
 
     def __init__(self, scores: str, settings: PageSettings) -> None:
         self.scores, self.settings = scores, settings
-        self._nights, self._pages, self._rows = _Kept(), _Kept(), _Kept()
+        self._nights, self._pages, self._rows, self._runs = _Kept(), _Kept(), _Kept(), _Kept()
 
-    def runs(self) -> dict[str, int]:
-        """Number of parts of each run, in order of time.
+    def runs(self) -> dict[str, list[str]]:
+        """The runs with rows, in order of time, and the parts that hold them; looked for again when files have come.
 
         Raises:
             StorageError: the folder holds no scores.
         """
-        parts = {run: len(paths) for run, paths in tables.list_parts(self.scores).items()}
-        if not parts:
+        names = tuple(sorted(fileio.list_files(self.scores)))
+        runs = self._runs.get_or_make(names, lambda: runs_with_rows(self.scores))
+        if not runs:
             raise StorageError(f"{self.scores} holds no scores: name the folder that crackvae score wrote as --out.")
-        return parts
+        return runs
 
-    def _key(self, run: str) -> tuple[str, int]:
-        """The name of a run, "" for the latest, and its number of parts."""
+    def _key(self, run: str) -> tuple[str, tuple[str, ...]]:
+        """The name of a run, "" for the latest, and its parts."""
         runs = self.runs()
         run = run or max(runs)
         if run not in runs:
             raise StorageError(f"{self.scores} holds no run {run}.")
-        return run, runs[run]
+        return run, tuple(runs[run])
 
-    def _night(self, key: tuple[str, int]) -> NightResults:
+    def _night(self, key: tuple[str, tuple[str, ...]]) -> NightResults:
         return self._nights.get_or_make(key, lambda: read_night(self.scores, key[0]))
 
     def page(self, run: str) -> bytes:
         """The page of a night; rendered again when other nights have given other false alarms to compare with."""
         key = self._key(run)
+        standing = standing_in(self.scores)
         night = self._night(key)
+        night = replace(night, standing=standing, findings=with_standing(night.findings, standing))
         known = tuple(one.id for one in false_alarms(night))
         return self._pages.get_or_make((key, known), lambda: night_page(night, self.settings).html)
 

@@ -26,6 +26,7 @@ from crackvae.storage import fileio, tables, uris
 from crackvae.storage.filesystems import with_s3_endpoint
 from crackvae.storage.lock import Lock, locked
 from crackvae.storage.names.run_files import csv_name, journal_name, part_name
+from crackvae.storage.tables.parts_of_files import files_of, without_superseded
 from crackvae.storage.uris import storage_errors
 
 # Rows and bytes in memory of a part: what one step of a compaction, and one read, must hold.
@@ -114,8 +115,9 @@ def _merge(folder: str, run: str, paths: list[str], wanted: int, lock: Lock, *, 
 
 
 def kept_rows(rows: pa.Table) -> pa.Table:
-    """The latest row of each image and model, and earlier ones that are flagged and of other content.
+    """The row of each image and model that counts, and earlier ones that are flagged and of other content.
 
+    What does not count is what tables.latest() leaves out, such as pages that the last version of a file has no more.
     Content is compared by its key, by the size of the file and by its score, which is the same to the last bit for the
     same bytes. Rows of earlier versions have no key and are compared by the other two.
 
@@ -125,14 +127,17 @@ def kept_rows(rows: pa.Table) -> pa.Table:
     keys = [("image", "ascending"), ("model", "ascending"), ("run", "descending")]
     table = rows.take(pc.sort_indices(rows, sort_keys=keys))
     frame = table.select(["image", "model", "bytes", "score", "content", "flagged"]).to_pandas()
-    is_latest = ~frame.duplicated(["image", "model"])
+    is_latest_N = ~frame.duplicated(["image", "model"])
+    number = pa.array(np.flatnonzero(is_latest_N))
+    counting = without_superseded(table.take(number).append_column("number", number))["number"]
+    is_counting = pd.Series(np.isin(np.arange(len(frame)), counting.to_numpy()))
     is_other_finding = frame["flagged"] & ~frame.duplicated(["image", "model", "bytes", "score", "content"])
-    kept = table.filter(pa.array(is_latest | is_other_finding))
+    kept = table.filter(pa.array(is_counting | is_other_finding))
     return kept.take(pc.sort_indices(kept, sort_keys=[(name, "ascending") for name in ("image", "model", "run")]))
 
 
 def _distribute(paths: list[str], cuts: list[str], buckets: Sequence[IO[bytes]], *, quiet: bool) -> None:
-    """Write a range of names into each bucket, so that all rows of an image are in the same one."""
+    """Write a range of names into each bucket, so that all rows of a file are in the same one."""
     where = f"{tempfile.gettempdir()} (set TMPDIR to a folder with room for the table)"
     with (
         storage_errors("write", where),
@@ -141,21 +146,21 @@ def _distribute(paths: list[str], cuts: list[str], buckets: Sequence[IO[bytes]],
     ):
         writers = [stack.enter_context(pa.ipc.new_file(bucket, tables.SCORES_SCHEMA)) for bucket in buckets]
         for rows in tables.each_part(paths, tables.SCORES_SCHEMA.names):
-            bucket_N = np.array([bisect_right(cuts, image.as_py()) for image in rows["image"]], np.int32)
+            bucket_N = np.array([bisect_right(cuts, image.as_py()) for image in files_of(rows["image"])], np.int32)
             for number in np.unique(bucket_N):
                 writers[number].write_table(rows.filter(pa.array(bucket_N == number)))
             bar.update()
 
 
 def _cuts(paths: list[str], n_buckets: int) -> list[str]:
-    """First names of the second and later buckets, so that all hold about as many rows."""
+    """First files of the second and later buckets, so that all hold about as many rows."""
     if n_buckets == 1:
         return []
     every = max(1, sum(tables.part_size(path)[0] for path in paths) // SAMPLE)
     sample = sorted(
         name
         for rows in tables.each_part(paths, ["image"])
-        for name in rows["image"].take(pa.array(range(0, rows.num_rows, every))).to_pylist()
+        for name in files_of(rows["image"]).take(pa.array(range(0, rows.num_rows, every))).to_pylist()
     )
     return sorted({sample[len(sample) * number // n_buckets] for number in range(1, n_buckets)})
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crackvae.config import TrainConfig, flag
 from crackvae.console import TrainingEvent
-from crackvae.errors import ConfigError, CrackvaeError, OutputExists, StorageError
+from crackvae.errors import ConfigError, CrackvaeError, ModelError, OutputExists, StorageError
 from crackvae.model.artifact import MODEL_FILE
 from crackvae.storage import fileio, uris
 from crackvae.storage.filesystems import s3_server
@@ -31,6 +31,10 @@ FREE_ON_RESUME = ("quiet", "s3_endpoint", "address", "gpu", "workers", "max_fail
 CHANGEABLE_ON_RESUME = ("learning_rate", "clip_norm", "patience")
 
 _CHECKPOINT_NAME = re.compile(r"epoch-(\d{5,})\.pth")
+
+
+class DamagedCheckpoint(ModelError):
+    """A checkpoint that no run can go on from; the message says what to delete."""
 
 
 class RunRecord(BaseModel):

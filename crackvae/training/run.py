@@ -11,7 +11,7 @@ from crackvae.errors import CrackvaeError
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import new_run
-from crackvae.training.checkpoints import Checkpoints
+from crackvae.training.checkpoints import Checkpoints, DamagedCheckpoint
 
 
 @contextlib.contextmanager
@@ -33,11 +33,11 @@ def require_writable_beside(model_dir: str) -> None:
 
 @contextlib.contextmanager
 def resume_advice(checkpoints: Checkpoints, advice: str) -> Iterator[None]:
-    """Add to a user-facing error how to resume the run, if it has a checkpoint."""
+    """Add to a user-facing error how to resume the run, if it has a checkpoint that is not the reason."""
     try:
         yield
     except CrackvaeError as error:
-        if epochs := checkpoints.epochs():
+        if (epochs := checkpoints.epochs()) and not isinstance(error, DamagedCheckpoint):
             error.args = (f"{error} Epoch {epochs[-1]} is kept: {advice}.",)
         raise
 

@@ -13,10 +13,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from crackvae.errors import ModelError
 from crackvae.model.artifact import numbers_in
 from crackvae.model.network import Network
 from crackvae.model.spec import ModelSpec
+from crackvae.training.checkpoints import DamagedCheckpoint
 from crackvae.training.synthetic_cracks.drawings import Drawings
 
 # Changes whenever an older checkpoint could be misread.
@@ -178,7 +178,7 @@ class State:
         """Replace this state by that of a checkpoint.
 
         Raises:
-            ModelError: the checkpoint is damaged or has another format.
+            DamagedCheckpoint: the checkpoint is damaged or has another format.
         """
         state, self.epochs = read_checkpoint(checkpoint)
         unwrapped(self.network).load_state_dict(state["network"])
@@ -189,18 +189,18 @@ def read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Any], list[Epoch]]:
     """States of network and optimizer, on the CPU, and the completed epochs. Loading runs no code from the file.
 
     Raises:
-        ModelError: the checkpoint is damaged or has another format.
+        DamagedCheckpoint: the checkpoint is damaged or has another format.
     """
     try:
         state = numbers_in(checkpoint)
         if state["format"] != CHECKPOINT_FORMAT:
-            raise ModelError(
+            raise DamagedCheckpoint(
                 f"a checkpoint has format {state['format']}, and this crackvae reads {CHECKPOINT_FORMAT}: "
                 "delete the folder of the run, and train again."
             )
         epochs = _EPOCHS.validate_python(state["epochs"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
+        raise DamagedCheckpoint(
             "the last checkpoint of the run is damaged: delete that file (epoch-*.pth) to resume from the one before, "
             "or delete the folder to start again."
         ) from error

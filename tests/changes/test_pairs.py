@@ -29,6 +29,16 @@ def test_dates_in_a_path_do_not_count_and_the_last_visit_before_is_taken() -> No
     }
 
 
+def test_a_photograph_that_arrives_late_lies_between_its_neighbours_in_time() -> None:
+    first, late, third, fourth = (f"/site/2026-03-0{day}/bridge/1.jpg" for day in range(1, 5))
+    assert by_path([first, third], [late], same_root=True) == {late: first}
+    assert by_path([first, third, late], [fourth], same_root=True) == {fourth: third}
+    assert by_path([third], [late], same_root=True) == {}, "what came after it is not earlier"
+    assert by_path([third], [late.replace("/site", "/old")]) == {late.replace("/site", "/old"): third}, (
+        "as it was asked"
+    )
+
+
 def test_a_csv_names_photographs_by_whole_paths_or_unambiguous_ends() -> None:
     text = "\ufeffafter,before\nc/9.jpg,2.jpg\ns3://site/may/a/1.jpg,b/1.jpg\n"
     assert by_csv(text.encode(), "pairs.csv", BEFORE, AFTER) == {AFTER[2]: BEFORE[2], AFTER[0]: BEFORE[1]}

@@ -8,6 +8,7 @@ from conftest import small_spec, write_model
 from findings_made import RUN, bridge
 from visits import Line, photograph
 
+from crackvae.changes.visits import read_visit
 from crackvae.config import CalibrateConfig, NightlyConfig
 from crackvae.monitoring.notifications import message_of
 from crackvae.nights.changes import changes_of_night
@@ -48,3 +49,26 @@ def test_a_night_is_compared_with_the_visit_before(drawn: Path, tmp_path: Path) 
     assert json.loads((tmp_path / "out" / "_nightly-2026-11-01.json").read_text())["changes"] == changes
     assert f"{changes['new']} new and {changes['grown']} grown findings" in message_of(summary)
     assert run("2026-11-01", no_changes=True)["changes"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_night_with_another_model_is_compared_by_its_new_photographs(drawn: Path, tmp_path: Path) -> None:
+    models = [write_model(tmp_path / f"model-{seed}", small_spec(head="mse", seed=seed)) for seed in (0, 1)]
+    for model in models:
+        calibrate(CalibrateConfig(model=str(model), images=str(drawn / "non_crack"), quiet=True))
+
+    def changes(night: str, model: Path, *numbers: int) -> dict[str, object]:
+        for number in numbers:
+            photograph(tmp_path / "in" / night / "bridge" / f"{number}.png", number, [A])
+        shared = {"images": str(tmp_path / "in"), "model": str(model), "out": str(tmp_path / "out"), "night": night}
+        found: dict[str, object] = nightly(NightlyConfig(**shared, quiet=True, no_report=True)).summary["changes"]
+        return found
+
+    changes("2026-05-01", models[0], 1, 2)
+    assert changes("2026-11-01", models[1], 2)["pairs"] == 1, "the new model has scored all three photographs"
+    assert changes("2026-11-02", models[0], 1)["pairs"] == 1
+    assert changes("2026-11-02", models[1])["pairs"] == 1, "the model was exchanged between two calls"
+    whole = read_visit(str(tmp_path / "out"))
+    last = str(tmp_path / "in" / "2026-11-02" / "bridge" / "1.png")
+    assert whole.of_runs(sorted(whole.first_runs["run"].to_pylist())[-1:]).images == [last]

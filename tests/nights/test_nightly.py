@@ -229,6 +229,27 @@ def test_unreadable_files_break_the_limit_of_a_night_until_they_can_be_read(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_an_image_that_a_later_call_tries_again_counts_once(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
+    images, out = night_of(drawn, tmp_path / "night", 120, 200), tmp_path / "out"
+    good = next(images.glob("*.jpg")).read_bytes()
+    files = [images / f"{number}.jpg" for number in range(40)]
+    for file in files:
+        file.write_bytes(b"an upload in progress")
+    settings = config(images, calibrated, out, no_report=True)
+    with pytest.raises(LimitBroken, match=r"40 of 120 images are unreadable.*drift: alarm"):
+        nightly(settings)
+    for file in files[:39]:
+        file.write_bytes(good)
+    files[39].write_bytes(b"an upload that is damaged")
+    compact(CompactConfig(scores=str(out), quiet=True))  # which may drop the rows of the first call
+    summary = nightly(settings).summary
+    assert (summary["images"], summary["score"]["scored"], summary["broken"]) == (120, 39, [])
+    (whole,) = [one for one in summary["drift"]["findings"] if (one["what"], one["group"]) == ("unreadable", ALL)]
+    assert whole["tonight"] == pytest.approx(1 / 120, abs=1e-6)
+    assert {one["images"] for one in summary["drift"]["groups"] if one["group"] == ALL} == {120}
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_model_without_a_reference_is_refused_before_the_night(drawn: Path, model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="run crackvae calibrate"):
         nightly(config(drawn, model_dir, tmp_path / "out"))

@@ -134,6 +134,8 @@ def test_images_that_were_scored_before_the_calibration_are_not_called_ok(
     assert (found.runs, found.skipped, found.not_compared) == (("2",), ("1",), 60 if level == "few" else 0)
     judged = verdict_on(found.histograms, [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
     assert judged["level"] == level
+    alone = verdict_on(None, [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
+    assert alone["level"] == ("few" if level == "few" else "none")
     dark = verdict_on(images(60, 90.0), [], REFERENCE, CALIBRATION, LIMITS, found.not_compared)
     assert dark["level"] == "alarm"
 

@@ -225,6 +225,14 @@ def test_what_reviewers_call_no_crack_is_left_out_of_the_sums_by_group(copied: P
     assert html.count("crack; reviewers: sound") == 1
 
 
+def test_the_log_of_verdicts_is_read_once_for_a_page(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_findings(copied)
+    read, refresh = list[int](), VerdictLog.refresh
+    monkeypatch.setattr(VerdictLog, "refresh", lambda self: (read.append(1), refresh(self)))
+    page_of(copied)
+    assert len(read) == 1
+
+
 def test_a_group_has_millimetres_where_the_scale_of_all_its_findings_is_known() -> None:
     line = {"kind": "crack", "group": "pier", "image": "a", "length_px": 100.0, "width_max_px": 4.0}
     line |= {"finding": "f", "mm_per_px": math.nan, "length_sigma_px": 1.0, "width_mean_px": math.nan, "widths_px": []}

@@ -9,12 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import read_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crackvae.config import CompactConfig
 from crackvae.errors import FolderInUse, StorageError
+from crackvae.exports.rows import latest_images
 from crackvae.reports.night_page.nights import has_rows, read_night
+from crackvae.reports.page import PageSettings
+from crackvae.reviewing.nights import ServedNights
 from crackvae.scoring import compaction
 from crackvae.scoring.compaction import compact, finish_compaction
 from crackvae.scoring.run_table import finished_rows, still_to_score
@@ -106,6 +110,39 @@ def test_a_finding_of_other_bytes_stays_though_size_and_score_are_the_same(tmp_p
         tables.write_part(str(tmp_path), row, run, 0)
     compact(merged(tmp_path))
     assert pq.read_table(tmp_path)["run"].to_pylist() == ["1", "3"]
+
+
+def of_file(run: str, names: list[str], n_bytes: int, model: str = "m", *, flagged: bool = False) -> pa.Table:
+    """Rows of parts of a file of a size."""
+    table = rows(run, dict.fromkeys(names, "scored"), model)
+    for name, value in (("bytes", n_bytes), ("flagged", flagged)):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(
+            at, table.schema.field(at), pa.array([value] * len(names), table.schema.field(at).type)
+        )
+    return table
+
+
+def test_pages_that_a_replaced_file_has_no_more_go_unless_they_are_flagged(tmp_path: Path, monkeypatch) -> None:
+    pages = [f"/night/a.tif!/page={number}" for number in (1, 2, 3)]
+    tables.write_part(str(tmp_path), of_file("1", pages[:2], 900), "1", 0)
+    tables.write_part(str(tmp_path), of_file("1", pages[2:], 900, flagged=True), "1", 1)
+    tables.write_part(str(tmp_path), of_file("2", pages[:1], 300), "2", 0)
+    monkeypatch.setattr(compaction, "PART_ROWS", 1)  # a bucket for each row, but not of one file
+    compact(merged(tmp_path))
+    assert sorted(read_rows(tmp_path)["image"].to_pylist()) == [pages[0], pages[2]]
+    assert tables.read_scores(str(tmp_path), ["image"])["image"].to_pylist() == pages[:1]
+
+
+def test_of_windows_by_one_model_and_the_whole_by_another_the_later_count_where_any_model_does(tmp_path: Path) -> None:
+    windows = [f"/night/a.tif!/x={x},y=0,w=9,h=9" for x in (0, 9)]
+    tables.write_part(str(tmp_path), of_file("1", windows, 900, "old"), "1", 0)
+    tables.write_part(str(tmp_path), of_file("2", ["/night/a.tif"], 900, "new"), "2", 0)
+    assert tables.read_scores(str(tmp_path), ["image"]).num_rows == 3, "each model has its own"
+    assert latest_images(str(tmp_path), ["image"])["image"].to_pylist() == ["/night/a.tif"]
+    for columns in (tables.SCORES_SCHEMA.names, ["image", "run"]):
+        found = tables.latest_of_each(tables.read_scores(str(tmp_path), columns))
+        assert found["image"].to_pylist() == ["/night/a.tif"]
 
 
 def test_a_replaced_image_is_finished_before_and_after_compaction(tmp_path: Path) -> None:
@@ -260,12 +297,38 @@ def test_the_page_after_a_compaction_shows_its_run_and_those_that_were_killed_be
             (tmp_path / f"_summary-{run}.json").write_text("{}")
         if image == "b":
             compact(merged(tmp_path))
-    merged_run = max(name for name in tables.list_parts(scores) if name < "2099")
-    assert read_night(scores, merged_run).rows["image"].to_pylist() == ["/night/a.jpg", "/night/b.jpg"], "all of it"
     assert has_rows(scores, "20991123T000000")
     night = read_night(scores, "20991123T000000")
     assert night.rows["image"].to_pylist() == [f"/night/{image}.jpg" for image in shown]
     assert night.interrupted == [{"a": "20261121T000000", "b": "20261122T000000"}[one] for one in shown[:-1]]
+
+
+def test_after_a_compaction_every_run_and_every_round_of_shards_has_the_page_that_it_had(tmp_path: Path) -> None:
+    scores, of_shard = str(tmp_path), "2026112{}T000000_{}.{}of2"
+    runs = ["20261121T000000_0", *(of_shard.format(day, shard, shard) for day in (2, 3) for shard in (1, 2))]
+    for run in runs:
+        table = rows("1", {f"/night/{run}.jpg": "scored"})
+        number = table.schema.get_field_index("run")
+        tables.write_part(scores, table.set_column(number, table.schema.field("run"), pa.array([run])), run, 0)
+        (tmp_path / f"_summary-{run}.json").write_text("{}")
+
+    def shown() -> dict[str, list[str]]:
+        return {run: sorted(read_night(scores, run).rows["image"].to_pylist()) for run in ("", *runs)}
+
+    before = shown()
+    assert before[""] == [f"/night/{run}.jpg" for run in runs[3:]] and len(before[runs[0]]) == 1
+    compact(merged(tmp_path))
+    assert shown() == before and read_night(scores, "").run == runs[-1]
+    nights = ServedNights(scores, PageSettings())
+    assert list(nights.runs()) == runs and list(nights.rows(runs[0])) == before[runs[0]]
+
+
+def test_a_page_of_all_runs_is_by_the_model_of_the_last_one_after_a_compaction_too(tmp_path: Path) -> None:
+    for run, model in (("1", "z-old"), ("2", "a-new")):
+        tables.write_part(str(tmp_path), rows(run, {"/night/a.jpg": "scored"}, model), run, 0)
+    compact(merged(tmp_path))
+    night = read_night(str(tmp_path), "all")
+    assert night.rows["model"].to_pylist() == ["a-new"] and night.of_other_models == 1
 
 
 def test_rows_of_a_killed_run_are_on_the_page_of_the_next_call_alone_though_it_had_nothing_to_score(

@@ -266,6 +266,15 @@ def test_wildcards_stand_for_names(tmp_path, pattern, found):
     assert names(listing) == found and listing.root == str(tmp_path)
 
 
+def test_a_path_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    put(tmp_path / "night", "1.jpg", "notes.txt")
+    folder = str(tmp_path / "night")
+    once = list_paths([folder])
+    for paths in ([folder] * 3, [folder, f"{folder}/", f"{tmp_path}/./night"]):
+        found = list_paths(paths)
+        assert (found.excluded, found.source, found.images) == (once.excluded, once.source, once.images)
+
+
 def test_a_name_that_holds_a_wildcard_is_meant_where_it_exists(tmp_path):
     put(tmp_path, "night [1]/1.jpg", "night 1/2.jpg")
     listing = list_images(str(tmp_path / "night [1]"))

@@ -47,6 +47,7 @@ from crackvae.training.checkpoints import Checkpoints, require_unfinished, run_f
 from crackvae.training.driver import train
 from crackvae.training.fit import is_completed
 from crackvae.training.loop import train_epochs
+from crackvae.training.run import resume_advice
 from crackvae.training.state import State, TrainingTiles, TrainSettings, Worker
 from crackvae.training.synthetic_cracks.drawings import draw
 
@@ -218,8 +219,14 @@ def test_the_best_checkpoint_and_the_last_are_kept(tmp_path: Path, monkeypatch: 
 
 def test_an_empty_checkpoint_is_damaged_and_not_the_beginning_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "epoch-00002.pth").touch()
-    with pytest.raises(ModelError, match="last checkpoint of the run is damaged"):
-        is_completed(Checkpoints(str(tmp_path)), SETTINGS, quiet=True)
+    checkpoints = Checkpoints(str(tmp_path))
+    with (
+        pytest.raises(ModelError, match=r"last checkpoint of the run is damaged.* to start again\.$"),
+        resume_advice(checkpoints, "go on with --resume"),
+    ):
+        is_completed(checkpoints, SETTINGS, quiet=True)
+    with pytest.raises(StorageError, match=r"Epoch 2 is kept: go on"), resume_advice(checkpoints, "go on"):
+        raise StorageError("no space.")
 
 
 def test_train_does_not_resume_the_run_of_another_verb(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from crackvae.images.places import outline, shows_again
 from crackvae.images.tiles import Tiling, grid_of
 from crackvae.reports.night_page.nights import NightResults
 from crackvae.storage import tables
-from crackvae.storage.tables.verdicts import Verdict, VerdictLog, agreed, standing_of
+from crackvae.storage.tables.verdicts import Verdict, agreed
 
 # A place comes back when its score has grown by this factor: photographed again with a shift of 10 px, 3 degrees and
 # another exposure, nine of ten false alarms stay below it (docs/log.md).
@@ -102,13 +102,12 @@ def false_alarms(night: NightResults) -> list[Verdict]:
 
     Verdicts on the rows of the night themselves are left out: these images have been judged, and are not there again.
     """
-    standing = standing_of(VerdictLog(night.folder).history())
-    verdicts = agreed(standing)
+    verdicts = agreed(night.standing)
     cracked = {subject.image for subject, verdict in verdicts.items() if verdict == "crack"}
     rows = night.rows.select(["image", "score"]).to_pydict() if verdicts else {"image": [], "score": []}
     own = set(zip(rows["image"], rows["score"], strict=True))
     found = [
-        max((one for one in standing[subject].values() if one.verdict != "unsure"), key=lambda one: one.time)
+        max((one for one in night.standing[subject].values() if one.verdict != "unsure"), key=lambda one: one.time)
         for subject, verdict in verdicts.items()
         if verdict != "crack" and not subject.finding and subject.image not in cracked
     ]

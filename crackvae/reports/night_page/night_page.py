@@ -16,7 +16,7 @@ from crackvae.reports import charts, page, photographs, views
 from crackvae.reports.night_page import findings, night_figures
 from crackvae.reports.night_page.findings import NightFindings
 from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
-from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, tile_scores, total
+from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, newest, tile_scores, total
 from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.reports.page import PageSettings, Rendered, Thumbnail, Thumbnails, full_size_links
 from crackvae.reports.photographs import Photograph
@@ -112,9 +112,10 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
 
 
 def _digest_and_threshold(rows: pa.Table, summary: RunSummary | None) -> tuple[str, float]:
-    """Model digest and threshold of the last row, or those of the summary of a run without rows."""
+    """Model digest and threshold of the latest run, or those of the summary of a run without rows."""
     if rows.num_rows:
-        return rows["model"][-1].as_py(), float(rows["threshold"][-1].as_py())
+        last = newest(rows)
+        return rows["model"][last].as_py(), float(rows["threshold"][last].as_py())
     return (summary.model, summary.threshold) if summary else ("", np.nan)
 
 

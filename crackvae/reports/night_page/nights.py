@@ -16,7 +16,7 @@ from crackvae.storage import fileio, tables, uris
 from crackvae.storage.names.run_files import ended_runs, summary_name
 from crackvae.storage.names.shards import Shard, shard_of
 from crackvae.storage.tables.findings import read_findings
-from crackvae.storage.tables.verdicts import with_verdicts
+from crackvae.storage.tables.verdicts import Standing, standing_in, with_standing
 
 # The columns that the page needs; the tile scores of a million photographs would not fit into memory.
 COLUMNS = [
@@ -45,6 +45,7 @@ class NightResults:
         parts: URIs of the parts that hold the rows, in chronological order.
         folder: of the scores table.
         findings: FINDINGS_SCHEMA, of these rows.
+        standing: verdicts on all images of the folder, as they were when its log was read.
         shards_left: shards of the round that have not ended.
     """
 
@@ -58,6 +59,7 @@ class NightResults:
     parts: list[str]
     folder: str
     findings: pa.Table
+    standing: Standing
     shards_left: list[Shard] = field(default_factory=list)
 
 
@@ -74,43 +76,51 @@ def read_night(scores: str, run: str) -> NightResults:
     parts = tables.list_parts(scores)
     if not parts:
         raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
-    ended, held = _ended_runs(scores), f"has {', '.join(list(parts)[-3:])} and {len(parts)} in all"
-    if run not in ("", ALL_RUNS, *ended, *parts):
+    ended = _ended_runs(scores)
+    of_runs = parts_of_runs(parts, ended, _last_ended(run, ended) if run in ended and not shard_of(run) else "")
+    held = f"has {', '.join(list(of_runs)[-3:])} and {len(of_runs)} in all"
+    if run not in ("", ALL_RUNS, *ended, *of_runs):
         raise StorageError(f"{scores} holds no run {run}: it {held}.")
-    chosen = run or max(parts)
-    included = sorted(parts) if run == ALL_RUNS else _runs_of_night(parts, chosen, ended)
-    part_uris = [uri for name in included for uri in parts.get(name, [])]
+    chosen = run or max(of_runs)
+    included = list(of_runs) if run == ALL_RUNS else _runs_of_night(of_runs, chosen, ended)
+    part_uris = list(dict.fromkeys(uri for name in included for uri in of_runs.get(name, [])))
     if not part_uris:
         raise StorageError(
             f"run {run} scored no image, so it has no page: of runs with rows {scores} {held}. Name one of them, or "
             "give --run all for the latest row of every image."
         )
     last = max([chosen, *ended] if run == ALL_RUNS else [chosen, *included])
-    summaries, damaged = _summaries(scores, parts, [name for name in ended if name <= last])
+    summaries, damaged = _summaries(scores, of_runs, [name for name in ended if name <= last])
     since = "" if run == ALL_RUNS or shard_of(chosen) else _last_ended(chosen, ended)
-    of_chosen = set(parts.get(chosen, []))
-    found = (
-        rows if uri in of_chosen else rows.filter(pc.field("run") > since)
-        for uri, rows in zip(part_uris, tables.each_part(part_uris, COLUMNS), strict=True)
-    )
+    names = pa.array(included, pa.string())
+    found = (rows.filter(pc.is_in(rows["run"], names)) for rows in tables.each_part(part_uris, COLUMNS))
     rows = pa.concat_tables(map(_dictionary_encoded, found)).unify_dictionaries()
     n_other = 0
     if len(included) > 1:
-        of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][-1].as_py())
+        of_model = pc.equal(rows["model"].cast(pa.string()), rows["model"][newest(rows)].as_py())
         n_other = rows.num_rows - total(of_model)
         rows = tables.latest(rows.filter(of_model))
     with_rows = set(rows["run"].unique().to_pylist())
-    findings = with_verdicts(read_findings(scores, runs={*included, *with_rows}), scores)
+    standing = standing_in(scores)
+    findings = with_standing(read_findings(scores, runs={*included, *with_rows}), standing)
     if rows.num_rows:
-        findings = findings.filter(pc.field("model") == rows["model"][-1].as_py())
+        findings = findings.filter(pc.field("model") == rows["model"][0].as_py())
     if run == ALL_RUNS:
-        return NightResults(ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores, findings)
+        return NightResults(
+            ALL_RUNS, rows, [], None, summaries, damaged, n_other, part_uris, scores, findings, standing
+        )
     summary = next((one for one in summaries if one.run in (chosen, *included)), None)
     interrupted = sorted(name for name in with_rows if since < name and name != chosen and name not in ended)
     left = left_of(included, ended)
     return NightResults(
-        chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings, left
+        chosen, rows, interrupted, summary, summaries, damaged, n_other, part_uris, scores, findings, standing, left
     )
+
+
+def newest(rows: pa.Table) -> int:
+    """Position of a row of the latest run; a compaction has rows in order of image."""
+    runs = rows["run"].cast(pa.string())
+    return int(pc.index(runs, pc.max(runs)).as_py())
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:
@@ -120,25 +130,37 @@ def _dictionary_encoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _runs_of_night(parts: Mapping[str, list[str]], chosen: str, ended: list[str]) -> list[str]:
-    """Names of the parts with rows of the chosen run and of the runs directly before it that never ended, as no page
-    has shown them; or those of its round.
+def parts_of_runs(parts: Mapping[str, list[str]], ended: Collection[str], since: str = "") -> dict[str, list[str]]:
+    """The runs with rows in a scores table, oldest first, and the parts that hold them.
+
+    A compaction, which never ends as a run does, has parts with rows of any run before it.
+
+    Args:
+        since: parts of this and of earlier names are not looked into, and count as those of a run.
+    """
+    of_runs: dict[str, list[str]] = {}
+    for name, uris_of_name in parts.items():
+        for uri in uris_of_name:
+            is_of_one = name in ended or name <= since
+            runs = [name] if is_of_one else next(tables.each_part([uri], ["run"]))["run"].unique().to_pylist()
+            for run in runs:
+                of_runs.setdefault(run, []).append(uri)
+    return dict(sorted(of_runs.items()))
+
+
+def _runs_of_night(of_runs: Mapping[str, list[str]], chosen: str, ended: list[str]) -> list[str]:
+    """Names of the chosen run and of the runs directly before it that never ended, as no page has shown them, as far
+    as they have rows; or those of its round.
     """
     if shard_of(chosen):
-        return next(runs for runs in rounds_of({*parts, *ended}, parts, ended) if chosen in runs)
+        return next(runs for runs in rounds_of({*of_runs, *ended}, of_runs, ended) if chosen in runs)
     since = _last_ended(chosen, ended)
-    later = [name for name in sorted(parts) if since < name < chosen and _has_later_rows(parts[name], since)]
-    return [*later, *([chosen] if chosen in parts else [])]
+    return [name for name in of_runs if since < name <= chosen]
 
 
 def _last_ended(chosen: str, ended: list[str]) -> str:
     """The last run before the chosen one that has ended; "" if there is none."""
     return max((name for name in ended if name < chosen), default="")
-
-
-def _has_later_rows(paths: list[str], run: str) -> bool:
-    """Whether the parts of a name hold rows of later runs: those of a compaction may hold rows of any run before it."""
-    return any(pc.any(pc.greater(part["run"], run)).as_py() for part in tables.each_part(paths, ["run"]))
 
 
 def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndarray]:
@@ -156,8 +178,14 @@ def tile_scores(night: NightResults, rows: list[dict[str, Any]]) -> list[np.ndar
 
 def has_rows(scores: str, run: str) -> bool:
     """Whether the page of a run would show any image."""
-    parts = tables.list_parts(scores)
-    return not parts.keys().isdisjoint(_runs_of_night(parts, run, _ended_runs(scores)))
+    ended = _ended_runs(scores)
+    of_runs = parts_of_runs(tables.list_parts(scores), ended, _last_ended(run, ended))
+    return bool(_runs_of_night(of_runs, run, ended))
+
+
+def runs_with_rows(scores: str) -> dict[str, list[str]]:
+    """The runs with rows in a scores table, oldest first, and the parts that hold them; none if there are no scores."""
+    return parts_of_runs(tables.list_parts(scores), _ended_runs(scores))
 
 
 def _ended_runs(scores: str) -> list[str]:
@@ -165,11 +193,11 @@ def _ended_runs(scores: str) -> list[str]:
     return ended_runs(fileio.list_files(scores))
 
 
-def _summaries(scores: str, parts: Collection[str], ended: list[str]) -> tuple[list[RunSummary], int]:
+def _summaries(scores: str, with_rows: Collection[str], ended: list[str]) -> tuple[list[RunSummary], int]:
     """Summaries of the latest rounds of these runs, oldest first, and the number of damaged ones."""
     of_rounds: list[RunSummary] = []
     n_read = damaged = 0
-    for runs in reversed(rounds_of({*parts, *ended}, parts, ended)):
+    for runs in reversed(rounds_of({*with_rows, *ended}, with_rows, ended)):
         of_round = []
         for run in [run for run in runs if run in ended]:
             data = fileio.read_bytes(uris.join(scores, summary_name(run)))

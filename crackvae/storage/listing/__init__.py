@@ -110,7 +110,7 @@ def list_paths(
     """List one or several paths, each as list_images() does; an image that two of them contain is listed once.
 
     The root is the folder that all paths have in common. `prefix` and `exclude` apply to each path by itself, and a
-    file that is excluded from two of them counts twice.
+    file that is excluded from two of them counts twice. A path that is given twice counts once.
 
     Args:
         since: only images modified then or later; one whose time is not known stays.
@@ -123,7 +123,9 @@ def list_paths(
     Raises:
         As list_images(); also StorageError where `since` and `prefix` leave no image of any path.
     """
-    listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in paths]
+    different = {path if path.startswith("@") else absolute(path): path for path in reversed(paths)}
+    given = reversed(different.values())
+    listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in given]
     found = listings[0] if len(listings) == 1 else _joined(listings)
     n_images = found.images.num_rows + found.passed_over
     if not found.images.num_rows and not found.elsewhere and (n_images or prefix):

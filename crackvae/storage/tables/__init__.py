@@ -310,8 +310,9 @@ def latest(rows: pa.Table) -> pa.Table:
 
 
 def latest_of_each(rows: pa.Table) -> pa.Table:
-    """For each image the row of its latest run, whatever the model, in order of runs."""
-    return last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))
+    """For each image the row of its latest run, whatever the model, in order of runs; of a file as in latest()."""
+    last = last_of_each(rows.sort_by([("run", "ascending"), ("image", "ascending")]))
+    return without_superseded(last, of_any_model=True)
 
 
 def last_of_each(rows: pa.Table) -> pa.Table:

@@ -27,11 +27,13 @@ def files_of(images: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring_regex(images, _PART, r"\1")
 
 
-def without_superseded(rows: pa.Table) -> pa.Table:
+def without_superseded(rows: pa.Table, *, of_any_model: bool = False) -> pa.Table:
     """The rows without those of earlier versions of a file, and those of its windows or of the whole that came before.
 
     Args:
         rows: with VERSION_KEY and, to tell versions apart, VERSION_OF_FILE; each image and model once.
+        of_any_model: whether rows of all models are compared with each other, not only those of each; then each image
+            once.
     """
     images = rows["image"].cast(pa.string())
     files = files_of(images)
@@ -39,15 +41,16 @@ def without_superseded(rows: pa.Table) -> pa.Table:
         return rows
     import pandas as pd  # imported here: it takes 0.3 s, and few tables need it
 
-    columns = {"file": files, **{name: rows[name].cast(pa.string()) for name in ("model", "run")}}
+    names = ["file"] if of_any_model else ["file", "model"]
+    columns = {"file": files, **{name: rows[name].cast(pa.string()) for name in (*names[1:], "run")}}
     columns |= {name: rows[name].cast(pa.int64()) for name in VERSION_OF_FILE if name in rows.column_names}
     frame = pa.table(columns).to_pandas()
-    key = pd.MultiIndex.from_frame(frame[["file", "model"]])
+    key = pd.MultiIndex.from_frame(frame[names])
 
     def newest(is_among_N: np.ndarray, column: str) -> np.ndarray:
         """The value in the newest of some rows of the same file, for each row."""
-        last = frame[is_among_N].sort_values("run", kind="stable").drop_duplicates(["file", "model"], keep="last")
-        return np.asarray(last.set_index(["file", "model"])[column].reindex(key))
+        last = frame[is_among_N].sort_values("run", kind="stable").drop_duplicates(names, keep="last")
+        return np.asarray(pd.Series(last[column].to_numpy(), pd.MultiIndex.from_frame(last[names])).reindex(key))
 
     kept_N = np.ones(len(frame), bool)
     if {*VERSION_OF_FILE} <= {*frame}:

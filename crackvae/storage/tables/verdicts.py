@@ -242,6 +242,11 @@ def of_images(verdicts: Mapping[Subject, str]) -> dict[str, str]:
 
 
 def with_verdicts(findings: pa.Table, scores: str) -> pa.Table:
+    """with_standing(), of the log of a folder of scores."""
+    return with_standing(findings, standing_in(scores) if findings.num_rows else {})
+
+
+def with_standing(findings: pa.Table, standing: Standing) -> pa.Table:
     """Rows of findings with `verdict` as reviewers agree, or "".
 
     A finding that nobody has judged by itself has the verdict of its image if that is sound or joint: then no line of
@@ -249,10 +254,9 @@ def with_verdicts(findings: pa.Table, scores: str) -> pa.Table:
 
     Args:
         findings: FINDINGS_SCHEMA.
-        scores: folder of their scores table.
     """
-    subjects = list(map(Subject, findings["image"].to_pylist(), findings["finding"].to_pylist()))
-    found = [verdict or "" for verdict in verdicts_on(subjects, standing_in(scores) if subjects else {})]
+    subjects = map(Subject, findings["image"].to_pylist(), findings["finding"].to_pylist())
+    found = [verdict or "" for verdict in verdicts_on(subjects, standing)]
     at = findings.schema.get_field_index("verdict")
     return findings.set_column(at, "verdict", pa.array(found, pa.string()))
 
@@ -263,7 +267,7 @@ def standing_in(scores: str) -> Standing:
 
 
 def verdicts_on(findings: Iterable[Subject], standing: Standing) -> list[str | None]:
-    """The verdict on each of some findings, as with_verdicts() describes it: "" without agreement.
+    """The verdict on each of some findings, as with_standing() describes it: "" without agreement.
 
     None means that nobody has judged the finding, neither by itself nor with its whole image.
     """
