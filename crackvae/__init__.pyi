@@ -287,7 +287,7 @@ def calibrate(
     manifest: str | os.PathLike[str] = "",
     images: str | os.PathLike[str] = "",
     exclude: Sequence[str] = (),
-    percentile: float = 95.0,
+    percentile: float | None = None,
     max_false_alarm: float | None = None,
     confidence: float | None = None,
     mirrors: int | None = None,
@@ -314,7 +314,7 @@ def calibrate(
         exclude: names of files or folders to exclude, with * and ?: masks,*_thumb.jpg; with a slash: paths below
             images. Always excluded are hidden files and what systems leave behind: lost+found, @eaDir, .Trash*,
             $RECYCLE.BIN, Thumbs.db, *.tmp, *.part and others.
-        percentile: percentile of the sound scores used as threshold.
+        percentile: percentile of sound scores used as threshold; default: 95.
         max_false_alarm: instead of percentile: the maximum share of sound images flagged, such as 0.01.
         confidence: confidence with which max_false_alarm holds, such as 0.95; default: it holds on average.
         mirrors: mirror images of each tile, itself among them, over which the network's answer is averaged, 1 to
@@ -541,7 +541,7 @@ def live(
         model: model directory written by train, adapt or learn, or builtin: the model that comes with crackvae.
         out: folder of the scores table; one run at a time.
         every: score at most one frame every so many seconds; default: as many as this machine can.
-        seconds: end after so many seconds; default: run until it is stopped.
+        seconds: end after so many seconds; default: when stopped.
         port: port of the status page on 127.0.0.1; 0 for any free one.
         quiet: do not show progress.
         s3_endpoint: S3 server other than Amazon's, http://HOST:PORT; default: AWS_ENDPOINT_URL_S3 or

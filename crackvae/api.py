@@ -216,7 +216,7 @@ def settings_of(name: str, values: dict[str, Any]) -> config.VerbConfig:
     """The settings of a verb: the given values, over those of a preset, of a starting model or of a resumed run."""
     values = config.with_preset(values)
     values |= {key: os.fspath(value) for key, value in values.items() if isinstance(value, os.PathLike)}
-    named = {key for key, value in values.items() if value and isinstance(value, str)}
+    named = {key for key, value in values.items() if isinstance(value, str) and value}
     if "resume" in named:
         values = importlib.import_module("crackvae.training.checkpoints").with_run(values)
     elif name == "train" and "from_" in named:

@@ -117,7 +117,7 @@ def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     has MIN_GROUP_CRACKS cracks.
 
     Groups, not images, are resampled, because the images of one wall are correlated. A resample without both labels is
-    drawn again. For proportions of exactly 0 or 1, of which resamples have the same value, see _with_exact_ends().
+    drawn again. For figures of exactly 0 or 1, of which resamples have the same value, see _with_exact_ends().
 
     Returns:
         one row per metric: value, low, high.
@@ -127,9 +127,10 @@ def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     group_N = np.unique(scored.groups_N, return_inverse=True)[1]
     table = _with_interval(partial(figures, scored), scored.is_crack_N, group_N, resamples, seed)
     table.index = pd.Index([*RANKING_NAMES, *THRESHOLD_NAMES])
-    table = _with_exact_ends(table, (*RECALL_NAMES, "recall"), group_N[scored.is_crack_N])
+    table = _with_exact_ranking(table, scored.is_crack_N, group_N)
+    table = _with_exact_ends(table, ("recall",), group_N[scored.is_crack_N])
     table = _with_exact_ends(table, ("false_alarm_rate",), group_N[~scored.is_crack_N])
-    table = _with_exact_ends(table, ("precision",), group_N[scored.flagged_N])
+    table = _with_exact_f1(_with_exact_ends(table, ("precision",), group_N[scored.flagged_N]))
     worst = worst_group_recall(scored.is_crack_N, scored.flagged_N, group_N)
     if not np.isnan(worst):
         table.loc["worst_group_recall"] = worst
@@ -143,7 +144,7 @@ def ranking_with_intervals(
     group_N = np.unique(groups_N, return_inverse=True)[1]
     table = _with_interval(partial(ranking, is_crack_N, scores_N), is_crack_N, group_N, resamples, seed)
     table.index = pd.Index(RANKING_NAMES)
-    return _with_exact_ends(table, RECALL_NAMES, group_N[is_crack_N])
+    return _with_exact_ranking(table, is_crack_N, group_N)
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ def _with_interval(
 def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], counted_N: np.ndarray) -> pd.DataFrame:
     """The table with the intervals of proportions that are 0 or 1 extended to those of Clopper and Pearson.
 
+    Errors that did not occur are in no resample, and a few images without one do not show that there are none.
+
     The images of one group count as one trial. Without any, as for precision where nothing is flagged, the interval is
     that from 0 to 1.
 
@@ -211,13 +214,51 @@ def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], counted_N: np.nd
 
     Source: Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial (1934).
     """
-    n_groups = len(np.unique(counted_N))
-    lowest = ((1 - INTERVAL) / 2) ** (1 / n_groups) if n_groups else 0.0
-    is_one, is_zero = (table.index.isin(names) & (table["value"] == end) for end in (1, 0))
+    lowest = _lowest_of_all(len(np.unique(counted_N)))
+    is_one, is_zero = (table.index.isin(names) & (table["value"].round(12) == end) for end in (1, 0))
     return table.assign(
         low=table["low"].mask(is_one, table["low"].clip(upper=lowest)),
         high=table["high"].mask(is_zero, table["high"].clip(lower=1 - lowest)),
     )
+
+
+def _lowest_of_all(n: int) -> float:
+    """Lower limit of a proportion by n of n independent trials."""
+    return float(((1 - INTERVAL) / 2) ** (1 / n)) if n else 0.0
+
+
+def _with_exact_ranking(table: pd.DataFrame, is_crack_N: np.ndarray, group_N: np.ndarray) -> pd.DataFrame:
+    """The table with exact ends of RANKING_NAMES.
+
+    The area under the ROC curve is the proportion of pairs, of a crack and a sound image, in the right order. Those
+    that share no group are independent.
+    """
+    n_cracks, n_sound = (len(np.unique(group_N[chosen])) for chosen in (is_crack_N, ~is_crack_N))
+    n_pairs = max(1, min(n_cracks, n_sound, len(np.unique(group_N)) // 2))
+    table = _with_exact_ends(table, RECALL_NAMES, group_N[is_crack_N])
+    table = _with_exact_ends(table, ("roc_auc",), np.arange(n_pairs))
+    name = RANKING_NAMES[-1]
+    if round(table["value"][name], 12) == 1:
+        lowest = _lowest_average_precision(_lowest_of_all(n_cracks), 1 - _lowest_of_all(n_sound))
+        table.loc[name, "low"] = min(table["low"][name], lowest)
+    return table
+
+
+def _lowest_average_precision(recall: float, false_alarm_rate: float) -> float:
+    """Average precision at PREVALENCE of a score that has one threshold of this recall and this false-alarm rate, if
+    all false alarms score higher than the cracks and no other threshold finds more.
+    """
+    odds = false_alarm_rate * (1 - PREVALENCE) / PREVALENCE
+    return recall - odds * math.log1p(recall / odds)
+
+
+def _with_exact_f1(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the interval of F1 extended to the limits of precision and recall, if one of these is 0 or 1."""
+    parts = table.loc[["precision", "recall"]]
+    if parts["value"].isin([0, 1]).any():
+        low, high = (2 / (1 / parts[end].clip(lower=1e-12)).sum() for end in ("low", "high"))
+        table.loc["f1", ["low", "high"]] = min(table["low"]["f1"], low), max(table["high"]["f1"], high)
+    return table
 
 
 def one_per_group(groups_N: np.ndarray, seed: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def read_findings(
         if not tables.list_parts(folder):
             raise StorageError(f"{folder} holds no scores table: check the path.")
         if not {"status", "previous", "verdict"}.intersection(wanted):
-            return findings.read_findings(folder, wanted)
+            return findings.read_findings(folder, wanted).select(wanted)
         rows = changes.with_status(findings.read_findings(folder), folder)
         return verdicts.with_verdicts(rows, folder).select(wanted)
 

@@ -117,6 +117,7 @@ def test_score_returns_its_run_and_read_scores_its_rows(drawn: Path, model_dir: 
     assert crackvae.read_scores(tmp_path / "scores").column_names[:2] == ["image", "group"]
     for columns in (iter(["image", "score"]), np.array(["image", "score"]), ("image", "score")):
         assert crackvae.read_scores(night.out, columns).column_names == ["image", "score"]
+    assert crackvae.read_scores(night.out, []).num_columns == crackvae.read_findings(night.out, []).num_columns == 0
     with pytest.raises(crackvae.ConfigError, match=r"no column 'flaged' \(did you mean flagged\?\)"):
         crackvae.read_scores(night.out, ["flaged"])
     with pytest.raises(crackvae.ConfigError, match=r"columns='image' must be a list: \['image'\]\."):

@@ -254,7 +254,7 @@ def test_images_and_folders_are_scored_into_the_default_folder_and_the_page_is_n
     *_, page, blank, last = captured.out.splitlines()
     summary = json.loads(last)
     assert captured.err.splitlines()[0].startswith(f"writing to {tmp_path / 'scores'} (--out")
-    assert summary["listed"] == 61 and summary["images"] == f"{tmp_path / 'a.jpg'} and 2 more"
+    assert summary["listed"] == 61 and summary["images"] == f"{tmp_path / 'a.jpg'} and 1 more"
     assert page == f"page: {Path(summary['report']).as_uri()}" and blank == "" and opened == [page[6:]]
     assert set(read_rows(tmp_path / "scores")["group"].to_pylist()) == {"", "b [1]"}
 

@@ -2,20 +2,27 @@
 
 import json
 from dataclasses import FrozenInstanceError, fields
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import crackvae
 from crackvae.config import (
     AdaptConfig,
     CalibrateConfig,
+    CompareConfig,
     DemoConfig,
     EvaluateConfig,
+    LiveConfig,
     NightlyConfig,
     PartitionConfig,
+    PromoteConfig,
     ScoreConfig,
     TrainConfig,
     flag,
@@ -37,11 +44,16 @@ REQUIRED = {
     DemoConfig: {},
 }
 VERBS = list(REQUIRED)
+REQUIRED_ALSO = {
+    NightlyConfig: {"images": ("set",), "out": "out"},
+    CompareConfig: {"champion": "old", "challenger": "new", "scores": ("scores",)},
+    PromoteConfig: {"model": "new", "registry": "site"},
+}
 NAN, INF = float("nan"), float("inf")
 
 
 def built(config_class, **changes):
-    return config_class(**(REQUIRED[config_class] | changes))
+    return config_class(**(REQUIRED.get(config_class, {}) | changes))
 
 
 # ------------------------------------------------------------------------------------------------ validation
@@ -91,7 +103,11 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (AdaptConfig, {"group_by": "("}, "is not a valid regular expression"),
         (AdaptConfig, {"workers": (2, 1)}, "workers=2,1 must be 1 or more"),
         (TrainConfig, {"epochs": 0}, "epochs=0 must be greater than 0"),
-        (TrainConfig, {"batch": 0}, "batch=0 must be greater than 0"),
+        (TrainConfig, {"batch": 0}, r"batch=0 must lie in 0..65536 \(0 excluded\)"),
+        (LiveConfig, {"source": "photographs", "seconds": 1e300}, r"seconds=1e\+300 must lie in 0..1e\+09"),
+        (ScoreConfig, {"batch": 10**20}, r"batch=1\d+ must lie in 1..65536"),
+        (AdaptConfig, {"max_false_alarm": 0.0}, r"max_false_alarm=0 must lie in 0..0.2 \(0 excluded\)"),
+        (ScoreConfig, {"distance": 0.0}, r"distance=0 must lie in 0..1000 \(0 excluded\)"),
         (TrainConfig, {"latent_dim": -1}, "latent_dim=-1 must be greater than 0"),
         (TrainConfig, {"tile_px": 0}, "tile_px=0 must be greater than 0"),
         (TrainConfig, {"stride_px": 0}, "stride_px=0 must be greater than 0"),
@@ -126,10 +142,11 @@ def test_a_setting_without_a_default_must_be_given(config_class):
         (CalibrateConfig, {"max_false_alarm": NAN}, "max_false_alarm=nan must lie between 0 and 1"),
         (CalibrateConfig, {"max_false_alarm": 0.1, "confidence": 1.0}, "confidence=1 must lie between 0 and 1"),
         (CalibrateConfig, {"confidence": 0.9}, "--confidence needs --max-false-alarm"),
-        (CalibrateConfig, {"batch": 0}, "batch=0 must be 1 or more"),
+        (CalibrateConfig, {"percentile": 95, "max_false_alarm": 0.1}, "give either --percentile or --max-false-alarm"),
+        (CalibrateConfig, {"batch": 0}, "batch=0 must lie in 1..65536"),
         (EvaluateConfig, {"split": "train"}, "split=train must be val or test: train holds no cracks"),
         (EvaluateConfig, {"resamples": 99}, "resamples=99 must be 100 or more"),
-        (EvaluateConfig, {"batch": -1}, "batch=-1 must be 1 or more"),
+        (EvaluateConfig, {"batch": -1}, "batch=-1 must lie in 1..65536"),
         (EvaluateConfig, {"workers": 0}, "workers=0 must be 1 or more"),
         (EvaluateConfig, {"seed": -1}, "seed=-1 must be 0 or more"),
         (ScoreConfig, {"format": ("csv",)}, "format=csv must be parquet or parquet,csv: a rerun reads Parquet"),
@@ -160,6 +177,32 @@ def test_an_invalid_setting_is_refused_in_one_line_when_it_is_built(config_class
     with pytest.raises(ConfigError, match=message) as caught:
         built(config_class, **settings)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "useless"),
+    [
+        (PartitionConfig, {"group_column": "bridge"}, "--group-column"),
+        (CalibrateConfig, {"exclude": ("masks",)}, "--exclude"),
+        (ScoreConfig, {"findings": "off", "joints": "ignore"}, "--joints"),
+        (NightlyConfig, {"findings": "off", "joints": "ignore"}, "--joints"),
+        (CompareConfig, {"split": "val"}, "--split"),
+        (PromoteConfig, {"split": "val", "why": "first"}, "--split"),
+        (DemoConfig, {"images": 500}, "--images"),
+        (DemoConfig, {"epochs": 3}, "--epochs"),
+    ],
+)
+def test_a_setting_that_nothing_would_use_is_refused(config_class, settings, useless):
+    given = (REQUIRED | REQUIRED_ALSO)[config_class] | settings
+    with pytest.raises(ConfigError, match=f"^{useless} has no effect .*: leave it out"):
+        config_class(**given)
+    del given[useless[2:].replace("-", "_")]
+    config_class(**given)
+
+
+def test_the_sender_of_an_e_mail_without_a_receiver_is_refused_before_the_night():
+    with pytest.raises(ConfigError, match="--mail-from needs --mail-to"):
+        NightlyConfig(**REQUIRED_ALSO[NightlyConfig], mail_from="night@example.org")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +248,7 @@ def test_given_settings_override_a_preset():
         (CalibrateConfig, {"manifest": "", "images": "sound", "max_false_alarm": 0.01, "confidence": 0.95}),
         (EvaluateConfig, {"split": "val", "resamples": 100, "workers": 1}),
         (ScoreConfig, {"format": ("parquet", "csv"), "max_unreadable": "0", "max_unreachable": "100%"}),
-        (DemoConfig, {"images": 200}),
+        (DemoConfig, {"train": True, "images": 200}),
     ],
 )
 def test_settings_at_their_bounds_are_accepted(config_class, settings):
@@ -217,6 +260,30 @@ def test_lists_paths_and_whole_numbers_are_converted():
     config = built(TrainConfig, channels=[8, 16], workers=[1], manifest=Path("m.parquet"), percentile=99)
     assert (config.channels, config.workers, config.manifest) == ((8, 16), (1,), "m.parquet")
     assert isinstance(config.percentile, float)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = built(ScoreConfig, mm_per_px=np.float32(0.25), batch=np.int64(4))
+    assert (config.mm_per_px, config.batch) == (0.25, 4)
+    assert type(config.mm_per_px) is float and type(config.batch) is int
+    with pytest.raises(ConfigError, match=r"batch=np.float64\(4.0\) must be a whole number"):
+        built(ScoreConfig, batch=np.float64(4))
+
+
+def test_a_text_of_patterns_is_split_as_that_of_the_flag():
+    assert built(ScoreConfig, exclude="masks,*_thumb.jpg").exclude == ("masks", "*_thumb.jpg")
+    assert built(ScoreConfig, exclude=["a,b"]).exclude == ("a,b",)
+    assert built(ScoreConfig, images="a,b").images == ("a,b",)
+
+
+@pytest.mark.parametrize(
+    "images", [pd.DataFrame({"image": ["a"] * 100}), pd.Series(["a"] * 100), np.array(["a", "b"]), {"a", "b"}]
+)
+def test_a_table_or_an_array_of_images_is_refused_in_one_short_line(images):
+    for call in (partial(built, ScoreConfig), crackvae.score):
+        with pytest.raises(ConfigError, match=r"^images=.* must be a list\.$") as caught:
+            call(images=images)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 150
 
 
 def test_two_partitions_do_not_share_their_labels():

@@ -16,6 +16,7 @@ from crackvae.metrics import (
     RANKING_NAMES,
     THRESHOLD_NAMES,
     Scored,
+    _lowest_average_precision,
     at_threshold,
     confusion,
     figures,
@@ -302,9 +303,12 @@ def test_all_or_none_of_a_few_groups_is_no_certainty(n):
     for name in ("recall", "precision", "recall_at_5%_false_alarms", "recall_at_0.1%_false_alarms"):
         assert perfect.loc[name].tolist() == pytest.approx([1, lowest, 1])
     assert perfect.loc["false_alarm_rate"].tolist() == pytest.approx([0, 0, 1 - lowest])
-    assert perfect.loc["roc_auc"].tolist() == [1, 1, 1]
+    assert perfect.loc["roc_auc"].tolist() == pytest.approx([1, lowest, 1])
+    assert perfect.loc["f1"].tolist() == pytest.approx([1, lowest, 1])
     wrong = with_intervals(Scored(is_crack_N, ~is_crack_N * 1.0, groups_N, ~is_crack_N), resamples=100, seed=0)
     for name in ("recall", "precision", "recall_at_5%_false_alarms"):
+        assert wrong.loc[name].tolist() == pytest.approx([0, 0, 1 - lowest])
+    for name in ("roc_auc", "f1"):
         assert wrong.loc[name].tolist() == pytest.approx([0, 0, 1 - lowest])
     assert wrong.loc["false_alarm_rate"].tolist() == pytest.approx([1, lowest, 1])
 
@@ -313,6 +317,47 @@ def test_images_of_one_group_count_as_one_trial_of_an_exact_interval():
     is_crack_N, groups_N = np.arange(80) < 40, np.arange(80) // 2
     table = with_intervals(Scored(is_crack_N, is_crack_N * 1.0, groups_N, is_crack_N), resamples=100, seed=0)
     assert table.loc["recall", "low"] == pytest.approx(binomtest(20, 20).proportion_ci(0.95, method="exact").low)
+
+
+def test_the_pairs_of_a_perfect_ranking_share_no_group():
+    """Twenty groups with a crack and a sound image each are ten pairs of two groups."""
+    is_crack_N, groups_N = np.arange(40) % 2 == 0, np.arange(40) // 2
+    table = ranking_with_intervals(is_crack_N, is_crack_N * 1.0, groups_N, resamples=100, seed=0)
+    assert table.loc["roc_auc", "low"] == pytest.approx(binomtest(10, 10).proportion_ci(0.95, method="exact").low)
+
+
+@pytest.mark.parametrize("shift", [2.0, 3.0, 4.0])
+def test_a_perfect_ranking_of_a_few_images_seldom_excludes_the_truth(shift):
+    """Sound scores are N(0, 1), cracks N(shift, 1): the area is known, the average precision that of many images."""
+    rng, n = np.random.default_rng(0), 200_000
+    is_crack_N = np.arange(2 * n) < n
+    truth = ranking(is_crack_N, rng.normal(shift * is_crack_N), np.ones(2 * n))
+    n_missed = np.zeros(2)
+    for seed in range(200):
+        is_crack_N, groups_N = np.arange(24) < 12, np.arange(24)
+        scores_N = np.random.default_rng(seed).normal(shift * is_crack_N)
+        if scores_N[is_crack_N].min() > scores_N[~is_crack_N].max():
+            table = ranking_with_intervals(is_crack_N, scores_N, groups_N, resamples=2, seed=0)
+            n_missed += table["low"].to_numpy()[[0, -1]] > truth[[0, -1]]
+    assert (n_missed <= 0.025 * 200).all()
+
+
+def test_the_lowest_average_precision_is_that_of_false_alarms_before_all_cracks():
+    """20 of 1,000 sound images score higher than the 900 of 1,000 cracks that are found; the others are not."""
+    is_crack_N = np.arange(2000) < 1000
+    scores_N = np.r_[np.linspace(2, 1, 900), np.zeros(100), np.full(20, 3.0), np.full(980, 0.5)]
+    found = ranking(is_crack_N, scores_N, np.ones(2000))[-1]
+    unfound = 100 / 1000 * 0.01 / (0.01 + 0.99)  # gained where everything is flagged
+    assert _lowest_average_precision(0.9, 0.02) == pytest.approx(found - unfound, abs=1e-3)
+
+
+def test_an_f1_without_misses_knows_no_more_than_the_recall():
+    """A few false alarms alone are resampled: the 20 misses that did not occur are not."""
+    is_crack_N, groups_N = np.arange(40) < 20, np.arange(40)
+    table = with_intervals(Scored(is_crack_N, is_crack_N * 1.0, groups_N, np.arange(40) < 22), resamples=200, seed=0)
+    precision, recall = table.loc["precision"], table.loc["recall"]
+    assert recall["value"] == 1 and 0 < precision["low"] < precision["value"] < 1
+    assert table.loc["f1", "low"] == pytest.approx(2 / (1 / precision["low"] + 1 / recall["low"]))
 
 
 def test_the_precision_of_no_flags_is_unknown():

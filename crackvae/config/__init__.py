@@ -1,13 +1,20 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
 from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
-from crackvae.config.output import DoctorConfig, ExportConfig, FindingsConfig, InfoConfig, ReportConfig, ReviewConfig
+from crackvae.config.output import (
+    CompactConfig,
+    DoctorConfig,
+    ExportConfig,
+    FindingsConfig,
+    InfoConfig,
+    ReportConfig,
+    ReviewConfig,
+)
 from crackvae.config.registry import CompareConfig, JudgedConfig, PromoteConfig, RollbackConfig, user_name
 from crackvae.config.scoring import (
     WIDTH_CLASSES,
     CalibrateConfig,
     ChangeConfig,
-    CompactConfig,
     EvaluateConfig,
     LiveConfig,
     NightlyConfig,

@@ -1,11 +1,11 @@
 """Settings that several verbs share."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from crackvae.config.settings import check, setting
+from crackvae.config.settings import check, flag, setting
 from crackvae.errors import ConfigError
 
 # Name of the model that the package contains.
@@ -27,6 +27,8 @@ EXCLUDE = (
 )
 # A name alone, as of a user of this machine, or with a domain; perhaps in angle brackets after the name of a person.
 MAIL_ADDRESS = re.compile(r"(\w[\w .'-]*<)?\w[\w.!#$%&'*+/=?^`{|}~-]*(?:@\w[\w.-]*)?(?(1)>)")
+# Most tiles of a forward pass or of a step: far more than the memory of a GPU holds.
+MAX_BATCH = 65_536
 # Rules of a percentile that becomes a threshold.
 PERCENTILE: dict[str, Any] = {"ge": 50, "lt": 100, "why": ": the published one is 95"}
 
@@ -53,6 +55,13 @@ class VerbConfig:
             )
 
 
+def without_effect(config: Any, names: Collection[str], why: str) -> Iterator[str]:
+    """What is wrong with settings that are not their defaults although nothing uses them, `why` in words."""
+    for one in fields(config):
+        if one.name in names and getattr(config, one.name) != one.default:
+            yield f"{flag(one.name)} has no effect {why}: leave it out."
+
+
 def new_model_problem(model: str, name: str = "model") -> Iterator[str]:
     """What is wrong with the name of a new model directory, or registry, that the setting `name` gives."""
     if model == BUILTIN:
@@ -61,6 +70,8 @@ def new_model_problem(model: str, name: str = "model") -> Iterator[str]:
 
 def mail_problem(recipients: Sequence[str], sender: str, server: str) -> Iterator[str]:
     """What is wrong with the addresses of an e-mail, or with its server."""
+    if sender and not recipients:
+        yield "--mail-from needs --mail-to, the addresses that the outcome is sent to."
     if recipients and "@" not in sender:
         yield "--mail-to needs --mail-from, the address of the sender."
     for one in (sender, *recipients) if recipients else ():
@@ -84,7 +95,7 @@ class ScoringConfig(ClusterConfig):
     """Settings of a verb that sends images through the scoring pipeline."""
 
     workers: int | None = setting("scoring actors; default: one per CPU, or one per GPU with --gpu", None, ge=1)
-    batch: int | None = setting("tiles per forward pass; default: 8, or 256 with --gpu", None, ge=1)
+    batch: int | None = setting("tiles per forward pass; default: 8, or 256 with --gpu", None, ge=1, le=MAX_BATCH)
     precision: Literal["auto", "screen", "fp32", "bf16", "onnx"] = setting(
         "precision and runtime of the network: auto (screen on processors with AMX, else onnx, or fp32 with --gpu), "
         "screen (bf16, and onnx again where a decision may depend on it; CPU only), fp32 (PyTorch, the reference), "

@@ -1,4 +1,4 @@
-"""Settings of the verbs that show or convert what exists: report, findings, review, export, info and doctor."""
+"""Settings of the verbs that show or convert what exists: report, findings, review, compact, export, info, doctor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,6 +128,13 @@ class ReviewConfig(VerbConfig):
             yield f"the name of a reviewer has at most {MAX_REVIEWER} characters: shorten --reviewer."
         if self.token and len(self.token) < MIN_TOKEN:
             yield f"the token must have {MIN_TOKEN} characters or more: omit --token for a random one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig(VerbConfig):
+    """Merge the parts of many nights into a few, keeping the latest row of each image and model."""
+
+    scores: Location = setting("folder of the scores table; no other run may write to it at the same time")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from crackvae.config.common import ScoringConfig, VerbConfig, new_model_problem
+from crackvae.config.common import ScoringConfig, VerbConfig, new_model_problem, without_effect
 from crackvae.config.settings import Location, Locations, setting
 
 
@@ -26,6 +26,11 @@ class JudgedConfig(ScoringConfig):
     scores: Locations = setting("folders of scores with a log of verdicts: the images that reviewers have judged", ())
     resamples: int = setting("bootstrap resamples of the groups, for 95 % intervals", 1000, ge=100)
     seed: int = setting("random seed of the bootstrap", 0, ge=0)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if not self.manifest:
+            yield from without_effect(self, ("split",), "without --manifest")
 
 
 @dataclass(frozen=True, kw_only=True)

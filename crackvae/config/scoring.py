@@ -1,4 +1,4 @@
-"""Settings of the verbs that score images: calibrate, evaluate, score, live, nightly, change; and of compact."""
+"""Settings of the verbs that score images: calibrate, evaluate, score, live, nightly and change."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ from crackvae.config.common import (
     VerbConfig,
     mail_problem,
     new_model_problem,
+    without_effect,
 )
 from crackvae.config.settings import (
     Location,
@@ -36,6 +37,7 @@ from crackvae.errors import ConfigError
 
 # Calibration takes logarithms of a rate and of its complement.
 RATE: dict[str, Any] = {"ge": 1e-9, "le": 1 - 1e-9, "must": "lie between 0 and 1"}
+LONGEST_S = 1e9  # some thirty years: systems cannot wait much longer
 # Schemes of addresses that `live` opens.
 STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "tcp", "udp", "rtp")
 TWO_LIMITS = "be two increasing limits, such as 0.1,0.25"
@@ -74,7 +76,7 @@ class CalibrateConfig(ScoringConfig):
     manifest: Location = setting("manifest.parquet whose val non_crack images are scored", "")
     images: Location = setting("alternatively, a folder, .zip or URI of sound images only", "")
     exclude: tuple[str, ...] = setting(EXCLUDE, ())
-    percentile: float = setting("percentile of the sound scores used as threshold", 95.0, **PERCENTILE)
+    percentile: float | None = setting("percentile of sound scores used as threshold; default: 95", None, **PERCENTILE)
     max_false_alarm: float | None = setting(
         "instead of --percentile: the maximum share of sound images flagged, such as 0.01", None, **RATE
     )
@@ -99,6 +101,10 @@ class CalibrateConfig(ScoringConfig):
         if self.mirrors is not None and not self.out:
             yield "--mirrors makes another model of the same weights: give --out for it."
         yield from new_model_problem(self.out)
+        if self.manifest:
+            yield from without_effect(self, ("exclude",), "with --manifest, whose images are given")
+        if self.percentile is not None and self.max_false_alarm is not None:
+            yield "give either --percentile or --max-false-alarm: each sets the threshold."
         if self.confidence is not None and self.max_false_alarm is None:
             yield "--confidence needs --max-false-alarm: a percentile guarantees no rate."
 
@@ -199,6 +205,8 @@ class ScoreConfig(ScoringConfig):
         time_of(self.since)
         if shard_numbers(self.shard) and self.max_false_discovery is not None:
             yield "--max-false-discovery needs all images of a night: leave out --shard."
+        if self.findings == "off":
+            yield from without_effect(self, ("joints",), "with --findings off, which traces neither cracks nor joints")
         yield from group_by_problem(self.group_by)
         width_limits_of(self.width_classes)
 
@@ -221,7 +229,7 @@ class LiveConfig(VerbConfig):
     every: float | None = setting(
         "score at most one frame every so many seconds; default: as many as this machine can", None, gt=0
     )
-    seconds: float | None = setting("end after so many seconds; default: run until it is stopped", None, gt=0)
+    seconds: float | None = setting("end after so many seconds; default: when stopped", None, gt=0, le=LONGEST_S)
     port: int = setting("port of the status page on 127.0.0.1; 0 for any free one", 8791, ge=0, le=65_535)
 
     def _problems(self) -> Iterator[str]:
@@ -336,10 +344,3 @@ class ChangeConfig(ScoringConfig):
     )
     shown: int = setting("findings that are shown on the page with pictures", 48, ge=0, le=200)
     no_report: bool = setting("do not write a page", False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompactConfig(VerbConfig):
-    """Merge the parts of many nights into a few, keeping the latest row of each image and model."""
-
-    scores: Location = setting("folder of the scores table; no other run may write to it at the same time")

@@ -3,8 +3,10 @@
 import functools
 import keyword
 import math
+import numbers
 import os
 import re
+import reprlib
 import tomllib
 import types
 import typing
@@ -76,11 +78,15 @@ class _Bounds:
             return f"{lower}{'' if low is None else ', and'} finite"
         if self.gt is not None and self.lt is not None:
             return f"lie between {low:g} and {high:g}"
-        excluded = f" ({high:g} excluded)" if self.lt is not None else ""
-        return f"lie in {low or 0:g}..{high:g}{excluded}"
+        excluded = [f"{one:g}" for one in (self.gt, self.lt) if one is not None]
+        return f"lie in {low or 0:g}..{high:g}{f' ({excluded[0]} excluded)' if excluded else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------------- checks
+
+# Values of another type in messages.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 def check(config: Any) -> None:
@@ -95,9 +101,12 @@ def check(config: Any) -> None:
         if value is None and is_optional(_hints(config_class)[one.name]):
             continue
         try:
+            if isinstance(value, str) and annotation == tuple[str, ...] and not is_location(config_class, one.name):
+                value = parse_value(annotation, value)
             converted = _converted(annotation, value)
         except TypeError as error:
-            raise ConfigError(f"{one.name}={value!r} must be {error}.") from error
+            shown = " ".join(_SHORT.repr(value).split())  # a table of a million rows too
+            raise ConfigError(f"{one.name}={shown} must be {error}.") from error
         object.__setattr__(config, one.name, converted)
         problem = _problem(one, annotation, converted)
         if problem:
@@ -148,7 +157,8 @@ def _converted(annotation: Any, value: Any) -> Any:
     raise TypeError(names.get(origin, f"a {type_name(annotation)}"))
 
 
-_PYTHON_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+# Numbers of numpy, as they come from a table, are among these.
+_PYTHON_TYPES: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 
 def type_name(annotation: Any) -> str:

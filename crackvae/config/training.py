@@ -8,12 +8,14 @@ from typing import Any, Literal, get_args
 from crackvae.config.common import (
     BUILTIN,
     EXCLUDE,
+    MAX_BATCH,
     MIRRORS,
     MODEL,
     PERCENTILE,
     ClusterConfig,
     VerbConfig,
     new_model_problem,
+    without_effect,
 )
 from crackvae.config.settings import Location, Locations, flag_text, group_by_problem, setting
 
@@ -105,6 +107,8 @@ class PartitionConfig(VerbConfig):
             if sum(split) != 100:
                 yield f"{name}={flag_text(split)} must be {len(split)} percentages that add up to 100."
         yield from group_by_problem(self.group_by)
+        if not self.groups:
+            yield from without_effect(self, ("group_column",), "without --groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,7 @@ class TrainConfig(DataParallelConfig):
         gt=0,
     )
     resume: Location = setting("folder of an interrupted run to continue (MODEL.training); needs no other settings", "")
-    batch: int = setting("tiles per step, over all workers", 16, gt=0)
+    batch: int = setting("tiles per step, over all workers", 16, gt=0, le=MAX_BATCH)
     learning_rate: float = setting("peak learning rate of Adam; with --from by default 0.001", 2e-3, gt=0)
     schedule: Literal["cosine", "constant"] = setting(
         "learning-rate schedule: cosine (warm-up, then decay to 0) or constant", "cosine"
@@ -313,3 +317,8 @@ class DemoConfig(VerbConfig):
     )
     epochs: int = setting("epochs of --train", 12, ge=1)
     seed: int = setting("random seed of the drawings", 0, ge=0)
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if not self.train:
+            yield from without_effect(self, ("images", "epochs"), "without --train")

@@ -26,6 +26,9 @@ from crackvae.scoring.verdicts import ExcludedCracks, find_cracks, without_crack
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
 
+# The threshold of the published method, where no rule is given.
+PERCENTILE = 95.0
+
 
 @filesystems.with_s3_endpoint
 def calibrate(config: CalibrateConfig) -> Result:
@@ -174,8 +177,9 @@ def _tile_scores(scored: pa.Table) -> list[np.ndarray]:
 def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:
     """Threshold by the rule of the settings, and that rule in words."""
     if config.max_false_alarm is None:
-        level = f"{config.percentile:g}th percentile of {len(scores_N)} {source} scores"
-        return percentile_threshold(scores_N, config.percentile), level
+        percentile = PERCENTILE if config.percentile is None else config.percentile
+        level = f"{percentile:g}th percentile of {len(scores_N)} {source} scores"
+        return percentile_threshold(scores_N, percentile), level
     confidence = f" with confidence {config.confidence:g}" if config.confidence else " on average"
     level = f"at most {config.max_false_alarm:g} false alarms{confidence}, from {len(scores_N)} {source} scores"
     return conformal_threshold(scores_N, config.max_false_alarm, config.confidence), level

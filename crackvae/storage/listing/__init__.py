@@ -123,9 +123,10 @@ def list_paths(
     Raises:
         As list_images(); also StorageError where `since` and `prefix` leave no image of any path.
     """
-    different = {path if path.startswith("@") else absolute(path): path for path in reversed(paths)}
-    given = reversed(different.values())
-    listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in given]
+    different: dict[str, str] = {}
+    for path in paths:
+        different.setdefault(path if path.startswith("@") else absolute(path), path)
+    listings = [_listed(path, since, prefix, exclude, videos=videos, shard=shard) for path in different.values()]
     found = listings[0] if len(listings) == 1 else _joined(listings)
     n_images = found.images.num_rows + found.passed_over
     if not found.images.num_rows and not found.elsewhere and (n_images or prefix):
