@@ -5,6 +5,7 @@ Shape letters: N images, T tiles of all of them in order, P side of a tile at th
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 from crackvae.errors import UnreadableImage
 from crackvae.images import decoding, surface
+from crackvae.images.decoding.windows import ground_of
 from crackvae.images.metadata import Metadata, read_metadata
 from crackvae.images.metadata.optics import focal_in_px
 from crackvae.images.pictures import read_excerpt
@@ -133,6 +135,13 @@ def _columns_of(metadata: Metadata, height: int, width: int) -> dict[str, Any]:
     return {name: getattr(metadata, name) for name in METADATA} | dict(zip(OPTICS, optics, strict=True))
 
 
+def _on_ground(data: bytes, page: int) -> dict[str, float]:
+    """Columns of a GeoTIFF: the place of its middle and its scale; none of a TIFF without a geotransform."""
+    lat, lon, mm_per_px = ground_of(data, page)
+    of_place = {} if math.isnan(lat) else {"lat": lat, "lon": lon}
+    return of_place | {"mm_per_px": mm_per_px}
+
+
 def _decode_image(
     image: dict[str, Any], row: dict[str, Any], tiling: Tiling, read: Callable[[str], bytes], max_px: int
 ) -> list[np.ndarray]:
@@ -150,8 +159,11 @@ def _decode_image(
             row["content"] = content_key(data)
             if image.get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
                 raise UnreadableImage("it was replaced: its bytes are not those that the manifest was made from")
-            picture = decoding.decode_picture(data, archive.page_of(image["image"]), max_px)
+            page = archive.page_of(image["image"])
+            picture = decoding.decode_picture(data, page, max_px)
             row |= _columns_of(read_metadata(data), *picture.pixels_HW.shape)
+            if data[:4] in decoding.TIFF_STARTS:
+                row |= _on_ground(data, page)
     except UnreadableImage as error:
         row["error"] = str(error)
         return []

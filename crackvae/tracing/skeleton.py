@@ -33,8 +33,9 @@ MAX_GAP_PX, MAX_GAP_SHARE = 40.0, 0.5
 # A line that ends this near another one [px] is a branch of it.
 TOUCH_PX = 15.0
 
-# Longest stretch that two crossing lines share [px], and their mean turn at its ends [degrees].
-MAX_SHARED_PX, MAX_SHARED_TURN_DEG = 100.0, 45.0
+# Longest stretch that two crossing lines share [px], their mean turn at its ends [degrees], and how much of each must
+# go on beyond either end, as a share of it: less is a spur of a rough edge, and the stretch is no second line. A guess.
+MAX_SHARED_PX, MAX_SHARED_TURN_DEG, MIN_APART_SHARE = 100.0, 45.0, 0.5
 
 # Branches shorter than this many widths of the mask, or than MIN_SPUR_PX, come from a rough edge.
 SPUR_WIDTHS, MIN_SPUR_PX = 1.5, 8
@@ -132,7 +133,8 @@ def _shared(segments: list[_Segment]) -> tuple[list[_Segment], dict[_End, _End]]
         before, after = ([_outward(segments[k].points_K2, end) for k, end in side] for side in sides)
         along = [_outward(one.points_K2, end) for end in (0, 1)]
         turns = [_turn_deg(out, along[end]) for end, side in enumerate((before, after)) for out in side]
-        if sum(turns) > 4 * MAX_SHARED_TURN_DEG:
+        shortest = min(len(segments[k].points_K2) for side in sides for k, _ in side)
+        if sum(turns) > 4 * MAX_SHARED_TURN_DEG or shortest < MIN_APART_SHARE * len(one.points_K2):
             continue
         straight, crossed = (_turn_deg(before[0], after[k]) + _turn_deg(before[1], after[1 - k]) for k in (0, 1))
         for copy, first in enumerate(sides[0]):

@@ -25,9 +25,9 @@ STEP_PX = 0.5
 # Points of one stretch, whose profiles are averaged: noise falls by a factor of 4, and a width changes little over it.
 STRETCH_PX = 16
 
-# Stretches of one part of a line, whose mean profile tells its width and the blur, and parts of a line that tell the
-# blur at most. A part that crosses something may not outvote all others: its logarithm of the likelihood counts down to
-# -MAX_SAY.
+# Stretches of one part of a line, whose mean profile tells its width and the blur, and for how many parts a line with
+# more of them counts. A part that crosses something may not outvote all others: its logarithm of the likelihood counts
+# down to -MAX_SAY.
 PART_STRETCHES, MAX_PARTS, MAX_SAY = 6, 4, 25.0
 
 # Blurs [px], their prior (mean and standard deviation of the logarithm), and widths [px] of the grid.
@@ -179,10 +179,10 @@ def _blur(lines: Sequence[Sections]) -> np.ndarray:
     """Probability of each blur of the photograph, (B,)."""
     log_B = -((np.log(BLURS_B / PRIOR_PX) / PRIOR_SPREAD) ** 2) / 2
     for line in lines:
-        some = slice(None, None, math.ceil(len(line.parts) / MAX_PARTS) or 1)
-        say_G = np.array([min(1, len(part) / PART_STRETCHES) for part in line.parts])
-        said_GB = special.logsumexp(line.log_likelihood_GBU.max(axis=2)[some, None] + LOG_SOFTER_BB, axis=2)
-        log_B += say_G[some] @ np.maximum(said_GB, -MAX_SAY)
+        share = min(1, MAX_PARTS / max(1, len(line.parts)))
+        say_G = np.array([share * min(1, len(part) / PART_STRETCHES) for part in line.parts])
+        said_GB = special.logsumexp(line.log_likelihood_GBU.max(axis=2)[:, None] + LOG_SOFTER_BB, axis=2)
+        log_B += say_G @ np.maximum(said_GB, -MAX_SAY)
     weight_B = np.exp(log_B - log_B.max())
     return np.asarray(weight_B / weight_B.sum())
 

@@ -27,7 +27,8 @@ SCALE, TIE = (0.002, 0.002, 0.0), (0.0, 0.0, 0.0, 500_000.0, 5_300_000.0, 0.0)
 def drawn(path: Path, keys: tuple[int, ...] = UTM_32, **changed: Any) -> Path:
     tags = {33550: ("d", 3, SCALE), 33922: ("d", 6, TIE), 34735: ("H", len(keys), keys)} | changed.get("tags", {})
     extratags = [(tag, *value, True) for tag, value in tags.items() if value]
-    tifffile.imwrite(path, PIXELS_HW, extratags=extratags, metadata=None)
+    layout = {name: value for name, value in changed.items() if name != "tags"}
+    tifffile.imwrite(path, PIXELS_HW, extratags=extratags, metadata=None, **layout)
     return path
 
 
@@ -122,3 +123,29 @@ def test_a_window_has_the_place_of_its_middle_in_its_row(tmp_path, monkeypatch):
     expected = place(path, WIDTH / 2, HEIGHT / 2)
     assert [(row["lat"], row["lon"]) for row in rows] == [expected] and rows[0]["taken"] is None
     assert rows[0]["mm_per_px"] == pytest.approx(2 / 0.9996, rel=1e-3)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("is_big", [False, True])
+def test_a_whole_file_has_the_place_and_the_scale_that_its_windows_have(tmp_path, byteorder, is_big):
+    path = drawn(tmp_path / "a.tif", byteorder=byteorder, bigtiff=is_big)
+    images = list_images(str(path)).images
+    (table,) = decode_images(images.append_column("group", [["g"]]), small_spec())
+    (row,) = table.to_pylist()
+    window = read_window(Window(str(path), 0, 0, WIDTH, HEIGHT))
+    assert (row["lat"], row["lon"]) == window.place[:2] and not math.isnan(row["lat"])
+    assert row["mm_per_px"] == window.mm_per_px == pytest.approx(2 / 0.9996, rel=1e-3)
+
+
+@pytest.mark.parametrize("tag", [256, 257, 278, 33550, 33922, 34735])
+@pytest.mark.parametrize("kind", [2, 7, 12])
+def test_a_tag_of_another_type_costs_the_place_and_no_run(tmp_path, monkeypatch, tag, kind):
+    from crackvae.images.decoding import windows
+
+    monkeypatch.setattr(windows, "MIN_BYTES", 1)
+    path = drawn(tmp_path / "a.tif")
+    data = path.read_bytes()
+    at = data.index(tag.to_bytes(2, "little"), int.from_bytes(data[4:8], "little"))
+    path.write_bytes(data[: at + 2] + kind.to_bytes(2, "little") + data[at + 4 :])
+    assert len(windows.ground_of(path.read_bytes(), 1)) == 3
+    assert with_windows(list_images(str(path)).images, 100_000).num_rows >= 1

@@ -149,6 +149,13 @@ def test_a_crack_that_runs_along_a_joint_for_a_stretch_is_one_finding_beside_it(
     assert found[1]["length_px"] == pytest.approx(length_of(crack), rel=0.05)
 
 
+def test_two_short_spurs_of_a_rough_edge_do_not_count_the_crack_between_them_twice() -> None:
+    crack = wandering((60, 80), (500, 180), 1.5, seed=8)
+    spurs = [np.stack([crack[at], crack[at] + (step, -14)]) for at, step in ((90, -8), (120, 8))]
+    (found,) = traced(*drawn([(crack, 5), *((spur, 4) for spur in spurs)], (300, 600)))
+    assert length_of(crack) * 0.97 < found["length_px"] < length_of(crack) * 1.03 + sum(map(length_of, spurs))
+
+
 def test_a_spot_beside_a_crack_and_a_map_without_a_line_add_nothing() -> None:
     crack = wandering((60, 80), (400, 120), 1.5, seed=8)
     grey, share = drawn([(crack, 6), (np.array([(430.0, 125.0), (436.0, 125.0)]), 8)], (300, 500))

@@ -11,15 +11,15 @@ FINE = 8  # subpixels
 
 
 def drawn(
-    width_px: float | np.ndarray, blur_px: float, depth: float = 40, noise: float = 2
+    width_px: float | np.ndarray, blur_px: float, depth: float = 40, noise: float = 2, length: int = LENGTH
 ) -> tuple[np.ndarray, np.ndarray]:
     """A wandering dark line on an even surface, uint8 (H, W), and its trace (K, 2)."""
-    along = np.arange(LENGTH)
+    along = np.arange(length)
     middle = HEIGHT / 2 + 3 * np.sin(along / 50)
     fine = (np.arange(HEIGHT * FINE) + 0.5) / FINE - 0.5
-    covered = (np.abs(fine[:, None] - middle) < width_px / 2).reshape(HEIGHT, FINE, LENGTH).mean(axis=1)
+    covered = (np.abs(fine[:, None] - middle) < width_px / 2).reshape(HEIGHT, FINE, length).mean(axis=1)
     rng = np.random.default_rng(0)
-    pixels = ndimage.gaussian_filter(150 - depth * covered, blur_px) + rng.normal(0, noise, (HEIGHT, LENGTH))
+    pixels = ndimage.gaussian_filter(150 - depth * covered, blur_px) + rng.normal(0, noise, (HEIGHT, length))
     return pixels.round().astype(np.uint8), np.stack([middle, along], axis=1)[5:-5]
 
 
@@ -50,6 +50,13 @@ def test_the_largest_width_is_that_of_the_widest_place(width_px: float) -> None:
     width_C = width_px + 3 * np.exp(-(((np.arange(LENGTH) - 250) / 40) ** 2))
     (found,) = widths_of([sections(*drawn(width_C, 1.0, noise=8), width_px + 2)])
     assert found.max_px == pytest.approx(width_px + 3, abs=min(0.6, 1.645 * found.max_sigma_px))
+
+
+def test_a_line_has_one_width_from_whichever_end_it_is_read() -> None:
+    (sharp_HW, trace_K2), (soft_HW, _) = (drawn(2.0, blur_px, length=778) for blur_px in (0.8, 1.6))
+    pixels_HW = np.where((np.arange(778) - 5) // 96 % 2, soft_HW, sharp_HW)  # each part of the line is one or the other
+    forth, back = (widths_of([sections(pixels_HW, one_K2, 4)])[0] for one_K2 in (trace_K2, trace_K2[::-1]))
+    assert back.mean_px == pytest.approx(forth.mean_px, abs=0.1)
 
 
 def test_a_narrow_line_alone_is_less_certain_than_beside_a_wide_one() -> None:

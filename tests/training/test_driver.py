@@ -366,8 +366,8 @@ def test_what_cannot_be_trained_is_refused_before_the_first_epoch(manifest: Path
         train(config(manifest, tmp_path / "a", workers=(3, 4)))
     with pytest.raises(ClusterError, match="--workers 2 needs as many GPUs, and the cluster has 1"):
         train(config(manifest, tmp_path / "b", gpu=True, workers=(2,)))
-    with pytest.raises(ManifestError, match="fewer than --batch 100000"):
-        train(config(manifest, tmp_path / "c", batch=100_000))
+    with pytest.raises(ManifestError, match="fewer than --batch 60000"):
+        train(config(manifest, tmp_path / "c", batch=60_000))
     assert not list(tmp_path.iterdir())
 
 

@@ -6,9 +6,9 @@ Shape letters: H, W rows and columns of a window; h, w of the part of it that on
 """
 
 import contextlib
+import io
 import math
 import re
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +29,9 @@ WINDOW_PX, OVERLAP_PX = 4096, 512
 
 # A smaller file [bytes] is not looked into: with 160 Mpx it would have 20 pixels a byte, which no photograph has.
 MIN_BYTES = 8_000_000
+
+# The start of the entry of GeoKeyDirectoryTag, 16-bit numbers, in either byte order: a file without it is no GeoTIFF.
+GEO_KEYS = (b"\xaf\x87\x03\x00", b"\x87\xaf\x00\x03")
 
 # Largest strip or tile, decoded [bytes]; a worker holds one besides the window.
 MAX_SEGMENT_BYTES = 400_000_000
@@ -86,14 +89,36 @@ def _size(file: str) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _page(file: str) -> Iterator[Any]:
+    with opened(file) as stream, _page_in(stream, re.sub(r".*/", "", file)) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def _page_in(stream: Any, name: str, number: int = 1) -> Iterator[Any]:
+    """A page of an open TIFF, counted from 1."""
     import tifffile  # imported here: it takes 0.3 s, and few images need it
 
-    with opened(file) as stream:
-        try:
-            with tifffile.TiffFile(stream, name=re.sub(r".*/", "", file)) as whole:
-                yield whole.pages.first
-        except (tifffile.TiffFileError, struct.error, ValueError, IndexError) as error:
-            raise UnreadableImage(f"damaged TIFF: {error}"[:200]) from error
+    try:
+        with tifffile.TiffFile(stream, name=name) as whole:
+            yield whole.pages[number - 1]
+    except (UnreadableImage, OSError, StorageError):
+        raise
+    except Exception as error:  # tifffile raises TypeError and others on damaged tags
+        raise UnreadableImage(f"damaged TIFF: {error}"[:200]) from error
+
+
+def ground_of(data: bytes, number: int) -> tuple[float, float, float]:
+    """Latitude and longitude of the middle of a whole TIFF, and its millimetres a pixel on the ground; NaN if unknown.
+
+    Args:
+        number: of its page, counted from 1.
+    """
+    if any(mark in data for mark in GEO_KEYS):
+        quiet = np.errstate(all="ignore")  # of absurd tags
+        with quiet, contextlib.suppress(OSError, UnreadableImage), _page_in(io.BytesIO(data), "", number) as page:
+            width, height = int(page.imagewidth), int(page.imagelength)
+            return *place_of(page, width / 2, height / 2), mm_per_px_of(page, 0, 0, width, height)
+    return math.nan, math.nan, math.nan
 
 
 def read_window(window: Window) -> Picture:
