@@ -1,11 +1,14 @@
 """Shared by tests: synthetic images, a small untrained model, object storage in memory, and one Ray head."""
 
+import gc
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from PIL import Image
 from ray_head import Head, ray_head
 
 from crackvae import evaluation
+from crackvae.api import VERBS
 from crackvae.config import EvaluateConfig, PartitionConfig, ScoreConfig
 from crackvae.images.manifest import partition
 from crackvae.images.synthetic import draw_image, write_images
@@ -42,6 +46,8 @@ _GRAPHS = tempfile.TemporaryDirectory(prefix="crackvae-graphs-")
 os.environ[graph_cache.VARIABLE] = _GRAPHS.name
 
 HOUSE = Path(__file__).parent.parent
+# The verbs whose import has brought Matplotlib along, found out here because tests import it too.
+WITH_MATPLOTLIB = [name for name, one in VERBS.items() if import_module(one.module) and "matplotlib" in sys.modules]
 
 # Settings of a Ray head for tests that lose a node: by its own, half a minute passes before a lost node counts as dead.
 SOON_DEAD = {
@@ -125,6 +131,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(marker)
         if "chaos" in item.path.parts:
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """What modules hold lives as long as the tests: no collection of garbage goes through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Which runs belong to which night, from the files beside a scores table. No Ray."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -40,31 +40,36 @@ def default_night(out: str, now: datetime) -> str:
     morning would take that of the next night, and every later night would have the date of the day after it.
     """
     names = fileio.list_files(out)
+    calls = _Calls(out, frozenset(names), counted_runs(names))
     date, before = now.date(), now.date() - timedelta(days=1)
-    first = None if _last_call(out, date.isoformat(), names) else _first_call(out, before.isoformat(), names)
+    first = None if calls.last(date.isoformat()) else calls.first(before.isoformat())
     if first and first.astimezone(now.tzinfo).date() == before and now - first < SAME_NIGHT:
         return before.isoformat()
-    while (last := _last_call(out, date.isoformat(), names)) and abs(now - last) >= SAME_NIGHT:
+    while (last := calls.last(date.isoformat())) and abs(now - last) >= SAME_NIGHT:
         date += timedelta(days=1)
     return date.isoformat()
 
 
-def _first_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
-    """When the first call of `nightly` for a night started, as far as its runs and its verdict say."""
-    first = _start_of(min(_runs_named(night, names), default=""))
-    return first or _last_call(out, night, names)
+@dataclass(frozen=True)
+class _Calls:
+    """The calls of `nightly`, by the files of a folder of scores and the night of each of its runs."""
 
+    out: str
+    names: frozenset[str]
+    night_of_run: Mapping[str, str]
 
-def _runs_named(night: str, names: Sequence[str]) -> list[str]:
-    """The runs whose histograms carry the name of a night."""
-    return [run for run, of_night in counted_runs(names).items() if of_night == night]
+    def first(self, night: str) -> datetime | None:
+        """When the first call for a night started, as far as its runs and its verdict say."""
+        return _start_of(min(self._runs(night), default="")) or self.last(night)
 
+    def last(self, night: str) -> datetime | None:
+        """When the last call for a night started; None if there was none, or its verdict does not say."""
+        if nightly_name(night) in self.names:
+            return read_night_summary(uris.join(self.out, nightly_name(night))).started
+        return _start_of(max(self._runs(night), default=""))
 
-def _last_call(out: str, night: str, names: Sequence[str]) -> datetime | None:
-    """When the last call of `nightly` for a night started; None if there was none, or its verdict does not say."""
-    if nightly_name(night) in names:
-        return read_night_summary(uris.join(out, nightly_name(night))).started
-    return _start_of(max(_runs_named(night, names), default=""))
+    def _runs(self, night: str) -> list[str]:
+        return [run for run, of_night in self.night_of_run.items() if of_night == night]
 
 
 def _start_of(run: str) -> datetime | None:

@@ -29,8 +29,13 @@ MARGINALS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def photographs(rng: np.random.Generator, marginal: str, correlation: float, shape: tuple[int, int]) -> np.ndarray:
     """Scores (B, T) of the tiles of sound photographs; tiles of one photograph are correlated."""
+    return MARGINALS[marginal](correlated(rng, correlation, shape)).astype(np.float32)
+
+
+def correlated(rng: np.random.Generator, correlation: float, shape: tuple[int, int]) -> np.ndarray:
+    """What MARGINALS make scores of, (B, T): standard normal, correlated within a row."""
     shared, own = rng.standard_normal((shape[0], 1)), rng.standard_normal(shape)
-    return MARGINALS[marginal](np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own).astype(np.float32)
+    return np.asarray(np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own)
 
 
 def calibrated(tiles_GT: np.ndarray, level: float = LEVEL) -> Calibration:
@@ -40,9 +45,9 @@ def calibrated(tiles_GT: np.ndarray, level: float = LEVEL) -> Calibration:
     return Calibration(np.sort(scores), len(tiles_GT), "", conformal(scores, level, None), "m", False, sample)
 
 
-def flagged(calibration: Calibration, tiles_BT: np.ndarray) -> np.ndarray:
-    worst_B, tiles_B = tiles_BT.max(axis=1), np.full(len(tiles_BT), tiles_BT.shape[1])
-    return calibration.flags(worst_B, calibration.p_values(worst_B, tiles_B))
+def flagged(calibration: Calibration, worst_B: np.ndarray, n_tiles: int) -> np.ndarray:
+    """Which photographs of so many tiles are flagged, by the score of the worst of them."""
+    return calibration.flags(worst_B, calibration.p_values(worst_B, np.full(len(worst_B), n_tiles)))
 
 
 @pytest.mark.slow
@@ -62,7 +67,9 @@ def test_the_share_of_sound_photographs_flagged_lies_in_the_stated_interval_in_9
     rng, kept, rates = np.random.default_rng(n_tiles), 0, []
     for _ in range(CALIBRATIONS):
         made = calibrated(photographs(rng, marginal, correlation, groups))
-        rate = flagged(made, photographs(rng, marginal, correlation, (PHOTOGRAPHS, n_tiles))).mean()
+        # Marginals increase, so that the worst tile can be found before: that of a heavy tail takes long.
+        worst_B1 = correlated(rng, correlation, (PHOTOGRAPHS, n_tiles)).max(axis=1, keepdims=True)
+        rate = flagged(made, MARGINALS[marginal](worst_B1)[:, 0].astype(np.float32), n_tiles).mean()
         promise = made.promise(PHOTOGRAPHS, n_tiles)
         kept += promise["low"] <= rate <= promise["high"]
         rates.append(rate)
@@ -117,7 +124,7 @@ def test_the_interval_of_a_calibration_on_six_photographs_holds_for_six_others(n
     for _ in range(40):
         made, others = (photographs(rng, "lognormal", 0.2, (6, 60)) for _ in range(2))
         made = calibrated(made)
-        share = flagged(made, others.reshape(-1, n_tiles)).mean()
+        share = flagged(made, others.reshape(-1, n_tiles).max(axis=1), n_tiles).mean()
         promise = made.promise(others.size // n_tiles, n_tiles)
         kept += promise["low"] <= share <= promise["high"]
         assert promise["high"] < 0.6

@@ -68,8 +68,9 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
 
 
 def config(images: Path, model: Path, out: Path, **changes: object) -> NightlyConfig:
+    """Settings of a night, without its page where a test does not look at it."""
     values = {"images": str(images), "model": str(model), "out": str(out), "night": "2026-11-23", "quiet": True}
-    return NightlyConfig(**values | changes)
+    return NightlyConfig(**values | {"no_report": True} | changes)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -92,7 +93,8 @@ def test_a_night_on_ray_gives_the_verdict_of_a_night_in_process(
 @pytest.mark.usefixtures("in_process")
 def test_a_sound_night_is_scored_judged_and_summed_up(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 240)
-    outcome = nightly(config(images, calibrated, tmp_path / "out"))
+    outcome = nightly(config(images, calibrated, tmp_path / "out", no_report=False))
+    assert "</html>" in Path(outcome.summary["report"]).read_text()
     assert outcome.summary["drift"]["level"] in ("ok", "watch") and outcome.summary["broken"] == []
     assert outcome.summary["images"] == outcome.summary["score"]["scored"] == 120
     assert json.loads((tmp_path / "out" / "_nightly-2026-11-23.json").read_text()) == outcome.summary
@@ -105,7 +107,7 @@ def test_a_darker_camera_breaks_the_limit_after_all_is_written(
 ) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 240, brightness=0.75)
     flags = ["--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out"), "--quiet"]
-    assert main(["nightly", *flags, "--night", "2026-11-23"]) == 2
+    assert main(["nightly", *flags, "--night", "2026-11-23", "--no-report"]) == 2
     printed = capsys.readouterr()
     summary = json.loads(printed.out.splitlines()[-1])
     assert (summary["drift"]["level"], summary["drift"]["causes"][0]) == ("alarm", "darker")
@@ -132,7 +134,8 @@ def test_a_second_call_on_the_same_night_gives_the_same_verdict(drawn: Path, cal
 @pytest.mark.usefixtures("in_process")
 def test_a_night_counts_what_an_interrupted_run_of_it_has_scored(drawn: Path, calibrated: Path, tmp_path: Path) -> None:
     images = night_of(drawn, tmp_path / "night", 120, 180)
-    assert main(["score", "--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out")]) == 0
+    flags = ["--images", str(images), "--model", str(calibrated), "--out", str(tmp_path / "out"), "--no-report"]
+    assert main(["score", *flags]) == 0
     night_of(drawn, images, 180, 240)
     today = datetime.now(UTC).date().isoformat()
     summary = nightly(config(images, calibrated, tmp_path / "out", night=today)).summary
@@ -159,7 +162,7 @@ def test_the_share_flagged_is_compared_with_the_ordinary_nights_before(
     drawn: Path, calibrated: Path, tmp_path: Path
 ) -> None:
     out, images = tmp_path / "out", tmp_path / "images"
-    changes = {"no_report": True, "drift_min_images": 20}
+    changes = {"drift_min_images": 20}
     shares = []
     for number, day in enumerate(("20", "21", "22", "23")):
         is_dark = day == "21"
@@ -212,11 +215,11 @@ def test_unreadable_files_break_the_limit_of_a_night_until_they_can_be_read(
 ) -> None:
     """Whether an earlier call has found them, and however many images of earlier nights lie beside them."""
     images, out = night_of(drawn, tmp_path / "images", 120, 160), tmp_path / "out"
-    nightly(config(images, calibrated, out, night="2026-11-22", no_report=True))
+    nightly(config(images, calibrated, out, night="2026-11-22"))
     files = [images / f"{number}.jpg" for number in range(2)]
     for file in files:
         file.write_bytes(b"an upload in progress")
-    tonight = config(images, calibrated, out, no_report=True)
+    tonight = config(images, calibrated, out)
     for _ in range(2):  # the second call finds nothing to score
         with pytest.raises(LimitBroken, match="2 of 2 images are unreadable, more than --max-unreadable 10%") as broken:
             nightly(tonight)
@@ -277,7 +280,7 @@ def test_people_are_told_of_a_night_that_broke_a_limit_and_a_failure_to_tell_the
 
     monkeypatch.setattr(module, "notify", told_in_vain)
     images = night_of(drawn, tmp_path / "night", 120, 180)
-    settings = config(images, calibrated, tmp_path / "out", no_report=True, webhook=True, min_images=1_000)
+    settings = config(images, calibrated, tmp_path / "out", webhook=True, min_images=1_000)
     with pytest.raises(LimitBroken, match="fewer than --min-images"):
         nightly(settings)
     assert told[0].startswith("crackvae, night of 2026-11-23: ") and "limit exceeded: 60 images were" in told[0]
@@ -293,7 +296,7 @@ def test_where_the_page_cannot_be_written_nothing_names_it_and_the_night_has_its
 
     monkeypatch.setattr(scoring_pages, "report", failing)
     images, out = night_of(drawn, tmp_path / "night", 120, 160), tmp_path / "out"
-    summary = nightly(config(images, calibrated, out)).summary
+    summary = nightly(config(images, calibrated, out, no_report=False)).summary
     assert summary["report"] == summary["score"]["report"] == "" and "drift" not in summary["score"]
     assert json.loads((out / "_nightly-2026-11-23.json").read_text()) == summary
     (run,) = summary["runs"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import reduce
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from conftest import IS_LONG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +79,10 @@ CALENDARS = st.lists(st.tuples(st.dates(), st.sampled_from(list(KINDS))), min_si
 
 @pytest.mark.slow
 @settings(
-    derandomize=True, deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    derandomize=True,
+    deadline=None,
+    max_examples=200 if IS_LONG else 100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(CALENDARS, st.randoms(use_true_random=False))
 def test_a_verdict_is_that_of_the_images_of_its_night_and_the_ordinary_nights_before(
@@ -171,10 +176,14 @@ def test_a_night_that_was_scored_and_never_judged_is_known(tmp_path: Path) -> No
 def test_a_job_at_one_local_time_gets_a_night_of_its_own_each_day_of_two_years(
     tmp_path: Path, zone: str, local: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not the time zone is set: the clocks go forward and back, and in UTC a date comes twice or never."""
+    """Whether or not the time zone is set: the clocks go forward and back, and in UTC a date comes twice or never.
+
+    The folder holds the verdicts of the last two weeks.
+    """
     for setting in (zone, "UTC"):
         started: dict[str, datetime] = {}
-        monkeypatch.setattr("crackvae.nights.runs.fileio.list_files", lambda out, s=started: list(map(nightly_name, s)))
+        kept: deque[str] = deque(maxlen=14)
+        monkeypatch.setattr("crackvae.nights.runs.fileio.list_files", lambda out, k=kept: list(k))
         monkeypatch.setattr(
             "crackvae.nights.runs.read_night_summary",
             lambda path, s=started: type("Read", (), {"started": s[path[-15:-5]]}),
@@ -188,6 +197,7 @@ def test_a_job_at_one_local_time_gets_a_night_of_its_own_each_day_of_two_years(
             night = default_night("out", now)
             assert night not in started and all(one < night for one in list(started)[-1:])
             started[night] = now
+            kept.append(nightly_name(night))
             again = now + timedelta(hours=3)
             assert default_night("out", again) == night or again.date().isoformat() > night
 

@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw
 
 from crackvae.config import ScoreConfig
 from crackvae.images.synthetic import draw_concrete
+from crackvae.model.inference import find_recorded_model
+from crackvae.reports.night_page import night_page as module
 from crackvae.reports.night_page.known import false_alarms
 from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import read_night
@@ -62,6 +64,14 @@ def two_nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 photographed(with_crack(place(2)), again=True).save(images / "second-2.png")
             score(ScoreConfig(images=(str(folder / night),), out=str(folder / "scores"), no_report=True, quiet=True))
     return folder / "scores"
+
+
+@pytest.fixture(autouse=True)
+def without_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without anomaly maps, which take longer than all that is tested here, and on which no queue depends."""
+    monkeypatch.setattr(
+        module, "find_recorded_model", lambda _, __, digest, threshold: find_recorded_model("", "", digest, threshold)
+    )
 
 
 @pytest.fixture

@@ -90,7 +90,6 @@ def test_hostile_names_are_shown_as_text(visit: Visit) -> None:
     assert "turned⟨U+202E⟩gpj.exe.jpg" in text and "line⟨U+000A⟩break.jpg" in text and "{{ 7*7 }}&amp;.jpg" in text
     assert "\u202e" not in visit.tab.content()
     assert visit.tab.evaluate("document.scripts.length") == 1
-    assert set(visit.shown()) >= {name for name in visit.shown() if "/odd/" in name}
     assert len([name for name in visit.shown() if "/odd/" in name]) == len(HOSTILE_NAMES)
 
 

@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
+import uvicorn
 from conftest import HOSTILE_NAMES, HOUSE, free_ports, score_in_process, small_spec, write_model
 from findings_made import finding
 
@@ -22,6 +26,7 @@ from crackvae.storage import tables
 from crackvae.storage.tables.findings import FINDINGS_SCHEMA, folder_of
 
 TOKEN = "t" * 32
+RealServer = uvicorn.Server
 
 
 @contextmanager
@@ -35,6 +40,26 @@ def serving(scores: Path, port: int, *more: str) -> Iterator[subprocess.Popen[st
             yield server
         finally:
             server.kill()
+
+
+@contextmanager
+def serving_here(scores: Path, port: int, **settings: int) -> Iterator[None]:
+    """The verb on a thread of this process, for tests that do not kill it: a process takes seconds to start."""
+    servers: list[uvicorn.Server] = []
+    review = partial(crackvae.review, scores=scores, port=port, token=TOKEN, reviewer="guest", quiet=True, **settings)
+    with (
+        patch.object(uvicorn, "Server", lambda config: servers.append(RealServer(config)) or servers[0]),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(review)
+        try:
+            while not (answer.done() or (servers and servers[0].started)):
+                time.sleep(0.01)
+            yield
+        finally:
+            for server in servers:
+                server.should_exit = True
+        answer.result()
 
 
 class Reviewer:
@@ -144,7 +169,7 @@ def test_hostile_names_and_reviewers_are_text_and_pictures_open_at_full_size(
 ) -> None:
     scores = Path(shutil.copytree(scored_night, tmp_path / "scores"))
     (port,) = free_ports(1)
-    with serving(scores, port, "--worst", "70", "--passed", "0"):
+    with serving_here(scores, port, worst=70, passed=0):
         anna = Reviewer(browser, port, "anna <img src=x onerror=alert(3)>")
         n_judged = len(anna.shown())
         anna.judge("t" * n_judged)
@@ -173,7 +198,7 @@ def test_a_finding_is_judged_in_its_row(browser: Any, scored_night: Path, tmp_pa
     lines = [finding(name, **of_image, mm_source="") for name in ("0a", "0b")]
     tables.write_part(folder_of(str(scores)), pa.Table.from_pylist(lines, FINDINGS_SCHEMA), row["run"], 0)
     (port,) = free_ports(1)
-    with serving(scores, port, "--worst", "70", "--passed", "0"):
+    with serving_here(scores, port, worst=70, passed=0):
         anna, ben = (Reviewer(browser, port, name) for name in ("anna", "ben"))
         anna.tab.select_option('select[aria-label="verdict on finding 0b"]', "joint")
         anna.wait_until_saved()
@@ -204,7 +229,7 @@ def test_sound_and_joint_agree_that_there_is_no_crack_and_unsure_is_no_opinion(
 ) -> None:
     scores = Path(shutil.copytree(scored_night, tmp_path / "scores"))
     (port,) = free_ports(1)
-    with serving(scores, port, "--worst", "3", "--passed", "0"):
+    with serving_here(scores, port, worst=3, passed=0):
         for name, keys in (("anna", "scs"), ("ben", "tuc")):
             reviewer = Reviewer(browser, port, name)
             reviewer.judge(keys)
@@ -228,7 +253,7 @@ def test_a_page_of_another_origin_cannot_judge(browser: Any, scored_night: Path,
     scores = Path(shutil.copytree(scored_night, tmp_path / "scores"))
     image = crackvae.read_scores(scores, ["image"])["image"][0].as_py()
     (port,) = free_ports(1)
-    with serving(scores, port), other_server(tmp_path) as other:
+    with serving_here(scores, port), other_server(tmp_path) as other:
         tab = browser.new_page()
         assert tab.goto(f"http://127.0.0.1:{port}/").status == 401, "without the token"
         tab.goto(other)

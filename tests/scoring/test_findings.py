@@ -1,5 +1,6 @@
 """Findings that score writes beside its rows, by the model that the package contains."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,10 +33,15 @@ SPEC = small_spec(tile_px=256, stride_px=192, input_px=256)
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Path:
+def photographs(two_photographs: Path, tmp_path: Path) -> Path:
+    """A copy of both for one test."""
+    return Path(shutil.copytree(two_photographs, tmp_path / "photographs"))
+
+
+@pytest.fixture(scope="module")
+def two_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound and a cracked photograph of several tiles."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("photographs")
     surface = crackvae.synthetic.draw_concrete(np.random.default_rng(1), PHOTOGRAPH_PX, PHOTOGRAPH_PX)
     cracked, _ = crackvae.synthetic.draw_crack(np.random.default_rng(3), surface)
     Image.fromarray(surface).save(folder / "sound.png")
