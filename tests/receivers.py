@@ -1,8 +1,10 @@
 """Receivers of the outcome of a night on this machine: a webhook, an SMTP server, and one that never answers."""
 
+import asyncio
 import email
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -18,8 +20,8 @@ from crackvae.monitoring.notifications import Mail
 
 
 @contextmanager
-def receiver(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
-    """A webhook that answers with these statuses in turn, and what it was sent."""
+def receiver(*statuses: int, after_s: float = 0) -> Iterator[tuple[str, list[Any]]]:
+    """A webhook that answers with these statuses in turn, each after some seconds, and what it was sent."""
     got: list[Any] = []
     answers = iter(statuses)
 
@@ -27,6 +29,7 @@ def receiver(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             got.append((self.path, self.headers["Content-Type"], body))
+            time.sleep(after_s)
             self.send_response(next(answers))
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -41,10 +44,14 @@ def receiver(*statuses: int) -> Iterator[tuple[str, list[Any]]]:
 
 
 class Inbox:
-    """Messages that an SMTP server has taken; the first `busy` are answered 451, and one recipient is refused."""
+    """Messages that an SMTP server has taken; the first `busy` are answered 451, and one recipient is refused.
 
-    def __init__(self, busy: int, refused: str) -> None:
+    It answers a message after `after_s` seconds.
+    """
+
+    def __init__(self, busy: int, refused: str, after_s: float) -> None:
         self.busy, self.refused, self.messages, self.attempts = busy, refused, list[Message](), 0
+        self.after_s = after_s
 
     async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:
         if address == self.refused:
@@ -54,6 +61,7 @@ class Inbox:
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
         self.attempts += 1
+        await asyncio.sleep(self.after_s)
         if self.attempts <= self.busy:
             return "451 try again"
         self.messages.append(email.message_from_bytes(envelope.content))
@@ -61,9 +69,9 @@ class Inbox:
 
 
 @contextmanager
-def mail_server(busy: int = 0, refused: str = "") -> Iterator[tuple[Mail, Inbox]]:
+def mail_server(busy: int = 0, refused: str = "", after_s: float = 0) -> Iterator[tuple[Mail, Inbox]]:
     (port,) = free_ports(1)
-    inbox = Inbox(busy, refused)
+    inbox = Inbox(busy, refused, after_s)
     controller = Controller(inbox, hostname="127.0.0.1", port=port)
     controller.start()
     yield Mail(f"127.0.0.1:{port}", "night@example.org", ("anna@example.org", "ben@example.org")), inbox

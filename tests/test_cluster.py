@@ -237,6 +237,13 @@ def test_the_cron_job_may_create_rayjobs_and_nothing_else() -> None:
     assert sent == documents("rayjob-nightly")[0]
 
 
+def test_pods_may_connect_to_the_mail_server_of_the_operations_guide_and_to_storage() -> None:
+    (policy,) = (one for one in documents("base") if one["metadata"]["name"] == "crackvae-pods")
+    admitted = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", ())}
+    of_mail = re.findall(r"--mail-server \S+?:(\d+)", (HOUSE / "docs" / "operate.md").read_text())
+    assert admitted >= {*map(int, of_mail), 80, 443} and of_mail
+
+
 def test_every_reference_of_a_document_is_defined() -> None:
     base = documents("base") + documents("nightly-cronjob")
     defined = {(document["kind"], document["metadata"]["name"]) for document in base}

@@ -23,7 +23,8 @@ from crackvae.storage.uris import reason
 
 # A receiver that is down costs a night at most this [s], whatever its retries and the name server do.
 LIMIT_S = 30.0
-# Each step of one attempt may take this long [s].
+# Each step of one attempt may take this long [s]; the answer of a receiver that has the message, as long as the night
+# waits for it, because a message that is sent again arrives twice.
 ATTEMPT_S = 6.0
 # Pauses before the second and third attempt [s].
 PAUSES_S = (1.0, 4.0)
@@ -90,9 +91,11 @@ def notify(text: str, *, webhook: bool, mail: Mail | None) -> dict[str, str]:
     if mail is not None:
         senders["mail"] = lambda: _mail(text, mail)
     outcomes = dict.fromkeys(senders, f"no answer within {LIMIT_S:g} s")
-    # Daemons: a look-up of a name cannot be interrupted, and must not keep the process alive.
-    threads = [threading.Thread(target=_attempt, args=(outcomes, *one), daemon=True) for one in senders.items()]
     deadline = time.monotonic() + LIMIT_S
+    # Daemons: a look-up of a name cannot be interrupted, and must not keep the process alive.
+    threads = [
+        threading.Thread(target=_attempt, args=(outcomes, *one, deadline), daemon=True) for one in senders.items()
+    ]
     for one in threads:
         one.start()
     for one in threads:
@@ -100,7 +103,7 @@ def notify(text: str, *, webhook: bool, mail: Mail | None) -> dict[str, str]:
     return dict(outcomes)
 
 
-def _attempt(outcomes: dict[str, str], name: str, send: Callable[[], None]) -> None:
+def _attempt(outcomes: dict[str, str], name: str, send: Callable[[], None], deadline: float) -> None:
     for pause_s in (*PAUSES_S, None):
         try:
             send()
@@ -108,7 +111,7 @@ def _attempt(outcomes: dict[str, str], name: str, send: Callable[[], None]) -> N
             return
         except (OSError, smtplib.SMTPException, http.client.HTTPException, ValueError, _Refused) as error:
             outcomes[name] = _without_secrets(reason(error))
-            if pause_s is None or isinstance(error, _Refused | ValueError):
+            if pause_s is None or isinstance(error, _Refused | ValueError) or time.monotonic() >= deadline:
                 return
         time.sleep(pause_s)
 
@@ -136,6 +139,7 @@ def _post(text: str) -> None:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         headers = {"Content-Type": "application/json"}
         connection.request("POST", target, json.dumps({"text": escaped}).encode(), headers)
+        connection.sock.settimeout(LIMIT_S)
         status = connection.getresponse().status
     finally:
         connection.close()
@@ -162,6 +166,8 @@ def _mail(text: str, mail: Mail) -> None:
                 raise _Refused(f"{mail.server} offers no TLS, so the password is not sent")
             if password:
                 server.login(user, password)
+            assert server.sock is not None, "it is connected"
+            server.sock.settimeout(LIMIT_S)
             refused = server.send_message(message)
         if refused:  # the others have it, and would get it again
             codes_of = ", ".join(f"{recipient} ({code})" for recipient, (code, _) in refused.items())

@@ -73,7 +73,7 @@ def nightly(config: NightlyConfig) -> Result:
         shown = {name: tonight.verdict[name] for name in ("level", "where", "causes")}
         log_event("night ended", run=run, night=night, **shown, broken=broken, seconds=summary["seconds"])
         emit_change_metrics(changes)
-        _emit(tonight.verdict)
+        _emit(tonight)
         try:
             if begun.challenger:  # last, so that it takes nothing from the night
                 runs = (*(one for one in tonight.runs if one != run), run)
@@ -288,9 +288,9 @@ def _tell(summary: dict[str, Any], config: NightlyConfig) -> None:
             say(f"{receiver}: the outcome of the night was not delivered: {why_not}", quiet=False)
 
 
-def _emit(verdict: dict[str, Any]) -> None:
-    """Export the verdict to Prometheus."""
-    whole = [one for one in verdict["findings"] if one["group"] == ALL]
+def _emit(tonight: _EvaluatedNight) -> None:
+    """Export the verdict, and the unreadable share of a night that is too small for one, to Prometheus."""
+    whole = [one for one in tonight.verdict["findings"] if one["group"] == ALL]
     ks = {one["what"]: one["ks"] for one in whole if one["ks"] is not None}
-    unreadable = [one["tonight"] for one in whole if one["what"] == "unreadable"]
-    emit_drift_metrics(severity(verdict["level"]), ks, unreadable[0] if unreadable else 0.0)
+    unreadable = tonight.failed["unreadable"] / max(1, tonight.images)
+    emit_drift_metrics(severity(tonight.verdict["level"]), ks, unreadable)

@@ -4,12 +4,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from crackvae.errors import StorageError
 from crackvae.reports.night_page.known import false_alarms
 from crackvae.reports.night_page.night_page import night_page
-from crackvae.reports.night_page.nights import NightResults, read_night, runs_with_rows
+from crackvae.reports.night_page.nights import NightResults, read_night, runs_in, runs_with_rows
 from crackvae.reports.page import PageSettings
 from crackvae.storage import fileio
 from crackvae.storage.tables.verdicts import standing_in, with_standing
@@ -58,6 +59,7 @@ class ServedNights:
     def __init__(self, scores: str, settings: PageSettings) -> None:
         self.scores, self.settings = scores, settings
         self._nights, self._pages, self._rows, self._runs = _Kept(), _Kept(), _Kept(), _Kept()
+        self._look_into = cache(runs_in)  # not again into every part of a table when a file has come
 
     def runs(self) -> dict[str, list[str]]:
         """The runs with rows, in order of time, and the parts that hold them; looked for again when files have come.
@@ -66,7 +68,7 @@ class ServedNights:
             StorageError: the folder holds no scores.
         """
         names = tuple(sorted(fileio.list_files(self.scores)))
-        runs = self._runs.get_or_make(names, lambda: runs_with_rows(self.scores))
+        runs = self._runs.get_or_make(names, lambda: runs_with_rows(self.scores, self._look_into))
         if not runs:
             raise StorageError(f"{self.scores} holds no scores: name the folder that crackvae score wrote as --out.")
         return runs
@@ -83,13 +85,16 @@ class ServedNights:
         return self._nights.get_or_make(key, lambda: read_night(self.scores, key[0]))
 
     def page(self, run: str) -> bytes:
-        """The page of a night; rendered again when other nights have given other false alarms to compare with."""
+        """The page of a night; rendered again when other nights have given other false alarms to compare with, and when
+        reviewers call a finding of it otherwise.
+        """
         key = self._key(run)
         standing = standing_in(self.scores)
         night = self._night(key)
         night = replace(night, standing=standing, findings=with_standing(night.findings, standing))
         known = tuple(one.id for one in false_alarms(night))
-        return self._pages.get_or_make((key, known), lambda: night_page(night, self.settings).html)
+        verdicts = tuple(night.findings["verdict"].to_pylist())
+        return self._pages.get_or_make((key, known, verdicts), lambda: night_page(night, self.settings).html)
 
     def rows(self, run: str) -> dict[str, Row]:
         """The scored images of a night."""

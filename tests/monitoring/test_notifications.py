@@ -120,6 +120,25 @@ def test_dead_receivers_are_reasons_and_not_errors(monkeypatch: pytest.MonkeyPat
     assert notify(TEXT, webhook=True, mail=mail) == {"webhook": "Connection refused", "mail": "Connection refused"}
 
 
+def test_a_receiver_that_answers_late_gets_the_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "ATTEMPT_S", 0.3)
+    with receiver(200, 200, 200, after_s=0.8) as (url, got), mail_server(after_s=0.8) as (mail, inbox):
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, url)
+        assert notify(TEXT, webhook=True, mail=mail) == {"webhook": "", "mail": ""}
+    assert len(got) == inbox.attempts == len(inbox.messages) == 1
+
+
+def test_a_receiver_that_has_not_answered_in_time_is_not_sent_the_message_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notifications, "LIMIT_S", 0.3)
+    with receiver(200, 200, 200, after_s=0.8) as (url, got):
+        monkeypatch.setenv(notifications.WEBHOOK_VARIABLE, url)
+        assert notify(TEXT, webhook=True, mail=None) == {"webhook": "no answer within 0.3 s"}
+        time.sleep(1)  # as a night lingers
+    assert len(got) == 1
+
+
 def test_receivers_that_never_answer_cost_a_night_half_a_minute_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notifications.LIMIT_S <= 30
     monkeypatch.setattr(notifications, "LIMIT_S", 0.3)

@@ -210,6 +210,17 @@ def test_unreadable_files_break_both_limits_and_the_night_is_judged_all_the_same
 
 
 @pytest.mark.usefixtures("in_process")
+def test_the_unreadable_share_of_a_night_too_small_for_a_verdict_is_exported(
+    drawn: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, exported = night_of(drawn, tmp_path / "night", 120, 123), list[tuple[object, ...]]()
+    (images / "broken.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(module, "emit_drift_metrics", lambda *values: exported.append(values))
+    nightly(config(images, calibrated, tmp_path / "out", max_unreadable="100%"))
+    assert exported == [(-1, {}, 0.25)]
+
+
+@pytest.mark.usefixtures("in_process")
 def test_unreadable_files_break_the_limit_of_a_night_until_they_can_be_read(
     drawn: Path, calibrated: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import findings_made
 import pytest
 from conftest import HOSTILE_NAMES
 from starlette.types import ASGIApp
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp
 from crackvae.reports.page import PageSettings
 from crackvae.reviewing.app import review_app
 from crackvae.reviewing.nights import ServedNights
-from crackvae.storage.tables.verdicts import VerdictLog
+from crackvae.storage.tables.verdicts import Judgement, Subject, VerdictLog
 
 TOKEN = "t" * 32
 OWN = "http://127.0.0.1:8790"
@@ -143,6 +144,18 @@ def test_a_finding_is_judged_apart_from_its_image(app: ASGIApp, nights: ServedNi
     assert (sound.score, joint.replaces) == (7.5, sound.id)
     shown = ask(app, "GET", "/state", x_crackvae_token=TOKEN).json["verdicts"]
     assert {(one["finding"], one["verdict"]) for one in shown} == {("", "crack"), ("0a", "joint")}
+
+
+def test_the_page_is_rendered_again_when_reviewers_call_a_finding_otherwise(tmp_path: Path) -> None:
+    image = str(tmp_path / "a.jpg")
+    found, images = [findings_made.finding("0a", image)], {image: {"group": "pier", "score": 7.5}}
+    out = str(findings_made.write_scores(tmp_path / "out", found, images))
+    nights, log = ServedNights(out, PageSettings(served=True)), VerdictLog(out)
+    for verdict, is_said in (("sound", True), ("", False)):
+        log.append(f"a-verdict-{verdict}", "anna", [Judgement(Subject(image, "0a"), verdict)])
+        page = nights.page("")
+        assert (b"1 that reviewers call sound" in page) is is_said
+        assert nights.page("") is page
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -321,6 +322,41 @@ def test_after_a_compaction_every_run_and_every_round_of_shards_has_the_page_tha
     assert shown() == before and read_night(scores, "").run == runs[-1]
     nights = ServedNights(scores, PageSettings())
     assert list(nights.runs()) == runs and list(nights.rows(runs[0])) == before[runs[0]]
+
+
+def test_a_run_whose_rows_a_compaction_has_dropped_is_not_said_to_have_scored_nothing(tmp_path: Path) -> None:
+    for run in ("20261121", "20261122"):
+        tables.write_part(str(tmp_path), rows(run, {"/night/a.jpg": "scored"}), run, 0)
+        (tmp_path / f"_summary-{run}.json").write_text("{}")
+    compact(merged(tmp_path))
+    with pytest.raises(StorageError, match=r"run 20261121 has no page.* a later run has scored the same images again"):
+        read_night(str(tmp_path), "20261121")
+
+
+def test_the_parts_of_a_compaction_are_looked_into_once_by_the_server_and_not_for_the_page_of_a_later_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, read, each_part = str(tmp_path), list[str](), tables.each_part
+
+    def of_runs(paths: Iterable[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        paths = list(paths)
+        read.extend(paths if columns == ["run"] else [])
+        return each_part(paths, columns)
+
+    def ended(day: str, image: str) -> None:
+        tables.write_part(scores, rows(day, {f"/night/{image}.jpg": "scored"}), day, 0)
+        (tmp_path / f"_summary-{day}.json").write_text("{}")
+
+    ended("20261121", "a")
+    ended("20261122", "b")
+    compact(merged(tmp_path))
+    monkeypatch.setattr(tables, "each_part", of_runs)
+    nights = ServedNights(scores, PageSettings())
+    assert list(nights.runs()) == ["20261121", "20261122"] and len(read) == 1
+    ended("20991123", "c")
+    assert list(nights.runs()) == ["20261121", "20261122", "20991123"] and len(read) == 1
+    ended("20991124", "d")
+    assert read_night(scores, "").rows["image"].to_pylist() == ["/night/d.jpg"] and len(read) == 1
 
 
 def test_a_page_of_all_runs_is_by_the_model_of_the_last_one_after_a_compaction_too(tmp_path: Path) -> None:

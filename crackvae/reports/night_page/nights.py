@@ -1,6 +1,6 @@
 """The rows of one night: those of its run, and of earlier runs that were killed before they had a page."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,8 @@ def read_night(scores: str, run: str) -> NightResults:
     if not parts:
         raise StorageError(f"{scores} holds no scores: name the folder that crackvae score wrote as --out.")
     ended = _ended_runs(scores)
+    latest = max(parts)
+    run = run or (latest if latest in ended else "")  # rows of a compaction are of runs before it
     of_runs = parts_of_runs(parts, ended, _last_ended(run, ended) if run in ended and not shard_of(run) else "")
     held = f"has {', '.join(list(of_runs)[-3:])} and {len(of_runs)} in all"
     if run not in ("", ALL_RUNS, *ended, *of_runs):
@@ -86,7 +88,8 @@ def read_night(scores: str, run: str) -> NightResults:
     part_uris = list(dict.fromkeys(uri for name in included for uri in of_runs.get(name, [])))
     if not part_uris:
         raise StorageError(
-            f"run {run} scored no image, so it has no page: of runs with rows {scores} {held}. Name one of them, or "
+            f"run {run} has no page, because it has no rows: it scored no image, or compact has left out its rows, as "
+            f"a later run has scored the same images again. Of runs with rows {scores} {held}. Name one of them, or "
             "give --run all for the latest row of every image."
         )
     last = max([chosen, *ended] if run == ALL_RUNS else [chosen, *included])
@@ -130,20 +133,31 @@ def _dictionary_encoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def parts_of_runs(parts: Mapping[str, list[str]], ended: Collection[str], since: str = "") -> dict[str, list[str]]:
+def runs_in(part: str) -> list[str]:
+    """The runs with rows in a part."""
+    runs: list[str] = next(tables.each_part([part], ["run"]))["run"].unique().to_pylist()
+    return runs
+
+
+def parts_of_runs(
+    parts: Mapping[str, list[str]],
+    ended: Collection[str],
+    since: str = "",
+    look_into: Callable[[str], list[str]] = runs_in,
+) -> dict[str, list[str]]:
     """The runs with rows in a scores table, oldest first, and the parts that hold them.
 
     A compaction, which never ends as a run does, has parts with rows of any run before it.
 
     Args:
         since: parts of this and of earlier names are not looked into, and count as those of a run.
+        look_into: runs_in(), or one that remembers: the rows of a part never change.
     """
     of_runs: dict[str, list[str]] = {}
     for name, uris_of_name in parts.items():
         for uri in uris_of_name:
             is_of_one = name in ended or name <= since
-            runs = [name] if is_of_one else next(tables.each_part([uri], ["run"]))["run"].unique().to_pylist()
-            for run in runs:
+            for run in [name] if is_of_one else look_into(uri):
                 of_runs.setdefault(run, []).append(uri)
     return dict(sorted(of_runs.items()))
 
@@ -183,9 +197,13 @@ def has_rows(scores: str, run: str) -> bool:
     return bool(_runs_of_night(of_runs, run, ended))
 
 
-def runs_with_rows(scores: str) -> dict[str, list[str]]:
-    """The runs with rows in a scores table, oldest first, and the parts that hold them; none if there are no scores."""
-    return parts_of_runs(tables.list_parts(scores), _ended_runs(scores))
+def runs_with_rows(scores: str, look_into: Callable[[str], list[str]] = runs_in) -> dict[str, list[str]]:
+    """The runs with rows in a scores table, oldest first, and the parts that hold them; none if there are no scores.
+
+    Args:
+        look_into: see parts_of_runs().
+    """
+    return parts_of_runs(tables.list_parts(scores), _ended_runs(scores), look_into=look_into)
 
 
 def _ended_runs(scores: str) -> list[str]:
