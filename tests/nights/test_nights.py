@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from conftest import IS_LONG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +80,7 @@ CALENDARS = st.lists(st.tuples(st.dates(), st.sampled_from(list(KINDS))), min_si
 @settings(
     derandomize=True,
     deadline=None,
-    max_examples=200 if IS_LONG else 100,
+    max_examples=200,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(CALENDARS, st.randoms(use_true_random=False))

@@ -400,15 +400,9 @@ def test_elastic_training_continues_when_a_node_leaves_and_when_it_returns_and_e
     cluster = Cluster(initialize_head=True, head_node_args=head)
     log = tmp_path / "log"
     settings = config(manifest, tmp_path / "model", workers=(1, 2), epochs=999, quiet=False)
-    # Epochs of a second: those of a few tiles would keep two processors busy for as long as Ray takes.
     script = (
-        "import signal, time\nfrom crackvae.training import driver, fit\nfrom crackvae.config import TrainConfig\n"
-        "def train_slowly(config, train=fit._train_on_worker):\n"  # in __main__, so that Ray sends it to the workers
-        "    from crackvae.training import fit\n"
-        "    agreed = fit._true_on_all_workers\n"
-        "    fit._true_on_all_workers = lambda *given: time.sleep(1) or agreed(*given)\n"
-        "    train(config)\n"
-        "fit._train_on_worker, fit.RESIZE_INTERVAL_S = train_slowly, 1.0\n"
+        "import signal\nfrom crackvae.training import driver, fit\nfrom crackvae.config import TrainConfig\n"
+        "fit.RESIZE_INTERVAL_S = 1.0\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"driver.train({settings!r})"
     )
