@@ -128,9 +128,10 @@ def with_intervals(scored: Scored, resamples: int, seed: int) -> pd.DataFrame:
     table = _with_interval(partial(figures, scored), scored.is_crack_N, group_N, resamples, seed)
     table.index = pd.Index([*RANKING_NAMES, *THRESHOLD_NAMES])
     table = _with_exact_ranking(table, scored.is_crack_N, group_N)
-    table = _with_exact_ends(table, ("recall",), group_N[scored.is_crack_N])
-    table = _with_exact_ends(table, ("false_alarm_rate",), group_N[~scored.is_crack_N])
-    table = _with_exact_f1(_with_exact_ends(table, ("precision",), group_N[scored.flagged_N]))
+    counted = {"recall": scored.is_crack_N, "false_alarm_rate": ~scored.is_crack_N, "precision": scored.flagged_N}
+    for name, counted_N in counted.items():
+        table = _with_exact_ends(table, (name,), _n_groups(group_N[counted_N]))
+    table = _with_exact_f1(table)
     worst = worst_group_recall(scored.is_crack_N, scored.flagged_N, group_N)
     if not np.isnan(worst):
         table.loc["worst_group_recall"] = worst
@@ -200,7 +201,7 @@ def _with_interval(
     return pd.DataFrame({"value": measure(np.ones(len(is_crack_N))), "low": low, "high": high})
 
 
-def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], counted_N: np.ndarray) -> pd.DataFrame:
+def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], n_trials: int) -> pd.DataFrame:
     """The table with the intervals of proportions that are 0 or 1 extended to those of Clopper and Pearson.
 
     Errors that did not occur are in no resample, and a few images without one do not show that there are none.
@@ -210,16 +211,20 @@ def _with_exact_ends(table: pd.DataFrame, names: Sequence[str], counted_N: np.nd
 
     Args:
         names: rows that are proportions of the same images.
-        counted_N: int (N,), number of the group of each of these images.
+        n_trials: number of the groups of these images.
 
     Source: Clopper & Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial (1934).
     """
-    lowest = _lowest_of_all(len(np.unique(counted_N)))
+    lowest = _lowest_of_all(n_trials)
     is_one, is_zero = (table.index.isin(names) & (table["value"].round(12) == end) for end in (1, 0))
     return table.assign(
         low=table["low"].mask(is_one, table["low"].clip(upper=lowest)),
         high=table["high"].mask(is_zero, table["high"].clip(lower=1 - lowest)),
     )
+
+
+def _n_groups(group_N: np.ndarray) -> int:
+    return len(np.unique(group_N))
 
 
 def _lowest_of_all(n: int) -> float:
@@ -233,10 +238,10 @@ def _with_exact_ranking(table: pd.DataFrame, is_crack_N: np.ndarray, group_N: np
     The area under the ROC curve is the proportion of pairs, of a crack and a sound image, in the right order. Those
     that share no group are independent.
     """
-    n_cracks, n_sound = (len(np.unique(group_N[chosen])) for chosen in (is_crack_N, ~is_crack_N))
-    n_pairs = max(1, min(n_cracks, n_sound, len(np.unique(group_N)) // 2))
-    table = _with_exact_ends(table, RECALL_NAMES, group_N[is_crack_N])
-    table = _with_exact_ends(table, ("roc_auc",), np.arange(n_pairs))
+    n_cracks, n_sound = (_n_groups(group_N[chosen]) for chosen in (is_crack_N, ~is_crack_N))
+    n_pairs = max(1, min(n_cracks, n_sound, _n_groups(group_N) // 2))
+    table = _with_exact_ends(table, RECALL_NAMES, n_cracks)
+    table = _with_exact_ends(table, ("roc_auc",), n_pairs)
     name = RANKING_NAMES[-1]
     if round(table["value"][name], 12) == 1:
         lowest = _lowest_average_precision(_lowest_of_all(n_cracks), 1 - _lowest_of_all(n_sound))

@@ -6,6 +6,7 @@ with another threshold, are scored again where their files are still what they w
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,7 @@ class Visit:
         """The photographs, in order of their last run."""
         return list(dict.fromkeys(reversed(self.rows["image"].to_pylist())))[::-1]
 
-    @property
+    @cached_property
     def first_runs(self) -> pa.Table:
         """The run that was the first, of any model, to score each photograph as its file is now: image and run.
 

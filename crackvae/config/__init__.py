@@ -1,6 +1,6 @@
 """The settings of each verb: one frozen dataclass, checked when it is built."""
 
-from crackvae.config.common import BUILTIN, ClusterConfig, ScoringConfig, VerbConfig
+from crackvae.config.common import BUILTIN, PUBLISHED_PERCENTILE, ClusterConfig, ScoringConfig, VerbConfig
 from crackvae.config.output import (
     CompactConfig,
     DoctorConfig,
@@ -48,6 +48,7 @@ from crackvae.config.training import (
 __all__ = [
     "BUILTIN",
     "HEADS",
+    "PUBLISHED_PERCENTILE",
     "SEGMENTER_COARSE",
     "SEGMENTER_HEADS",
     "WIDTH_CLASSES",

@@ -14,6 +14,7 @@ from crackvae.config.common import (
     MIRRORS,
     MODEL,
     PERCENTILE,
+    PUBLISHED_PERCENTILE,
     ScoringConfig,
     VerbConfig,
     mail_problem,
@@ -76,7 +77,9 @@ class CalibrateConfig(ScoringConfig):
     manifest: Location = setting("manifest.parquet whose val non_crack images are scored", "")
     images: Location = setting("alternatively, a folder, .zip or URI of sound images only", "")
     exclude: tuple[str, ...] = setting(EXCLUDE, ())
-    percentile: float | None = setting("percentile of sound scores used as threshold; default: 95", None, **PERCENTILE)
+    percentile: float | None = setting(
+        f"percentile of sound scores used as threshold; default: {PUBLISHED_PERCENTILE:g}", None, **PERCENTILE
+    )
     max_false_alarm: float | None = setting(
         "instead of --percentile: the maximum share of sound images flagged, such as 0.01", None, **RATE
     )

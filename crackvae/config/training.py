@@ -12,6 +12,7 @@ from crackvae.config.common import (
     MIRRORS,
     MODEL,
     PERCENTILE,
+    PUBLISHED_PERCENTILE,
     ClusterConfig,
     VerbConfig,
     new_model_problem,
@@ -197,7 +198,9 @@ class TrainConfig(DataParallelConfig):
     tile_px: int = setting("side of a tile in the image [px]", 256, gt=0)
     stride_px: int = setting("distance between neighbouring tiles in a large image [px], at most tile_px", 192, gt=0)
     mirrors: int = setting(MIRRORS, 1, ge=1, le=4)
-    percentile: float = setting("percentile of the val non_crack scores used as threshold", 95.0, **PERCENTILE)
+    percentile: float = setting(
+        "percentile of the val non_crack scores used as threshold", PUBLISHED_PERCENTILE, **PERCENTILE
+    )
     seed: int = setting("random seed of weights, shuffling and sampling", 0, ge=0)
 
     def _problems(self) -> Iterator[str]:

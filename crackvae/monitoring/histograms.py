@@ -23,6 +23,7 @@ from crackvae.model import builtin
 from crackvae.model.calibration import Calibration
 from crackvae.storage.fileio import exists, read_bytes
 from crackvae.storage.records import problems
+from crackvae.storage.tables import FAILED
 from crackvae.storage.uris import join
 
 REFERENCE_FILE = "reference.json"
@@ -36,9 +37,6 @@ CAMERA_EDGES = {
 
 # Scores and latent norms have no absolute scale: their edges are these quantiles of the calibration images.
 QUANTILES = np.append(np.linspace(0, 1, 41), 0.99)
-
-# Statuses of images that are not decoded, and so are in no histogram.
-FAILED = ("unreadable", "unreachable")
 
 # Groups with their own histograms: 1,000 groups take 2 MB per run. Images of further groups count in `whole` only.
 MAX_GROUPS, MIN_GROUP_IMAGES = 1000, 50

@@ -18,7 +18,7 @@ from crackvae.model.inference import Scorer, load_scorer
 from crackvae.model.registry import model_folder
 from crackvae.monitoring.comparisons import Limits
 from crackvae.monitoring.drift import ALL
-from crackvae.monitoring.histograms import FAILED, NightHistograms, load_reference
+from crackvae.monitoring.histograms import NightHistograms, load_reference
 from crackvae.monitoring.notifications import Mail, message_of, notify
 from crackvae.monitoring.telemetry import emit_change_metrics, emit_drift_metrics, log_event
 from crackvae.nights.changes import changes_of_night
@@ -31,6 +31,7 @@ from crackvae.scoring.summaries import write_summary
 from crackvae.scoring.verb import ScoredRun, broken_limit, score_images
 from crackvae.session import ray_session
 from crackvae.storage import fileio, filesystems, uris
+from crackvae.storage.tables import FAILED
 
 LOGGED = ("listed", "scored", "unreadable", "unreachable", "flagged", "seconds", "images_per_s")
 

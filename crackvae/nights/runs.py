@@ -10,20 +10,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae.monitoring.drift import ORDINARY
-from crackvae.monitoring.histograms import FAILED, NightHistograms, load_histograms
+from crackvae.monitoring.histograms import NightHistograms, load_histograms
 from crackvae.scoring.summaries import NightSummary, read_night_summary
 from crackvae.storage import fileio, tables, uris
 from crackvae.storage.names.run_files import counted_runs, histograms_name
 from crackvae.storage.names.shards import start_of
-from crackvae.storage.tables import RUN_TIME
+from crackvae.storage.tables import FAILED, RUN_TIME
 
 # Ordinary nights whose share of flagged images is usual: two weeks have every weekday twice.
 N_NIGHTS = 14
 # A date whose verdict is this old is that of another night: a job at half past midnight has the same date
 # in UTC twice where the clocks go forward.
 SAME_NIGHT = timedelta(hours=12)
-# Columns of what is listed of an image.
-LISTED = ["image", "bytes", "modified", "group"]
+# What an image is known by, and what is listed of it.
+KEY = ["image", "bytes", "modified"]
+LISTED = [*KEY, "group"]
 _NIGHT = re.compile(r"_nightly-(?P<night>.+)\.json")
 
 

@@ -11,16 +11,13 @@ from crackvae.config import NightlyConfig
 from crackvae.console import progress, say
 from crackvae.errors import CrackvaeError
 from crackvae.model.inference import Scorer
-from crackvae.nights.runs import LISTED, latest_rows
+from crackvae.nights.runs import KEY, LISTED, latest_rows
 from crackvae.scoring.actors import score_rows, scoring_session
 from crackvae.scoring.run_table import RunTable
 from crackvae.storage import uris
 
 # In the folder of scores; readers of the dataset skip names that begin with `_`.
 FOLDER = "_shadow"
-
-# What an image is known by.
-KEY = ["image", "bytes", "modified"]
 
 
 @dataclass

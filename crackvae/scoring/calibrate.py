@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import metrics
-from crackvae.config import SEGMENTER_HEADS, CalibrateConfig
+from crackvae.config import PUBLISHED_PERCENTILE, SEGMENTER_HEADS, CalibrateConfig
 from crackvae.console import say
 from crackvae.errors import ModelError, StorageError
 from crackvae.images.groups import with_groups
@@ -25,9 +25,6 @@ from crackvae.scoring.actors import require_scored, score_all
 from crackvae.scoring.verdicts import ExcludedCracks, find_cracks, without_cracks
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
-
-# The threshold of the published method, where no rule is given.
-PERCENTILE = 95.0
 
 
 @filesystems.with_s3_endpoint
@@ -177,7 +174,7 @@ def _tile_scores(scored: pa.Table) -> list[np.ndarray]:
 def _threshold(scores_N: np.ndarray, config: CalibrateConfig, source: str) -> tuple[float, str]:
     """Threshold by the rule of the settings, and that rule in words."""
     if config.max_false_alarm is None:
-        percentile = PERCENTILE if config.percentile is None else config.percentile
+        percentile = PUBLISHED_PERCENTILE if config.percentile is None else config.percentile
         level = f"{percentile:g}th percentile of {len(scores_N)} {source} scores"
         return percentile_threshold(scores_N, percentile), level
     confidence = f" with confidence {config.confidence:g}" if config.confidence else " on average"

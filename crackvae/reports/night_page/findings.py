@@ -21,7 +21,7 @@ from crackvae.reports.night_page.nights import total
 from crackvae.reports.page import as_json, number
 from crackvae.storage.tables.findings import COVERS_90
 from crackvae.storage.tables.traces import branches_of, trace_of
-from crackvae.storage.tables.verdicts import may_be_cracks
+from crackvae.storage.tables.verdicts import NO_CRACK, may_be_cracks
 
 # Findings of one photograph, and of the groups of a night, that are listed, the longest first.
 MAX_LISTED, MAX_LISTED_BY_GROUP = 10, 100
@@ -129,7 +129,7 @@ def in_words(findings: list[dict[str, Any]], mm_per_px: float | None) -> str:
     names = [f"{n} {kind}{'s' if n > 1 and kind != 'unclear' else ''}" for kind, n in counts if n]
     if n := kinds.count("sound"):
         names.append(f"{n} that reviewers call sound")
-    cracks = [one for one, kind in zip(findings, kinds, strict=True) if kind not in ("joint", "sound")]
+    cracks = [one for one, kind in zip(findings, kinds, strict=True) if kind not in NO_CRACK]
     longest = max(cracks, key=lambda one: one["length_px"], default=None)
     size = f"; the longest: {size_in_words(longest, mm_per_px)}" if longest else ""
     return f"{', '.join(names)}{size}"

@@ -12,9 +12,7 @@ from crackvae.reports import charts, page
 from crackvae.reports.night_page.nights import NightResults, total
 from crackvae.reports.night_page.run_summary import COUNTS, RunSummary
 from crackvae.storage.names.shards import shard_of
-
-# Statuses of images without a score, as the page counts them.
-FAILED = ("unreadable", "unreachable")
+from crackvae.storage.tables import FAILED
 
 # Rows of the table of groups, and runs in the trend.
 MAX_GROUPS, MAX_RUNS = 20, 30

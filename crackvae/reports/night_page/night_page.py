@@ -22,6 +22,7 @@ from crackvae.reports.page import PageSettings, Rendered, Thumbnail, Thumbnails,
 from crackvae.reports.photographs import Photograph
 from crackvae.reports.views import ImageView
 from crackvae.storage.names.run_files import page_name
+from crackvae.storage.tables import FAILED
 
 # Rows of the tables of images without a score.
 MAX_FAILED = 200
@@ -66,7 +67,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
     recorded = find_recorded_model(settings.model_dir, model_dir, digest, threshold)
     gallery = _gallery(night, scored, recorded, settings)
     expected = night_figures.expected_flags(scored, len(rows["group"].unique()), recorded)
-    failed = night_figures.of_status(rows, *night_figures.FAILED).slice(0, MAX_FAILED).to_pylist()
+    failed = night_figures.of_status(rows, *FAILED).slice(0, MAX_FAILED).to_pylist()
     no_surface = night_figures.of_status(rows, "no_surface").slice(0, MAX_FAILED).to_pylist()
     shown = [card["image"] for card in gallery.queue + gallery.unflagged]
     html = page.render(

@@ -71,6 +71,9 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 
+# Statuses of images that are not decoded.
+FAILED = ("unreadable", "unreachable")
+
 # Columns that tables of earlier versions lack, with the value that they are read with.
 ADDED_COLUMNS = {
     "brightness": float("nan"),

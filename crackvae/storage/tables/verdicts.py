@@ -28,6 +28,8 @@ FOLDER = "_verdicts"
 # Verdicts, and what replaces one that its reviewer takes back.
 AnyVerdict = Literal["crack", "sound", "joint", "unsure", ""]
 WITHDRAWN: AnyVerdict = ""
+# What a finding is, by its trace or by a verdict, that is no crack.
+NO_CRACK = ("joint", "sound")
 
 VERDICTS_SCHEMA = pa.schema(
     [
@@ -295,7 +297,7 @@ def judged_kinds(findings: pa.Table) -> pa.ChunkedArray:
 
 def may_be_cracks(findings: pa.Table) -> pa.ChunkedArray:
     """Whether each finding is neither a joint nor sound; see judged_kinds()."""
-    return pc.invert(pc.is_in(judged_kinds(findings), pa.array(["joint", "sound"])))
+    return pc.invert(pc.is_in(judged_kinds(findings), pa.array(NO_CRACK)))
 
 
 def as_table(verdicts: Iterable[Verdict]) -> pa.Table:
