@@ -4,17 +4,24 @@ import asyncio
 import email
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
 from conftest import free_ports
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from crackvae.monitoring.notifications import Mail
 
@@ -69,13 +76,34 @@ class Inbox:
 
 
 @contextmanager
-def mail_server(busy: int = 0, refused: str = "", after_s: float = 0) -> Iterator[tuple[Mail, Inbox]]:
+def mail_server(
+    busy: int = 0, refused: str = "", after_s: float = 0, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[Mail, Inbox]]:
+    """An SMTP server on this machine, and what it was sent; with a context it speaks TLS from the first byte."""
     (port,) = free_ports(1)
     inbox = Inbox(busy, refused, after_s)
-    controller = Controller(inbox, hostname="127.0.0.1", port=port)
+    controller = Controller(inbox, hostname=host, port=port, ssl_context=tls)
     controller.start()
-    yield Mail(f"127.0.0.1:{port}", "night@example.org", ("anna@example.org", "ben@example.org")), inbox
+    name = f"[{host}]" if ":" in host else host
+    yield Mail(f"{name}:{port}", "night@example.org", ("anna@example.org", "ben@example.org")), inbox
     controller.stop()
+
+
+def certificate(file: Path) -> ssl.SSLContext:
+    """A server's context with a new certificate of 127.0.0.1, which is written to the file with its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(pem, plain, serialization.NoEncryption())
+    file.write_bytes(private + made.public_bytes(pem))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    return context
 
 
 @contextmanager

@@ -425,10 +425,13 @@ def test_an_address_that_no_mail_can_be_sent_to_is_refused_before_the_night(addr
         NightlyConfig(**given | {"mail_from": address}, mail_to=("anna@example.org",))
 
 
-@pytest.mark.parametrize("server", ["mail.example.org", ":25", "mail:0", "mail:65536", "mail:99999", "mail:smtp"])
+@pytest.mark.parametrize(
+    "server", ["mail.example.org", ":25", "mail:0", "mail:65536", "mail:99999", "mail:smtp", "::1:25", "a b:25"]
+)
 def test_a_mail_server_without_a_port_that_exists_is_refused_before_the_night(server):
     given = {"images": ("set",), "out": "out"}
     assert NightlyConfig(**given, mail_server="mail:65535").mail_server == "mail:65535"
+    assert NightlyConfig(**given, mail_server="[::1]:25").mail_server == "[::1]:25"
     with pytest.raises(ConfigError, match=f"mail_server={server} is not HOST:PORT"):
         NightlyConfig(**given, mail_server=server)
 

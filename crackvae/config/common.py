@@ -78,9 +78,9 @@ def mail_problem(recipients: Sequence[str], sender: str, server: str) -> Iterato
     for one in (sender, *recipients) if recipients else ():
         if not MAIL_ADDRESS.fullmatch(one):
             yield f"{one!r} is not an e-mail address, such as anna@example.org: see --mail-to and --mail-from."
-    port = re.fullmatch(r".+:(\d{1,5})", server)
+    port = re.fullmatch(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", server)
     if not port or not 0 < int(port[1]) < 2**16:  # a larger one would be taken modulo this number
-        yield f"mail_server={server} is not HOST:PORT, such as mail.example.org:587."
+        yield f"mail_server={server} is not HOST:PORT, such as mail.example.org:587 or [2001:db8::5]:587."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ LIMIT_S = 30.0
 # Each step of one attempt may take this long [s]; the answer of a receiver that has the message, as long as the night
 # waits for it, because a message that is sent again arrives twice.
 ATTEMPT_S = 6.0
+# Port on which mail is submitted over TLS from the first byte (RFC 8314).
+TLS_PORT = 465
 # Pauses before the second and third attempt [s].
 PAUSES_S = (1.0, 4.0)
 
@@ -46,7 +48,8 @@ class Mail:
     """Where an e-mail goes.
 
     Attributes:
-        server: HOST:PORT of an SMTP server; TLS is used where it offers STARTTLS, and required for a password.
+        server: HOST:PORT of an SMTP server; TLS is used from the first byte on port 465, on others where it offers
+            STARTTLS, and required for a password.
     """
 
     server: str
@@ -155,14 +158,10 @@ def _mail(text: str, mail: Mail) -> None:
     message["Subject"], message["From"] = text.partition("\n")[0], mail.sender
     message["To"] = ", ".join(mail.recipients)
     message.set_content(text)
-    host, _, port = mail.server.rpartition(":")
     user, password = (os.environ.get(name, "") for name in (USER_VARIABLE, PASSWORD_VARIABLE))
     try:
-        with smtplib.SMTP(host, int(port), timeout=ATTEMPT_S) as server:
-            server.ehlo_or_helo_if_needed()
-            if server.has_extn("starttls"):
-                server.starttls(context=ssl.create_default_context())
-            elif password:
+        with _connected(mail.server) as server:
+            if password and not isinstance(server.sock, ssl.SSLSocket):
                 raise _Refused(f"{mail.server} offers no TLS, so the password is not sent")
             if password:
                 server.login(user, password)
@@ -179,3 +178,20 @@ def _mail(text: str, mail: Mail) -> None:
     except smtplib.SMTPResponseException as error:
         text = f"{mail.server} answered {error.smtp_code}"
         raise (_Refused if error.smtp_code >= 500 else OSError)(text) from error
+
+
+def _connected(server: str) -> smtplib.SMTP:
+    """A connection to HOST:PORT, over TLS if the port is TLS_PORT or the server offers it."""
+    url, context = urlsplit(f"//{server}"), ssl.create_default_context()
+    assert url.hostname is not None and url.port is not None, "the settings allow HOST:PORT only"
+    if url.port == TLS_PORT:
+        return smtplib.SMTP_SSL(url.hostname, url.port, timeout=ATTEMPT_S, context=context)
+    connection = smtplib.SMTP(url.hostname, url.port, timeout=ATTEMPT_S)
+    try:
+        connection.ehlo_or_helo_if_needed()
+        if connection.has_extn("starttls"):
+            connection.starttls(context=context)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

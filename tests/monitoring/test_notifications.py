@@ -2,10 +2,11 @@
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from conftest import free_ports
-from receivers import mail_server, receiver, silent_port
+from receivers import certificate, mail_server, receiver, silent_port
 
 from crackvae.monitoring import notifications
 from crackvae.monitoring.notifications import Mail, message_of, notify
@@ -108,6 +109,23 @@ def test_a_password_is_not_sent_without_tls(monkeypatch: pytest.MonkeyPatch) -> 
     with mail_server() as (mail, inbox):
         (why,) = notify(TEXT, webhook=False, mail=mail).values()
     assert "offers no TLS" in why and inbox.attempts == 0
+
+
+def test_mail_on_the_port_for_it_is_sent_over_tls_from_the_first_byte(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with mail_server(tls=certificate(tmp_path / "server.pem")) as (mail, inbox):
+        monkeypatch.setattr(notifications, "TLS_PORT", int(mail.server.rpartition(":")[2]))
+        (untrusted,) = notify(TEXT, webhook=False, mail=mail).values()
+        assert "certificate" in untrusted.lower() and not inbox.messages
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+        assert notify(TEXT, webhook=False, mail=mail) == {"mail": ""} and len(inbox.messages) == 1
+
+
+def test_a_server_may_be_an_address_of_ipv6() -> None:
+    with mail_server(host="::1") as (mail, inbox):
+        assert mail.server.startswith("[::1]:")
+        assert notify(TEXT, webhook=False, mail=mail) == {"mail": ""} and len(inbox.messages) == 1
 
 
 def test_dead_receivers_are_reasons_and_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
