@@ -58,7 +58,8 @@ def evaluate(config: EvaluateConfig) -> Result:
     require_scored(scored)
     for column in ("split", "set", "label"):
         scored = scored.add_column(len(tables.SCORES_SCHEMA), column, images[column])
-    leaky = scorer.model.spec.leaky or manifest.leaky
+    manifest.say_if_not_trained_on({config.model: scorer.model.spec.manifest})
+    leaky = scorer.leaky or manifest.leaky
     sets: dict[str, Any] = {}
     shown: dict[str, pd.DataFrame] = {}
     for name, mask_of in masks_of_set.items():

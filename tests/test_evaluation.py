@@ -249,6 +249,40 @@ def test_photographs_are_counted_by_their_flags_not_by_their_scores(tmp_path: Pa
     assert judged["promised_false_alarm_rate"] == calibration.promise(n_sound, 9, n_groups)
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_promise_counts_the_tiles_that_show_a_surface(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 40, 40, side_px=160, workers=1)
+    for path in (tmp_path / "images").rglob("*.*"):
+        pixels = np.asarray(Image.open(path).convert("L")).copy()
+        pixels[:, 104:] = 0
+        Image.fromarray(pixels).save(path)
+    partition(PartitionConfig(images=str(tmp_path / "images"), out=str(tmp_path), external=(0, 0), quiet=True))
+    model = write_model(tmp_path / "model", small_spec(head="mse"), paints=0.7)
+    judged = evaluate(config(tmp_path / "manifest.parquet", model, tmp_path / "out")).summary["sets"]["internal"]
+    rows = pq.read_table(tmp_path / "out" / "evaluation.parquet").to_pandas()
+    sound = rows[rows["label"] == "non_crack"]
+    n_tiles = set(np.isfinite(np.stack(sound["tile_scores"])).sum(axis=1))
+    assert set(sound["rows"] * sound["cols"]) == {9} and n_tiles == {6}
+    calibration, groups = load_scorer(str(model)).calibration, sound["group"].nunique()
+    assert judged["promised_false_alarm_rate"] == calibration.promise(len(sound), int(*n_tiles), groups)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
+def test_a_manifest_that_a_model_was_not_trained_with_is_named_in_one_line(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    said = []
+    for trained_with in (load_manifest(str(manifest)).digest, "another"):
+        model = write_model(tmp_path / trained_with[:9], small_spec(manifest=trained_with))
+        if verb == "evaluate":
+            evaluate(config(manifest, model, tmp_path / f"out-{trained_with[:9]}"))
+        else:
+            calibrate(CalibrateConfig(model=str(model), manifest=str(manifest), quiet=True))
+        said.append(capsys.readouterr().err)
+    assert said[0] == "" and said[1].count("\n") == 1
+    assert "another was not trained with this manifest: images that were trained on may be among those" in said[1]
+
+
 def regrouped(manifest: Path, folder: Path, groups: list[str]) -> Path:
     """The manifest with other groups."""
     table = load_manifest(str(manifest)).table

@@ -13,6 +13,7 @@ from crackvae.images.manifest import METADATA_KEY, load_manifest
 from crackvae.model import builtin
 from crackvae.model.artifact import MODEL_FILE, TRAINING_FILE, load_model
 from crackvae.model.calibration import load_calibration
+from crackvae.model.inference import Scorer
 from crackvae.model.registry import model_folder
 from crackvae.results import Result
 from crackvae.storage import fileio, tables, uris
@@ -78,8 +79,7 @@ def _model(path: str) -> dict[str, Any]:
         "head": spec.head,
         "tile": f"{spec.tile_px} px of the image, every {spec.stride_px} px, {spec.input_px} px at the network's input",
         "parameters": sum(weights.numel() for weights in model.network.parameters()),
-        "trained": training.get("finished", "unknown"),
-        "trained_on_images": training.get("images", "unknown"),
+        **_trained(training),
         "leaky": spec.leaky,
     }
     if spec.head == "evidence":
@@ -91,11 +91,25 @@ def _model(path: str) -> dict[str, Any]:
     except ModelError as error:
         return facts | {"threshold": f"none: {error}"}
     return facts | {
+        "leaky": Scorer(model, calibration).leaky,
         "threshold": calibration.threshold,
         "level": calibration.level,
         "calibration_images": len(calibration.scores_N),
         "calibration_groups": calibration.groups,
     }
+
+
+def _trained(training: dict[str, Any]) -> dict[str, Any]:
+    """When the weights were trained, and on how many images; images that only set the threshold are not among them."""
+    finished, verb = training.get("finished", "unknown"), training.get("verb", "train")
+    kept_by_adapt = training.get("quick") or (training.get("choice") or {}).get("kept") == "starting"
+    if kept_by_adapt or (verb == "learn" and not training.get("held_out", {}).get("are_found_better")):
+        before = "those of the model that it was made from, whose weights it has"
+        return {"trained": f"before: only the threshold was set, {finished}", "trained_on_images": before}
+    images = training.get("images" if verb == "train" else "trained_on_images", "unknown")
+    if start := training.get("from"):
+        images = f"{images}, after those of the model {start[:12]}"
+    return {"trained": finished, "trained_on_images": images}
 
 
 def _scores(path: str, parts: dict[str, list[str]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,24 @@ def image_scores(scores_TS: np.ndarray, tiles_N: np.ndarray) -> ImageScores:
     )
 
 
-def images_by_tiles(rows: pa.Table) -> dict[int, int]:
-    """Number of images of each number of tiles.
+def surface_tiles(rows: pa.Table) -> np.ndarray:
+    """Number of tiles of each image that show a surface, int (N,): a tile without one has no score, and no chance.
 
     Args:
-        rows: images with a score, with the columns rows and cols of SCORES_SCHEMA.
+        rows: with the column tile_scores of SCORES_SCHEMA.
     """
-    counts = pc.multiply(rows["rows"], rows["cols"]).value_counts()
-    return {one["values"]: one["counts"] for one in counts.to_pylist()}
+    counts = [np.empty(0, np.int64)]
+    for chunk in rows["tile_scores"].chunks:
+        has_score_T = ~np.isnan(chunk.values.to_numpy(zero_copy_only=False))
+        counts.append(np.diff(np.append(0, np.cumsum(has_score_T))[chunk.offsets.to_numpy()]))
+    return np.concatenate(counts)
+
+
+def images_by_tiles(rows: pa.Table) -> dict[int, int]:
+    """Number of images of each number of tiles that show a surface, which is what p-values count.
+
+    Args:
+        rows: images with a score, with the column tile_scores of SCORES_SCHEMA.
+    """
+    tiles, counts = np.unique(surface_tiles(rows), return_counts=True)
+    return dict(zip(tiles.tolist(), counts.tolist(), strict=True))

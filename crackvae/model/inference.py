@@ -235,6 +235,11 @@ class Scorer:
     model: Model
     calibration: Calibration
 
+    @property
+    def leaky(self) -> bool:
+        """Whether copies of images that it was trained on may be among those of val that its figures rest on."""
+        return self.model.spec.leaky or self.calibration.leaky
+
 
 def load_scorer(model_dir: str) -> Scorer:
     """Load model and calibration of a model directory, or of a registry's current version. Raises ModelError."""

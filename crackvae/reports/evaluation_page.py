@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from crackvae import metrics
 from crackvae.model.heads import BASELINE
-from crackvae.model.image_scores import images_by_tiles
 from crackvae.model.inference import find_recorded_model, threads
 from crackvae.reports import charts, page, views
 from crackvae.reports.charts import curves
@@ -133,7 +132,7 @@ def _set(
         "sound": n_sound,
         "alarms": int(flagged_N[~is_crack_N].sum()),
         "expected": summary["sets"][name].get("promised_false_alarm_rate"),
-        "has_photographs": any(n_tiles > 1 for n_tiles in images_by_tiles(rows)),
+        "has_photographs": pc.any(pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)).as_py(),
         "histogram": charts.score_histogram(labelled, threshold, f"{name}-scores"),
         "roc": curves.roc(points, at, n_sound, n_crack, f"{name}-roc"),
         "precision_recall": curves.precision_recall(

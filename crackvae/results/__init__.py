@@ -136,7 +136,7 @@ class EvaluateResult(Result):
         head: the score head of the model.
         threshold: score that an image must exceed to be flagged.
         sets: metrics with 95 % intervals of the internal split and of the external set, by name.
-        leaky: whether the manifest or the model's own allowed leaks.
+        leaky: whether the manifest, or that of the model's training or calibration, allowed leaks.
     """
 
     out: str

@@ -1,5 +1,6 @@
 """The verb `compare`: champion and challenger on the same images, with intervals of the difference."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,33 +102,41 @@ def shown(found: Comparison) -> dict[str, pd.DataFrame]:
 
 def compared(champion: Scorer, challenger: Scorer, config: JudgedConfig) -> Comparison:
     """Score the images of the settings with both models."""
-    images, is_crack_N = _labelled_images(config)
+    models = {"the champion": champion.model, "the challenger": challenger.model}
+    images, is_crack_N = _labelled_images(config, {name: model.spec.manifest for name, model in models.items()})
     rows = [score_all(images, scorer, config) for scorer in (champion, challenger)]
     for one in rows:
         require_scored(one)
     groups_N = np.asarray(images["group"].to_pylist())
     before, after = (metrics.Decisions(one["score"].to_numpy(), np.asarray(one["flagged"].to_pylist())) for one in rows)
     figures = metrics.paired_intervals(is_crack_N, groups_N, before, after, config.resamples, config.seed)
-    counts = images_by_tiles(rows[1].filter(pa.array(~is_crack_N)))
-    groups = len(np.unique(groups_N[~is_crack_N]))
+    sound, groups = pa.array(~is_crack_N), len(np.unique(groups_N[~is_crack_N]))
+    promises = [  # each from the tiles that the model cuts itself
+        scorer.calibration.promise_of(images_by_tiles(one.filter(sound)), groups)
+        for scorer, one in zip((champion, challenger), rows, strict=True)
+    ]
     changed = _changed(images, is_crack_N, before, after)
     return Comparison(
         figures,
         _by_group(groups_N, is_crack_N, before, after),
         changed.head(MAX_CHANGED),
         len(changed),
-        min(
-            (one.calibration.promise_of(counts, groups) for one in (champion, challenger)), key=lambda one: one["high"]
-        ),
+        min(promises, key=lambda one: one["high"]),
         len(is_crack_N),
         int(is_crack_N.sum()),
     )
 
 
-def _labelled_images(config: JudgedConfig) -> tuple[pa.Table, np.ndarray]:
-    """A listing with groups, and whether each image has a crack."""
+def _labelled_images(config: JudgedConfig, trained_on: Mapping[str, str]) -> tuple[pa.Table, np.ndarray]:
+    """A listing with groups, and whether each image has a crack.
+
+    Args:
+        trained_on: digest of the manifest of each model.
+    """
     if config.manifest:
-        rows = load_manifest(config.manifest).images(config.split)
+        manifest = load_manifest(config.manifest)
+        manifest.say_if_not_trained_on(trained_on)
+        rows = manifest.images(config.split)
         images, is_crack_N = listing_of(rows), np.asarray(rows["label"].to_pylist()) == "crack"
     else:
         images = pa.concat_tables([_judged_images(uris.absolute(folder)) for folder in config.scores])

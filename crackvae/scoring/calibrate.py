@@ -46,7 +46,7 @@ def calibrate(config: CalibrateConfig) -> Result:
     elif is_registry(uris.absolute(config.model)):
         raise ModelError(f"{config.model} is a registry, which keeps what was promoted: give --out, and promote that.")
     model = _with_mirrors(load_model(source_dir), config.mirrors)
-    sound = _sound_images(config)
+    sound = _sound_images(config, model)
     calibration.require_enough(sound.images.num_rows)
     cracks = find_cracks(sound.images["image"], config.verdicts) if config.verdicts else set()
     blank = Calibration(np.zeros(1, np.float32), 1, "", float("inf"), model.digest, leaky=sound.leaky)
@@ -74,7 +74,7 @@ def calibrate(config: CalibrateConfig) -> Result:
         "threshold": threshold,
         "left_out": left_out,
         "verdicts": excluded.counts() | {"threshold_before": threshold_before} if config.verdicts else {},
-        "leaky": sound.leaky or model.spec.leaky,
+        "leaky": Scorer(model, made).leaky,
     }
     return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
 
@@ -137,10 +137,11 @@ class _SoundImages:
     all_needed: bool
 
 
-def _sound_images(config: CalibrateConfig) -> _SoundImages:
+def _sound_images(config: CalibrateConfig, model: Model) -> _SoundImages:
     """The sound validation images of a manifest, or all images of a folder, grouped by folder."""
     if config.manifest:
         manifest = load_manifest(config.manifest)
+        manifest.say_if_not_trained_on({config.model: model.spec.manifest})
         return _SoundImages(listing_of(manifest.images("val", "non_crack")), manifest.leaky, "val non_crack", True)
     found = list_images(config.images, exclude=config.exclude)
     if not found.images.num_rows:

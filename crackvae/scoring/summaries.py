@@ -94,7 +94,7 @@ def run_figures(table: RunTable, scorer: Scorer, model_dir: str, seconds: float)
         "flagged": table.flagged,
         "findings": table.count_findings(),
         "model": scorer.model.digest,
-        "leaky": scorer.model.spec.leaky,
+        "leaky": scorer.leaky,
         "threshold": calibration.threshold,
         "level": calibration.level,
         "promised_false_alarm_rate": calibration.promise_of(table.tiles or {1: 1}, len(table.groups)),

@@ -60,8 +60,8 @@ def train(config: TrainConfig) -> Result:
     require_writable_beside(model_dir)
     manifest = load_manifest(config.manifest)
     base = starting_model(config)
-    if base and base.spec.manifest != manifest.digest:
-        say(f"no image of val may be one that {config.from_} was trained on: it would score too low", quiet=False)
+    if base:
+        manifest.say_if_not_trained_on({config.from_: base.spec.manifest})
     spec = _spec(config, manifest, base)
     images, val = (manifest.images(split, "non_crack") for split in ("train", "val"))
     settings = _settings(config, _require_enough(images, val, spec, config))

@@ -40,6 +40,10 @@ PIXEL_WEIGHT, CELL_WEIGHT, TOP_WEIGHT, TOP_CELLS = 0.5, 1.0, 0.2, 0.01
 VAL_SEED = 7
 
 
+class Diverged(ModelError):
+    """A training whose numbers are not finite any more; the message says which settings to change."""
+
+
 def default_epochs(n_tiles: int, in_total: int = DEFAULT_TILES) -> int:
     """Number of epochs of `n_tiles` with about so many tiles in total, from 1 to MAX_EPOCHS."""
     return min(MAX_EPOCHS, max(1, round(in_total / n_tiles)))
@@ -64,7 +68,7 @@ def train_epochs(
         report_tiles: called after each step with its number of tiles over all workers.
 
     Raises:
-        ModelError: a gradient or a loss is not finite; the network keeps the weights of the last good step.
+        Diverged: a gradient or a loss is not finite; the network keeps the weights of the last good step.
     """
     while not is_over(state.epochs, settings):
         epoch = len(state.epochs) + 1
@@ -109,8 +113,14 @@ def training_steps(
             yield sums
 
 
-def _diverged(what: str, settings: TrainSettings) -> ModelError:
-    return ModelError(f"{what}: lower --learning-rate (now {settings.learning_rate:g}), or give --clip-norm 1.")
+def _diverged(what: str, settings: TrainSettings) -> Diverged:
+    """The error, with advice that fits the flags of the verb and what they are set to."""
+    advice = f"lower --learning-rate (now {settings.learning_rate:g})"
+    if settings.can_clip and settings.clip_norm is None:
+        advice += ", or give --clip-norm 1"
+    elif settings.can_clip and settings.clip_norm is not None and settings.clip_norm > 1:
+        advice += f", or --clip-norm (now {settings.clip_norm:g})"
+    return Diverged(f"{what}: {advice}.")
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int, steps: int) -> None:

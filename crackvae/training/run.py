@@ -12,6 +12,7 @@ from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.lock import locked
 from crackvae.storage.tables import new_run
 from crackvae.training.checkpoints import Checkpoints, DamagedCheckpoint
+from crackvae.training.loop import Diverged
 
 
 @contextlib.contextmanager
@@ -32,13 +33,18 @@ def require_writable_beside(model_dir: str) -> None:
 
 
 @contextlib.contextmanager
-def resume_advice(checkpoints: Checkpoints, advice: str) -> Iterator[None]:
-    """Add to a user-facing error how to resume the run, if it has a checkpoint that is not the reason."""
+def resume_advice(checkpoints: Checkpoints, advice: str, if_diverged: str = "") -> Iterator[None]:
+    """Add to a user-facing error how to resume the run, if it has a checkpoint that is not the reason.
+
+    Args:
+        if_diverged: instead of `advice` for a run that has diverged, if other settings cannot resume it.
+    """
     try:
         yield
     except CrackvaeError as error:
         if (epochs := checkpoints.epochs()) and not isinstance(error, DamagedCheckpoint):
-            error.args = (f"{error} Epoch {epochs[-1]} is kept: {advice}.",)
+            way_on = if_diverged if if_diverged and isinstance(error, Diverged) else advice
+            error.args = (f"{error} Epoch {epochs[-1]} is kept: {way_on}.",)
         raise
 
 

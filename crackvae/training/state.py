@@ -86,6 +86,7 @@ class TrainSettings:
         augment: without drawings, random rotation, flip and exposure; with drawings these are always applied.
         clip_norm: maximum gradient norm over all weights; None for no limit.
         patience: stop after this many epochs without a lower validation loss; None to run all epochs.
+        can_clip: whether the verb has a flag for clip_norm.
     """
 
     epochs: int
@@ -99,6 +100,7 @@ class TrainSettings:
     augment: bool = False
     clip_norm: float | None = None
     patience: int | None = None
+    can_clip: bool = True
 
 
 @dataclass(frozen=True)

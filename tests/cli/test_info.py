@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import small_spec, write_model
 
@@ -11,6 +12,7 @@ import crackvae
 from crackvae.cli import main
 from crackvae.errors import StorageError
 from crackvae.model import calibration
+from crackvae.model.inference import load_scorer
 
 
 def described(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[list[str], dict[str, object]]:
@@ -99,3 +101,49 @@ def test_anything_else_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["info", str(tmp_path / "notes.txt")]) == 2 and main(["info", str(tmp_path / "none")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 2 and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("training", "trained_on"),
+    [
+        ({"verb": "train", "images": 90}, 90),
+        ({"verb": "train", "images": 90, "from": "abc" * 9}, "90, after those of the model abcabcabcabc"),
+        ({"verb": "adapt", "images": 90, "quick": True, "choice": None}, "those of the model"),
+        ({"verb": "adapt", "images": 90, "quick": False, "choice": {"kept": "starting"}}, "those of the model"),
+        ({"verb": "learn", "images": 90, "held_out": {"are_found_better": False}}, "those of the model"),
+        (
+            {"verb": "adapt", "images": 90, "trained_on_images": 50, "choice": {"kept": "fine-tuned"}, "from": "abc"},
+            "50, after those of the model abc",
+        ),
+        (
+            {"verb": "learn", "images": 90, "trained_on_images": 20, "held_out": {"are_found_better": True}},
+            20,
+        ),
+    ],
+)
+def test_images_that_only_set_a_threshold_are_not_those_that_a_model_was_trained_on(
+    model_dir: Path, tmp_path: Path, training: dict[str, object], trained_on: str | int
+) -> None:
+    shutil.copytree(model_dir, tmp_path / "model")
+    (tmp_path / "model" / "training.json").write_text(json.dumps(training | {"finished": "2026-12-01"}))
+    said = crackvae.info(path=tmp_path / "model").summary
+    assert str(said["trained_on_images"]).startswith(str(trained_on))
+    assert said["trained"].startswith("before: only the threshold" if trained_on == "those of the model" else "2026")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_model_with_a_leaky_calibration_is_called_leaky_by_every_verb(
+    drawn: Path, manifest: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    crackvae.partition(images=drawn, out=tmp_path / "random", external=(20, 20), group_by="none", quiet=True)
+    assert not crackvae.info(path=model).summary["leaky"]
+    made = crackvae.calibrate(model=model, manifest=tmp_path / "random" / "manifest.parquet", quiet=True)
+    scored = crackvae.score(images=drawn / "crack", model=model, out=tmp_path / "scores", no_report=True, quiet=True)
+    judged = crackvae.evaluate(model=model, manifest=manifest, out=tmp_path / "out", resamples=100, no_report=True)
+    written = crackvae.export(model=model, out=tmp_path / "model.onnx")
+    assert made.summary["leaky"] and scored.summary["leaky"] and judged.leaky and written.summary["leaky"]
+    says = {one.key: one.value for one in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert says["leaky"] == "True"
+    assert crackvae.info(path=model).summary["leaky"] and not load_scorer(str(model)).model.spec.leaky

@@ -16,6 +16,9 @@ from conftest import read_rows, small_spec, write_model
 
 from crackvae.config import ReportConfig, ScoreConfig
 from crackvae.errors import ModelError, StorageError
+from crackvae.model.calibration import Calibration
+from crackvae.model.inference import RecordedModel
+from crackvae.reports.night_page import night_figures
 from crackvae.reports.night_page.findings import by_group
 from crackvae.reports.night_page.night_page import night_page
 from crackvae.reports.night_page.nights import has_rows, read_night
@@ -173,6 +176,26 @@ def test_tiles_without_a_surface_leave_the_colour_scale_of_the_grids(
     page_of(copied, n_photographs=2)
     scored = [score for scores in tiles if len(scores) > 1 for score in scores if not math.isnan(score)]
     assert highest == [pytest.approx(max(scored))] * 2
+
+
+def test_the_expected_flags_of_a_page_count_the_tiles_that_show_a_surface(copied: Path) -> None:
+    rows = read_rows(copied)
+    tiles = [[scores[0], *[math.nan] * (len(scores) - 1)] for scores in rows["tile_scores"].to_pylist() if scores]
+    changed = iter(tiles)
+    tiles = [next(changed) if scores else [] for scores in rows["tile_scores"].to_pylist()]
+    before = read_night(str(copied), "")
+    assert "tile_scores" not in before.rows.column_names and max(before.rows["tiles"].to_pylist()) == 25
+    (part,) = copied.glob("*.parquet")
+    part.unlink()
+    rows = read_rows_with(rows, tile_scores=pa.array(tiles, pa.list_(pa.float32())))
+    tables.write_part(str(copied), rows, rows["run"][0].as_py(), 0)
+    night = read_night(str(copied), "")
+    scored = night_figures.scored_numbers(night.rows)
+    assert set(scored["tiles"].to_pylist()) == {1} and max(scored["rows"].to_pylist()) == 5
+    recorded = RecordedModel(None, "", Calibration(np.linspace(0, 1, 99), 99, "", 0.95, "", leaky=False))
+    expected = night_figures.expected_flags(scored, 3, recorded)
+    assert expected is not None and expected["images"] == scored.num_rows
+    assert night_figures.expected_photographs(scored, recorded) is None
 
 
 def write_findings(scores: Path, places: Sequence[tuple[float, float]] = ()) -> None:

@@ -19,11 +19,13 @@ from crackvae.model.artifact import Model, load_model
 from crackvae.model.inference import load_scorer
 from crackvae.model.network import Network
 from crackvae.scoring.verb import score
-from crackvae.training.adapt import Site, adapt, site
+from crackvae.training.adapt import Site, _settings, _ways_on, adapt, site
 from crackvae.training.adapt.choosing import Choice, choose, compared
 from crackvae.training.adapt.site import read_site, sides_of, some_images
 from crackvae.training.adapt.threshold import SoundTail, ThresholdRule
 from crackvae.training.checkpoints import Checkpoints
+from crackvae.training.loop import Diverged, _diverged
+from crackvae.training.run import resume_advice
 
 PHOTOGRAPHS, TILES, CRACKED = 12, 60, 6
 
@@ -128,6 +130,28 @@ def test_an_interrupted_run_resumes_with_the_same_command_to_the_same_weights(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("train_in_process")
+def test_a_run_that_diverges_is_told_of_flags_that_the_verb_has(
+    photographs: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match=r"lower --learning-rate \(now 1e\+20\)\.$"):
+        adapt(config(photographs, model_dir, tmp_path / "site", learning_rate=1e20))
+
+
+def test_a_run_that_has_diverged_is_deleted_before_it_is_begun_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(small_spec(), 100, config(tmp_path, tmp_path, tmp_path / "site"))
+    monkeypatch.setattr(Checkpoints, "epochs", lambda _: [1])
+    said = r"lower --learning-rate \(now 0.001\)\. Epoch 1 is kept: delete .*site\.training first, because a run"
+    ways_on = _ways_on(str(tmp_path / "site.training"))
+    with pytest.raises(Diverged, match=said), resume_advice(Checkpoints(str(tmp_path)), *ways_on):
+        raise _diverged("the loss is nan after epoch 2", settings)
+    with pytest.raises(StorageError, match="run the same"), resume_advice(Checkpoints(str(tmp_path)), *ways_on):
+        raise StorageError("the disk is full.")
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_two_workers_adapt_a_model(photographs: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -158,6 +182,18 @@ def test_a_gain_on_one_photograph_of_six_does_not_choose_the_fine_tuned_model() 
     assert found.meaning.startswith("Kept the starting model")
     everywhere = [scores[0], np.concatenate([sound, np.where(number < 2, 2.0, 0.0)])]
     assert compared(everywhere, np.arange(240) >= 120, np.tile(groups, 2), rate=0.05).is_fine_tuned
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 4, 5])
+def test_fewer_than_five_photographs_keep_the_starting_model_and_it_is_said(n_groups: int) -> None:
+    groups, sound = np.arange(100) % n_groups, np.linspace(0, 1, 100)
+    scores = [np.concatenate([sound, np.full(100, cracks)]) for cracks in (0.0, 2.0)]
+    found = compared(scores, np.arange(200) >= 100, np.tile(groups, 2), rate=0.05)
+    assert (found.better, found.groups) == (1.0, n_groups) and found.is_fine_tuned == (n_groups >= 5)
+    assert found.summary()["kept"] == ("fine-tuned" if n_groups >= 5 else "starting")
+    needed = "Kept the starting model: comparing it with the fine-tuned one takes 5 groups of images"
+    said = f"{needed}, and this site has {n_groups} for that" if n_groups < 5 else "Kept the fine-tuned model"
+    assert found.meaning.startswith(said)
 
 
 def blind_model(darkness_weight: float) -> Model:

@@ -200,6 +200,9 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_trained(
         learn(config(scores, plain, tmp_path / "learned"))
     with pytest.raises(CalibrationError, match=r"tiles would set the threshold, and 10[0-9][0-9] are needed"):
         learn(config(scores, model_dir, tmp_path / "learned", max_false_alarm=0.001))
+    nervous = write_model(tmp_path / "nervous", small_spec(), threshold=0.015)
+    with pytest.raises(ModelError, match=r"nervous flags 63 % .* than 50 % can be kept: give --max-false-alarm, such"):
+        learn(config(scores, nervous, tmp_path / "learned"))
     with pytest.raises(OutputExists):
         learn(config(scores, model_dir, scores))
     assert not (tmp_path / "learned").exists()

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from crackvae.errors import ModelError
 from crackvae.model.network import Network, squared_error, to_input
-from crackvae.training.loop import _set_learning_rate, default_epochs, train_epochs, validate
+from crackvae.training.loop import _diverged, _set_learning_rate, default_epochs, train_epochs, validate
 from crackvae.training.state import Epoch, State, TrainingTiles, TrainSettings, Worker, read_checkpoint
 from crackvae.training.synthetic_cracks import MASK_COVERAGE, add_cracks_only, augment
 from crackvae.training.synthetic_cracks.drawings import draw
@@ -120,6 +120,22 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_unchanged_and_says_how
     with pytest.raises(ModelError, match=r"the gradient is (nan|inf) in epoch 1: lower --learning-rate .* --clip-norm"):
         list(train_on(state, replace(SETTINGS, learning_rate=1e20)))
     assert all(weights.isfinite().all() for weights in state.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"clip_norm": None}, ", or give --clip-norm 1."),
+        ({"clip_norm": 50.0}, ", or --clip-norm (now 50)."),
+        ({"clip_norm": 1.0}, "."),
+        ({"clip_norm": None, "can_clip": False}, "."),
+    ],
+)
+def test_a_training_that_diverges_advises_what_its_verb_has_and_is_not_set(
+    settings: dict[str, object], advice: str
+) -> None:
+    error = _diverged("the loss is nan after epoch 2", replace(SETTINGS, **settings))
+    assert str(error) == f"the loss is nan after epoch 2: lower --learning-rate (now 0.001){advice}"
 
 
 def test_clipping_changes_large_gradients_only() -> None:

@@ -139,3 +139,26 @@ def test_where_the_tiles_above_it_are_judged_the_threshold_is_that_of_the_sound_
     few = judged_threshold(scores[left], groups[left], scores[left] > highest, RATE)
     assert few is None, "tiles above the threshold that nobody has judged may be cracked"
     assert judged_threshold(scores[:50], groups[:50], np.ones(50, bool), RATE) is None, "too few for the rate"
+
+
+@pytest.mark.parametrize(("n", "rate"), [(99, 0.01), (130, 0.01), (198, 0.01), (19, 0.05), (38, 0.05)])
+def test_the_highest_score_of_few_tiles_is_no_threshold_that_reviewers_have_judged(n: int, rate: float) -> None:
+    scores = np.exp(np.random.default_rng(5).normal(0, 0.5, n))
+    n_cracks = max(1, n // 20)
+    scores[:n_cracks] = 49.0 + np.arange(n_cracks)
+    groups = np.arange(n)
+    for is_judged in (np.zeros(n, bool), np.ones(n, bool)):
+        assert judged_threshold(scores, groups, is_judged, rate) is None
+    one = site_threshold(scores, groups, ThresholdRule(rule().tail, rate, MAX_CRACKED), seed=0)
+    assert one.threshold < 49 and one.flagged >= n_cracks / n and "of the tiles show cracks" in one.assumes
+
+
+def test_one_verdict_alone_makes_no_threshold_judged() -> None:
+    scores = np.exp(np.random.default_rng(5).normal(0, 0.5, 250))
+    scores[:3] = 60.0, 50.0, 49.0  # a joint and two cracks
+    groups, rank = np.arange(250), np.argsort(np.argsort(-scores))
+    assert judged_threshold(scores, groups, rank < 1, RATE) is None, "the crack below it would set the threshold"
+    one = judged_threshold(scores, groups, rank < 2, RATE)
+    assert one is not None and one.threshold == pytest.approx(50.0)
+    tied = np.where(scores > 40, 60.0, scores)
+    assert judged_threshold(tied, groups, np.ones(250, bool), RATE) is None, "nothing lies above three equal scores"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -46,6 +47,21 @@ class Manifest:
         """The rows of one split (and label), in the order of the manifest."""
         wanted = (pc.field("set") == image_set) & (pc.field("split") == split)
         return self.table.filter(wanted if label is None else wanted & (pc.field("label") == label))
+
+    def say_if_not_trained_on(self, models: Mapping[str, str]) -> None:
+        """Warn, in one line, of models that were trained on other images: no split keeps theirs apart from these.
+
+        Args:
+            models: digest of the manifest that each model was trained on, by a name for the model.
+        """
+        others = [name for name, digest in models.items() if digest != self.digest]
+        if others:
+            were = "were" if len(others) > 1 else "was"
+            say(
+                f"{' and '.join(others)} {were} not trained with this manifest: images that were trained on may be "
+                "among those of val or test, and would score too low",
+                quiet=False,
+            )
 
 
 @filesystems.with_s3_endpoint

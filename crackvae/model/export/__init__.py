@@ -62,7 +62,7 @@ def export(config: ExportConfig) -> Result:
         "bytes": len(data),
         "opset": OPSET,
         "model": scorer.model.digest,
-        "leaky": scorer.model.spec.leaky,
+        "leaky": scorer.leaky,
         "threshold": scorer.calibration.threshold,
         "parity_tiles": PARITY_TILES,
         "largest_difference": worst,
@@ -77,6 +77,7 @@ def onnx_file(scorer: Scorer) -> bytes:
     model = onnx.load_from_string(scoring_graph(spec, scorer.model.network))
     properties = {name: str(value) for name, value in asdict(spec).items()} | {
         "digest": scorer.model.digest,
+        "leaky": str(scorer.leaky),
         "threshold": repr(scorer.calibration.threshold),
         "level": scorer.calibration.level,
     }

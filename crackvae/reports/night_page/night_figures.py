@@ -23,7 +23,7 @@ TREND = ("flagged", "unreadable")
 
 def scored_numbers(rows: pa.Table) -> pa.Table:
     """Numeric columns of the scored rows and their positions in `rows`; copying the paths would double the memory."""
-    numbers = rows.select(["score", "p_value", "flagged", "rows", "cols", "p_kind"])
+    numbers = rows.select(["score", "p_value", "flagged", "rows", "cols", "tiles", "p_kind"])
     numbered = numbers.append_column("position", pa.array(np.arange(rows.num_rows)))
     return numbered.filter(pc.equal(rows["status"], "scored"))
 
@@ -75,9 +75,9 @@ def _excluded(summary: RunSummary) -> dict[str, int]:
 def expected_flags(scored: pa.Table, n_groups: int, recorded: RecordedModel) -> dict[str, Any] | None:
     """Flagged images of one tile, and the number expected if all were sound; None without a calibration.
 
-    Photographs are counted apart: the interval is for images with the same number of tiles.
+    Photographs are counted apart: the interval is for images with the same number of tiles that show a surface.
     """
-    single = scored.filter(pc.invert(is_photograph(scored)))
+    single = scored.filter(pc.field("tiles") == 1)
     n = single.num_rows
     if recorded.calibration is None or not n:
         return None
@@ -88,11 +88,11 @@ def expected_flags(scored: pa.Table, n_groups: int, recorded: RecordedModel) -> 
 
 def expected_photographs(scored: pa.Table, recorded: RecordedModel) -> dict[str, Any] | None:
     """Flagged photographs, and the number expected if all were sound; None without a calibration or a p-value."""
-    several = scored.filter(is_photograph(scored))
+    several = scored.filter(pc.field("tiles") > 1)
     kinds = set(several["p_kind"].to_pylist())
     if recorded.calibration is None or not several.num_rows or kinds & {"", "none"}:
         return None
-    tiles, counts = np.unique(pc.multiply(several["rows"], several["cols"]).to_numpy(), return_counts=True)
+    tiles, counts = np.unique(several["tiles"].to_numpy(), return_counts=True)
     shares = [
         recorded.calibration.promise(int(n), int(n_tiles))["expected"] for n_tiles, n in zip(tiles, counts, strict=True)
     ]

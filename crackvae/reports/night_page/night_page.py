@@ -246,7 +246,7 @@ def _p_text(row: dict[str, Any]) -> str:
 
     Before p_kind, photographs were flagged by their worst tile alone.
     """
-    n_tiles = row["rows"] * row["cols"]
+    n_tiles = row["tiles"]
     if row["p_kind"] == "none":
         return f"no p-value (too few calibration images for {n_tiles:,} tiles)"
     if not row["p_kind"] and n_tiles > 1:

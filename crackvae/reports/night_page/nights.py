@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from crackvae.errors import StorageError
+from crackvae.model.image_scores import surface_tiles
 from crackvae.reports.night_page.rounds import left_of, merged, rounds_of
 from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.storage import fileio, tables, uris
@@ -18,7 +19,8 @@ from crackvae.storage.names.shards import Shard, shard_of
 from crackvae.storage.tables.findings import read_findings
 from crackvae.storage.tables.verdicts import Standing, standing_in, with_standing
 
-# The columns that the page needs; the tile scores of a million photographs would not fit into memory.
+# The columns that the page needs, beside the number of tiles that show a surface; the tile scores of a million
+# photographs would not fit into memory.
 COLUMNS = [
     *("image", "group", "status", "error", "width", "height", "score", "p_value", "threshold", "flagged"),
     *("rows", "cols", "worst_x", "worst_y", "model", "run", "p_kind"),
@@ -36,7 +38,7 @@ class NightResults:
 
     Attributes:
         run: name of the last run of the night, or of the last one with rows of a round of shards.
-        rows: COLUMNS, one row per image.
+        rows: COLUMNS and `tiles`, the number of tiles that show a surface; one row per image.
         interrupted: killed runs whose rows are included, because no page has shown them.
         summary: of the run, or of all shards together; None if it was killed.
         summaries: of the latest runs or rounds of shards, oldest first.
@@ -96,7 +98,8 @@ def read_night(scores: str, run: str) -> NightResults:
     summaries, damaged = _summaries(scores, of_runs, [name for name in ended if name <= last])
     since = "" if run == ALL_RUNS or shard_of(chosen) else _last_ended(chosen, ended)
     names = pa.array(included, pa.string())
-    found = (rows.filter(pc.is_in(rows["run"], names)) for rows in tables.each_part(part_uris, COLUMNS))
+    parts_read = tables.each_part(part_uris, [*COLUMNS, "tile_scores"])
+    found = (_with_tiles(rows.filter(pc.is_in(rows["run"], names))) for rows in parts_read)
     rows = pa.concat_tables(map(_dictionary_encoded, found)).unify_dictionaries()
     n_other = 0
     if len(included) > 1:
@@ -124,6 +127,11 @@ def newest(rows: pa.Table) -> int:
     """Position of a row of the latest run; a compaction has rows in order of image."""
     runs = rows["run"].cast(pa.string())
     return int(pc.index(runs, pc.max(runs)).as_py())
+
+
+def _with_tiles(rows: pa.Table) -> pa.Table:
+    """The rows with their number of tiles that show a surface instead of the scores of these."""
+    return rows.append_column("tiles", pa.array(surface_tiles(rows), pa.int32())).drop_columns(["tile_scores"])
 
 
 def _dictionary_encoded(rows: pa.Table) -> pa.Table:

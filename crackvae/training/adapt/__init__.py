@@ -103,7 +103,7 @@ def adapt(config: AdaptConfig) -> Result:
         with ray_session(config):
             require_resources(config.workers[0], gpu=config.gpu)
             if not config.quick:
-                with resume_advice(checkpoints, "run the same command again to resume"):
+                with resume_advice(checkpoints, *_ways_on(checkpoints.folder)):
                     _fine_tune(base, chosen, spec, config, checkpoints)
             calibration_tiles = _calibration_tiles(chosen, spec, config)
             measured_on = hardware(gpu=config.gpu)
@@ -123,6 +123,7 @@ def adapt(config: AdaptConfig) -> Result:
             "quick": config.quick,
             "choice": choice and choice.summary(),
             "images": images.table.num_rows,
+            "trained_on_images": chosen.side("train")[0].num_rows if kept.epochs else 0,
             "duplicates": images.duplicates,
             "unreadable": images.unreadable,
             "groups": len(set(groups)),
@@ -150,6 +151,12 @@ def _run_folder(config: AdaptConfig, folder: str, spec: ModelSpec, base: Model) 
     paths["from_"] = model_folder(config.from_)
     settings = asdict(config) | paths
     return RunFolder(folder, settings, asdict(spec) | {"from": base.digest}, "give the same settings and images again")
+
+
+def _ways_on(folder: str) -> tuple[str, str]:
+    """How to resume an interrupted run, and what to do about one that has diverged."""
+    begin_again = f"delete {folder} first, because a run is resumed with the settings that it was begun with"
+    return "run the same command again to resume", begin_again
 
 
 # -------------------------------------------------------------------------------------------------- fine-tuning
@@ -192,6 +199,7 @@ def _settings(spec: ModelSpec, n_tiles: int, config: AdaptConfig) -> TrainSettin
         precision="auto",
         seed=config.seed,
         augment=spec.recipe == "plain",
+        can_clip=False,
     )
 
 

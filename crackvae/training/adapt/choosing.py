@@ -16,13 +16,15 @@ from crackvae.metrics import operating_points
 from crackvae.model.artifact import Model
 from crackvae.model.inference import score_tiles
 from crackvae.training.adapt.calibrating import site_scores
+from crackvae.training.adapt.site import MIN_GROUPS
 from crackvae.training.adapt.threshold import ThresholdRule
 from crackvae.training.loop import VAL_BATCH
 from crackvae.training.validation import some_tiles, with_and_without_cracks
 
 # Tiles to compare on: each model scores them, and some of them with a crack, in half a minute of processor time.
 MAX_TILES = 2_000
-# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images. A few
+# The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images, of which at
+# least MIN_GROUPS compare the two: resamples of one or two favour either of two equal models by chance. A few
 # photographs cannot tell which model is better, and the fine-tuned one was worse on labelled cracks (docs/log.md).
 MIN_BETTER, RESAMPLES = 0.95, 200
 
@@ -35,21 +37,29 @@ class Choice:
         starting, fine_tuned: shares of the drawn cracks that are found.
         better: share of resamples of the groups in which the fine-tuned model finds more than the starting one.
         rate: share of the sound tiles that are flagged, the same for both.
+        groups: number of groups with a drawn crack.
     """
 
     starting: float
     fine_tuned: float
     better: float
     rate: float
+    groups: int
 
     @property
     def is_fine_tuned(self) -> bool:
         """Whether the fine-tuned model is the better one beyond chance."""
-        return self.better >= MIN_BETTER
+        return self.groups >= MIN_GROUPS and self.better >= MIN_BETTER
 
     @property
     def meaning(self) -> str:
         """Which model was kept, and why, in a sentence."""
+        if self.groups < MIN_GROUPS:
+            return (
+                f"Kept the starting model: comparing it with the fine-tuned one takes {MIN_GROUPS} groups of images, "
+                f"and this site has {self.groups} for that, which favour either by chance. Add photographs, or give "
+                "--quick, with which all of them set the threshold."
+            )
         kept, other = ("fine-tuned", "starting") if self.is_fine_tuned else ("starting", "fine-tuned")
         found = {"fine-tuned": self.fine_tuned, "starting": self.starting}
         return (
@@ -66,6 +76,7 @@ class Choice:
             "recall_on_synthetic_cracks": {"starting": self.starting, "fine-tuned": self.fine_tuned},
             "fine_tuned_better": self.better,
             "false_alarm_rate": self.rate,
+            "groups": self.groups,
         }
 
 
@@ -115,4 +126,4 @@ def compared(scores: list[np.ndarray], is_crack_N: np.ndarray, groups_N: np.ndar
     draws = (rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))[group_N] for _ in range(RESAMPLES))
     pairs = [recalls(weights_N) for weights_N in draws if weights_N @ is_crack_N > 0]
     better = float(np.mean([fine_tuned > starting for starting, fine_tuned in pairs]))
-    return Choice(*recalls(np.ones(len(groups_N))), better, rate)
+    return Choice(*recalls(np.ones(len(groups_N))), better, rate, len(np.unique(group_N[is_crack_N])))

@@ -27,6 +27,9 @@ SLACK = 2.0
 RATE_SPREAD = 0.5
 RESAMPLES = 200
 INTERVAL = 0.95
+# Fewest judged tiles at or above a threshold that reviewers are said to have judged: the one that sets it may itself be
+# cracked, and a single verdict may be on any tile.
+MIN_JUDGED = 2
 # Largest logarithm of the ratio of a threshold to the median: far above it there are no floats.
 MAX_LOG_RATIO = 100.0
 
@@ -157,6 +160,9 @@ def judged_threshold(
 ) -> SiteThreshold | None:
     """The conformal threshold of sound tiles, where most of what lies above it was judged sound; None elsewhere.
 
+    With few tiles for the rate nothing lies above it: it is the highest score, perhaps that of a crack which nobody has
+    judged, and a model with it would flag nothing.
+
     Judged cracks are not among the tiles, so the tail of the sound ones can be seen, and nothing is assumed about it.
     What nobody has judged counts as sound, so the rate is not exceeded whether it is cracked or not. The lower end of
     the interval is that if all of it is.
@@ -167,14 +173,14 @@ def judged_threshold(
     """
     order, n = np.argsort(scores_T, kind="stable"), len(scores_T)
     rank = math.ceil((n + 1) * (1 - max_false_alarm) - 1e-9)
-    if rank > n:
-        return None
-    threshold = float(scores_T[order[rank - 1]])
+    threshold = float(scores_T[order[min(rank, n) - 1]])
     is_above_T = scores_T > threshold
-    if 2 * (is_above_T & is_judged_T).sum() < is_above_T.sum():
+    is_shown_T = is_above_T & is_judged_T
+    n_judged = int(((scores_T >= threshold) & is_judged_T).sum())
+    if not is_above_T.any() or 2 * is_shown_T.sum() < is_above_T.sum() or n_judged < MIN_JUDGED:
         return None
     n_groups = len(np.unique(groups_T))
-    low, _ = share_interval(is_above_T & is_judged_T, groups_T, n, n_groups)
+    low, _ = share_interval(is_shown_T, groups_T, n, n_groups)
     _, high = share_interval(is_above_T, groups_T, n, n_groups)
     assumes = "the reviewers are right about the tiles above it, most of which they have judged"
     return SiteThreshold(threshold, float(is_above_T.mean()), low, high, order, scores_T[order], assumes)

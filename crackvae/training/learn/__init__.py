@@ -30,6 +30,8 @@ from crackvae.training.run import hardware, require_writable_beside
 from crackvae.training.tile_loader import decoded_tiles
 from crackvae.training.validation import some_tiles
 
+# The tail of the sound tiles' scores is known above their median.
+MAX_RATE = 0.5
 # Tiles that set the threshold, and of these the ones that judged cracks are ranked among, at most.
 MAX_CALIBRATION_TILES, MAX_OTHERS = 4_000, 400
 
@@ -74,6 +76,7 @@ def learn(config: LearnConfig) -> Result:
         "from": base.digest,
         "digest": calibrated.model.digest,
         "images": nights.table.num_rows,
+        "trained_on_images": len(judged_TPP) if held_out.are_found_better else 0,
         "verdicts": counts,
         "threshold": threshold.threshold,
         "level": calibrated.calibration.level,
@@ -89,13 +92,23 @@ def learn(config: LearnConfig) -> Result:
 
 
 def _rate(champion: Scorer, config: LearnConfig) -> float:
-    """The false-alarm rate to promise."""
+    """The false-alarm rate to promise.
+
+    Raises:
+        ModelError: the model does not learn from verdicts, or flags more than half of the sound images.
+    """
     spec = champion.model.spec
     if spec.head != "evidence":
         raise ModelError(
             f"{config.model} does not score by a segmenter, which is what learns from verdicts: use another model."
         )
-    return config.max_false_alarm or champion.calibration.rate
+    rate = config.max_false_alarm or champion.calibration.rate
+    if rate > MAX_RATE:
+        raise ModelError(
+            f"the threshold of {config.model} flags {100 * rate:.3g} % of the sound images, and no more than "
+            f"{100 * MAX_RATE:g} % can be kept: give --max-false-alarm, such as 0.05, or calibrate the model again."
+        )
+    return rate
 
 
 def _require_enough(nights: JudgedNights, needed: int) -> None:
