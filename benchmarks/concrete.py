@@ -57,6 +57,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--workers", type=int, default=1, help="of each training (default: %(default)s)")
     shared.add_argument("--mirrors", type=int, default=1, help="of the models that are trained (default: %(default)s)")
     shared.add_argument("--from", dest="start", default="", help="model to start from (default: random weights)")
+    shared.add_argument("--backbone", default="none", help="of random weights (default: %(default)s)")
     shared.add_argument("--hard", type=int, default=1, help="times that hard tiles are shown (default: %(default)s)")
     shared.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,6 +151,7 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
             seed=options.seed,
             mirrors=options.mirrors,
             from_=options.start,
+            **({} if options.start else {"backbone": options.backbone}),
             hard=options.hard,
             workers=[options.workers],
         )
@@ -162,14 +164,14 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
     counts = rows.groupby(["split", "label"]).size()
     names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "from", "continued")
     about = {name: training[name] for name in names if name in training}
-    about["mirrors"] = facts_of(folder / "model")["mirrors"]
+    about |= {name: facts_of(folder / "model")[name] for name in ("mirrors", "backbone")}
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}
     return pd.read_parquet(folder / "evaluation" / "evaluation.parquet"), about
 
 
 def facts_of(model: Path) -> dict[str, Any]:
-    """What `crackvae info` says of a model: `digest`, `mirrors` and more."""
-    return {"mirrors": 1} | crackvae.info(path=model, quiet=True).summary
+    """What `crackvae info` says of a model: `digest`, `mirrors`, `backbone` and more."""
+    return {"mirrors": 1, "backbone": "none"} | crackvae.info(path=model, quiet=True).summary
 
 
 def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:

@@ -65,6 +65,8 @@ ONLY_IN = {  # library: the modules that may import it
     "torch": {
         "images.tiles",
         "model.network",
+        "model.segmenter",
+        "model.backbone",
         "model.artifact",
         "model.heads",
         "model.inference",
@@ -85,7 +87,7 @@ ONLY_IN = {  # library: the modules that may import it
         "training.synthetic_cracks.filters",
         "training.validation",
     },
-    "safetensors": {"model.artifact"},
+    "safetensors": {"model.artifact", "model.backbone"},
     "onnx": {"model.runtime.onnx", "model.runtime", "model.export"},
     "onnxruntime": {"model.runtime.ort"},
     "pyarrow.fs": {

@@ -86,6 +86,8 @@ def _model(path: str) -> dict[str, Any]:
         facts["darkness_weight"] = _darkness(spec.darkness_weight, training)
     if spec.mirrors > 1:
         facts["mirrors"] = spec.mirrors
+    if spec.backbone != "none":
+        facts["backbone"] = spec.backbone
     try:
         calibration = load_calibration(path, model.digest)
     except ModelError as error:

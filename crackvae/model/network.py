@@ -1,4 +1,4 @@
-"""The network and its losses.
+"""The network: the ConvVAE, and what the segmenter is shown of a tile.
 
 Shape letters: B tiles of a batch, P side of a tile at the input [px], Q side of the ConvVAE's input [px], C channels,
 Z latent dimensions.
@@ -15,13 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crackvae.model.segmenter import Segmenter
 from crackvae.model.spec import MIRRORS, ModelSpec
 
-# Side of one cell of the segmenter's finest maps [px]; two stride-2 convolutions fold the pixels of a cell into
-# channels.
-FOLD = 4
-# Initial logit of a pixel: about one in fifty is cracked.
-INITIAL_LOGIT = -4.0
 # Added to a reference before dividing by it, so that a share of the brightness stays finite on black.
 BLACK = 0.1
 # Side of the squares over which the local brightness is measured [px]; a tile's side is a multiple of it.
@@ -96,80 +92,6 @@ class ConvVAE(nn.Module):
         return reconstruction_B1QQ, mu_BZ, logvar_BZ
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions with a skip connection; the first may be dilated, for context without downsampling.
-
-    No batch normalisation: a score must not depend on the other tiles of its batch.
-
-    Source: He et al., Deep Residual Learning (2016); Yu & Koltun, Multi-Scale Context Aggregation (2016).
-    """
-
-    def __init__(self, channels: int, dilation: int) -> None:
-        super().__init__()
-        self.wide = nn.Conv2d(channels, channels, 3, 1, dilation, dilation)
-        self.narrow = nn.Conv2d(channels, channels, 3, 1, 1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps of the same shape."""
-        return functional.relu(maps + self.narrow(functional.relu(self.wide(maps))))
-
-
-class Segmenter(nn.Module):
-    """A small U-Net over all pixels of the tile; the receptive field of its coarse branch is the whole tile.
-
-    It is trained on synthetic cracks and sees, beside the tile itself, what the ConvVAE makes of it.
-
-    Source: Ronneberger, Fischer & Brox, U-Net (2015); beside a reconstruction: Zavrtanik, Kristan & Skocaj, DRAEM
-    (2021).
-    """
-
-    def __init__(self, channels: tuple[int, ...]) -> None:
-        super().__init__()
-        stem, fine, middle, coarse = channels
-        self.stem = _halving(VIEWS, stem)
-        self.fine = nn.Sequential(_halving(stem, fine), _same(fine, fine))
-        self.middle = nn.Sequential(_halving(fine, middle), Residual(middle, 2))
-        self.coarse = nn.Sequential(_halving(middle, coarse), Residual(coarse, 2), Residual(coarse, 4))
-        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), _same(middle, middle)
-        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), _same(fine, fine)
-        self.logits = nn.Conv2d(fine, FOLD**2, 1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """He initialisation: without normalisation layers the variance must be preserved from layer to layer.
-
-        Source: He et al., Delving Deep into Rectifiers (2015), section 2.2.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for residual in (module for module in self.modules() if isinstance(module, Residual)):
-            nn.init.zeros_(residual.narrow.weight)  # starts as the identity
-        nn.init.normal_(self.logits.weight, std=0.02)
-        nn.init.constant_(self.logits.bias, INITIAL_LOGIT)  # type: ignore[arg-type]
-
-    def forward(self, views_BCPP: Tensor) -> Tensor:
-        """Logit (B, 1, P, P) of each pixel being cracked, from views()."""
-        return self.after_stem(self.stem(views_BCPP.contiguous(memory_format=torch.channels_last)))
-
-    def after_stem(self, stem_BCHH: Tensor) -> Tensor:
-        """forward() from the maps of the stem, at half of the side."""
-        fine = self.fine(stem_BCHH)
-        middle = self.middle(fine)
-        middle = self.up_middle(middle + functional.interpolate(self.to_middle(self.coarse(middle)), scale_factor=2.0))
-        fine = self.up_fine(fine + functional.interpolate(self.to_fine(middle), scale_factor=2.0))
-        return functional.pixel_shuffle(self.logits(fine), FOLD)
-
-
-def _same(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU())
-
-
-def _halving(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.ReLU())
-
-
 class Output(NamedTuple):
     """Output of one forward pass.
 
@@ -192,7 +114,7 @@ class Network(nn.Module):
         super().__init__()
         self.vae_px = spec.vae_px
         self.vae = ConvVAE(spec)
-        self.segmenter = Segmenter(spec.segmenter) if spec.segmenter else None
+        self.segmenter = Segmenter(spec.segmenter, backbone=spec.backbone != "none") if spec.segmenter else None
         self.mirrors = MIRRORS[: spec.mirrors]
 
     def forward(self, tiles_B1PP: Tensor, noise_BZ: Tensor | None = None) -> Output:
@@ -215,8 +137,10 @@ class Network(nn.Module):
     @staticmethod
     def _logits(segmenter: Segmenter, tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
         """Weighted mean of the segmenter's logits for the tile and for the tile at half its side, (B, 1, P, P)."""
-        fine = segmenter(views(tiles_B1PP, reconstruction_B1QQ))
-        coarse = segmenter(views(functional.avg_pool2d(tiles_B1PP, 2), reconstruction_B1QQ))
+        half_B1HH = functional.avg_pool2d(tiles_B1PP, 2)
+        context = segmenter.context and segmenter.context(half_B1HH)
+        fine = segmenter(views(tiles_B1PP, reconstruction_B1QQ), context)
+        coarse = segmenter(views(half_B1HH, reconstruction_B1QQ), context and context.halved())
         return mean_of_scales(fine, coarse)
 
 
@@ -244,12 +168,8 @@ def mirrored(maps: Tensor, axes: tuple[int, ...]) -> Tensor:
     return maps.flip(axes) if axes else maps
 
 
-# Number of channels of views().
-VIEWS = 3
-
-
 def views(tiles_B1PP: Tensor, reconstruction_B1QQ: Tensor) -> Tensor:
-    """Input channels of the segmenter, (B, 3, P, P). Each says how much darker a pixel is than a reference.
+    """Input channels of the segmenter, (B, VIEWS, P, P). Each says how much darker a pixel is than a reference.
 
     1. the local mean, as a share of it;
     2. the same in standard deviations of the tile's texture: a difference that is visible on a smooth wall may not be

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from crackvae.config import SEGMENTER_COARSE, Head, Recipe
+from crackvae.config import SEGMENTER_COARSE, Backbone, Head, Recipe
 
 # Axes along which a tile is mirrored, of its first, second, third and fourth look.
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
@@ -49,6 +49,7 @@ class ModelSpec:
         darkness_weight: log-odds of a crack that a black pixel adds in a light tile, in the head `evidence`.
         yardstick: what the evidence of a tile is divided by; None for the evidence itself.
         mirrors: mirror images of a tile, itself among them, over which the segmenter's logits are averaged.
+        backbone: pretrained network whose features the segmenter sees.
     """
 
     input_px: Count
@@ -66,12 +67,14 @@ class ModelSpec:
     darkness_weight: float = 1.0
     yardstick: Yardstick | None = None
     mirrors: Annotated[int, Field(gt=0, le=len(MIRRORS))] = 1
+    backbone: Backbone = "none"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields; without `mirrors` where there is one, so that a model keeps the digest it had without it."""
+        """The fields, without those of newer versions where they change nothing: a model keeps the digest it had."""
         values = asdict(self)
-        if self.mirrors == 1:
-            del values["mirrors"]
+        for name, unused in (("mirrors", 1), ("backbone", "none")):
+            if values[name] == unused:
+                del values[name]
         return values
 
     @property

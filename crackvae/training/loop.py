@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from crackvae.errors import ModelError
-from crackvae.model.network import FOLD, Output, largest, squared_error, to_input
+from crackvae.model.network import Output, largest, squared_error, to_input
 from crackvae.model.runtime import has_fast_bf16
+from crackvae.model.segmenter import FOLD
 from crackvae.training.state import Epoch, Losses, State, TrainingTiles, TrainSettings, Worker, is_over, unwrapped
 from crackvae.training.synthetic_cracks import MASK_COVERAGE, TrainingBatch, add_synthetic_cracks, augment
 

@@ -20,7 +20,7 @@ from crackvae.storage.filesystems import s3_server
 from crackvae.training.loop import VAL_BATCH
 
 # The settings that a network has by its weights, and those that are the starting model's unless others are given.
-NETWORK = ("channels", "latent_dim", "segmenter", "input_px", "recipe")
+NETWORK = ("channels", "latent_dim", "segmenter", "backbone", "input_px", "recipe")
 TAKEN_OVER = (*NETWORK, "head", "tile_px", "stride_px", "beta", "mirrors")
 # Peak of the learning rate: half of that from random weights, which would undo more than it adds.
 LEARNING_RATE = 1e-3

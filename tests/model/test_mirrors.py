@@ -17,9 +17,10 @@ from crackvae.model import builtin
 from crackvae.model.artifact import assembled, load_model, model_digest
 from crackvae.model.export import export
 from crackvae.model.inference import explain_tiles, score_tiles
-from crackvae.model.network import FOLD, to_input
+from crackvae.model.network import to_input
 from crackvae.model.runtime import runtime_of
 from crackvae.model.screen import drawn_tiles
+from crackvae.model.segmenter import FOLD
 from crackvae.scoring.calibrate import calibrate
 from crackvae.training.learn.last_layer import cells_of
 

@@ -68,13 +68,15 @@ def test_the_logits_are_the_mean_of_two_scales() -> None:
 
 
 class Recorder(nn.Module):
-    """In place of a segmenter: keeps what it is shown."""
+    """In place of a segmenter without a backbone: keeps what it is shown."""
+
+    context = None
 
     def __init__(self, seen: list[Tensor]) -> None:
         super().__init__()
         self.seen = seen
 
-    def forward(self, views_BCPP: Tensor) -> Tensor:
+    def forward(self, views_BCPP: Tensor, context: None) -> Tensor:
         self.seen.append(views_BCPP)
         return torch.full_like(views_BCPP[:, :1], views_BCPP.shape[-1])
 

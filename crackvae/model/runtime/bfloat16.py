@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from crackvae.model import network
 from crackvae.model.network import BLACK, FAINTEST_TEXTURE, LOCAL_PX, Network, Output
+from crackvae.model.segmenter import VIEWS, Context
 
 
 class _Relu(nn.Module):
@@ -47,18 +48,20 @@ class Bfloat16Network(nn.Module):
         return Output(reconstruction, mu, logvar, network.mean_over_mirrors(self.mirrors, self._both_scales, seen))
 
     def _both_scales(self, raised: Tensor, half: Tensor, local: Tensor, reconstruction: Tensor) -> Tensor:
-        fine = self._logits(views(raised, local, reconstruction))
-        coarse = self._logits(views(half, functional.avg_pool2d(local, 2), reconstruction))
-        return network.mean_of_scales(fine, coarse)
+        segmenter: Any = self.segmenter
+        context = segmenter.context and segmenter.context((half - BLACK).bfloat16())
+        fine = self._logits(views(raised, local, reconstruction), context)
+        of_half = views(half, functional.avg_pool2d(local, 2), reconstruction)
+        return network.mean_of_scales(fine, self._logits(of_half, context and context.halved()))
 
     def _reconstructed(self, squares_B1QQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reconstruction, mu, logvar = self.vae(squares_B1QQ.bfloat16())
         return reconstruction.float(), mu.float(), logvar.float()
 
-    def _logits(self, views_BCPP: Tensor) -> Tensor:
+    def _logits(self, views_BCPP: Tensor, context: Context | None) -> Tensor:
         """Without a conversion to channels last, which would take longer than it saves in the stem."""
         segmenter: Any = self.segmenter
-        return segmenter.after_stem(segmenter.stem(views_BCPP)).float()  # type: ignore[no-any-return]
+        return segmenter.after_stem(segmenter.stem(views_BCPP), context).float()  # type: ignore[no-any-return]
 
 
 def _converted(module: nn.Module) -> nn.Module:
@@ -85,7 +88,7 @@ def views(raised_B1PP: Tensor, local_B1SS: Tensor, reconstruction_B1QQ: Tensor) 
     residual = torch.addcdiv(torch.full((1,), 3.0), raised_B1PP, reference, value=-3)
     row_B1N = darker.view(-1, 1, side * side)
     square_B111 = torch.bmm(row_B1N, row_B1N.transpose(1, 2)).view(-1, 1, 1, 1) / side**2
-    found = torch.empty(len(darker), network.VIEWS, side, side, dtype=torch.bfloat16)
+    found = torch.empty(len(darker), VIEWS, side, side, dtype=torch.bfloat16)
     torch.mul(darker, 3, out=found[:, 0:1])
     found[:, 1:2] = darker.mul_(0.5 / (square_B111 + FAINTEST_TEXTURE**2).sqrt()).clamp_(-3, 3)
     found[:, 2:3] = residual

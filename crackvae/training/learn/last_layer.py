@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from crackvae.model.artifact import Model
 from crackvae.model.heads import CRACK_SHARE, EVIDENCE_OFFSET, crack_logits, log_typical
-from crackvae.model.network import FOLD, mean_of_scales, mirrored, to_input
+from crackvae.model.network import mean_of_scales, mirrored, to_input
+from crackvae.model.segmenter import FOLD
 
 # Of half the squared length of the direction, in standard deviations of the features. Chosen on one fold of SDNET2018
 # (docs/log.md).
