@@ -10,8 +10,9 @@ import numpy as np
 
 from crackvae.training.learn.last_layer import Cells, Change, fitted_change
 
-# Fewer cracks decide nothing.
-MIN_CRACKS = 10
+# Fewer cracks, or cracks of fewer groups, decide nothing: resamples of two groups favour any weights in one case of
+# four.
+MIN_CRACKS, MIN_GROUPS = 10, 5
 # Parts of the groups, each of which is left out once.
 FOLDS = 5
 # Share of the resamples of the groups in which the cracks must rank higher.
@@ -44,7 +45,9 @@ class HeldOutCracks:
         if self.are_found_better:
             return f"The {self.cracks} judged cracks rank higher with weights that were learned without their groups."
         if self.share_better is None:
-            why = f"{self.cracks} judged cracks and the false alarms beside them are too few to show a gain"
+            why = (
+                f"{self.cracks} judged cracks, their groups and the false alarms beside them are too few to show a gain"
+            )
         else:
             why = f"a gain is not shown on {self.cracks} judged cracks whose groups were left out"
         return f"The weights stay those of the model: {why}."
@@ -64,7 +67,7 @@ def cross_validated(
     names, group_T = np.unique(groups_T, return_inverse=True)
     fold_T = np.random.default_rng(seed).permutation(len(names))[group_T] % FOLDS
     gained_T, n_cracks = np.zeros(len(is_crack_T)), int(is_crack_T.sum())
-    if n_cracks < MIN_CRACKS:
+    if n_cracks < MIN_CRACKS or len(np.unique(group_T[is_crack_T])) < MIN_GROUPS:
         return HeldOutCracks(n_cracks)
     for fold in range(FOLDS):
         rest, left_out = fold_T != fold, (fold_T == fold) & is_crack_T
