@@ -151,9 +151,9 @@ def _meetings(lines: list[Line]) -> list[np.ndarray]:
 
 
 def _parabola(points_K2: np.ndarray) -> np.ndarray:
-    """The parabola that fits a line best, (K, 2): a lens bends a joint into one."""
-    at_K = np.linspace(-1, 1, len(points_K2))
-    return np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, 2)).T
+    """The parabola that fits a line best, (K, 2): a lens bends a joint into one. One or two points fit themselves."""
+    at_K, degree = np.linspace(-1, 1, len(points_K2)), min(2, len(points_K2) - 1)
+    return np.polynomial.polynomial.polyval(at_K, np.polynomial.polynomial.polyfit(at_K, points_K2, degree)).T
 
 
 def _roughness(points_K2: np.ndarray, parabola_K2: np.ndarray, chord_px: int) -> float:

@@ -222,3 +222,9 @@ def test_a_crack_that_meets_a_joint_at_a_small_angle_does_not_take_its_half() ->
     found = traced(*drawn([(joint, 6), (crack, 6)], (400, 1000)))
     assert found[0]["kind"] == "joint" and found[0]["length_px"] == pytest.approx(1000, rel=0.02)
     assert {one["kind"] for one in found[1:]} == {"crack"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_line_of_a_few_points_is_its_own_parabola(n: int) -> None:
+    points = np.array([[3.0, 4.0], [5.0, 9.0], [6.0, 11.0]])[:n]
+    assert lines._parabola(points) == pytest.approx(points)
