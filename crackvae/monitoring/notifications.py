@@ -161,7 +161,10 @@ def _mail(text: str, mail: Mail) -> None:
     user, password = (os.environ.get(name, "") for name in (USER_VARIABLE, PASSWORD_VARIABLE))
     try:
         with _connected(mail.server) as server:
-            if password and not isinstance(server.sock, ssl.SSLSocket):
+            server.ehlo_or_helo_if_needed()
+            if server.has_extn("starttls"):
+                server.starttls(context=ssl.create_default_context())
+            elif password and not isinstance(server.sock, ssl.SSLSocket):
                 raise _Refused(f"{mail.server} offers no TLS, so the password is not sent")
             if password:
                 server.login(user, password)
@@ -181,17 +184,10 @@ def _mail(text: str, mail: Mail) -> None:
 
 
 def _connected(server: str) -> smtplib.SMTP:
-    """A connection to HOST:PORT, over TLS if the port is TLS_PORT or the server offers it."""
-    url, context = urlsplit(f"//{server}"), ssl.create_default_context()
+    """A connection to HOST:PORT, over TLS if the port is TLS_PORT."""
+    url = urlsplit(f"//{server}")
     assert url.hostname is not None and url.port is not None, "the settings allow HOST:PORT only"
     if url.port == TLS_PORT:
+        context = ssl.create_default_context()
         return smtplib.SMTP_SSL(url.hostname, url.port, timeout=ATTEMPT_S, context=context)
-    connection = smtplib.SMTP(url.hostname, url.port, timeout=ATTEMPT_S)
-    try:
-        connection.ehlo_or_helo_if_needed()
-        if connection.has_extn("starttls"):
-            connection.starttls(context=context)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return smtplib.SMTP(url.hostname, url.port, timeout=ATTEMPT_S)

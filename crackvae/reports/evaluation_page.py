@@ -14,6 +14,7 @@ from crackvae.model.inference import find_recorded_model, threads
 from crackvae.reports import charts, page, views
 from crackvae.reports.charts import curves
 from crackvae.reports.page import PageSettings, Rendered, Thumbnails, full_size_links
+from crackvae.reports.photographs import is_photograph
 from crackvae.reports.views import ImageView
 from crackvae.storage import tables
 
@@ -132,7 +133,7 @@ def _set(
         "sound": n_sound,
         "alarms": int(flagged_N[~is_crack_N].sum()),
         "expected": summary["sets"][name].get("promised_false_alarm_rate"),
-        "has_photographs": pc.any(pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)).as_py(),
+        "has_photographs": pc.any(is_photograph(rows)).as_py(),
         "histogram": charts.score_histogram(labelled, threshold, f"{name}-scores"),
         "roc": curves.roc(points, at, n_sound, n_crack, f"{name}-roc"),
         "precision_recall": curves.precision_recall(

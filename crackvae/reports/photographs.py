@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import ndimage
 
 from crackvae.errors import UnreadableImage
@@ -28,6 +30,11 @@ MAX_TILES = 128
 
 # Tiles of one task of the executor.
 TASK_TILES = 8
+
+
+def is_photograph(rows: pa.Table) -> pa.ChunkedArray:
+    """Whether each row is an image of several tiles."""
+    return pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
 
 
 @dataclass(frozen=True)

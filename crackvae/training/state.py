@@ -141,11 +141,11 @@ def new_network(spec: ModelSpec, seed: int, initial: Mapping[str, Tensor] | None
     """The network before a training, from random weights of the seed and a pretrained backbone, or from the initial."""
     torch.manual_seed(seed)
     network = Network(spec)
-    if network.segmenter and network.segmenter.context:
-        network.segmenter.context.backbone.load_pretrained()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
         network.load_state_dict(initial)
+    elif network.segmenter and network.segmenter.context:
+        network.segmenter.context.backbone.load_pretrained()
     return network
 
 

@@ -46,7 +46,7 @@ def judge(night: Path, verdict_of: dict[str, str]) -> None:
 def test_a_model_that_learned_from_flipped_verdicts_is_not_promoted_and_the_reason_has_the_figures(
     site: Path, night: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All verdicts are wrong alike, so among themselves they agree; how images are divided may hide it by chance.
+    # The verdicts are all wrong in the same way, and so consistent; an unlucky division of the images can hide that.
     monkeypatch.setattr(learning, "cross_validated", lambda *_: HeldOutCracks(80, 1.0))
     judge(night, {"crack": "sound", "non_crack": "crack"})
     model = tmp_path / "challenger"

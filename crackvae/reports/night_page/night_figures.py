@@ -28,11 +28,6 @@ def scored_numbers(rows: pa.Table) -> pa.Table:
     return numbered.filter(pc.equal(rows["status"], "scored"))
 
 
-def is_photograph(rows: pa.Table) -> pa.ChunkedArray:
-    """Whether each row is an image of several tiles."""
-    return pc.greater(pc.multiply(rows["rows"], rows["cols"]), 1)
-
-
 def of_status(rows: pa.Table, *statuses: str) -> pa.Table:
     """The rows with one of these statuses."""
     return rows.filter(pc.is_in(rows["status"].cast(pa.string()), value_set=pa.array(statuses)))

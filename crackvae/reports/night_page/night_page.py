@@ -19,7 +19,7 @@ from crackvae.reports.night_page.known import KnownPlace, KnownPlaces
 from crackvae.reports.night_page.nights import ALL_RUNS, NightResults, newest, tile_scores, total
 from crackvae.reports.night_page.run_summary import RunSummary
 from crackvae.reports.page import PageSettings, Rendered, Thumbnail, Thumbnails, full_size_links
-from crackvae.reports.photographs import Photograph
+from crackvae.reports.photographs import Photograph, is_photograph
 from crackvae.reports.views import ImageView
 from crackvae.storage.names.run_files import page_name
 from crackvae.storage.tables import FAILED
@@ -84,7 +84,7 @@ def night_page(night: NightResults, settings: PageSettings) -> Rendered:
         model_name=model_dir.rstrip("/").rpartition("/")[-1],
         digest=digest,
         threshold=threshold,
-        n_photographs=total(night_figures.is_photograph(scored)),
+        n_photographs=total(is_photograph(scored)),
         gallery=gallery,
         queue_groups=sorted(Counter(card["group"] for card in gallery.queue).items()),
         failed=failed,
@@ -134,9 +134,7 @@ def _gallery(night: NightResults, scored: pa.Table, recorded: RecordedModel, set
         unflagged = rows.take(_random_unflagged(scored, settings.n_unflagged, night.run)).to_pylist()
         shown = [row for row, _ in queue] + unflagged
         image_views = list(executor.map(lambda row: views.view_image(row, recorded.model), shown))
-        suspicious = rows.take(
-            _worst(scored.filter(night_figures.is_photograph(scored)), settings.n_photographs)
-        ).to_pylist()
+        suspicious = rows.take(_worst(scored.filter(is_photograph(scored)), settings.n_photographs)).to_pylist()
         lines = findings.with_views(night.findings, executor.map)
         found = findings.by_image(lines.table, [row["image"] for row in shown + suspicious])
         explained = _explained(suspicious, night, recorded, found, executor)

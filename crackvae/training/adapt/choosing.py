@@ -24,7 +24,7 @@ from crackvae.training.validation import some_tiles, with_and_without_cracks
 # Tiles to compare on: each model scores them, and some of them with a crack, in half a minute of processor time.
 MAX_TILES = 2_000
 # The fine-tuned model is kept if it finds more in this share of random resamples of the groups of images, of which at
-# least MIN_GROUPS compare the two: resamples of one or two favour either of two equal models by chance. A few
+# least MIN_GROUPS compare the two: with one or two, chance decides between two equal models. A few
 # photographs cannot tell which model is better, and the fine-tuned one was worse on labelled cracks (docs/log.md).
 MIN_BETTER, RESAMPLES = 0.95, 200
 
@@ -57,7 +57,7 @@ class Choice:
         if self.groups < MIN_GROUPS:
             return (
                 f"Kept the starting model: comparing it with the fine-tuned one takes {MIN_GROUPS} groups of images, "
-                f"and this site has {self.groups} for that, which favour either by chance. Add photographs, or give "
+                f"and this site has {self.groups} for that, so chance would decide. Add photographs, or give "
                 "--quick, with which all of them set the threshold."
             )
         kept, other = ("fine-tuned", "starting") if self.is_fine_tuned else ("starting", "fine-tuned")

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from crackvae.training.adapt.site import MIN_GROUPS
 from crackvae.training.learn.last_layer import Cells, Change, fitted_change
 
-# Fewer cracks, or cracks of fewer groups, decide nothing: resamples of two groups favour any weights in one case of
-# four.
-MIN_CRACKS, MIN_GROUPS = 10, 5
+# Fewer cracks, or cracks of fewer than MIN_GROUPS groups, decide nothing: with two groups any weights seem better in
+# one case of four.
+MIN_CRACKS = 10
 # Parts of the groups, each of which is left out once.
 FOLDS = 5
 # Share of the resamples of the groups in which the cracks must rank higher.
