@@ -1,13 +1,16 @@
 """Make the built-in model: train it on sound concrete of METU and SDNET2018, and evaluate it on images not seen.
 
-    python benchmarks/builtin.py --work FOLDER [--data ../shared/data] [--epochs 8] [--model MODEL] [--ship]
+    python benchmarks/builtin.py --work FOLDER --from METU [--data ../shared/data] [--ship]
+    python benchmarks/builtin.py --work FOLDER --model MODEL [--data ../shared/data] [--ship]
 
 The data folder contains metu-internal.zip, metu-groups.csv, sdnet-dev.zip, sdnet-dev.csv and sdnet-visible.csv. Images
 are unpacked into the work folder (300 MB), where the manifest and the model directory are written too. Blocks of
 neighbouring photographs of SDNET2018 and groups of overlapping crops of METU stay on one side of the split; each
-surface is split on its own. With --model an existing model is evaluated instead of trained. With --ship the package
-gets the model, its weights as safetensors, with the MODEL_CARD.md that model_card() writes from the result, and the
-README the table of readme_rows().
+surface is split on its own. METU is the model of `concrete.py metu`, which has learned from the same images of METU;
+the training goes on from it, with a third of those images, and shows hard tiles HARD times; the weights are the mean of
+those before and after. With --model an existing model is evaluated instead. With --ship the package gets the model, its
+weights as safetensors, with the MODEL_CARD.md that model_card() writes from the result, and the README the table of
+readme_rows().
 
 SDNET2018: Maguire, Dorafshan & Thomas, doi 10.15142/T3TD19, CC BY 4.0; METU: C. F. Ozgenel, doi 10.17632/5y9wdsg2zt.2,
 CC BY 4.0. The result is benchmarks/results/builtin-DATE.json.
@@ -16,6 +19,7 @@ CC BY 4.0. The result is benchmarks/results/builtin-DATE.json.
 import argparse
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +30,33 @@ from record import write_result
 from safetensors.torch import save
 
 import crackvae
-from crackvae.images.manifest import METADATA_KEY
+from crackvae.config import TrainConfig
+from crackvae.config.common import PUBLISHED_PERCENTILE
+from crackvae.images.manifest import METADATA_KEY, load_manifest
 from crackvae.metrics import RANKING_NAMES, ranking_with_intervals
 from crackvae.model import builtin, calibration
 from crackvae.model.artifact import MODEL_FILE, SAFETENSORS_FILE, TRAINING_FILE, load_model
+from crackvae.model.network import BACKBONE
 from crackvae.monitoring import histograms
+from crackvae.session import ray_session
 from crackvae.storage import tables
+from crackvae.training.model_writer import TrainedModel, blended, calibrated_on, fitted_to_site, write_model
+from crackvae.training.starting import shown_tiles
+from crackvae.training.tile_loader import decoded_tiles
+from crackvae.training.validation import validate_on_synthetic_cracks
 
 # Shares of the sound images for training, for the threshold, and for the figures [%]. Blocks stay whole, and one that
-# starts within a share counts for it: at least one of about 400 images is in each.
+# starts within a share counts for it: at least one of about 400 images is in each. Those of METU: metu_split().
 SPLITS = {"metu": (76, 8, 16), "decks": (90, 5, 5), "pavements": (85, 5, 10), "walls": (82, 5, 13)}
+# Passes over the sound images, and times that a pass shows hard ones; of METU, which the start has learned from, one in
+# so many groups is shown again.
+EPOCHS, HARD, METU_AGAIN = 4, 8, 3
 SURFACES = {"D": "decks", "P": "pavements", "W": "walls"}
 RESAMPLES, SEED = 1000, 1
 CARD = "MODEL_CARD.md"
 README = Path(__file__).parents[1] / "README.md"
 README_NAMES = {"metu": "METU, close-ups"} | {surface: f"SDNET2018 {surface}¹" for surface in SURFACES.values()}
 CARD_METRICS = ("roc_auc", *(f"recall_at_{rate}%_false_alarms" for rate in ("5", "1", "0.1")))
-# What happened to the weights after the run that training.json describes; the script trains in one go.
-CONTINUED = (
-    "The training was then continued five times with a peak learning rate of at most 0.0015: on 52,830 tiles after "
-    "gaping cracks had been made darker in the drawings; on 49,056 tiles after the second scale, wider cracks and "
-    "close-ups were added; on 113,200 tiles with new drawings; on 48,000 tiles after edges of surfaces, gaps "
-    "between slabs, tie holes, popouts and shadows were added to what is drawn as sound; and on 48,000 tiles of which "
-    "the 5 % of each surface with the highest evidence were shown eight times as often. After all but the first time "
-    "the weights are the mean of those before and after."
-)
 
 
 def unpack(data: Path, work: Path) -> pd.DataFrame:
@@ -92,12 +98,37 @@ def manifest_of(images: pd.DataFrame, work: Path) -> Path:
             quiet=True,
         )
         table = tables.read_table(made.manifest, tables.MANIFEST_SCHEMA)
-        named = pa.array([f"{part}/{group}" for group in table["group"].to_pylist()])
-        parts.append(table.set_column(table.schema.get_field_index("group"), "group", named))
-    metadata = {METADATA_KEY: parts[0].schema.metadata[METADATA_KEY]}
+        rows = table.to_pandas()
+        rows["group"] = f"{part}/" + rows.group
+        rows = as_learned(rows) if part == "metu" else rows
+        # No cracked image has a say: those of METU would choose a weight of darkness for smooth surfaces.
+        parts.append(rows[(rows.label == "non_crack") | (rows.split == "test")])
+    metadata = {METADATA_KEY: table.schema.metadata[METADATA_KEY]}
     place = work / "manifest.parquet"
-    tables.write_table(str(place), pa.concat_tables(parts).replace_schema_metadata(metadata))
+    whole = pa.Table.from_pandas(pd.concat(parts), tables.MANIFEST_SCHEMA, preserve_index=False)
+    tables.write_table(str(place), whole.replace_schema_metadata(metadata))
     return place
+
+
+def as_learned(rows: pd.DataFrame) -> pd.DataFrame:
+    """The manifest's rows of METU, divided by metu_split(), with one in METU_AGAIN groups of those for training."""
+    split = metu_split(rows.group)
+    trained = (rows.label == "non_crack") & (split == "train")
+    again = np.sort(rows.group[trained].unique())[::METU_AGAIN]
+    rows = rows.assign(split=split.where(rows.label == "non_crack", rows.split))
+    return rows[~trained | rows.group.isin(again)]
+
+
+def metu_split(groups: pd.Series) -> pd.Series:
+    """train, val or test, by the group of each image of METU; the same for all networks, so one may go on from another.
+
+    Args:
+        groups: of all images of METU.
+    """
+    names = np.sort(groups.unique())
+    draws = np.random.default_rng(SEED).random(len(names))
+    train, val, _ = np.cumsum(SPLITS["metu"]) / 100
+    return groups.map(dict(zip(names, np.select([draws < train, draws < val], ["train", "val"], "test"), strict=True)))
 
 
 def visible_cracks(data: Path) -> set[str]:
@@ -110,6 +141,36 @@ def cracked_labels(data: Path) -> dict[str, float]:
     """Shares of what a reviewer sees on tiles that SDNET2018 labels cracked: visible, doubtful, or none."""
     verdicts = pd.read_csv(data / "sdnet-visible.csv").query("label == 'crack'").verdict
     return verdicts.value_counts(normalize=True).round(3).to_dict()
+
+
+def averaged(start: Path, trained: Path, manifest: Path, model: Path) -> None:
+    """Write the model whose weights are the mean of those that a training began and ended with.
+
+    It knows METU as well as the start does, and SDNET2018 better than either; the trained one alone forgets METU.
+    """
+    learned = load_model(str(trained))
+    spec, images = replace(learned.spec, yardstick=None), load_manifest(str(manifest)).images("val", "non_crack")
+    with ray_session(TrainConfig(manifest=str(manifest), model=str(model))):
+        val_TPP, val_images = decoded_tiles(images, "val", spec, quiet=False)
+    mean = blended(load_model(str(start)), TrainedModel(spec, learned.network.state_dict(), []))
+    mean = fitted_to_site(mean, val_TPP)
+    made = calibrated_on(mean.model, val_TPP, val_images, PUBLISHED_PERCENTILE)
+    validation = validate_on_synthetic_cracks(mean.model, val_TPP, made.calibration.threshold)
+    training = json.loads((trained / TRAINING_FILE).read_text()) | {
+        "digest": made.model.digest,
+        "threshold": made.calibration.threshold,
+        "level": made.calibration.level,
+        "darkness_weight": mean.spec.darkness_weight,
+        "validation": validation.summary(),
+    }
+    write_model(str(model), mean, made, training)
+
+
+def start_images(data: Path) -> int:
+    """Number of sound images of METU for training, of which the model to start from has seen all."""
+    images = pd.read_csv(data / "metu-groups.csv")
+    split = metu_split("metu/" + images.leak_group.astype(str))
+    return int((images.image.str.startswith("Negative/") & (split == "train")).sum())
 
 
 def sound_images(manifest: Path) -> dict[str, dict[str, int]]:
@@ -162,11 +223,12 @@ def model_card(result: dict[str, Any], name: str, training: dict[str, Any]) -> s
         .format(
             digest=result["model"],
             name=name,
-            metu=train["metu"],
+            metu=result["sound_images_of_the_start"],
+            metu_again=train["metu"],
             sdnet=sum(train[surface] for surface in surfaces),
-            tiles=training["images"] * settings["epochs"],
+            tiles=shown_tiles(training["images"], HARD) * settings["epochs"],
             minutes=training["seconds"] / 60,
-            continued=CONTINUED,
+            n_hard=HARD,
             n_val=sum(val.values()),
             n_val_metu=val["metu"],
             blocks=", ".join(f"{test[surface]['groups']} of {surface}" for surface in surfaces),
@@ -210,7 +272,9 @@ def ship(model: Path, card: str, readme: list[str]) -> None:
     folder = Path(builtin.FOLDER)
     for name in (MODEL_FILE, TRAINING_FILE, calibration.FILE, histograms.REFERENCE_FILE):
         (folder / name).write_bytes((model / name).read_bytes())
-    (folder / SAFETENSORS_FILE).write_bytes(save(load_model(str(model)).network.state_dict()))
+    weights = load_model(str(model)).network.state_dict()
+    trained = {name: tensor for name, tensor in weights.items() if not name.startswith(BACKBONE)}
+    (folder / SAFETENSORS_FILE).write_bytes(save(trained))
     (folder / CARD).write_text(card)
     text, names = README.read_text(), list(README_NAMES.values())
     first, last = (text.index(f"| {name} |") for name in (names[0], names[-1]))
@@ -222,8 +286,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
     parser.add_argument("--work", type=Path, required=True, help="new folder for images, manifest and model")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--model", type=Path, help="evaluate this model instead of training one")
+    parser.add_argument("--workers", type=int, default=1, help="of the training (default: %(default)s)")
+    model_given = parser.add_mutually_exclusive_group(required=True)
+    model_given.add_argument("--from", dest="start", type=Path, help="model of `concrete.py metu` to go on from")
+    model_given.add_argument("--model", type=Path, help="evaluate this model instead of training one")
     parser.add_argument("--ship", action="store_true", help="make it the built-in model of the package")
     options = parser.parse_args()
     manifest = options.work / "manifest.parquet"
@@ -231,14 +297,27 @@ def main() -> None:
         manifest = manifest_of(unpack(options.data, options.work), options.work)
     model = options.model or options.work / "model"
     if not model.exists():
-        crackvae.train(manifest=manifest, model=model, epochs=options.epochs, seed=SEED)
+        trained = options.work / "trained"
+        if not trained.exists():
+            crackvae.train(
+                manifest=manifest,
+                model=trained,
+                from_=options.start,
+                hard=HARD,
+                epochs=EPOCHS,
+                seed=SEED,
+                workers=[options.workers],
+            )
+        averaged(options.start, trained, manifest, model)
     evaluation = options.work / "evaluation"
     crackvae.evaluate(manifest=manifest, model=model, split="test", out=evaluation)
     training = json.loads((model / "training.json").read_text())
     figures = {"model": training["digest"], "split": SPLITS, "threshold": training["threshold"]} | {
         name: training["settings"][name] for name in ("epochs", "batch", "learning_rate", "precision", "seed")
     }
+    figures |= {name: training[name] for name in ("from", "continued") if name in training}
     figures["training_seconds"] = training["seconds"]
+    figures["sound_images_of_the_start"] = start_images(options.data)
     figures |= {"sound_images": sound_images(manifest), "cracked_labels": cracked_labels(options.data)}
     rows = pd.read_parquet(evaluation / "evaluation.parquet")
     written = write_result("builtin", figures | {"test": figures_of(rows, visible_cracks(options.data))})

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from builtin import SURFACES, figures_of, unpack, visible_cracks
+from builtin import SURFACES, figures_of, metu_split, unpack, visible_cracks
 from put_together import LEVEL, calibrated
 from record import write_result
 
@@ -38,14 +38,12 @@ from crackvae.model.calibration import conformal_threshold
 from crackvae.storage import tables
 
 N_FOLDS = 4
-# Shares of the METU groups for training and for the threshold; `metu` evaluates the rest.
-METU_TRAIN, METU_VAL = 0.76, 0.08
 # Calibration tiles of `new-site`, and about how many sound tiles of a surface it scores, in whole photographs.
 SITE_TILES, SURFACE_TILES = 300, 1_500
 # Draws of each fold of mixtures().
 MIXTURES = 100
-# Seed of the division of METU, which is the same for every --seed of the training.
-SPLIT_SEED = 1
+# Seed of draws, the same for every --seed of the training.
+DRAW_SEED = 1
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--workers", type=int, default=1, help="of each training (default: %(default)s)")
     shared.add_argument("--mirrors", type=int, default=1, help="of the models that are trained (default: %(default)s)")
     shared.add_argument("--from", dest="start", default="", help="model to start from (default: random weights)")
-    shared.add_argument("--backbone", default="none", help="of random weights (default: %(default)s)")
+    shared.add_argument("--backbone", default="imagenet", help="of random weights (default: %(default)s)")
     shared.add_argument("--hard", type=int, default=1, help="times that hard tiles are shown (default: %(default)s)")
     shared.add_argument("--seed", type=int, default=1, help="of the training (default: %(default)s)")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,12 +109,9 @@ def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str =
         surface: evaluated by `unseen-site`.
     """
     is_metu = rows.part == "metu"
-    groups = np.sort(rows.group[is_metu].unique())
-    draws = pd.Series(np.random.default_rng(SPLIT_SEED).random(len(groups)), groups)
-    draw = rows.group.map(draws)
-    metu = pd.Series(np.select([draw < METU_TRAIN, draw < METU_TRAIN + METU_VAL], ["train", "val"], "test"), rows.index)
+    metu = metu_split(rows.group[is_metu])
     if protocol == "metu":
-        split = metu.where(is_metu, "")
+        split = metu.reindex(rows.index, fill_value="")
     else:
         is_test = rows.fold == fold if protocol == "own-site" else rows.part == surface
         trained = rows[~is_metu & ~is_test]
@@ -124,7 +119,7 @@ def divided(rows: pd.DataFrame, protocol: str, *, fold: int = -1, surface: str =
         split = pd.Series("train", rows.index)
         split[rows.group.isin([block for _, block in sizes.groupby("part").idxmin()])] = "val"
         split[is_test] = "test"
-        split[is_metu] = "" if protocol == "own-site" else metu[is_metu].replace("test", "train")
+        split[is_metu] = "" if protocol == "own-site" else metu.replace("test", "train")
     is_labelled = (split == "test") | ((split == "val") & (protocol == "metu"))
     is_used = is_labelled | ((split != "") & (rows.label == "non_crack"))
     return rows.assign(split=split)[is_used]
@@ -181,7 +176,7 @@ def site_tiles(rows: pd.DataFrame, visible: set[str]) -> pd.DataFrame:
     photograph = photographs(sound.image)
     chosen = []
     for _, of_surface in photograph.groupby(sound.part):
-        sizes = of_surface.value_counts().sort_index().sample(frac=1, random_state=SPLIT_SEED)
+        sizes = of_surface.value_counts().sort_index().sample(frac=1, random_state=DRAW_SEED)
         chosen.extend(sizes.index[sizes.cumsum().shift(fill_value=0) < SURFACE_TILES])
     cracked = tiles[(tiles.label == "crack") & tiles.image.str.split("/").str[-1].isin(visible)]
     return pd.concat([sound[photograph.isin(chosen)], cracked]).assign(split="test")
@@ -209,7 +204,7 @@ def promises_kept(tiles: pd.DataFrame, draws: int) -> dict[str, dict[str, float]
 
 
 def _kept(sound: pd.DataFrame, cracked_C: np.ndarray, whole: bool, groups: str, draws: int) -> dict[str, float]:
-    rng, found = np.random.default_rng(SPLIT_SEED), []
+    rng, found = np.random.default_rng(DRAW_SEED), []
     for _ in range(draws):
         order = sound.sample(frac=1, random_state=rng)
         if whole:
@@ -264,7 +259,7 @@ def mixtures(scored: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
     Args:
         scored: of each fold, from evaluation.parquet.
     """
-    rng, shares = np.random.default_rng(SPLIT_SEED), []
+    rng, shares = np.random.default_rng(DRAW_SEED), []
     for fold in scored:
         sound = fold[fold.label == "non_crack"].assign(surface=fold.group.str.split("/").str[0])
         photograph = photographs(sound.image)

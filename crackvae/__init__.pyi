@@ -139,7 +139,7 @@ def train(
     latent_dim: int = 128,
     channels: Sequence[int] = (16, 32, 64, 256),
     segmenter: Sequence[int] = (16, 32, 64, 96),
-    backbone: Literal["none", "imagenet"] = "none",
+    backbone: Literal["none", "imagenet"] = "imagenet",
     input_px: int = 256,
     tile_px: int = 256,
     stride_px: int = 192,
@@ -181,8 +181,9 @@ def train(
         latent_dim: dimensions of the latent space.
         channels: output channels of the stride-2 convolutions.
         segmenter: channels of the segmenter at its four scales, finest first; empty: no segmenter.
-        backbone: pretrained network whose features the segmenter sees: none, or imagenet (EfficientNet-Lite0,
-            which is not trained further): more cracks at the same false-alarm rate, for about a third more time.
+        backbone: pretrained network whose features the segmenter sees: imagenet (EfficientNet-Lite0, which is not
+            trained further) or none: fewer cracks at the same false-alarm rate, and scoring in three quarters of
+            the time.
         input_px: side of a tile at the network's input [px].
         tile_px: side of a tile in the image [px].
         stride_px: distance between neighbouring tiles in a large image [px], at most tile_px.

@@ -59,7 +59,7 @@ SOON_DEAD = {
 # Every fault has a short round; `make chaos` runs many rounds and writes their results to benchmarks/results/.
 IS_LONG = os.environ.get("CRACKVAE_CHAOS") == "long"
 # Small enough to train and score in milliseconds; everything else is as in a real model.
-SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (4, 8, 8, 8)}
+SMALL = {"input_px": 32, "channels": (4, 8), "latent_dim": 4, "segmenter": (4, 8, 8, 8), "backbone": "none"}
 
 
 def small_spec(**changes: object) -> ModelSpec:

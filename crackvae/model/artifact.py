@@ -17,13 +17,14 @@ from torch import Tensor
 from crackvae.config import BUILTIN
 from crackvae.errors import ModelError, StorageError
 from crackvae.model import builtin
-from crackvae.model.network import Network
+from crackvae.model.network import Network, pretrained_weights
 from crackvae.model.spec import ModelSpec
 from crackvae.storage import fileio, uris
 from crackvae.storage.records import problems
 
 WEIGHTS_FILE, MODEL_FILE, TRAINING_FILE = "vae_concrete.pth", "model.json", "training.json"
 # Weights of the built-in model, in a format that holds numbers and no pickle. It is read where there is such a file.
+# Those of its backbone are not in it: the package has them once, for new models too.
 SAFETENSORS_FILE = "vae_concrete.safetensors"
 
 # Increased whenever an older crackvae could misread the files.
@@ -128,7 +129,8 @@ def load_model(model_dir: str) -> Model:
             f"{FORMAT}. Train it again, or install the version that wrote it."
         )
     try:
-        model = assembled(_SPEC.validate_json(description), load(data) if is_safetensors else numbers_in(data))
+        spec = _SPEC.validate_json(description)
+        model = assembled(spec, load(data) | pretrained_weights(spec) if is_safetensors else numbers_in(data))
     except ValidationError as error:
         raise ModelError(f"{model_dir} is damaged: {problems(error)}. {again}") from error
     except (SafetensorError, ValueError, RuntimeError) as error:

@@ -112,7 +112,12 @@ class Backbone(nn.Module):
 
     def load_pretrained(self) -> None:
         """Replace the weights by those that were learned from ImageNet."""
-        self.load_state_dict({name: tensor.float() for name, tensor in load(WEIGHTS.read_bytes()).items()})
+        self.load_state_dict(pretrained())
+
+
+def pretrained() -> dict[str, Tensor]:
+    """The weights of Backbone that were learned from ImageNet."""
+    return {name: tensor.float() for name, tensor in load(WEIGHTS.read_bytes()).items()}
 
 
 def _blocks_of(stage: _Stage, inputs: int) -> list[_Block]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crackvae.model.backbone import pretrained
 from crackvae.model.segmenter import Segmenter
 from crackvae.model.spec import MIRRORS, ModelSpec
 
@@ -24,6 +25,9 @@ BLACK = 0.1
 LOCAL_PX = 16
 # Texture below this standard deviation [share of the brightness] is sensor noise and JPEG blocks; it is not amplified.
 FAINTEST_TEXTURE = 0.012
+
+# Prefix of the weights that no training changes.
+BACKBONE = "segmenter.context.backbone."
 
 # Weight of the logits at half scale, where grain is averaged out and a wide crack is an ordinary one. It is that which
 # ranked best on val; the pass at half scale costs a quarter.
@@ -142,6 +146,11 @@ class Network(nn.Module):
         fine = segmenter(views(tiles_B1PP, reconstruction_B1QQ), context)
         coarse = segmenter(views(half_B1HH, reconstruction_B1QQ), context and context.halved())
         return mean_of_scales(fine, coarse)
+
+
+def pretrained_weights(spec: ModelSpec) -> dict[str, Tensor]:
+    """The weights of a network's backbone, named as in the network; none if it has no backbone."""
+    return {} if spec.backbone == "none" else {BACKBONE + name: tensor for name, tensor in pretrained().items()}
 
 
 def mean_of_scales(fine_BCPP: Tensor, coarse: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from crackvae.storage.uris import without_options
 
 RUN_FILE = "run.json"
 # Changes whenever an older run could be misread.
-RUN_FORMAT: Final = 1
+RUN_FORMAT: Final = 2
 # Settings that may differ when a run is resumed, because no weight depends on them.
 FREE_ON_RESUME = ("quiet", "s3_endpoint", "address", "gpu", "workers", "max_failures", "resume", "manifest", "model")
 # Settings that the user may change with --resume, to rescue a run that does not converge.
@@ -48,7 +48,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal[1]
+    format: Literal[2]
     settings: dict[str, Any]
     spec: dict[str, Any]
     changes: list[dict[str, Any]] = []

@@ -23,7 +23,8 @@ console.SILENCE_S = 4.0
 sys.exit(main(sys.argv[1:]))
 """
 EPOCHS = 20
-SMALL = ["--input-px=32", "--channels=4,8", "--latent-dim=4", "--segmenter=4,8,8,8", "--tile-px=64", "--stride-px=48"]
+SMALL = ["--input-px=32", "--channels=4,8", "--latent-dim=4", "--segmenter=4,8,8,8", "--backbone=none"]
+SMALL += ["--tile-px=64", "--stride-px=48"]
 SETTINGS = [f"--epochs={EPOCHS}", "--workers=2", "--batch=16", "--precision=fp32", "--learning-rate=1e-3"]
 # The kill comes at most this long [s] after the first checkpoint of a training that takes some seconds.
 LATE_S = 3.0

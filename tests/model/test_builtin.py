@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import HOUSE, read_rows
+from safetensors.torch import load
 
 import crackvae
 from crackvae.cli import main
 from crackvae.errors import ConfigError, ModelError
 from crackvae.model import builtin
 from crackvae.model.artifact import SAFETENSORS_FILE, WEIGHTS_FILE, load_model
+from crackvae.model.backbone import Backbone
 from crackvae.model.calibration import load_calibration
+from crackvae.model.network import BACKBONE
 
 
 @pytest.mark.usefixtures("in_process")
@@ -68,6 +72,18 @@ def test_the_built_in_model_is_loaded_without_pickle(monkeypatch: pytest.MonkeyP
     model = load_model("builtin")
     assert load_calibration("builtin", model.digest).threshold > 0
     assert not [path.name for path in Path(builtin.FOLDER).iterdir() if path.suffix in (".pth", ".pkl", ".pt")]
+
+
+def test_its_backbone_is_the_one_in_the_package_and_its_weights_are_not_there_twice() -> None:
+    network = load_model("builtin").network
+    assert network.segmenter and network.segmenter.context
+    untouched = Backbone()
+    untouched.load_pretrained()
+    for name, weights in network.segmenter.context.backbone.state_dict().items():
+        torch.testing.assert_close(weights, untouched.state_dict()[name], rtol=0, atol=0)
+    assert not [
+        name for name in load((Path(builtin.FOLDER) / SAFETENSORS_FILE).read_bytes()) if name.startswith(BACKBONE)
+    ]
 
 
 def test_its_card_and_the_readme_hold_the_figures_of_its_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ def test_training_adaptation_and_a_night_connect_to_processes_of_ray(
     drawn: Path, manifest: Path, tmp_path: Path
 ) -> None:
     small = ["--input-px", 32, "--tile-px", 64, "--stride-px", 48, "--channels", "4,8", "--segmenter", "4,8,8,8"]
+    small += ["--backbone", "none"]
     model, site = tmp_path / "model", tmp_path / "site"
     sound = ["--images", drawn / "non_crack", "--quiet"]
     on_ray(["train", "--manifest", manifest, "--model", model, "--epochs", 1, *small, "--quiet"], tmp_path)

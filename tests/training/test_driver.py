@@ -230,9 +230,15 @@ def test_an_empty_checkpoint_is_damaged_and_not_the_beginning_of_a_run(tmp_path:
 
 
 def test_train_does_not_resume_the_run_of_another_verb(tmp_path: Path) -> None:
-    record = {"format": 1, "settings": {"images": ["/site"], "quick": False, "seed": 0}, "spec": {}}
+    record = {"format": 2, "settings": {"images": ["/site"], "quick": False, "seed": 0}, "spec": {}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"train does not have \(images, quick\): repeat the command that began it"):
+        with_run({"resume": str(tmp_path)})
+
+
+def test_a_run_of_a_version_with_other_defaults_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "settings": {"seed": 0}, "spec": {}}))
+    with pytest.raises(ConfigError, match=r"run\.json is that of another version of crackvae: delete the folder"):
         with_run({"resume": str(tmp_path)})
 
 

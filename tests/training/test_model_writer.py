@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import small_spec
 
+from crackvae.model.artifact import Model
 from crackvae.model.heads import DARKNESS_WEIGHTS
 from crackvae.model.inference import evidence_by_weight, score_tiles
 from crackvae.model.network import Network
+from crackvae.training import model_writer
 from crackvae.training.model_writer import TrainedModel, fitted_to_site
 
 
@@ -50,6 +52,22 @@ def test_labelled_cracks_choose_the_weight_that_ranks_them_highest(trained: Trai
 def test_of_weights_that_rank_cracks_alike_the_smallest_is_chosen(trained: TrainedModel) -> None:
     found_by_all = cracked_images(30, grey=0, share=0.5)
     assert fitted_to_site(trained, speckled(199), found_by_all).spec.darkness_weight == DARKNESS_WEIGHTS[0]
+
+
+@pytest.mark.parametrize(("faintest", "chosen"), [(0.999, DARKNESS_WEIGHTS[0]), (0.5, DARKNESS_WEIGHTS[-1])])
+def test_a_larger_weight_has_to_find_a_crack_more(
+    trained: TrainedModel, faintest: float, chosen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evidence(_: Model, tiles_TPP: np.ndarray, weights: tuple[float, ...], __: int) -> np.ndarray:
+        if 0.0 in weights:  # the sound tiles
+            return np.repeat(np.linspace(0, 1, len(tiles_TPP))[:, None], len(weights), axis=1)
+        found_TW = np.full((len(tiles_TPP), len(weights)), 2.0)
+        found_TW[0, :-1] = faintest  # of 1,600 sound tiles two score above .999, and half of them above .5
+        return found_TW
+
+    monkeypatch.setattr(model_writer, "evidence_by_weight", evidence)
+    fitted = fitted_to_site(trained, np.tile(speckled(199), (20, 1, 1)), cracked_images(400))
+    assert fitted.spec.darkness_weight == chosen
 
 
 def test_weights_from_one_pass_score_as_models_with_each_weight(trained: TrainedModel) -> None:

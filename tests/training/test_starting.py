@@ -70,7 +70,7 @@ def test_the_kind_of_network_is_that_of_the_model_and_other_settings_may_be_give
     given = {"manifest": "data", "model": "new", "from_": str(model_dir), "tile_px": 128, "stride_px": 128}
     config = settings_of("train", given)
     assert isinstance(config, TrainConfig)
-    assert (config.input_px, config.channels, config.segmenter) == tuple(
+    assert (config.input_px, config.channels, config.segmenter, config.backbone) == tuple(
         SMALL[name] for name in SMALL if name != "latent_dim"
     )
     assert (config.tile_px, config.learning_rate) == (128, starting.LEARNING_RATE)
