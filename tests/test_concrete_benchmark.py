@@ -92,6 +92,20 @@ def test_no_group_is_on_two_sides_and_no_crack_is_trained_on(
     assert set(one.split[one.label == "crack"]) == labelled
 
 
+def test_the_built_in_model_goes_on_with_a_third_of_what_the_model_of_metu_has_learned_from(
+    concrete: ModuleType, rows: pd.DataFrame
+) -> None:
+    from builtin import METU_AGAIN, as_learned
+
+    kept = as_learned(rows[rows.part == "metu"].assign(split="test"))
+    start = concrete.divided(rows, "metu").set_index("image").split
+    sound = kept[kept.label == "non_crack"].set_index("image").split
+    assert (sound == start[sound.index]).all() and set(sound) == {"train", "val", "test"}
+    of_start = concrete.divided(rows, "metu").query("split == 'train'").group.nunique()
+    assert kept.group[kept.split == "train"].nunique() == -(-of_start // METU_AGAIN)
+    assert (kept.split[kept.label == "crack"] == "test").all()
+
+
 def test_one_threshold_flags_equal_surfaces_alike_and_a_rougher_one_more(concrete: ModuleType) -> None:
     rng = np.random.default_rng(4)
     surfaces = np.repeat(["decks", "pavements", "walls"], 1000)
