@@ -161,6 +161,7 @@ def averaged(start: Path, trained: Path, manifest: Path, model: Path) -> None:
         "threshold": made.calibration.threshold,
         "level": made.calibration.level,
         "darkness_weight": mean.spec.darkness_weight,
+        "val_cracks": mean.val_cracks,
         "validation": validation.summary(),
     }
     write_model(str(model), mean, made, training)

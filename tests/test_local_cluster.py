@@ -61,7 +61,7 @@ def test_train_and_score_across_two_nodes_give_the_table_of_one_machine(
 ) -> None:
     model = tmp_path / "model"
     network = ("--input-px", 32, "--channels", "4,8", "--latent-dim", 4, "--tile-px", 64, "--stride-px", 48)
-    small = ("--epochs", 1, "--batch", 32, *network)
+    small = ("--epochs", 1, "--batch", 32, "--backbone", "none", *network)
     trained = submit(cluster, "jobs/train.py", "--manifest", manifest, "--model", model, "--workers", 2, *small)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     flags = ("--images", drawn, "--model", model, "--no-report")

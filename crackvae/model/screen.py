@@ -30,7 +30,8 @@ DRAWN_TILES = 4
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 # A screened score may differ from that of float32 by this share of the larger of that and the level. Of 16,000 images
-# none differed by more than .053 (benchmarks/results/screen-vectors-2026-11-30.json).
+# none differed by more than .053 (benchmarks/results/screen-vectors-2026-11-30.json); with a backbone some of 3,000
+# did, by up to .29, and no flag changed.
 MAX_ERROR = 0.1
 # A crack is followed into neighbouring tiles whose score exceeds this share of the threshold; below it nothing is
 # decided.
@@ -92,9 +93,11 @@ def may_screen(scorer: Scorer, precision: str, extra_heads: tuple[str, ...], dev
     """Whether a screen is asked for and possible.
 
     With `auto` it is where the processor has a matrix unit for bfloat16 (AMX), so that the first pass takes half of the
-    time of float32. Where bfloat16 is only a vector instruction, it has not been shown to pay.
+    time of float32. Where bfloat16 is only a vector instruction, it has not been shown to pay; nor with a backbone,
+    with which it saves less and errs by more (benchmarks/results/screen-2026-12-01.json).
     """
-    is_wanted = precision == "screen" or (precision == "auto" and has_matrix_unit())
+    pays = has_matrix_unit() and scorer.model.spec.backbone == "none"
+    is_wanted = precision == "screen" or (precision == "auto" and pays)
     is_usual = set(extra_heads) <= {LATENT_NORM} and scorer.model.spec.head in SEGMENTER_HEADS
     return is_wanted and is_usual and device == "cpu" and level_of(scorer.calibration) > 0
 

@@ -63,7 +63,8 @@ def test_every_runtime_scores_them_alike(builtin_model, mirrors):
     model = with_mirrors(builtin_model, mirrors)
     wanted = score_tiles(model, TILES, 2)[:, 0]
     assert np.allclose(score_tiles(model, TILES, 2, runtime=runtime_of(model, "onnx", 2))[:, 0], wanted, rtol=1e-4)
-    assert np.allclose(score_tiles(model, TILES, 2, runtime=runtime_of(model, "bf16", 2))[:, 0], wanted, rtol=0.05)
+    rough = score_tiles(model, TILES, 2, runtime=runtime_of(model, "bf16", 2))[:, 0]
+    assert np.allclose(rough, wanted, rtol=0.05, atol=0.05)
     assert np.allclose(explain_tiles(model, TILES)[2], wanted, rtol=1e-4)
     assert not np.allclose(score_tiles(builtin_model, TILES, 2)[:, 0], wanted, rtol=0.01)
 

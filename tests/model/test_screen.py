@@ -140,11 +140,13 @@ def test_a_model_whose_errors_are_too_large_in_bfloat16_falls_back(
 
 
 @pytest.mark.parametrize("has_amx", [True, False])
-def test_auto_screens_on_processors_with_a_matrix_unit(
+def test_auto_screens_models_without_a_backbone_on_processors_with_a_matrix_unit(
     scorer: Scorer, has_amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx, "avx512_bf16": True})
-    assert may_screen(scorer, "auto", ("latent_norm",), "cpu") == has_amx
+    plain = replace(scorer, model=replace(scorer.model, spec=replace(scorer.model.spec, backbone="none")))
+    assert may_screen(plain, "auto", ("latent_norm",), "cpu") == has_amx
+    assert not may_screen(scorer, "auto", ("latent_norm",), "cpu")
     assert may_screen(scorer, "screen", (), "cpu")
     for precision in ("onnx", "fp32", "bf16"):
         assert not may_screen(scorer, precision, (), "cpu")

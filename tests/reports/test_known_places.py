@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import score_in_process
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from crackvae.config import ScoreConfig
-from crackvae.images.synthetic import draw_concrete
+from crackvae.images.synthetic import draw_concrete, draw_crack
 from crackvae.model.inference import find_recorded_model
 from crackvae.reports.night_page import night_page as module
 from crackvae.reports.night_page.known import false_alarms
@@ -44,9 +44,7 @@ def photographed(wall: Image.Image, *, again: bool) -> Image.Image:
 
 
 def with_crack(wall: Image.Image) -> Image.Image:
-    cracked = wall.copy()
-    ImageDraw.Draw(cracked).line([(60, 20), (260, 320)], (40, 40, 40), 4)
-    return cracked
+    return Image.fromarray(draw_crack(np.random.default_rng(0), np.asarray(wall))[0])
 
 
 @pytest.fixture(scope="module")
