@@ -146,7 +146,7 @@ def cracked_labels(data: Path) -> dict[str, float]:
 def averaged(start: Path, trained: Path, manifest: Path, model: Path) -> None:
     """Write the model whose weights are the mean of those that a training began and ended with.
 
-    It knows METU as well as the start does, and SDNET2018 better than either; the trained one alone forgets METU.
+    The trained one alone forgets more of METU, and did not rank SDNET2018 better on val (docs/log.md).
     """
     learned = load_model(str(trained))
     spec, images = replace(learned.spec, yardstick=None), load_manifest(str(manifest)).images("val", "non_crack")
@@ -316,7 +316,7 @@ def main() -> None:
     figures = {"model": training["digest"], "split": SPLITS, "threshold": training["threshold"]} | {
         name: training["settings"][name] for name in ("epochs", "batch", "learning_rate", "precision", "seed")
     }
-    figures |= {name: training[name] for name in ("from", "continued") if name in training}
+    figures |= {"from": training["from"]} if "from" in training else {}
     figures["training_seconds"] = training["seconds"]
     figures["sound_images_of_the_start"] = start_images(options.data)
     figures |= {"sound_images": sound_images(manifest), "cracked_labels": cracked_labels(options.data)}

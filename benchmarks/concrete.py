@@ -157,7 +157,7 @@ def run(rows: pd.DataFrame, folder: Path, options: argparse.Namespace) -> tuple[
         )
     training = json.loads((folder / "model" / "training.json").read_text())
     counts = rows.groupby(["split", "label"]).size()
-    names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "from", "continued")
+    names = ("digest", "best_epoch", "val_loss", "seconds", "hardware", "from")
     about = {name: training[name] for name in names if name in training}
     about |= {name: facts_of(folder / "model")[name] for name in ("mirrors", "backbone")}
     about |= {"epochs": len(training["epochs"]), "images": {" ".join(key): int(n) for key, n in counts.items()}}

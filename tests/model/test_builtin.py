@@ -15,7 +15,7 @@ from crackvae.cli import main
 from crackvae.errors import ConfigError, ModelError
 from crackvae.model import builtin
 from crackvae.model.artifact import SAFETENSORS_FILE, WEIGHTS_FILE, load_model
-from crackvae.model.backbone import Backbone
+from crackvae.model.backbone import pretrained
 from crackvae.model.calibration import load_calibration
 from crackvae.model.network import BACKBONE
 
@@ -77,10 +77,9 @@ def test_the_built_in_model_is_loaded_without_pickle(monkeypatch: pytest.MonkeyP
 def test_its_backbone_is_the_one_in_the_package_and_its_weights_are_not_there_twice() -> None:
     network = load_model("builtin").network
     assert network.segmenter and network.segmenter.context
-    untouched = Backbone()
-    untouched.load_pretrained()
+    untouched = pretrained()
     for name, weights in network.segmenter.context.backbone.state_dict().items():
-        torch.testing.assert_close(weights, untouched.state_dict()[name], rtol=0, atol=0)
+        torch.testing.assert_close(weights, untouched[name], rtol=0, atol=0)
     assert not [
         name for name in load((Path(builtin.FOLDER) / SAFETENSORS_FILE).read_bytes()) if name.startswith(BACKBONE)
     ]
