@@ -131,15 +131,15 @@ def test_an_installed_wheel_scores_and_adapts_with_the_model_that_it_holds(
     installed: Installed, tmp_path: Path
 ) -> None:
     assert installed.wheel.stat().st_size < MAX_WHEEL_BYTES
-    write_images(tmp_path / "photographs", 7, 1, seed=5, side_px=512, workers=1)
+    write_images(tmp_path / "photographs", 11, 1, seed=5, side_px=512, workers=1)
     scored = json.loads(installed.run("crackvae", "score", "photographs", "--quiet", cwd=tmp_path).splitlines()[-1])
     assert (
-        scored["scored"] == 8 and scored["model_dir"] == "builtin" and "</html>" in Path(scored["report"]).read_text()
+        scored["scored"] == 12 and scored["model_dir"] == "builtin" and "</html>" in Path(scored["report"]).read_text()
     )
     few = ("--epochs", 1, "--max-false-alarm", 0.05)
     adapt = ("crackvae", "adapt", "--images", "photographs", "--quiet", "--model", "adapted", *few)
     adapted = json.loads(installed.run(*adapt, cwd=tmp_path).splitlines()[-1])
-    assert sum(adapted["tiles"].values()) == 8 * 9 and min(adapted["tiles"].values()) > 0
+    assert sum(adapted["tiles"].values()) == 12 * 9 and min(adapted["tiles"].values()) > 0
     assert (adapted["digest"] == scored["model"]) == (adapted["choice"]["kept"] == "starting")
     flags = ("--model", "adapted", "--out", "adapted-scores", "--quiet")
     again = json.loads(installed.run("crackvae", "score", "photographs", *flags, cwd=tmp_path).splitlines()[-1])

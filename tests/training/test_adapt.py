@@ -112,6 +112,21 @@ def test_a_starting_model_that_is_not_improved_is_kept_and_both_figures_are_reco
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("train_in_process")
+def test_nothing_is_trained_where_too_few_photographs_would_compare_the_models(
+    photographs: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "six").mkdir()
+    for path in sorted(photographs.glob("photograph-*"))[:6]:
+        shutil.copy(path, tmp_path / "six")
+    summary = adapt(config(tmp_path / "six", model_dir, tmp_path / "site", quiet=False)).summary
+    assert summary["quick"] and summary["choice"] is None
+    assert summary["tiles"] == {"train": 0, "val": 0, "calibration": 6 * 16}, "all of them set the threshold"
+    assert summary["digest"] == load_model(str(model_dir)).digest
+    assert "comparing it with a fine-tuned one takes 5 groups of images" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("train_in_process")
 def test_an_interrupted_run_resumes_with_the_same_command_to_the_same_weights(
     photographs: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +206,7 @@ def test_fewer_than_five_photographs_keep_the_starting_model_and_it_is_said(n_gr
     found = compared(scores, np.arange(200) >= 100, np.tile(groups, 2), rate=0.05)
     assert (found.better, found.groups) == (1.0, n_groups) and found.is_fine_tuned == (n_groups >= 5)
     assert found.summary()["kept"] == ("fine-tuned" if n_groups >= 5 else "starting")
-    needed = "Kept the starting model: comparing it with the fine-tuned one takes 5 groups of images"
+    needed = "Kept the starting model: comparing it with a fine-tuned one takes 5 groups of images"
     said = f"{needed}, and this site has {n_groups} for that" if n_groups < 5 else "Kept the fine-tuned model"
     assert found.meaning.startswith(said)
 

@@ -23,7 +23,7 @@ from crackvae.session import ray_session, require_resources
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.training.adapt import site
 from crackvae.training.adapt.calibrating import calibrated_on_site, groups_of_tiles, meaning_of, rule_from, site_scores
-from crackvae.training.adapt.choosing import choose
+from crackvae.training.adapt.choosing import choose, not_compared
 from crackvae.training.adapt.threshold import tiles_needed
 from crackvae.training.checkpoints import Checkpoints, RunFolder, run_folder
 from crackvae.training.fit import FitJob, WorkerPlan, fit, is_completed
@@ -75,7 +75,8 @@ def adapt(config: AdaptConfig) -> Result:
 
     Photographs are cut into tiles, duplicates left out. Whole groups of images either train the network or set the
     threshold; there the fine-tuned model has to find more drawn cracks than the starting one, or the latter is kept.
-    An interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
+    Where fewer groups than that comparison takes would be left for it, nothing is trained, as with `quick`. An
+    interrupted run leaves its checkpoints in `<model>.training`, and the same call resumes it.
 
     Returns:
         Result with the tables `site`, that of the validation on synthetic cracks, and `epochs`.
@@ -96,6 +97,10 @@ def adapt(config: AdaptConfig) -> Result:
     sides_N = site.sides_of(groups, images.tiles_N, quick=config.quick, salt=str(config.seed))
     needed = tiles_needed(config.max_false_alarm, config.max_cracked)
     site.require_enough(groups, images.tiles_N, sides_N, needed, quick=config.quick)
+    if not config.quick and (n_compared := len(set(np.array(groups)[sides_N == "calibration"]))) < site.MIN_GROUPS:
+        say(not_compared(n_compared), quiet=config.quiet)
+        config = replace(config, quick=True)
+        sides_N = site.sides_of(groups, images.tiles_N, quick=True, salt="")
     chosen = Site(images.table, sides_N, images.tiles_N)
     spec = replace(base.spec, manifest=images.digest, seed=config.seed)
     with locked_run(run_folder(model_dir), quiet=config.quiet) as checkpoints:

@@ -55,11 +55,7 @@ class Choice:
     def meaning(self) -> str:
         """Which model was kept, and why, in a sentence."""
         if self.groups < MIN_GROUPS:
-            return (
-                f"Kept the starting model: comparing it with the fine-tuned one takes {MIN_GROUPS} groups of images, "
-                f"and this site has {self.groups} for that, so chance would decide. Add photographs, or give "
-                "--quick, with which all of them set the threshold."
-            )
+            return f"{not_compared(self.groups)} With --quick all images would set the threshold."
         kept, other = ("fine-tuned", "starting") if self.is_fine_tuned else ("starting", "fine-tuned")
         found = {"fine-tuned": self.fine_tuned, "starting": self.starting}
         return (
@@ -78,6 +74,15 @@ class Choice:
             "false_alarm_rate": self.rate,
             "groups": self.groups,
         }
+
+
+def not_compared(groups: int) -> str:
+    """Why the starting model is kept where only so many groups of images could compare it, in a sentence."""
+    return (
+        f"Kept the starting model: comparing it with a fine-tuned one takes {MIN_GROUPS} groups of images, and this "
+        f"site has {groups} for that, so chance would decide. For fine-tuning add photographs, or give a finer "
+        "--group-by."
+    )
 
 
 def choose(
