@@ -1,6 +1,7 @@
 """The model that the package contains is found by its name, wherever a model is an input."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_its_backbone_is_the_one_in_the_package_and_its_weights_are_not_there_tw
     assert not [
         name for name in load((Path(builtin.FOLDER) / SAFETENSORS_FILE).read_bytes()) if name.startswith(BACKBONE)
     ]
+
+
+def test_its_record_names_no_folder_of_the_machine_that_trained_it() -> None:
+    record = (Path(builtin.FOLDER) / "training.json").read_text()
+    assert json.loads(record)["settings"]["manifest"] == "manifest.parquet"
+    assert not re.findall(r'"/[^"]*"', record)
 
 
 def test_its_card_and_the_readme_hold_the_figures_of_its_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
