@@ -26,13 +26,17 @@ from crackvae.scoring.verdicts import ExcludedCracks, find_cracks, without_crack
 from crackvae.storage import fileio, filesystems, uris
 from crackvae.storage.listing import list_images
 
+# Images that are named for a look at whether they are sound.
+N_HIGHEST = 5
+
 
 @filesystems.with_s3_endpoint
 def calibrate(config: CalibrateConfig) -> Result:
     """Score sound images and set the model's threshold from them, in its directory or in a new one with its weights.
 
     Returns:
-        Result with the table `calibration`.
+        Result with the tables `calibration` and `highest scores of sound images`: a few cracked images among them
+        make the scores of cracks look usual in photographs, so they are worth a look (`verdicts` leaves them out).
 
     Raises:
         CalibrationError: too few images for the requested guarantee; calibration.json stays as it was.
@@ -76,7 +80,7 @@ def calibrate(config: CalibrateConfig) -> Result:
         "verdicts": excluded.counts() | {"threshold_before": threshold_before} if config.verdicts else {},
         "leaky": Scorer(model, made).leaky,
     }
-    return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before))
+    return Result(summary, _tables(made, excluded if config.verdicts else None, threshold_before) | _highest(scored))
 
 
 def _with_mirrors(model: Model, mirrors: int | None) -> Model:
@@ -118,6 +122,12 @@ def _tables(made: Calibration, excluded: ExcludedCracks | None, threshold_before
         }
         shown["verdicts"] = pd.DataFrame({"value": list(changed.values())}, index=list(changed))
     return shown
+
+
+def _highest(scored: pa.Table) -> dict[str, pd.DataFrame]:
+    """The images with the highest scores, for people to look at."""
+    rows = scored.select(["image", "score"]).sort_by([("score", "descending"), ("image", "ascending")])
+    return {"highest scores of sound images": rows.slice(0, N_HIGHEST).to_pandas().set_index("image")}
 
 
 @dataclass(frozen=True)

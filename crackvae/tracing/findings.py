@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from crackvae.tracing.following import DIRECTION_PX, KNOWN_PX, NARROW_PX, draw_line, followed
 from crackvae.tracing.lines import Line, even, lines_of, measure, rough_width, smooth
@@ -26,6 +27,10 @@ MIN_FOLLOWED_PX, MAX_WIDTH_LENGTHS = 24, 1.5
 
 # Branches shorter than this many widths of the line that they leave come from its rough edge, by its kind.
 SPUR_WIDTHS = {"joint": 4.0, "crack": 2.0, "unclear": 2.0}
+
+# A line of which this share of the points lies within so many widths of longer ones of its finding is another side of
+# an open crack that is broken out or filled, and no second crack. Guesses.
+SIDE_SHARE, SIDE_WIDTHS = 2 / 3, 2.0
 
 # Distance from a border of the image at which a line counts as reaching it [px].
 BORDER_PX = 12.0
@@ -61,7 +66,7 @@ def trace_findings(
     lines = [line for chain in chains(mask_HW) for line in lines_of(chain, pixels_HW, mask_HW)]
     lines = _without_spurs(lines)
     measure(lines)
-    found = [_row(group, pixels_HW.shape) for group in _groups(lines)]
+    found = [_row(_without_sides(group), pixels_HW.shape) for group in _groups(lines)]
     shortest_px = min(SHORT_SHARE * min(pixels_HW.shape), MAX_SHORT_PX)
     found = [one for one in found if one["length_px"] >= shortest_px]
     return sorted(found, key=lambda one: (-one["length_px"], one["left_px"], one["top_px"]))
@@ -137,6 +142,21 @@ def _groups(lines: list[Line]) -> list[list[Line]]:
 
 def _meets(line: Line, group: list[Line]) -> bool:
     return group[0].kind != "joint" and any(line.forks & other.forks for other in group)
+
+
+def _without_sides(group: list[Line]) -> list[Line]:
+    """The lines of a finding, longest first, without those that run along longer ones of them."""
+    kept = group[:1]
+    for line in group[1:]:
+        is_along_K = np.zeros(len(line.points_K2), bool)
+        for other in kept:
+            reach_px = SIDE_WIDTHS * other.widths.mean_px
+            if math.isfinite(reach_px):
+                distance_K, _ = KDTree(other.points_K2).query(line.points_K2, distance_upper_bound=reach_px)
+                is_along_K |= np.isfinite(distance_K)
+        if is_along_K.mean() < SIDE_SHARE:
+            kept.append(line)
+    return kept
 
 
 def _row(group: list[Line], shape: tuple[int, ...]) -> dict[str, Any]:

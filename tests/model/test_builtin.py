@@ -45,7 +45,11 @@ def test_a_calibration_of_the_built_in_model_is_a_copy(builtin_model: Path, draw
     assert {path.name: path.read_bytes() for path in builtin_model.iterdir()} == before
     digest = load_model("builtin").digest
     assert load_model(str(site)).digest == digest
-    assert load_calibration(str(site), digest).threshold == pytest.approx(done.threshold)
+    made = load_calibration(str(site), digest)
+    assert made.threshold == pytest.approx(done.threshold)
+    highest = done.tables["highest scores of sound images"]
+    assert highest.score.tolist() == pytest.approx(made.scores_N[:-6:-1].tolist())
+    assert all(Path(image).is_relative_to(drawn / "non_crack") for image in highest.index)
 
 
 def test_an_altered_or_missing_built_in_model_is_refused_in_one_line(

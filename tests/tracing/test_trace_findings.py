@@ -156,6 +156,21 @@ def test_two_short_spurs_of_a_rough_edge_do_not_count_the_crack_between_them_twi
     assert length_of(crack) * 0.97 < found["length_px"] < length_of(crack) * 1.03 + sum(map(length_of, spurs))
 
 
+def test_the_other_side_of_an_open_crack_that_is_broken_out_does_not_count_again() -> None:
+    crack = wandering((60, 120), (900, 300), 1.5, seed=8)
+    aside = 30 * np.sin(np.linspace(0, np.pi, 80))[:, None] * np.array([-0.2, 1.0])
+    sides = [crack[at : at + 80] + sign * aside for at, sign in ((40, 1), (160, -1), (280, 1))]
+    (found,) = traced(*drawn([(crack, 18), *((side, 12) for side in sides)], (450, 1000)))
+    assert found["length_px"] == pytest.approx(length_of(crack), rel=0.08)
+
+
+def test_a_branch_that_parts_from_an_open_crack_counts() -> None:
+    crack = wandering((60, 120), (900, 300), 1.5, seed=8)
+    branch = wandering((float(crack[200, 0]), float(crack[200, 1])), (800, 520), 1.5, seed=3)
+    (found,) = traced(*drawn([(crack, 18), (branch, 8)], (600, 1000)))
+    assert found["length_px"] == pytest.approx(length_of(crack) + length_of(branch), rel=0.06)
+
+
 def test_a_spot_beside_a_crack_and_a_map_without_a_line_add_nothing() -> None:
     crack = wandering((60, 80), (400, 120), 1.5, seed=8)
     grey, share = drawn([(crack, 6), (np.array([(430.0, 125.0), (436.0, 125.0)]), 8)], (300, 500))
