@@ -107,8 +107,8 @@ def manifest_of(images: pd.DataFrame, work: Path) -> Path:
         rows = table.to_pandas()
         rows["group"] = f"{part}/" + rows.group
         rows = as_learned(rows) if part == "metu" else rows
-        # No cracked image has a say: those of METU would choose a weight of darkness for smooth surfaces.
         is_mislabelled = (rows.split == "val") & rows.image.str.split("/").str[-1].isin(MISLABELLED)
+        # No cracked image has a say: those of METU would choose a weight of darkness for smooth surfaces.
         parts.append(rows[((rows.label == "non_crack") & ~is_mislabelled) | (rows.split == "test")])
     metadata = {METADATA_KEY: table.schema.metadata[METADATA_KEY]}
     place = work / "manifest.parquet"

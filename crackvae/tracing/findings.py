@@ -146,16 +146,17 @@ def _meets(line: Line, group: list[Line]) -> bool:
 
 def _without_sides(group: list[Line]) -> list[Line]:
     """The lines of a finding, longest first, without those that run along longer ones of them."""
-    kept = group[:1]
-    for line in group[1:]:
+    kept: list[Line] = []
+    beside: list[tuple[KDTree, float]] = []  # the points of those with a width, and how far their sides reach [px]
+    for line in group:
         is_along_K = np.zeros(len(line.points_K2), bool)
-        for other in kept:
-            reach_px = SIDE_WIDTHS * other.widths.mean_px
-            if math.isfinite(reach_px):
-                distance_K, _ = KDTree(other.points_K2).query(line.points_K2, distance_upper_bound=reach_px)
-                is_along_K |= np.isfinite(distance_K)
-        if is_along_K.mean() < SIDE_SHARE:
-            kept.append(line)
+        for points, reach_px in beside:
+            is_along_K |= np.isfinite(points.query(line.points_K2, distance_upper_bound=reach_px)[0])
+        if is_along_K.mean() >= SIDE_SHARE:
+            continue
+        kept.append(line)
+        if math.isfinite(line.widths.mean_px):
+            beside.append((KDTree(line.points_K2), SIDE_WIDTHS * line.widths.mean_px))
     return kept
 
 
